@@ -1,0 +1,1 @@
+"""Networks and mathematics: tensors in, tensors out. Nothing here knows files, ranks or the clock."""

@@ -1,0 +1,164 @@
+"""The pieces an encoder and a decoder are made of: residual block, spatial attention, down and up.
+
+Shapes: B pictures, C channels, H rows, W columns. Names of parameters follow the released VQGAN checkpoints.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+GROUPS = 32  # of every GroupNorm; widths must be multiples of it
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm as the whole family of networks uses it: 32 groups, epsilon 1e-6."""
+    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each after GroupNorm and swish, added to the input: Ho et al. 2020.
+
+    Args:
+        channels: width of the input.
+        out_channels: width of the output; a 1x1 convolution carries the input across where they differ.
+        dropout: probability before the second convolution.
+    """
+
+    def __init__(self, channels: int, out_channels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = group_norm(channels)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.nin_shortcut = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, out_channels, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.nin_shortcut(x) + h  # type: ignore[no-any-return]
+
+
+class SpatialAttention(nn.Module):
+    """Every place of the grid attends to every other, one head as wide as the features, added to the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        normed = self.norm(x)
+        q, k, v = (rearrange(part(normed), "b c h w -> b 1 (h w) c") for part in (self.q, self.k, self.v))
+        attended = F.scaled_dot_product_attention(q, k, v)  # (B, 1, H*W, C), scale C^-0.5
+        attended = rearrange(attended, "b 1 (h w) c -> b c h w", h=x.shape[2])
+        return x + self.proj_out(attended)  # type: ignore[no-any-return]
+
+
+class Downsample(nn.Module):
+    """Halves both sides by a strided 3x3 convolution, padded on the right and at the bottom only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H/2, W/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+
+
+class Upsample(nn.Module):
+    """Doubles both sides by repeating every place, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 2H, 2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What all blocks of one resolution share."""
+
+    dropout: float = 0.0
+    attention: bool = False
+    checkpointed: bool = False  # activations inside a block are computed again in the backward instead of kept
+
+
+class Middle(nn.Module):
+    """Residual block, attention, residual block, on the smallest grid."""
+
+    def __init__(self, channels: int, style: Style) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels, style.dropout)
+        self.attn_1 = SpatialAttention(channels) if style.attention else nn.Identity()
+        self.block_2 = ResidualBlock(channels, channels, style.dropout)
+        self.checkpointed = style.checkpointed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        for part in (self.block_1, self.attn_1, self.block_2):
+            x = run(part, x, self.checkpointed)
+        return x
+
+
+class Level(nn.Module):
+    """The blocks that work at one resolution: residual blocks, each followed by attention where the level has any."""
+
+    def __init__(self, channels: int, out_channels: int, blocks: int, style: Style) -> None:
+        super().__init__()
+        widths = [channels] + [out_channels] * (blocks - 1)
+        self.block = nn.ModuleList(ResidualBlock(width, out_channels, style.dropout) for width in widths)
+        self.attn = nn.ModuleList(SpatialAttention(out_channels) for _ in range(blocks if style.attention else 0))
+        self.checkpointed = style.checkpointed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, out_channels, H, W)."""
+        for number, block in enumerate(self.block):
+            x = run(block, x, self.checkpointed)
+            if self.attn:
+                x = run(self.attn[number], x, self.checkpointed)
+        return x
+
+
+class DownLevel(Level):
+    """A level of the encoder; ``halve`` makes the grid smaller when its blocks are done."""
+
+    def __init__(self, channels: int, out_channels: int, blocks: int, style: Style, halve: bool) -> None:
+        super().__init__(channels, out_channels, blocks, style)
+        self.downsample = Downsample(out_channels) if halve else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, out_channels, H/2, W/2), or the same sides without ``halve``."""
+        return self.downsample(super().forward(x))  # type: ignore[no-any-return]
+
+
+class UpLevel(Level):
+    """A level of the decoder; ``double`` makes the grid larger when its blocks are done."""
+
+    def __init__(self, channels: int, out_channels: int, blocks: int, style: Style, double: bool) -> None:
+        super().__init__(channels, out_channels, blocks, style)
+        self.upsample = Upsample(out_channels) if double else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, out_channels, 2H, 2W), or the same sides without ``double``."""
+        return self.upsample(super().forward(x))  # type: ignore[no-any-return]
+
+
+def run(block: nn.Module, x: Tensor, checkpointed: bool) -> Tensor:
+    """``block(x)``, through activation checkpointing where asked and where gradients are wanted."""
+    if checkpointed and torch.is_grad_enabled():
+        return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
+    return block(x)  # type: ignore[no-any-return]

@@ -1,0 +1,96 @@
+"""What every condition of a prior is: a prefix of tokens made from fields of the batch.
+
+Shapes: B samples, P tokens of the prefix, C channels of the prior, (h, w) the prior's window, (H, W) a whole grid.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Fields = Mapping[str, Tensor]
+"""The named tensors of a batch, each with B rows."""
+
+
+NOWHERE = -1
+"""The row and the column of a token that stands at no cell."""
+
+
+class Place(NamedTuple):
+    """Where a window lies in the grid of a whole picture, in codes."""
+
+    top: int
+    left: int
+    size: tuple[int, int]  # (H, W): rows and columns of the whole grid
+
+
+class Condition(nn.Module):
+    """A prefix of ``length`` tokens for windows of ``window`` codes; subclasses say from which ``fields``.
+
+    Its tables are its own: no token of a condition shares a vector with a code of the picture. Everything that uses a
+    parameter happens inside ``forward``, where partitioned parameters (ZeRO stage 3) are at hand.
+    """
+
+    fields: tuple[str, ...] = ()
+
+    def __init__(self, length: int, window: tuple[int, int]) -> None:
+        super().__init__()
+        self.length = length
+        self.window = window
+
+    def forward(self, fields: Fields, batch: int, dropped: Tensor | None = None) -> Tensor:
+        """The (B, P, C) prefix of a batch; every field belongs to the window itself.
+
+        Args:
+            fields: the batch; names that the condition does not know are ignored.
+            batch: B, for conditions that read no field.
+            dropped: (B,) bool, samples that get a learned prefix of no condition at all, for dropout and guidance.
+
+        Raises:
+            KeyError: the batch lacks a field.
+            ValueError: a field has the wrong shape.
+        """
+        raise NotImplementedError
+
+    def cut(self, fields: Fields, place: Place) -> dict[str, Tensor]:
+        """The window's share of fields that describe whole pictures. What holds for the whole passes unchanged."""
+        return {name: self.field(fields, name) for name in self.fields}
+
+    def cells(self) -> Tensor:
+        """(P, 2) int64 rows and columns of the window at which the tokens stand; ``NOWHERE`` for those that do not.
+
+        On the CPU, even where a default device says otherwise, so that models can be laid out on the meta device.
+        """
+        return torch.full((self.length, 2), NOWHERE, device="cpu")
+
+    def field(self, fields: Fields, name: str) -> Tensor:
+        """One field of the batch, or a KeyError that names those at hand."""
+        if name not in fields:
+            raise KeyError(f"the prior's condition needs the field {name!r}; the batch has {sorted(fields)}")
+        return fields[name]
+
+
+class SingleCondition(Condition):
+    """A condition of one kind: ``tokens`` makes its prefix, ``absent`` is the vector that stands for its absence."""
+
+    def __init__(self, length: int, width: int, window: tuple[int, int]) -> None:
+        super().__init__(length, window)
+        self.absent = nn.Parameter(0.02 * torch.randn(width))  # a norm of zeros would have huge gradients
+
+    def forward(self, fields: Fields, batch: int, dropped: Tensor | None = None) -> Tensor:
+        """See ``Condition``."""
+        tokens = self.tokens(fields, batch)
+        if dropped is None:
+            return tokens
+        return torch.where(dropped[:, None, None], self.absent.to(tokens.dtype), tokens)
+
+    def tokens(self, fields: Fields, batch: int) -> Tensor:
+        """The (B, P, C) prefix of a batch; called inside ``forward`` alone."""
+        raise NotImplementedError
+
+
+def window_cells(window: tuple[int, int]) -> Tensor:
+    """(h * w, 2) int64 rows and columns of a window's cells, in raster order."""
+    rows, columns = window
+    return torch.cartesian_prod(torch.arange(rows, device="cpu"), torch.arange(columns, device="cpu"))

@@ -1,0 +1,66 @@
+"""A condition that is itself a picture, seen through a second frozen tokenizer: one code for each code.
+
+Segmentation, depth, edges, key points: whatever has been drawn as a picture and encoded, or labels pooled to the grid.
+Shapes: B samples, (h, w) the window, (H, W) a whole grid, C channels.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from .base import Fields, Place, SingleCondition, window_cells
+
+
+@dataclass(frozen=True)
+class CodeMapConfig:
+    """Codes of the condition on the same grid as the picture's: the field ``field``, (B, h, w) int64."""
+
+    kind: Literal["code_map"] = "code_map"
+    field: str = "map_codes"
+    codes: int = 1024  # of the condition's tokenizer, a vocabulary of its own
+
+    def __post_init__(self) -> None:
+        if self.codes < 1:
+            raise ValueError(f"codes must be at least 1, got {self.codes}")
+
+    def build(self, width: int, window: tuple[int, int]) -> "CodeMap":
+        """The condition of a prior with ``width`` channels that is trained on ``window`` codes."""
+        return CodeMap(self, width, window)
+
+
+class CodeMap(SingleCondition):
+    """One token for each cell of the window, in raster order."""
+
+    def __init__(self, config: CodeMapConfig, width: int, window: tuple[int, int]) -> None:
+        super().__init__(window[0] * window[1], width, window)
+        self.fields = (config.field,)
+        self.table = nn.Embedding(config.codes, width)
+
+    def tokens(self, fields: Fields, batch: int) -> Tensor:
+        """(B, h * w, C)."""
+        codes = self.field(fields, self.fields[0])
+        if codes.shape[1:] != self.window:
+            raise ValueError(
+                f"the field {self.fields[0]!r} must cover the prior's window of {self.window} codes, "
+                f"got {tuple(codes.shape[1:])}; cut it where the picture's codes are cut"
+            )
+        tokens: Tensor = self.table(rearrange(codes, "b h w -> b (h w)"))
+        return tokens
+
+    def cut(self, fields: Fields, place: Place) -> dict[str, Tensor]:
+        """The window's codes out of those of a whole picture."""
+        codes = self.field(fields, self.fields[0])
+        if codes.shape[1:] != place.size:
+            raise ValueError(
+                f"the field {self.fields[0]!r} must have the picture's {place.size} codes, "
+                f"got {tuple(codes.shape[1:])}; "
+                "encode the condition at the size of the picture"
+            )
+        rows, columns = self.window
+        return {self.fields[0]: codes[:, place.top : place.top + rows, place.left : place.left + columns]}
+
+    def cells(self) -> Tensor:
+        """Each token stands at the cell that it describes."""
+        return window_cells(self.window)

@@ -1,0 +1,87 @@
+"""The objects of a scene, by their boxes or their centres: Esser et al. 2021's scene models, with tables of their own.
+
+Shapes: B samples, N objects, C channels of the prior.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .base import Fields
+from .located import Located
+
+ABSENT = -1
+"""The class of a place in ``objects`` that holds no object."""
+
+
+@dataclass(frozen=True)
+class ObjectsConfig:
+    """Up to ``objects`` objects: ``object_classes`` (B, N) int64 and ``object_boxes`` (B, N, 4) in source pixels.
+
+    The prefix has 3 tokens an object (class, top left, bottom right), or 2 for ``by: centre``, and 2 for the crop:
+    92 for 30 boxes. Positions are cells of a ``grid`` x ``grid`` raster laid over the whole source.
+    """
+
+    kind: Literal["objects"] = "objects"
+    by: Literal["box", "centre"] = "box"
+    objects: int = 30
+    classes: int = 600
+    grid: int = 90
+
+    def __post_init__(self) -> None:
+        if self.objects < 1 or self.classes < 1 or self.grid < 2:
+            raise ValueError(
+                f"objects and classes must be at least 1 and grid at least 2, "
+                f"got {self.objects}, {self.classes} and {self.grid}"
+            )
+
+    def build(self, width: int, window: tuple[int, int]) -> "Objects":
+        """The condition of a prior with ``width`` channels."""
+        return Objects(self, width, window)
+
+
+class Objects(Located):
+    """Tokens of all objects one behind the other, then the crop's two corners; missing objects have their own token."""
+
+    fields = (*Located.fields, "object_classes", "object_boxes")
+
+    def __init__(self, config: ObjectsConfig, width: int, window: tuple[int, int]) -> None:
+        corners = 2 if config.by == "box" else 1
+        super().__init__(config.objects * (1 + corners) + 2, width, window)
+        self.config = config
+        self.classes = nn.Embedding(config.classes + 1, width)  # the last one: no object
+        self.places = nn.Embedding(config.grid**2 + 1, width)
+
+    def tokens(self, fields: Fields, batch: int) -> Tensor:
+        """(B, P, C)."""
+        kinds, boxes = self.field(fields, "object_classes"), self.field(fields, "object_boxes").float()
+        wanted = (batch, self.config.objects)
+        if kinds.shape != wanted or boxes.shape != (*wanted, 4):
+            raise ValueError(
+                f"object_classes must be {wanted} and object_boxes {(*wanted, 4)}, got {tuple(kinds.shape)} and "
+                f"{tuple(boxes.shape)}; fill up with the class {ABSENT}, or leave the smallest objects out"
+            )
+        missing = kinds == ABSENT
+        places = self._numbers(boxes, fields)
+        if self.config.by == "centre":
+            places = self._numbers((boxes + boxes[..., [2, 3, 0, 1]]) / 2, fields)[..., :1]
+        places = places.masked_fill(missing[..., None], self.config.grid**2)
+        names = self.classes(kinds.masked_fill(missing, self.config.classes))
+        objects = torch.cat((names[:, :, None], self.places(places)), dim=2)
+        crop: Tensor = self.places(self._numbers(self.field(fields, "box").float()[:, None], fields)[:, 0])
+        return torch.cat((rearrange(objects, "b n part c -> b (n part) c"), crop), dim=1)
+
+    def _numbers(self, boxes: Tensor, fields: Fields) -> Tensor:
+        """(B, n, 2) raster cells of the corners (top left, bottom right) of (B, n, 4) boxes, mirrored with the crop."""
+        height, width = self.field(fields, "source_size").float()[:, None].unbind(-1)
+        left, top, right, bottom = boxes.unbind(-1)
+        left, right = left / width, right / width
+        flip = self.field(fields, "flip").bool()[:, None]
+        left, right = torch.where(flip, 1 - right, left), torch.where(flip, 1 - left, right)
+        x, y = torch.stack((left, right), dim=-1), torch.stack((top, bottom), dim=-1) / height[..., None]
+        steps = self.config.grid - 1
+        row, column = ((share * steps).round().long().clamp(0, steps) for share in (y, x))
+        return row * self.config.grid + column

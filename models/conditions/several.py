@@ -1,0 +1,33 @@
+"""Several conditions at once: their prefixes one behind the other."""
+
+import torch
+from torch import Tensor, nn
+
+from .base import Condition, Fields, Place
+
+
+class Several(Condition):
+    """The prefixes of all parts, in their order; dropout and guidance drop them together."""
+
+    def __init__(self, parts: list[Condition], window: tuple[int, int]) -> None:
+        super().__init__(sum(part.length for part in parts), window)
+        self.parts = nn.ModuleList(parts)
+        self.fields = tuple(dict.fromkeys(name for part in parts for name in part.fields))
+
+    def forward(self, fields: Fields, batch: int, dropped: Tensor | None = None) -> Tensor:
+        """See ``Condition``."""
+        return torch.cat([part(fields, batch, dropped) for part in self.parts], dim=1)
+
+    def cut(self, fields: Fields, place: Place) -> dict[str, Tensor]:
+        """The window's share of every part's fields."""
+        cut: dict[str, Tensor] = {}
+        for part in self._each():
+            cut |= part.cut(fields, place)
+        return cut
+
+    def cells(self) -> Tensor:
+        """Where the parts' tokens stand."""
+        return torch.cat([part.cells() for part in self._each()])
+
+    def _each(self) -> list[Condition]:
+        return [part for part in self.parts if isinstance(part, Condition)]

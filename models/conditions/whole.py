@@ -1,0 +1,111 @@
+"""Conditions that hold for a whole picture: none, a class, a text.
+
+Shapes: B samples, C channels of the prior, P tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from .base import Fields, SingleCondition
+
+
+@dataclass(frozen=True)
+class UnconditionalConfig:
+    """Nothing is known of the picture; one learned token starts the sequence."""
+
+    kind: Literal["unconditional"] = "unconditional"
+
+    def build(self, width: int, window: tuple[int, int]) -> "Unconditional":
+        """The condition of a prior with ``width`` channels."""
+        return Unconditional(width, window)
+
+
+class Unconditional(SingleCondition):
+    """One learned token, the same for every picture."""
+
+    def __init__(self, width: int, window: tuple[int, int]) -> None:
+        super().__init__(1, width, window)
+        self.start = nn.Parameter(0.02 * torch.randn(width))
+
+    def tokens(self, fields: Fields, batch: int) -> Tensor:
+        """(B, 1, C)."""
+        return repeat(self.start, "c -> b 1 c", b=batch)
+
+
+@dataclass(frozen=True)
+class ClassConfig:
+    """One of ``classes`` labels a picture: the field ``cls``, (B,) int64."""
+
+    kind: Literal["class"] = "class"
+    classes: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.classes < 1:
+            raise ValueError(f"classes must be at least 1, got {self.classes}")
+
+    def build(self, width: int, window: tuple[int, int]) -> "ClassLabel":
+        """The condition of a prior with ``width`` channels."""
+        return ClassLabel(self.classes, width, window)
+
+
+class ClassLabel(SingleCondition):
+    """One token a picture, from a table of classes."""
+
+    fields = ("cls",)
+
+    def __init__(self, classes: int, width: int, window: tuple[int, int]) -> None:
+        super().__init__(1, width, window)
+        self.table = nn.Embedding(classes, width)
+
+    def tokens(self, fields: Fields, batch: int) -> Tensor:
+        """(B, 1, C)."""
+        token: Tensor = self.table(self.field(fields, "cls"))
+        return rearrange(token, "b c -> b 1 c")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Embeddings of a text, made by some language model and stored beside the codes.
+
+    The field ``field`` is (B, tokens, channels) float; an unused token is all zeros and becomes a learned one.
+    """
+
+    kind: Literal["text"] = "text"
+    field: str = "text"
+    tokens: int = 77
+    channels: int = 768
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.channels < 1:
+            raise ValueError(f"tokens and channels must be at least 1, got {self.tokens} and {self.channels}")
+
+    def build(self, width: int, window: tuple[int, int]) -> "Text":
+        """The condition of a prior with ``width`` channels."""
+        return Text(self, width, window)
+
+
+class Text(SingleCondition):
+    """One token for each token of the text, through a norm and a linear layer."""
+
+    def __init__(self, config: TextConfig, width: int, window: tuple[int, int]) -> None:
+        super().__init__(config.tokens, width, window)
+        self.fields = (config.field,)
+        self.norm = nn.LayerNorm(config.channels)
+        self.project = nn.Linear(config.channels, width)
+        self.unused = nn.Parameter(0.02 * torch.randn(width))
+
+    def tokens(self, fields: Fields, batch: int) -> Tensor:
+        """(B, P, C)."""
+        text = self.field(fields, self.fields[0])
+        if text.shape[1:] != (self.length, self.norm.normalized_shape[0]):
+            raise ValueError(
+                f"the field {self.fields[0]!r} must be (B, {self.length}, {self.norm.normalized_shape[0]}), "
+                f"got {tuple(text.shape)}; pad or cut the texts when they are embedded"
+            )
+        used = text.abs().amax(dim=-1, keepdim=True) > 0
+        tokens: Tensor = self.project(self.norm(text.to(self.project.weight.dtype)))
+        return torch.where(used, tokens, self.unused.to(tokens.dtype))

@@ -1,0 +1,42 @@
+"""Two-dimensional rotary positions: half of a head's channels turn with the row, half with the column.
+
+RoFormer (Su et al. 2021, equation 34), applied to each axis as in the vision models that followed.
+Shapes: T positions, D channels of a head.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+BASE = 10_000.0
+
+
+class Rotation(NamedTuple):
+    """The angles of T positions, with leading axes that broadcast against (B, heads) where samples differ."""
+
+    cosine: Tensor  # (..., T, D)
+    sine: Tensor  # (..., T, D)
+
+
+def rotation(cells: Tensor, channels: int) -> Rotation:
+    """The tables for heads of ``channels`` channels at (..., T, 2) cells, each a row and a column.
+
+    Raises:
+        ValueError: the channels do not split into pairs for two axes.
+    """
+    if channels % 4:
+        raise ValueError(f"two-dimensional rotary positions need heads of a multiple of 4 channels, got {channels}")
+    quarter = channels // 4
+    frequencies = BASE ** (-torch.arange(quarter, device=cells.device, dtype=torch.float64) / quarter)
+    angles = rearrange(cells.double()[..., None] * frequencies, "... place q -> ... (place q)")
+    angles = repeat(angles, "... half -> ... (pair half)", pair=2)
+    return Rotation(angles.cos().float(), angles.sin().float())
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Turn the channels (B, heads, T, D) of queries or keys; channel c pairs with channel c + D / 2."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x * by.cosine + turned * by.sine).to(x.dtype)

@@ -1,0 +1,65 @@
+"""How codes are drawn from a prior's logits, and in which manner a grid is painted."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """Classifier-free guidance, Ho and Salimans 2022: logits = absent + scale * (conditioned - absent).
+
+    ``linear`` and ``cosine`` let the scale grow from 1 at the first code to ``scale`` at the last one; ``cosine``
+    follows (1 - cos(pi * t ** power)) / 2 (the power-cosine schedule of Gao et al. 2023).
+    """
+
+    scale: float = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    power: float = 1.0  # of the cosine
+
+    def __post_init__(self) -> None:
+        if self.scale < 0 or self.power <= 0:
+            raise ValueError(
+                f"guidance needs scale >= 0 and power > 0, got scale {self.scale} and power {self.power}; "
+                "scale 1 means no guidance"
+            )
+
+    def at(self, progress: float) -> float:
+        """The scale for a code whose place in the order is ``progress`` in [0, 1]."""
+        if self.schedule == "constant":
+            return self.scale
+        share = progress if self.schedule == "linear" else (1 - math.cos(math.pi * progress**self.power)) / 2
+        return 1 + (self.scale - 1) * share
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a grid is painted.
+
+    ``serial`` paints code after code, ``wavefront`` all codes at once whose past is complete; both paint the same
+    codes. Grids as large as the window are painted whole, with one cache, in either.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None  # only the k most likely codes; ties with the k-th are kept
+    top_p: float | None = None  # the fewest most likely codes that hold this probability
+    greedy: bool = False  # always the most likely code
+    guidance: GuidanceConfig = GuidanceConfig()
+    mode: Literal["serial", "wavefront"] = "wavefront"
+    stride: int = 1  # codes of a row that share one window; 1 is exact
+    lanes: int = 1  # windows that share one forward; part of the arithmetic, so part of what gives the same bits
+    prefill: int = 1  # windows read anew in one forward, a divisor of lanes; 1 suits CPUs, more suits GPUs
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(
+                f"temperature must be above 0, got {self.temperature}; greedy: true takes the likeliest code"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}; leave it out to keep every code")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}; leave it out to keep every code")
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, got {self.stride}")
+        if self.lanes < 1 or self.prefill < 1 or self.lanes % self.prefill:
+            raise ValueError(f"prefill (={self.prefill}) must be at least 1 and divide lanes (={self.lanes})")

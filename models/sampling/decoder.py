@@ -1,0 +1,58 @@
+"""What a sampler asks of a prior: the logits of some cells, given everything painted before them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from ..conditions import Fields
+from .config import SamplingConfig
+from .schedule import Cell
+
+
+@dataclass(frozen=True)
+class Request:
+    """The pictures to be painted together."""
+
+    fields: Fields  # of the whole pictures, B rows each
+    size: tuple[int, int]  # (H, W) codes of each
+    pictures: tuple[int, ...]  # the B pictures' numbers, which key their randomness
+    config: SamplingConfig
+
+    @property
+    def guided(self) -> bool:
+        """Whether the logits without the condition are needed too."""
+        return self.config.guidance.scale != 1
+
+
+class Logits(NamedTuple):
+    """The logits of some cells of all pictures: cell by cell, and picture by picture in a cell."""
+
+    conditioned: Tensor  # (n, K) float32
+    absent: Tensor | None  # (n, K) float32 without the condition; None where nothing is guided
+
+
+class Decoder(Protocol):
+    """Paints the grids of one request; it may remember what it has computed.
+
+    The numbers that it gives for a cell of a picture depend on that picture's codes and number, on the cell, and on
+    the request's config alone: not on the other pictures, nor on which cells are asked for together.
+    """
+
+    order: Sequence[Cell]
+    """Every cell in the order of prediction."""
+
+    rows_at_once: int
+    """How many rows can be painted as one wavefront; 1 where the order does not run row by row."""
+
+    reads_given: bool
+    """Whether given cells are to be asked for too, as their keys and values are needed."""
+
+    def reach(self, column: int) -> int:
+        """The last column of the rows above that a code of this column depends on."""
+        ...
+
+    def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
+        """The logits of cells of different rows, for (B, H, W) codes that are known wherever these depend on them."""
+        ...

@@ -1,0 +1,40 @@
+"""How likely a prior finds codes that are known, window by window, as it would paint them."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..conditions import Fields
+from ..prior import Prior
+from .config import GuidanceConfig, SamplingConfig
+from .decoder import Request
+from .painting import steps
+
+
+@torch.no_grad()
+def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -> Tensor:
+    """The log-likelihood of every code of whole grids, each from the window or neighbourhood it would be painted from.
+
+    This is the measure by which strides and priors of different kinds compare on large grids: its negative mean over
+    ln 2 is bits a code. Of the config only the manner of painting counts, not how codes are drawn.
+
+    Args:
+        prior: in evaluation mode.
+        fields: what its condition reads, for the whole pictures, B rows each.
+        codes: (B, H, W) int64.
+        config: stride, mode and lanes.
+
+    Returns:
+        (B, H, W) float32, in nats.
+    """
+    manner = replace(config, guidance=GuidanceConfig())
+    request = Request(fields, (codes.shape[1], codes.shape[2]), tuple(range(len(codes))), manner)
+    decoder = prior.decoder(request)
+    scores = torch.zeros(codes.shape, device=codes.device)
+    for step in steps(decoder, request, lambda cell: False):
+        rows, columns = (list(numbers) for numbers in zip(*step, strict=True))
+        wanted = codes[:, rows, columns].t().flatten()
+        found = decoder.logits(codes, step).conditioned.log_softmax(dim=1).gather(1, wanted[:, None])
+        scores[:, rows, columns] = found.view(len(step), len(codes)).t()
+    return scores

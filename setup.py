@@ -1,0 +1,53 @@
+"""Packaging. The folders at the root are imported as ``smalti.models``, ``smalti.trainer``, ``smalti.launch``, ``smalti.configs``."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+FOLDERS = ("models", "trainer", "launch", "configs")
+
+
+def packages() -> list[str]:
+    """Every package of the project, by its dotted name; a folder below the four counts when it has an ``__init__.py``."""
+    root = Path(__file__).parent
+    below = (path.parent.relative_to(root) for folder in FOLDERS for path in (root / folder).rglob("__init__.py"))
+    return ["smalti", *sorted(".".join(("smalti", *path.parts)) for path in below)]
+
+
+setup(
+    name="smalti",
+    version="0.1.0",
+    description="Image tokenizers and autoregressive image priors, trained at any scale under DeepSpeed",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    packages=packages(),
+    package_dir={"smalti": "."},
+    package_data={"smalti": ["py.typed"], "smalti.configs": ["*.yaml"], "smalti.launch": ["slurm/*.sbatch"]},
+    install_requires=[
+        "torch>=2.6,<3",
+        "deepspeed>=0.19,<0.20",
+        "webdataset>=1.0,<2",
+        "wandb>=0.19,<1",
+        "lpips>=0.1.4,<0.2",
+        "einops>=0.8,<1",
+        "pyyaml>=6,<7",
+        "numpy>=1.26,<3",
+        "pillow>=10.2",
+        "safetensors>=0.4,<1",
+        "fsspec>=2024.2",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "fast": ["simplejpeg>=1.7,<2"],
+        "http": ["aiohttp>=3.9,<4"],
+        "dev": [
+            "pytest>=8,<10",
+            "ruff>=0.9",
+            "mypy>=1.13",
+            "types-PyYAML>=6",
+            "simplejpeg>=1.7,<2",
+            "aiohttp>=3.9,<4",
+        ],
+    },
+)

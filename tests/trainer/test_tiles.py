@@ -1,0 +1,56 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from smalti.trainer import tiles
+from smalti.trainer.faults import ChecksumError
+from smalti.trainer.regions import Region
+
+
+def numbers(kind, height=300, width=421):
+    draws = np.random.default_rng(0)
+    values = draws.normal(size=(height, width)) if kind == "<f4" else draws.integers(0, 200, (height, width))
+    return values.astype(kind)
+
+
+def reader(data):
+    return lambda ranges: [data[offset : offset + size] for offset, size in ranges]
+
+
+@pytest.mark.parametrize("kind", tiles.TYPES)
+def test_other_programs_read_the_same_numbers(kind):
+    data, _ = tiles.tiled(numbers(kind))
+    with Image.open(io.BytesIO(data)) as picture:
+        assert np.array_equal(np.asarray(picture), numbers(kind))
+
+
+@pytest.mark.parametrize("kind", tiles.TYPES)
+def test_any_region_is_that_of_the_whole(kind):
+    whole = numbers(kind)
+    data, layout = tiles.tiled(whole)
+    layout = tiles.TileLayout.from_bytes(layout.to_bytes())
+    for left, top, right, bottom in [(0, 0, 1, 1), (0, 0, 421, 300), (127, 127, 129, 129), (300, 200, 421, 300)]:
+        cut = tiles.cut(layout, reader(data), Region(left, top, right, bottom))
+        assert np.array_equal(cut, whole[top:bottom, left:right])
+
+
+def test_a_region_costs_only_the_tiles_that_it_touches():
+    data, layout = tiles.tiled(numbers("|u1"))
+    asked = []
+
+    def counting(ranges):
+        asked.extend(ranges)
+        return reader(data)(ranges)
+
+    tiles.cut(layout, counting, Region(130, 130, 250, 140))
+    assert len(asked) == 1
+
+
+def test_damage_is_found():
+    data, layout = tiles.tiled(numbers("|u1"))
+    damaged = bytearray(data)
+    damaged[20] ^= 1
+    with pytest.raises(ChecksumError, match="tile 0 at byte 8"):
+        tiles.cut(layout, reader(bytes(damaged)), Region(0, 0, 5, 5))
+    tiles.cut(layout, reader(bytes(damaged)), Region(200, 200, 205, 205))

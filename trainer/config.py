@@ -1,0 +1,196 @@
+"""Config files: YAML, the files it extends and the overrides of the command line, read into frozen dataclasses.
+
+Every problem is reported at once (``schema`` finds those of types and names). Text is read as YAML 1.2 reads it, not
+1.1: ``on``, ``no``, ``12:30`` and ``010`` are text, ``1e-4`` is a number. Keys are text; none may be given twice.
+"""
+
+import re
+import types
+from collections.abc import Sequence
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import yaml
+
+from .schema import ConfigError, build, from_mapping, joined, listing, merged, shown, suggestion, to_mapping
+
+__all__ = ["ConfigError", "differences", "dump", "from_mapping", "read", "to_mapping"]
+
+T = TypeVar("T")
+PACKAGED = Path(__file__).resolve().parents[1] / "configs"
+
+
+class _Absent:
+    """What a config holds where another one has a key and it has none."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
+
+
+@overload
+def read(cls: type[T], source: Path | str, overrides: Sequence[str] = ()) -> T: ...
+@overload
+def read(cls: types.UnionType, source: Path | str, overrides: Sequence[str] = ()) -> Any: ...
+def read(cls: Any, source: Path | str, overrides: Sequence[str] = ()) -> Any:
+    """Read a config file, the files it ``extends`` and the overrides into one frozen dataclass.
+
+    Later layers win: ancestors, the file, overrides. Maps merge, lists and values replace. A layer that changes
+    the kind of a section starts that section afresh, so that no key of the old kind lingers.
+
+    Args:
+        cls: the dataclass to build, or a union of dataclasses (``VQGANRun | PriorRun``) for the file to choose from.
+        source: a YAML file, or the bare name of a packaged config (``vqgan_tiny`` or ``vqgan_tiny.yaml``).
+        overrides: ``path.to.field=value`` each, the value in YAML; order matters only for the same field.
+
+    Raises:
+        ConfigError: with every problem found, not only the first.
+    """
+    problems: list[str] = []
+    raw: Any = {}
+    for layer in (*_layers(_find(str(source), Path()), problems), _assignments(overrides, problems)):
+        raw = merged(cls, MISSING, raw, layer)
+    return build(cls, raw, str(source), problems)
+
+
+def dump(config: Any) -> str:
+    """The resolved config as YAML, every default written out; reading it gives an equal config."""
+    return yaml.dump(to_mapping(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """One line ``path: old -> new`` for every value in which two configs differ; empty when they are equal."""
+    return _differences(to_mapping(old), to_mapping(new), "")
+
+
+def _differences(old: Any, new: Any, path: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        inside = [_differences(old.get(key, _ABSENT), new.get(key, _ABSENT), joined(path, key)) for key in old | new]
+        return [line for lines in inside for line in lines]
+    return [] if old == new else [f"{path}: {shown(old)} -> {shown(new)}"]
+
+
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_SCALARS = {  # tried in this order; all else is text
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9_]*)",
+    "float": r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf",
+    "merge": r"<<",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = {}  # noqa: RUF012  filled below; PyYAML wants them on the class
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.repeated: list[str] = []
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Make every key text, and note the keys that are given twice: PyYAML would silently take the last."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _TAG + "merge":
+                continue
+            key.tag = _TAG + "str"
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                self.repeated.append(f"line {line}: {key.value!r} is given already on line {lines[key.value]}")
+            lines.setdefault(key.value, line)
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers = {}  # noqa: RUF012  the reader's, so that text it would take for a number is quoted
+
+    def represent_list(self, values: Any) -> yaml.SequenceNode:
+        on_one_line = not any(isinstance(value, dict | list) for value in values)
+        return self.represent_sequence(_TAG + "seq", values, flow_style=on_one_line)
+
+    def represent_dict(self, values: Any) -> yaml.MappingNode:
+        return self.represent_mapping(_TAG + "map", values, flow_style=False)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _style in (_Loader, _Dumper):
+    for _name, _pattern in _PLAIN_SCALARS.items():
+        _style.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), None)
+_Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(dict, _Dumper.represent_dict)
+
+
+def _load(text: str, source: str) -> tuple[Any, list[str]]:
+    """The plain value of one YAML text, and its repeated keys."""
+    try:
+        loader = _Loader(text)
+        return loader.get_single_data(), loader.repeated
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError(source, [f"line {mark.line + 1 if mark else '?'}: {error.problem}"]) from error
+    except (yaml.YAMLError, ValueError) as error:  # a character YAML forbids; a value that its explicit tag refuses
+        raise ConfigError(source, [str(error)]) from error
+
+
+def _find(name: str, folder: Path) -> Path:
+    """The file of that name in the folder, or else the packaged config of that bare name."""
+    bare = Path(name).name == name
+    candidates = [folder / name, *([PACKAGED / name, PACKAGED / f"{name}.yaml"] if bare else [])]
+    for candidate in candidates:
+        if candidate.exists() and not candidate.is_dir():
+            return candidate
+    known = [path.name for place in ((folder / name).parent, PACKAGED) for path in sorted(place.glob("*.yaml"))]
+    advice = suggestion(Path(name).name, known) or listing("configs here and packaged: ", known)
+    raise ConfigError(str(folder / name), [f"no such file, and no packaged config of that name{advice}"])
+
+
+def _layers(path: Path, problems: list[str], chain: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """The file's mapping, after those of all the files it extends; the oldest ancestor comes first."""
+    resolved = path.resolve()
+    if resolved in chain:
+        circle = " -> ".join(link.name for link in (*chain[chain.index(resolved) :], resolved))
+        raise ConfigError(str(path), [f"extends: goes round in a circle: {circle}"])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
+    raw, repeated = _load(text, str(path))
+    problems += [f"{path.name} {problem}" for problem in repeated]
+    if not isinstance(raw, dict):
+        raise ConfigError(str(path), [f"expected keys and values, got {shown(raw)}"])
+    parents = raw.pop("extends", [])
+    names = [parents] if isinstance(parents, str) else parents
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(str(path), [f"extends: expected a file name or a list of them, got {shown(parents)}"])
+    older = [layer for name in names for layer in _layers(_find(name, path.parent), problems, (*chain, resolved))]
+    return [*older, raw]
+
+
+def _assignments(overrides: Sequence[str], problems: list[str]) -> dict[str, Any]:
+    """All overrides as one mapping: a new kind and keys for it belong together, whichever was given first."""
+    whole: dict[str, Any] = {}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        *parents, last = path.strip().split(".")
+        if not equals or not all((*parents, last)):
+            problems.append(f"--set {override}: expected path.to.field=value")
+            continue
+        try:
+            value, repeated = _load(text, f"--set {override}")
+        except ConfigError as error:
+            problems += [f"--set {override}: {problem}" for problem in error.problems]
+            continue
+        problems += [f"--set {override}: {problem}" for problem in repeated]
+        section = whole
+        for name in parents:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[last] = value
+    return whole

@@ -1,0 +1,67 @@
+"""Averaged weights of a module that may be partitioned: each rank averages what it holds, nothing is gathered."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """The exponential moving average of a module's trained parameters, in fp32.
+
+    Every rank keeps the average of the part that ``local`` shows it, so the cost falls with ZeRO 3 as the weights do.
+    The decay grows to its value with the steps, min(decay, (1 + step) / (10 + step)), so that a short run has an average too.
+
+    Args:
+        decay: of the average, in [0, 1); 0 is the weights themselves.
+        local: what this rank holds of a parameter; all of it, or its partition.
+    """
+
+    def __init__(self, module: nn.Module, decay: float, local: Callable[[nn.Parameter], Tensor]) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of averaged weights must be in [0, 1), got {decay}")
+        self.decay = decay
+        self._local = local
+        self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._average = {name: local(p).detach().float().clone() for name, p in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after an optimizer step."""
+        keep = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in self._parameters.items():
+            self._average[name].lerp_(self._local(parameter).float(), 1 - keep)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the module's weights are the average. Every rank must enter where the module is partitioned."""
+        kept = {name: self._local(p).detach().clone() for name, p in self._parameters.items()}
+        try:
+            self._put(self._average)
+            yield
+        finally:
+            self._put(kept)
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            self._local(parameter).copy_(values[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """What this rank must find again after a restart."""
+        return dict(self._average)
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what ``state`` gave.
+
+        Raises:
+            ValueError: it is the average of another module, or of another sharding of it.
+        """
+        if {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in self._average.items()}:
+            raise ValueError(
+                "the averaged weights in the checkpoint have other names or shapes than this module's; "
+                "was it saved from another model or on another number of ranks?"
+            )
+        for name, value in state.items():
+            self._average[name].copy_(value)

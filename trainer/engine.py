@@ -1,0 +1,220 @@
+"""Our engine section -> a DeepSpeed configuration -> an engine. The only import of deepspeed.
+
+What DeepSpeed leaves to its caller is answered here once: the shared-memory op that needs a compiler is off on CPU, files are
+loaded without unpickling anything but tensors and four known classes, and a parameter is rewritten through its masters.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import deepspeed
+import torch
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils import (
+    logger,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from deepspeed.utils.tensor_fragment import fragment_address
+from torch import Tensor, nn
+
+logger.setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How one network is sharded and in which numbers it is trained."""
+
+    zero: Literal[0, 1, 2, 3] = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    clip: float | None = None  # norm of the whole gradient over all ranks
+    offload_optimizer: bool = False  # optimizer states and masters live in the host's memory
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip must be a positive norm, got {self.clip}; leave it out to clip nothing")
+        if self.offload_optimizer and self.zero == 0:
+            raise ValueError("offload_optimizer needs zero 1, 2 or 3, got 0; set zero: 1")
+        if self.precision == "bf16" and self.zero == 0:
+            raise ValueError("bf16 needs zero 1, 2 or 3, got 0 (its optimizer takes an empty first step there); set zero: 1")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019); with ``weight_decay: 0`` it is Adam. Decay falls on matrices and kernels only."""
+
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0  # in steps, linear from 0
+    final: float = 0.0  # share of the learning rate left at the last step of the cosine
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate <= 0.1:
+            raise ValueError(f"learning_rate must be in (0, 0.1], got {self.learning_rate}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+        if self.warmup < 0 or self.weight_decay < 0 or not 0 <= self.final <= 1:
+            raise ValueError(
+                f"warmup and weight_decay must not be negative and final must be in [0, 1], "
+                f"got {self.warmup}, {self.weight_decay}, {self.final}"
+            )
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step: a function of the step alone, so that a resume needs no state of it."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = torch.tensor((step - self.warmup) / max(1, steps - self.warmup), dtype=torch.float64).clamp(0, 1)
+        share = self.final + (1 - self.final) * 0.5 * (1 + torch.cos(done * torch.pi))
+        return self.learning_rate * float(share)
+
+
+def decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay falls on a parameter: on matrices and kernels, not on biases, norms and embeddings."""
+    return parameter.ndim >= 2 and not any(word in name for word in ("embedding", "emb", "codebook"))
+
+
+def _optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for name, p in named if decayed(name, p)], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in named if not decayed(name, p)], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon)
+
+
+def _deepspeed_config(config: EngineConfig, micro_batch: int, accumulation: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero}
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if config.zero == 3:
+        zero["stage3_param_persistence_threshold"] = 0
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # its Adam is compiled on the spot; torch's is not
+        "bf16": {"enabled": config.precision == "bf16"},
+        "gradient_clipping": config.clip or 0.0,
+        "steps_per_print": 1 << 60,
+    }
+
+
+def build(
+    module: nn.Module, config: EngineConfig, optimizer: OptimizerConfig, micro_batch: int, accumulation: int
+) -> Any:
+    """A DeepSpeed engine around the module. Every rank must call this, in the same order, inside ``ranks.group``.
+
+    Args:
+        micro_batch: pictures a rank sees in one forward.
+        accumulation: micro-batches of one optimizer step.
+    """
+    if not torch.cuda.is_available():
+        # Its build needs a compiler and leaves a lock that hangs every later run when it is killed; gloo serves.
+        getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=_optimizer(module, optimizer),
+        config=_deepspeed_config(config, micro_batch, accumulation),
+    )
+    engine.checkpoint_engine = _SafeFiles()
+    return engine
+
+
+def set_rate(engine: Any, rate: float) -> None:
+    """The learning rate of the coming step, in every group of the engine's optimizer."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+
+
+class _SafeFiles(TorchCheckpointEngine):  # type: ignore[misc]
+    """DeepSpeed's files, read without running anything that a file says."""
+
+    KNOWN: Sequence[Any] = (LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.zipfile_serialization = True
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        with torch.serialization.safe_globals(list(self.KNOWN)):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def save(engine: Any, folder: Path) -> None:
+    """The engine's weights and optimizer, sharded as they are. Every rank must call this."""
+    engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+
+
+def load(engine: Any, folder: Path) -> None:
+    """What ``save`` wrote, bit for bit, on as many ranks as it was saved on. Every rank must call this.
+
+    Raises:
+        ValueError: DeepSpeed found nothing to load.
+    """
+    found, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    if found is None:
+        raise ValueError(f"{folder} holds no weights that DeepSpeed can load")
+
+
+def local(parameter: nn.Parameter) -> Tensor:
+    """What this rank holds of a parameter: all of it, or its partition at ZeRO 3."""
+    partition: Tensor | None = getattr(parameter, "ds_tensor", None)
+    return parameter.data if partition is None else partition.data
+
+
+@contextmanager
+def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Inside, every parameter can be read in full on every rank. Every rank must enter. Nothing happens below ZeRO 3."""
+    partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_tensor")]
+    if not partitioned:
+        yield
+        return
+    with deepspeed.zero.GatheredParameters(partitioned):
+        yield
+
+
+def rewrite(engine: Any, parameter: nn.Parameter, value: Tensor, rows: Tensor) -> None:
+    """Put a value in a trained parameter's place, masters included, and forget the moments of the rows that changed.
+
+    Every rank must call this with the same value and rows.
+
+    Args:
+        value: of the parameter's full shape.
+        rows: (R,) indices along the first axis whose optimizer state starts anew.
+    """
+    if engine.zero_optimization_stage() == 0:
+        parameter.data.copy_(value)
+        for moment in _moments(engine.optimizer.state.get(parameter, {})):
+            moment[rows] = 0
+        return
+    safe_set_full_fp32_param(parameter, value.float())
+    if hasattr(parameter, "ds_tensor"):
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            parameter.data.copy_(value)
+    else:
+        parameter.data.copy_(value)  # the masters reach it only with the next step
+    for name in MOMENTS:
+        moment = safe_get_full_optimizer_state(parameter, name)
+        if moment is not None:
+            moment[rows] = 0
+            safe_set_full_optimizer_state(parameter, moment, name)
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _moments(state: dict[str, Tensor]) -> list[Tensor]:
+    return [state[name] for name in MOMENTS if name in state]

@@ -1,0 +1,126 @@
+"""The loop: what happens, in order, on one screen. It knows a task, batches, metrics and checkpoints, and nothing else."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from . import ranks
+from .stream import Batch
+
+
+class Engine(Protocol):
+    """What a task needs of an engine; DeepSpeed's has it, and six lines of plain torch have it in a test."""
+
+    module: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def backward(self, loss: Tensor) -> Any: ...
+
+    def step(self) -> Any: ...
+
+
+class Task(Protocol):
+    """What is trained. A step is an optimizer step: the task gets all its micro-batches."""
+
+    engines: Mapping[str, Engine]
+
+    def step(self, micro_batches: list[Batch], step: int) -> Mapping[str, Tensor]:
+        """One optimizer step of every engine; the scalars stay on the device."""
+
+    def preview(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Pictures uint8 (H, W, 3) by name. Every rank must call this."""
+
+    def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
+        """Figures over all ranks' held-out batches, agreed by all. Every rank must call this."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+    def weights(self) -> dict[str, Tensor]: ...
+
+
+class Batches(Protocol):
+    """What the loop needs of a stream."""
+
+    def steps(self, start: int) -> Iterator[list[Batch]]:
+        """A list of this rank's micro-batches for every step from ``start`` on."""
+
+    def once(self, batch: int) -> Iterator[Batch]:
+        """Every sample once over all ranks."""
+
+
+class Metrics(Protocol):
+    def rewind(self, step: int) -> None: ...
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None: ...
+
+    def write(self, step: int) -> None: ...
+
+    def write_held_out(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def write_images(self, step: int, pictures: Mapping[str, Tensor]) -> None: ...
+
+
+class Checkpoints(Protocol):
+    def restore(self, task: Any) -> int: ...
+
+    def save(self, task: Any, step: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long a run is and how often it looks up. All in steps."""
+
+    steps: int
+    log_every: int = 20
+    preview_every: int = 500
+    evaluate_every: int = 500
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "preview_every", "evaluate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1 step, got {getattr(self, name)}")
+
+
+def fit(
+    task: Task,
+    training: Batches,
+    held_out: Batches,
+    held_out_batch: int,
+    config: LoopConfig,
+    metrics: Metrics,
+    checkpoints: Checkpoints,
+) -> bool:
+    """Train from the newest checkpoint to the last step; True when it is reached, False when the job was asked to leave.
+
+    Every rank must call this. All of them leave at the same step, with a checkpoint of it.
+    """
+    step = checkpoints.restore(task)
+    metrics.rewind(step)
+    batches = training.steps(step)
+    with ranks.Interrupt() as interrupt:
+        while step < config.steps:
+            if step == 0:
+                metrics.write_held_out(0, task.evaluate(held_out.once(held_out_batch)))
+            metrics.add(task.step(next(batches), step))
+            step += 1
+
+            last = step == config.steps
+            leave = False
+            if last or step % config.log_every == 0:
+                metrics.write(step)
+                leave = interrupt.agreed()
+            if last or step % config.evaluate_every == 0:
+                metrics.write_held_out(step, task.evaluate(held_out.once(held_out_batch)))
+            if last or step % config.preview_every == 0:
+                metrics.write_images(step, task.preview(next(iter(held_out.once(held_out_batch)))))
+            if last or leave or step % config.save_every == 0:
+                checkpoints.save(task, step)
+            if leave and not last:
+                return False
+    return True

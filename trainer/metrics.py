@@ -1,0 +1,183 @@
+"""Numbers and pictures of a run: added on the device, written once by rank 0 to the console, a JSONL file, PNG files and wandb.
+
+    RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/loss": ...}
+    RUN/pictures/NAME-STEP.png   picture grids
+
+The only import of wandb.
+"""
+
+import json
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from . import checkpoints, ranks
+
+FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Where a run is watched. Offline runs are sent later with ``wandb sync``."""
+
+    project: str = "smalti"
+    mode: Literal["offline", "online"] = "offline"
+    name: str | None = None
+
+
+class Metrics:
+    """The metrics of one run. Every rank makes one and calls the same methods; rank 0 writes.
+
+    Args:
+        run: the run's folder.
+        steps: of the whole run, for the progress.
+        wandb: None: no wandb.
+        settings: the resolved config as a mapping, for wandb.
+    """
+
+    def __init__(self, run: Path, steps: int, wandb: WandbConfig | None, settings: Mapping[str, Any]) -> None:
+        self.run = run
+        self.steps = steps
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._began = self._last = time.monotonic()
+        self._last_step = 0
+        self._bar: Any = None
+        self._wandb: Any = None
+        if ranks.rank() == 0:
+            run.mkdir(parents=True, exist_ok=True)
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
+            if wandb is not None:
+                self._wandb = _start_wandb(run, wandb, settings)
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after a step: the run goes on from there and would say it twice."""
+        self._last_step = step
+        path = self.run / FILE
+        if ranks.rank() != 0:
+            return
+        if self._bar is not None:
+            self._bar.n = step
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]
+            checkpoints.write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None:
+        """Take in one step's scalars; nothing waits for the device."""
+        for name, value in scalars.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def write(self, step: int) -> None:
+        """Write the mean, over steps and ranks, of what was added since the last time. Every rank must call this."""
+        values = ranks.mean({name: total / self._counts[name] for name, total in self._sums.items()})
+        self._sums.clear()
+        self._counts.clear()
+        now = time.monotonic()
+        if step > self._last_step:
+            values["seconds_per_step"] = (now - self._last) / (step - self._last_step)
+        self._last, self._last_step = now, step
+        self._emit(step, {f"train/{name}": value for name, value in values.items()})
+
+    def write_held_out(self, step: int, values: Mapping[str, float]) -> None:
+        """Write what an evaluation found; the values are already agreed by the ranks."""
+        self._last = time.monotonic()  # the evaluation's time is not the next steps'
+        self._emit(step, {f"held_out/{name}": value for name, value in values.items()})
+
+    def write_images(self, step: int, pictures: Mapping[str, Tensor]) -> None:
+        """Write picture grids, uint8 (H, W, 3)."""
+        self._last = time.monotonic()
+        if ranks.rank() != 0:
+            return
+        folder = self.run / "pictures"
+        folder.mkdir(exist_ok=True)
+        for name, picture in pictures.items():
+            Image.fromarray(picture.cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
+        if self._wandb is not None:
+            from wandb import Image as WandbImage
+
+            self._wandb.log({n: WandbImage(p.cpu().numpy()) for n, p in pictures.items()} | {"step": step})
+
+    def close(self) -> None:
+        """Finish the bar and wandb's files."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _emit(self, step: int, values: dict[str, float]) -> None:
+        if ranks.rank() != 0:
+            return
+        seconds = time.monotonic() - self._began
+        with (self.run / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **values}) + "\n")
+        if self._wandb is not None:
+            self._wandb.log({"step": step, **values})
+        line = _line(step, self.steps, values)
+        if self._bar is None:
+            print(line, flush=True)
+            return
+        self._bar.n = step
+        self._bar.write(line)
+        self._bar.refresh()
+
+
+def _line(step: int, steps: int, values: Mapping[str, float]) -> str:
+    pace = values.get("train/seconds_per_step")
+    left = "" if pace is None else f"  left {_clock(pace * (steps - step))}"
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return f"step {step:>{len(str(steps))}}/{steps}  {numbers}{left}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    """Every line of a run's metrics, oldest first; a line that a kill cut short is left out."""
+    text = (run / FILE).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _start_wandb(run: Path, config: WandbConfig, settings: Mapping[str, Any]) -> Any:
+    """The run's wandb run, the same one after every restart; offline when the network does not answer."""
+    import wandb
+
+    identity = run / "wandb-id.txt"
+    if not identity.exists():
+        checkpoints.write_text(identity, secrets.token_hex(4))
+    arguments: dict[str, Any] = {
+        "project": config.project,
+        "name": config.name or run.name,
+        "id": identity.read_text(encoding="utf-8").strip(),
+        "resume": "allow",
+        "dir": str(run),
+        "config": dict(settings),
+    }
+    try:
+        started = wandb.init(mode=config.mode, **arguments)
+    except wandb.errors.CommError as error:
+        print(f"wandb does not answer ({error}); going on offline", file=sys.stderr, flush=True)
+        started = wandb.init(mode="offline", **arguments)
+    started.define_metric("*", step_metric="step")
+    return started
+
+
+def grid(rows: list[Tensor]) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1], a row each, as one uint8 picture (rows * H, B * W, 3)."""
+    picture = torch.cat([torch.cat(list(row.float().unbind()), dim=2) for row in rows], dim=1)
+    return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)

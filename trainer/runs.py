@@ -1,0 +1,201 @@
+"""The sections of a run, the checks that join two of them, and what happens between reading them and the first step."""
+
+import fcntl
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+import torch
+
+from ..models.conditions import ConditionConfig, Unconditional
+from ..models.discriminators import DiscriminatorConfig, PatchGANConfig
+from ..models.gpt import GPTConfig
+from ..models.vqgan import VQGANConfig
+from . import config as configs
+from . import ranks, weights
+from .checkpoints import FOLDER, Checkpoints, write_text
+from .inference import weights_folder
+from .loop import LoopConfig, fit
+from .metrics import Metrics, WandbConfig
+from .prior_task import PriorTask
+from .stream import DataConfig, Stream
+from .training import BatchConfig, NetworkConfig
+from .vqgan_task import VQGANLossConfig, VQGANTask
+
+RESOLVED = "config.yaml"
+LOCK_PATIENCE_S = 1800.0
+# What may change when a run goes on: how often it looks up, where it lies, who watches.
+HARMLESS = ("folder", "keep", "wandb", "loop.", "data.workers", "timeout_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQGANRun:
+    """Stage 1: a VQGAN from picture shards."""
+
+    task: Literal["vqgan"] = "vqgan"
+    folder: str
+    data: DataConfig
+    held_out: DataConfig
+    loop: LoopConfig
+    batch: BatchConfig
+    model: VQGANConfig = field(default_factory=VQGANConfig)
+    loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=PatchGANConfig)
+    generator_training: NetworkConfig
+    discriminator_training: NetworkConfig
+    average: float = 0.999  # decay of the averaged weights, which are shown, evaluated and exported
+    seed: int = 0
+    keep: int = 3  # checkpoints
+    timeout_s: float = 1800.0  # a collective that waits longer ends the job
+    wandb: WandbConfig | None = None
+
+    def __post_init__(self) -> None:
+        size = None if self.data.crop is None else self.data.crop.size
+        if size is not None and size % self.model.factor:
+            raise ValueError(f"data.crop.size must be a multiple of the model's factor {self.model.factor}, got {size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorRun:
+    """Stage 2: a prior from code shards."""
+
+    task: Literal["prior"] = "prior"
+    folder: str
+    tokenizer: str  # folder of the VQGAN's run or export; the code shards must be its own
+    data: DataConfig
+    held_out: DataConfig
+    loop: LoopConfig
+    batch: BatchConfig
+    model: GPTConfig = field(default_factory=GPTConfig)
+    condition: ConditionConfig = field(default_factory=Unconditional)
+    training: NetworkConfig
+    average: float = 0.999
+    seed: int = 0
+    keep: int = 3
+    timeout_s: float = 1800.0
+    wandb: WandbConfig | None = None
+
+
+Run = VQGANRun | PriorRun
+
+
+def train(run: Run, fresh: bool) -> bool:
+    """Carry a run to its last step, from where it stands; False when the job was asked to leave before.
+
+    Every rank must call this, inside ``ranks.group``.
+
+    Raises:
+        ValueError: something about the run, its data or its folder is not as it must be; nothing was trained.
+    """
+    folder = Path(run.folder)
+    with _alone_in(folder):
+        if ranks.rank() == 0:
+            _take_over(run, folder, fresh)
+        ranks.barrier()
+        torch.manual_seed(run.seed)  # the same weights on every rank
+        task, training, held_out = _built(run)
+        metrics = Metrics(folder, run.loop.steps, run.wandb, configs.to_mapping(run))
+        try:
+            checkpoints = Checkpoints(folder, run.keep)
+            return fit(task, training, held_out, run.batch.micro, run.loop, metrics, checkpoints)
+        finally:
+            metrics.close()
+
+
+def _built(run: Run) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
+    if isinstance(run, VQGANRun):
+        training, held_out = _streams(run, ("picture",))
+        return VQGANTask(run, training.accumulation), training, held_out
+    card = weights.read_card(weights_folder(Path(run.tokenizer)), "vqgan")
+    training, held_out = _streams(run, ("codes", *run.condition.fields))
+    for stream in (training, held_out):
+        made_by = stream.provenance.get("tokenizer")
+        if made_by != card["digest"]:
+            raise ValueError(
+                f"the codes in {', '.join(stream.config.shards)} were made by the tokenizer {str(made_by)[:12]}, and "
+                f"{run.tokenizer} is {card['digest'][:12]}; encode the pictures again with this one, or name the other"
+            )
+    return PriorTask(run, card, training.accumulation), training, held_out
+
+
+def _streams(run: Run, fields: tuple[str, ...]) -> tuple[Stream, Stream]:
+    place = {"rank": ranks.rank(), "world": ranks.world(), "micro_batch": run.batch.micro, "seed": run.seed}
+    training = Stream(run.data, fields, global_batch=run.batch.total, **place)
+    held_out = Stream(run.held_out, fields, global_batch=run.batch.micro * ranks.world(), **place)
+    return training, held_out
+
+
+def _take_over(run: Run, folder: Path, fresh: bool) -> None:
+    """Check the run against what the folder holds of it, and leave its resolved config there."""
+    resolved = folder / RESOLVED
+    if fresh:
+        for path in folder.iterdir():
+            if path.name in (FOLDER, "pictures"):
+                shutil.rmtree(path)
+            elif path.suffix in (".jsonl", ".txt", ".yaml"):
+                path.unlink()
+    elif resolved.exists():
+        changes = configs.differences(configs.read(Run, resolved), run)
+        harmful = [change for change in changes if not change.startswith(HARMLESS)]
+        if harmful:
+            raise ValueError(
+                f"{folder} holds a run with another config:\n  " + "\n  ".join(harmful) + "\n"
+                "go on with the old values, choose another folder, or start anew with --fresh"
+            )
+        for change in changes:
+            print(f"changed since the run began: {change}", flush=True)
+    write_text(resolved, configs.dump(run))
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Rank 0 holds the folder's lock, so that a job that was orphaned and its successor never write into one run.
+
+    The successor waits; the lock falls with the process that held it.
+
+    Raises:
+        ValueError: the other job did not leave in time.
+    """
+    handle: IO[str] | None = None
+    problem = ""
+    if ranks.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("a+", encoding="utf-8")
+        problem = _lock(handle, folder)
+    problem = ranks.from_first(problem)
+    if problem:
+        raise ValueError(problem)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.close()
+
+
+def _lock(handle: IO[str], folder: Path) -> str:
+    """Wait for the lock; what is wrong when it does not come, else nothing."""
+    waited = 0.0
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.seek(0)
+            holder = handle.read().strip()
+            if waited >= LOCK_PATIENCE_S:
+                return f"another job is training in {folder} ({holder}); stop it, or choose another folder"
+            if waited % 30 == 0:
+                print(f"waiting for another job that trains in {folder} ({holder})", file=sys.stderr, flush=True)
+            time.sleep(1.0)
+            waited += 1.0
+        else:
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            handle.flush()
+            return ""

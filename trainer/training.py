@@ -1,0 +1,34 @@
+"""What both tasks share around an optimizer step: sizes of batches, a network's training section, keyed randomness."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from . import ranks
+from .engine import EngineConfig, OptimizerConfig
+from .keys import mix
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How many samples an optimizer step sees, and how many of them a rank holds at once."""
+
+    total: int  # over all ranks and micro-batches
+    micro: int
+
+    def __post_init__(self) -> None:
+        if self.micro < 1 or self.total % self.micro:
+            raise ValueError(f"total must be a multiple of micro, got total {self.total} and micro {self.micro}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """How one network is optimized and sharded."""
+
+    optimizer: OptimizerConfig
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+def reseed(seed: int, step: int) -> None:
+    """Key torch's global randomness (dropout, noise) by the step and the rank, so that a resume needs no state of it."""
+    torch.manual_seed(mix(seed, step, ranks.rank()))

@@ -1,0 +1,74 @@
+"""Weights for use: ``model.safetensors`` and the card (``config.json``) that says what they are.
+
+A checkpoint holds this pair, and an export is this pair. The card names the weights by their content, so that codes and
+priors can say which tokenizer they belong to, wherever its files lie.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+CARD = "config.json"
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of the weights' names, types, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def write(folder: Path, weights: dict[str, Tensor], card: Mapping[str, Any]) -> None:
+    """Leave the pair in a folder; the card gets the weights' digest."""
+    save_file(weights, folder / WEIGHTS)
+    text = json.dumps({"format": 1, **card, "digest": digest(weights)}, indent=1)
+    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path, task: str) -> dict[str, Any]:
+    """What the weights in a folder are, without loading them.
+
+    Raises:
+        ValueError: no card, no JSON, another format, or weights of another task.
+    """
+    place = folder / CARD
+    try:
+        card: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{place} cannot be read: {error}") from None
+    if card.get("format") != 1 or "digest" not in card:
+        raise ValueError(f"{place} is not a card of this format; export the run again")
+    if card.get("task") != task:
+        raise ValueError(f"{place} describes a {card.get('task')!r}, not a {task!r}; name the folder of a {task}")
+    return card
+
+
+def read(folder: Path, card: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights that a card speaks of.
+
+    Raises:
+        ValueError: the file cannot be read, or its content is not what the card says.
+    """
+    place = folder / WEIGHTS
+    try:
+        weights: dict[str, Tensor] = load_file(place)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{place} cannot be read: {error}; export the run again") from None
+    found = digest(weights)
+    if found != card["digest"]:
+        raise ValueError(
+            f"{place} holds the weights {found[:12]} and its card speaks of {card['digest'][:12]}; "
+            f"the file is damaged or was exchanged: export the run again"
+        )
+    return weights
