@@ -1,4 +1,4 @@
-"""Packaging. The folders at the root are imported as ``smalti.models``, ``smalti.trainer``, ``smalti.launch``, ``smalti.configs``."""
+"""Packaging. The folders at the root are imported as ``smalti.models``, ``smalti.trainer`` and so on."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ FOLDERS = ("models", "trainer", "launch", "configs")
 
 
 def packages() -> list[str]:
-    """Every package of the project, by its dotted name; a folder below the four counts when it has an ``__init__.py``."""
+    """Every package of the project, by its dotted name; a folder counts when it has an ``__init__.py``."""
     root = Path(__file__).parent
     below = (path.parent.relative_to(root) for folder in FOLDERS for path in (root / folder).rglob("__init__.py"))
     return ["smalti", *sorted(".".join(("smalti", *path.parts)) for path in below)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
 from smalti.trainer.index import Measured
 from smalti.trainer.shard_writer import ShardWriter
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from smalti.trainer.crops import CropConfig
 from smalti.trainer.samples import Batch
 from smalti.trainer.stream import DataConfig, Stream

@@ -36,7 +36,9 @@ _NAME = re.compile(r"step-(\d{8})")
 class Kept(Protocol):
     """What a checkpoint needs of a task."""
 
-    engines: Mapping[str, Any]
+    @property
+    def engines(self) -> Mapping[str, Any]:
+        """Every engine by its name, which is its folder's name here."""
 
     def state(self) -> dict[str, Any]:
         """This rank's state besides its engines: tensors, numbers and strings in plain containers."""
@@ -128,7 +130,8 @@ def newest(run: Path) -> Found | None:
         print(f"passing over a damaged checkpoint: {problems[-1]}", file=sys.stderr, flush=True)
     if problems:
         raise ValueError(
-            "no checkpoint of this run is whole:\n  " + "\n  ".join(problems) + "\nstart anew with --fresh, which removes them"
+            "no checkpoint of this run is whole; start anew with --fresh, which removes them:"
+            + "".join(f"\n  {problem}" for problem in problems)
         )
     return None
 
@@ -153,12 +156,12 @@ class Checkpoints:
         Raises:
             ValueError: none is whole, or it was saved on another number of ranks.
         """
-        chosen = ranks.from_first(self._choose() if ranks.rank() == 0 else None)
-        if isinstance(chosen, str):
-            raise ValueError(chosen)
-        if chosen[0] < 0:
+        chosen, problem = ranks.from_first(self._choose() if ranks.rank() == 0 else None)
+        if problem:
+            raise ValueError(problem)
+        if chosen is None:
             return 0
-        step, folder = chosen[0], Path(chosen[1])
+        step, folder = chosen
         saved_on = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["ranks"]
         if saved_on != ranks.world():
             raise ValueError(
@@ -169,12 +172,12 @@ class Checkpoints:
         task.load_state(torch.load(folder / _rank_file(), map_location=ranks.device(), weights_only=True))
         return step
 
-    def _choose(self) -> tuple[int, str] | str:
+    def _choose(self) -> tuple[Found | None, str]:
+        """The checkpoint to restore, and what is wrong when there should be one."""
         try:
-            found = newest(self.run)
+            return newest(self.run), ""
         except ValueError as error:
-            return str(error)
-        return (-1, "") if found is None else (found.step, str(found.folder))
+            return None, str(error)
 
     def save(self, task: Kept, step: int) -> None:
         """Write the task's checkpoint of a step, then remove the oldest ones. Every rank must call this."""

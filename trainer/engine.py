@@ -1,7 +1,8 @@
 """Our engine section -> a DeepSpeed configuration -> an engine. The only import of deepspeed.
 
-What DeepSpeed leaves to its caller is answered here once: the shared-memory op that needs a compiler is off on CPU, files are
-loaded without unpickling anything but tensors and four known classes, and a parameter is rewritten through its masters.
+What DeepSpeed leaves to its caller is answered here once: the shared-memory op that needs a compiler is off on CPU,
+files are loaded without unpickling anything but tensors and four known classes, and a parameter is rewritten through
+its masters.
 """
 
 import logging
@@ -43,12 +44,12 @@ class EngineConfig:
         if self.offload_optimizer and self.zero == 0:
             raise ValueError("offload_optimizer needs zero 1, 2 or 3, got 0; set zero: 1")
         if self.precision == "bf16" and self.zero == 0:
-            raise ValueError("bf16 needs zero 1, 2 or 3, got 0 (its optimizer takes an empty first step there); set zero: 1")
+            raise ValueError("bf16 needs zero 1, 2 or 3, got 0, where its first step is an empty one; set zero: 1")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019); with ``weight_decay: 0`` it is Adam. Decay falls on matrices and kernels only."""
+    """AdamW (Loshchilov and Hutter 2019); with ``weight_decay: 0`` it is Adam. Biases and norms do not decay."""
 
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.95)
@@ -80,16 +81,14 @@ class OptimizerConfig:
         return self.learning_rate * float(share)
 
 
-def decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay falls on a parameter: on matrices and kernels, not on biases, norms and embeddings."""
-    return parameter.ndim >= 2 and not any(word in name for word in ("embedding", "emb", "codebook"))
-
-
 def _optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    """AdamW in two groups: decay falls on the weights of linear layers and convolutions, as in the published system."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    decayed = {layer.weight for layer in layers}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for name, p in named if decayed(name, p)], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in named if not decayed(name, p)], "weight_decay": 0.0},
+        {"params": [p for p in trained if p in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p not in decayed], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon)
@@ -177,13 +176,22 @@ def local(parameter: nn.Parameter) -> Tensor:
 
 @contextmanager
 def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Inside, every parameter can be read in full on every rank. Every rank must enter. Nothing happens below ZeRO 3."""
+    """Inside, every parameter is whole on every rank, which must all enter. Nothing happens below ZeRO 3."""
     partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_tensor")]
     if not partitioned:
         yield
         return
     with deepspeed.zero.GatheredParameters(partitioned):
         yield
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """The module's state, whole, in fp32 where it is floating, on the host. Every rank must call this."""
+    with whole(module.parameters()):
+        return {
+            name: (value.float() if value.is_floating_point() else value).detach().cpu().clone().contiguous()
+            for name, value in module.state_dict().items()
+        }
 
 
 def rewrite(engine: Any, parameter: nn.Parameter, value: Tensor, rows: Tensor) -> None:

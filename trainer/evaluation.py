@@ -21,8 +21,8 @@ class Turn(NamedTuple):
 def in_step(batches: Iterable[Batch]) -> Iterator[Turn]:
     """The rank's batches, prolonged so that every rank has the same number of them.
 
-    A partitioned network gathers its weights in every forward, so a rank that has run out repeats its last batch, which does
-    not count, until all have. Every rank must iterate to the end.
+    A partitioned network gathers its weights in every forward, so a rank that has run out repeats its last batch, which
+    does not count, until all have. Every rank must iterate to the end.
 
     Raises:
         ValueError: some rank has no batch at all.
@@ -30,7 +30,7 @@ def in_step(batches: Iterable[Batch]) -> Iterator[Turn]:
     mine = iter(batches)
     batch = next(mine, None)
     if ranks.agreed(batch is None) or batch is None:
-        raise ValueError(f"there are fewer held-out samples than the job's {ranks.world()} ranks; hold out more samples")
+        raise ValueError(f"there are fewer held-out samples than the {ranks.world()} ranks of the job; hold out more")
     counts = True
     while ranks.agreed(counts):
         yield Turn(batch, counts)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ..models.conditions import ConditionConfig
-from ..models.gpt import GPT, PriorConfig
+from ..models.prior import Prior as PriorNetwork
+from ..models.priors import PriorConfig
 from ..models.vqgan import VQGAN, VQGANConfig
 from . import checkpoints, weights
 from .config import from_mapping
@@ -25,7 +26,7 @@ class Tokenizer(NamedTuple):
 class Prior(NamedTuple):
     """A prior in evaluation mode, and its card."""
 
-    model: GPT
+    model: PriorNetwork
     card: dict[str, Any]
 
 

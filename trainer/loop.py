@@ -1,4 +1,4 @@
-"""The loop: what happens, in order, on one screen. It knows a task, batches, metrics and checkpoints, and nothing else."""
+"""The loop: what happens, in order, on one screen. It knows a task, batches, metrics and checkpoints, nothing else."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,9 @@ class Engine(Protocol):
 class Task(Protocol):
     """What is trained. A step is an optimizer step: the task gets all its micro-batches."""
 
-    engines: Mapping[str, Engine]
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """Every engine by its name, which is its folder's in a checkpoint."""
 
     def step(self, micro_batches: list[Batch], step: int) -> Mapping[str, Tensor]:
         """One optimizer step of every engine; the scalars stay on the device."""
@@ -96,7 +98,7 @@ def fit(
     metrics: Metrics,
     checkpoints: Checkpoints,
 ) -> bool:
-    """Train from the newest checkpoint to the last step; True when it is reached, False when the job was asked to leave.
+    """Train from the newest checkpoint to the last step; True when it is reached, False when asked to leave before.
 
     Every rank must call this. All of them leave at the same step, with a checkpoint of it.
     """

@@ -1,6 +1,6 @@
-"""Numbers and pictures of a run: added on the device, written once by rank 0 to the console, a JSONL file, PNG files and wandb.
+"""Numbers and pictures of a run: added on the device, written once by rank 0 to the console, files and wandb.
 
-    RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/loss": ...}
+    RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/pixel": 1}
     RUN/pictures/NAME-STEP.png   picture grids
 
 The only import of wandb.

@@ -1,7 +1,7 @@
 """The ranks of a job: who am I, how many are we, and what do we agree on.
 
-A rank is found from RANK/WORLD_SIZE (``deepspeed``, ``torchrun``), else from SLURM's variables (``srun python -m ...``),
-else the job is one process. Outside ``start`` every function here also works in a process that has no group: a world of one.
+A rank is found from RANK/WORLD_SIZE (``deepspeed``, ``torchrun``), else from SLURM's variables (``srun python -m``),
+else the job is one process. Outside ``group`` every function here also works: a world of one.
 """
 
 import os
@@ -132,7 +132,7 @@ class _Total(torch.autograd.Function):
         return total_(tensor.clone())
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_: Any, gradient: Tensor) -> Tensor:
         return total_(gradient.clone())
 
 

@@ -14,15 +14,16 @@ from typing import IO, Literal
 
 import torch
 
-from ..models.conditions import ConditionConfig, Unconditional
+from ..models.conditions import ConditionConfig, UnconditionalConfig
 from ..models.discriminators import DiscriminatorConfig, PatchGANConfig
-from ..models.gpt import GPTConfig
+from ..models.priors import GPTConfig, PriorConfig
 from ..models.vqgan import VQGANConfig
 from . import config as configs
 from . import ranks, weights
 from .checkpoints import FOLDER, Checkpoints, write_text
+from .crops import CodeCropConfig
 from .inference import weights_folder
-from .loop import LoopConfig, fit
+from .loop import LoopConfig, Task, fit
 from .metrics import Metrics, WandbConfig
 from .prior_task import PriorTask
 from .stream import DataConfig, Stream
@@ -57,9 +58,13 @@ class VQGANRun:
     wandb: WandbConfig | None = None
 
     def __post_init__(self) -> None:
-        size = None if self.data.crop is None else self.data.crop.size
-        if size is not None and size % self.model.factor:
-            raise ValueError(f"data.crop.size must be a multiple of the model's factor {self.model.factor}, got {size}")
+        for name, data in (("data", self.data), ("held_out", self.held_out)):
+            if data.crop is None or isinstance(data.crop, CodeCropConfig):
+                raise ValueError(f"{name}.crop must cut pictures to one size (kind: patch or taming), got {data.crop}")
+            if data.crop.size % self.model.factor:
+                raise ValueError(
+                    f"{name}.crop.size must be a multiple of the factor {self.model.factor}, got {data.crop.size}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +78,8 @@ class PriorRun:
     held_out: DataConfig
     loop: LoopConfig
     batch: BatchConfig
-    model: GPTConfig = field(default_factory=GPTConfig)
-    condition: ConditionConfig = field(default_factory=Unconditional)
+    model: PriorConfig = field(default_factory=GPTConfig)
+    condition: ConditionConfig = field(default_factory=UnconditionalConfig)
     training: NetworkConfig
     average: float = 0.999
     seed: int = 0
@@ -109,12 +114,13 @@ def train(run: Run, fresh: bool) -> bool:
             metrics.close()
 
 
-def _built(run: Run) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
+def _built(run: Run) -> tuple[Task, Stream, Stream]:
     if isinstance(run, VQGANRun):
         training, held_out = _streams(run, ("picture",))
         return VQGANTask(run, training.accumulation), training, held_out
     card = weights.read_card(weights_folder(Path(run.tokenizer)), "vqgan")
-    training, held_out = _streams(run, ("codes", *run.condition.fields))
+    prior = run.model.build(card["codes"], run.condition)
+    training, held_out = _streams(run, ("codes", *prior.condition.fields))
     for stream in (training, held_out):
         made_by = stream.provenance.get("tokenizer")
         if made_by != card["digest"]:
@@ -122,7 +128,7 @@ def _built(run: Run) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
                 f"the codes in {', '.join(stream.config.shards)} were made by the tokenizer {str(made_by)[:12]}, and "
                 f"{run.tokenizer} is {card['digest'][:12]}; encode the pictures again with this one, or name the other"
             )
-    return PriorTask(run, card, training.accumulation), training, held_out
+    return PriorTask(run, prior, card, training.accumulation), training, held_out
 
 
 def _streams(run: Run, fields: tuple[str, ...]) -> tuple[Stream, Stream]:

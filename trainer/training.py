@@ -30,5 +30,5 @@ class NetworkConfig:
 
 
 def reseed(seed: int, step: int) -> None:
-    """Key torch's global randomness (dropout, noise) by the step and the rank, so that a resume needs no state of it."""
+    """Key torch's global randomness (dropout, noise) by step and rank, so that a resume needs no state of it."""
     torch.manual_seed(mix(seed, step, ranks.rank()))

@@ -1,6 +1,6 @@
 """One optimizer step of the adversarial game, with the graph cut at the picture.
 
-The generator runs forward once. Its picture, detached, is a leaf at which the reconstruction loss and the adversarial loss
+The generator runs forward once. Its picture, detached, is a leaf at which the reconstruction and adversarial losses
 leave their gradients; what these weigh at the decoder's last layer gives equation 7 of Esser et al. 2021; one backward
 carries the joined gradient on. The fake's logits that pushed the generator also teach the discriminator. No gradient is
 ever taken through an engine with ``autograd.grad``, which is why this is right under every ZeRO stage.
@@ -97,8 +97,9 @@ class VQGANTask:
     def __init__(self, run: "VQGANRun", accumulation: int) -> None:
         self.run = run
         sizes = {"micro_batch": run.batch.micro, "accumulation": accumulation}
-        generator, training = run.model.build().to(ranks.device()), run.generator_training
-        self.generator = engines.build(generator, training.engine, training.optimizer, **sizes)
+        generator, training = run.model.build(), run.generator_training
+        synchronise(generator, ranks.total)
+        self.generator = engines.build(generator.to(ranks.device()), training.engine, training.optimizer, **sizes)
         self.engines: dict[str, Any] = {"generator": self.generator}
         self.average = WeightAverage(self.generator.module, run.average, engines.local)
         self.game = run.loss.adversarial
@@ -267,12 +268,8 @@ class VQGANTask:
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights of the generator, whole, in fp32, on the host."""
-        module = self.generator.module
-        with self.average.applied(), engines.whole(module.parameters()):
-            return {
-                name: (value.float() if value.is_floating_point() else value).cpu().clone().contiguous()
-                for name, value in module.state_dict().items()
-            }
+        with self.average.applied():
+            return engines.whole_state(self.generator.module)
 
     def card(self) -> dict[str, Any]:
         """What the weights are."""
@@ -305,5 +302,4 @@ def candidates(latents: list[Tensor]) -> Tensor:
     mine = rearrange(torch.stack(latents).float(), "a b c h w -> a (b h w) c")
     every = -(-mine.shape[0] * mine.shape[1] * ranks.world() // CANDIDATES)
     mine = mine[:, ::every].contiguous()
-    joined = rearrange(ranks.gathered(mine), "(r a) n c -> (a r n) c", a=mine.shape[0])
-    return joined
+    return rearrange(ranks.gathered(mine), "(r a) n c -> (a r n) c", a=mine.shape[0])

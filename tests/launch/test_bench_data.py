@@ -1,5 +1,6 @@
 import pytest
 from made_pictures import encoded, photo
+
 from smalti.launch import bench_data
 
 

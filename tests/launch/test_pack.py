@@ -12,6 +12,7 @@ import pytest
 import webdataset
 from made_pictures import decoded, encoded, photo
 from PIL import Image, ImageOps
+
 from smalti.launch import pack
 from smalti.trainer import jpeg
 from smalti.trainer.crops import CropConfig

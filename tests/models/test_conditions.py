@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
+
 from smalti.models import conditions
 from smalti.models.conditions import (
     NOWHERE,

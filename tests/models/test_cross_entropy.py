@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from smalti.models.cross_entropy import IGNORED, code_cross_entropy
 
 

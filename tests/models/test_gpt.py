@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+
 from smalti.models.conditions import ClassConfig, CodeMapConfig, UnconditionalConfig
 from smalti.models.cross_entropy import IGNORED
 from smalti.models.gpt import GPTConfig

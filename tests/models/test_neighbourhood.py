@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+
 from smalti.models.conditions import ClassConfig, CodeMapConfig, CoordinatesConfig, SeveralConfig, UnconditionalConfig
 from smalti.models.neighbourhood import NeighbourhoodConfig, causal_neighbourhood
 from smalti.models.sampling import UNKNOWN, GuidanceConfig, SamplingConfig, paint, sample, score

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from smalti.models.orders import AnnealingConfig, OrderConfig
 
 KINDS = ["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate", "random"]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from smalti.models.conditions import UnconditionalConfig
 from smalti.models.gpt import GPTConfig
 from smalti.models.sampling import SamplingConfig, best, likelihood, recognised, sample

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+
 from smalti.models.conditions import ClassConfig, CodeMapConfig, CoordinatesConfig, Place, UnconditionalConfig
 from smalti.models.gpt import GPTConfig
 from smalti.models.neighbourhood import NeighbourhoodConfig

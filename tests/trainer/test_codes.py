@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from smalti.trainer.crops import CodeCropConfig
 from smalti.trainer.shard_writer import ShardWriter
 from smalti.trainer.stream import DataConfig, Stream

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
+
 from smalti.trainer import config
 from smalti.trainer.config import ConfigError, differences, dump, from_mapping, read, to_mapping
 

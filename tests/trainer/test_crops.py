@@ -3,6 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from smalti.trainer.crops import CodeCropConfig, Crop, CropConfig, TamingCropConfig, TooSmallError, crop_box
 
 

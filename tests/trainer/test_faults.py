@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from made_pictures import encoded, photo, write_pictures
 from made_streams import global_batches, make, same
+
 from smalti.trainer.faults import FaultLog, SampleError, TooManyFaultsError
 from smalti.trainer.index import Measured
 from smalti.trainer.shard_writer import ShardWriter

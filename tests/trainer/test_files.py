@@ -1,4 +1,5 @@
 import pytest
+
 from smalti.trainer.files import whole_file, write_whole
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from made_pictures import decoded, encoded, photo
 from PIL import Image
+
 from smalti.trainer import jpeg
 from smalti.trainer.faults import ChecksumError
 from smalti.trainer.regions import Region

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+
 from smalti.trainer.landscapes import LABELS, LandscapeSet, landscape
 
 SEVERAL = [landscape(0, index, 96, 128) for index in range(20)]  # every composition at every hour

@@ -5,6 +5,7 @@ import pytest
 import torch
 from made_pictures import encoded, photo
 from PIL import Image, ImageOps
+
 from smalti.trainer import jpeg, pictures
 from smalti.trainer.crops import CropConfig
 from smalti.trainer.index import Measured

@@ -3,6 +3,7 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
+
 from smalti.trainer.order import Mixture, Place, ShardOrder, permute, shares
 
 

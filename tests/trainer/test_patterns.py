@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from smalti.trainer.patterns import expand, expand_braces
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from made_pictures import decoded, encoded, photo
 from PIL import Image, ImageOps
+
 from smalti.trainer import pictures
 from smalti.trainer.regions import Region
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from made_pictures import decoded, encoded, photo, write_pictures
 from made_streams import global_batches, make, same
+
 from smalti.trainer import jpeg, remote
 from smalti.trainer.cache import ShardCache
 from smalti.trainer.crops import CropConfig

@@ -2,9 +2,10 @@ import numpy as np
 import torch
 from made_pictures import photo
 from PIL import Image
+from torch.nn import functional as F
+
 from smalti.trainer.crops import Crop, TamingCropConfig
 from smalti.trainer.resampling import antialiased, bilinear_points, nearest_points, region_of, scaled
-from torch.nn import functional as F
 
 
 def test_the_faithful_resizing_is_bilinear_without_antialiasing():

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from smalti.trainer.shard_writer import ShardWriter, finished
 from smalti.trainer.shards import ShardSet
 

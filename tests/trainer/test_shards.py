@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import webdataset
 from made_pictures import write_pictures
+
 from smalti.trainer.faults import SampleError
 from smalti.trainer.index import ShardIndex
 from smalti.trainer.shard_writer import ShardWriter

@@ -10,6 +10,7 @@ import pytest
 import torch
 from made_pictures import decoded, write_pictures
 from made_streams import CROP, global_batches, make, same
+
 from smalti.trainer.crops import CropConfig
 from smalti.trainer.reading import Request, Trained
 from smalti.trainer.samples import Batch

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import webdataset
 from made_pictures import encoded, photo, write_pictures
+
 from smalti.trainer.index import ShardIndex
 from smalti.trainer.shards import ShardSet
 from smalti.trainer.tar_scan import DamagedTarError, scan

@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+
 from smalti.trainer import tiles
 from smalti.trainer.faults import ChecksumError
 from smalti.trainer.regions import Region

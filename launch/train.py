@@ -1,0 +1,41 @@
+"""Train a run of either stage.
+
+``deepspeed --module smalti.launch.train CONFIG``, or ``python -m smalti.launch.train CONFIG`` for one process. The same
+command goes on where the run stands. Exit codes: 0 the last step is reached, 2 something is wrong with the config, the
+data or the folder and nothing was trained, 75 the job was asked to leave and saved.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..trainer import config as configs
+from ..trainer import ranks
+from ..trainer.runs import Run, train
+
+WRONG, LEFT = 2, 75
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, build, call."""
+    parser = argparse.ArgumentParser(prog="python -m smalti.launch.train", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("config", help="a YAML file, or the name of a packaged config such as demo_vqgan")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="override a value; repeatable")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and exit")
+    parser.add_argument("--fresh", action="store_true", help="remove what the folder holds of the run, and start anew")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    asked = parser.parse_args(arguments)
+    try:
+        run: Run = configs.read(Run, asked.config, asked.set)
+        if asked.print_config:
+            print(configs.dump(run), end="")
+            return 0
+        with ranks.group(run.timeout_s):
+            return 0 if train(run, asked.fresh) else LEFT
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+
+
+if __name__ == "__main__":
+    sys.exit(main())
