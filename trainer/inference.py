@@ -12,6 +12,7 @@ from ..models.priors import PriorConfig
 from ..models.vqgan import VQGAN, VQGANConfig
 from . import checkpoints, weights
 from .config import from_mapping
+from .files import write_whole
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -69,3 +70,18 @@ def load_prior(path: Path, device: torch.device) -> Prior:
 def _filled(model: Module, folder: Path, card: dict[str, Any], device: torch.device) -> Module:
     model.load_state_dict(weights.read(folder, card))
     return model.to(device).eval().requires_grad_(False)
+
+
+def export(run: Path, destination: Path) -> dict[str, Any]:
+    """Copy the weights of a run's newest whole checkpoint, and their card, to a folder; the card is returned.
+
+    Raises:
+        ValueError: the run has no whole checkpoint, or its weights are not what their card says.
+    """
+    source = weights_folder(run)
+    card = weights.read_card(source)
+    weights.read(source, card)
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in (weights.WEIGHTS, weights.CARD):  # the card last: a folder with a card is an export
+        write_whole(destination / name, (source / name).read_bytes())
+    return card

@@ -36,11 +36,11 @@ def write(folder: Path, weights: dict[str, Tensor], card: Mapping[str, Any]) -> 
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
 
 
-def read_card(folder: Path, task: str) -> dict[str, Any]:
+def read_card(folder: Path, task: str | None = None) -> dict[str, Any]:
     """What the weights in a folder are, without loading them.
 
     Raises:
-        ValueError: no card, no JSON, another format, or weights of another task.
+        ValueError: no card, no JSON, another format, or weights of another task than the one asked for.
     """
     place = folder / CARD
     try:
@@ -49,7 +49,7 @@ def read_card(folder: Path, task: str) -> dict[str, Any]:
         raise ValueError(f"{place} cannot be read: {error}") from None
     if card.get("format") != 1 or "digest" not in card:
         raise ValueError(f"{place} is not a card of this format; export the run again")
-    if card.get("task") != task:
+    if task is not None and card.get("task") != task:
         raise ValueError(f"{place} describes a {card.get('task')!r}, not a {task!r}; name the folder of a {task}")
     return card
 
