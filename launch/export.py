@@ -1,4 +1,4 @@
-"""Export a run's weights for use: ``python -m smalti.launch.export RUN DEST`` leaves model.safetensors and config.json."""
+"""Export a run's weights, model.safetensors and config.json: ``python -m smalti.launch.export RUN DEST``."""
 
 import argparse
 import sys

@@ -1,7 +1,7 @@
 """Encoding and decoding pictures of any size in tiles, so that memory is bounded by the tile.
 
-GroupNorm measures the whole picture it sees, so a tile of the size that the network was trained on is what it knows best.
-Each tile is seen with a halo around it, and only its middle is kept.
+GroupNorm measures the whole picture it sees, so a tile of the size that the network was trained on is what it knows
+best. Each tile is seen with a halo around it, and only its middle is kept.
 
 Shapes: B pictures, H rows and W columns of pixels, h = H / factor and w = W / factor of codes.
 """

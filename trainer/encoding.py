@@ -1,8 +1,8 @@
 """Pictures to code shards: whole grids of a tokenizer's codes, beside the codes of the pictures' maps.
 
-A map needs no trained tokenizer: its code of a cell is the commonest label among the cell's pixels, and its vocabulary is
-the labels. Every shard of pictures becomes one shard of codes, shard n by rank n modulo the number of ranks; a shard that
-is finished is not made again, so a job that was killed goes on, on any number of ranks.
+A map needs no trained tokenizer: its code of a cell is the commonest label among the cell's pixels, and its vocabulary
+is the labels. Every shard of pictures becomes one shard of codes, shard n by rank n modulo the number of ranks; a shard
+that is finished is not made again, so a job that was killed goes on, on any number of ranks.
 """
 
 import io
@@ -104,7 +104,8 @@ def _encoded(
         raise ValueError(f"the picture is smaller than one code of {factor} x {factor} pixels")
     pixels = torch.from_numpy(picture[: rows * factor, : columns * factor].copy()).to(ranks.device())
     codes = tiling.encode(tokenizer.model, pixels.permute(2, 0, 1)[None].float() / 127.5 - 1, *settings)[0]
-    members = {"codes.npy": _npy(codes.cpu().numpy().astype(np.uint32 if tokenizer.card["codes"] > 65536 else np.uint16))}
+    number = np.uint16 if tokenizer.card["codes"] <= 1 << 16 else np.uint32
+    members = {"codes.npy": _npy(codes.cpu().numpy().astype(number))}
     if with_maps:
         labels = decode_map(_read(source, shard, sample, "map"))
         members["map_codes.npy"] = _npy(commonest(torch.from_numpy(labels.astype(np.int64)), rows, columns).numpy())
