@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             asked.destination.mkdir(parents=True, exist_ok=True)
             count = encode(tokenizer, source, asked.destination, settings, lambda line: print(line, flush=True))
             ranks.barrier()
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"rank {ranks.rank()}: " + (", ".join(f"{n} {what}" for what, n in count.items()) or "no shard of its own"))

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         card = export(asked.run, asked.destination)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{asked.destination}: {card['task']}, weights {card['digest'][:12]}")

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         with ranks.group(run.timeout_s):
             return 0 if train(run, asked.fresh) else LEFT
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG
 
