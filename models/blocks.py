@@ -11,12 +11,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-GROUPS = 32  # of every GroupNorm; widths must be multiples of it
+GROUPS = 32  # of a GroupNorm in the whole family of published networks
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm as the whole family of networks uses it: 32 groups, epsilon 1e-6."""
-    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+def group_norm(channels: int, groups: int = GROUPS) -> nn.GroupNorm:
+    """GroupNorm with the family's epsilon of 1e-6."""
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
@@ -26,13 +26,14 @@ class ResidualBlock(nn.Module):
         channels: width of the input.
         out_channels: width of the output; a 1x1 convolution carries the input across where they differ.
         dropout: probability before the second convolution.
+        groups: of both norms.
     """
 
-    def __init__(self, channels: int, out_channels: int, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, out_channels: int, dropout: float = 0.0, groups: int = GROUPS) -> None:
         super().__init__()
-        self.norm1 = group_norm(channels)
+        self.norm1 = group_norm(channels, groups)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = group_norm(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.nin_shortcut = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
@@ -47,9 +48,9 @@ class ResidualBlock(nn.Module):
 class SpatialAttention(nn.Module):
     """Every place of the grid attends to every other, one head as wide as the features, added to the input."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int = GROUPS) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, groups)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -95,6 +96,7 @@ class Style:
     dropout: float = 0.0
     attention: bool = False
     checkpointed: bool = False  # activations inside a block are computed again in the backward instead of kept
+    groups: int = GROUPS  # of every GroupNorm
 
 
 class Middle(nn.Module):
@@ -102,9 +104,9 @@ class Middle(nn.Module):
 
     def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels, style.dropout)
-        self.attn_1 = SpatialAttention(channels) if style.attention else nn.Identity()
-        self.block_2 = ResidualBlock(channels, channels, style.dropout)
+        self.block_1 = ResidualBlock(channels, channels, style.dropout, style.groups)
+        self.attn_1 = SpatialAttention(channels, style.groups) if style.attention else nn.Identity()
+        self.block_2 = ResidualBlock(channels, channels, style.dropout, style.groups)
         self.checkpointed = style.checkpointed
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,8 +122,9 @@ class Level(nn.Module):
     def __init__(self, channels: int, out_channels: int, blocks: int, style: Style) -> None:
         super().__init__()
         widths = [channels] + [out_channels] * (blocks - 1)
-        self.block = nn.ModuleList(ResidualBlock(width, out_channels, style.dropout) for width in widths)
-        self.attn = nn.ModuleList(SpatialAttention(out_channels) for _ in range(blocks if style.attention else 0))
+        self.block = nn.ModuleList(ResidualBlock(width, out_channels, style.dropout, style.groups) for width in widths)
+        attentions = blocks if style.attention else 0
+        self.attn = nn.ModuleList(SpatialAttention(out_channels, style.groups) for _ in range(attentions))
         self.checkpointed = style.checkpointed
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class VQGANConfig:
     z_channels: int = 256  # width of the encoder's output
     embed_dim: int = 256  # E, width of a code
     dropout: float = 0.0
+    norm_groups: int = GROUPS  # of every GroupNorm; a group of one channel forgets colour, so narrow networks take fewer
     labels: int | None = None  # of a segmentation map; takes the place of both channel counts
     checkpoint_activations: bool = False  # slower by about a third, for much less memory
     quantizer: QuantizerConfig = field(default_factory=VQConfig)
@@ -37,8 +38,11 @@ class VQGANConfig:
     def __post_init__(self) -> None:
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(f"multipliers must name a width of at least 1 for each level, got {self.multipliers}")
-        if self.channels < 1 or self.channels % GROUPS:
-            raise ValueError(f"channels must be a multiple of the {GROUPS} groups of GroupNorm, got {self.channels}")
+        if self.norm_groups < 1 or self.channels < 1 or self.channels % self.norm_groups:
+            raise ValueError(
+                f"channels must be a multiple of norm_groups, the groups of GroupNorm, "
+                f"got {self.channels} and {self.norm_groups}"
+            )
         if self.residual_blocks < 1:
             raise ValueError(f"residual_blocks must be at least 1, got {self.residual_blocks}")
         if self.labels is not None and not 2 <= self.labels <= 255:
@@ -67,12 +71,12 @@ class VQGANConfig:
     def style(self, level: int) -> Style:
         """What the blocks of this level have, 0 being the highest resolution."""
         attention = self.resolution // 2**level in self.attention_resolutions
-        return Style(self.dropout, attention, self.checkpoint_activations)
+        return Style(self.dropout, attention, self.checkpoint_activations, self.norm_groups)
 
     @property
     def middle(self) -> Style:
         """What the blocks of the middle have."""
-        return Style(self.dropout, self.middle_attention, self.checkpoint_activations)
+        return Style(self.dropout, self.middle_attention, self.checkpoint_activations, self.norm_groups)
 
 
 class Reconstruction(NamedTuple):
@@ -105,7 +109,7 @@ class Encoder(nn.Module):
             for i in range(last + 1)
         )
         self.mid = Middle(widths[-1], config.middle)
-        self.norm_out = group_norm(widths[-1])
+        self.norm_out = group_norm(widths[-1], config.norm_groups)
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -130,7 +134,7 @@ class Decoder(nn.Module):
             UpLevel(widths[i + 1], widths[i], config.residual_blocks + 1, config.style(i), double=i > 0)
             for i in range(len(config.multipliers))
         )
-        self.norm_out = group_norm(widths[0])
+        self.norm_out = group_norm(widths[0], config.norm_groups)
         self.conv_out = nn.Conv2d(widths[0], config.labels or config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Decoded:

@@ -124,7 +124,7 @@ def test_bfloat16_weights_take_float32_pictures() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"channels": 48}, "multiple of the 32 groups"),
+        ({"channels": 48}, "multiple of norm_groups"),
         ({"multipliers": ()}, "multipliers must name"),
         ({"residual_blocks": 0}, "residual_blocks must be at least 1"),
         ({"labels": 256}, "labels must lie in 2 to 255"),
