@@ -1,0 +1,256 @@
+"""Real ranks for tests: a function, or a command of the package, in N processes that talk over gloo.
+
+    processes.run(function, 2, "an argument")        what the function returned on each rank, inside ``ranks.group``
+    processes.command("smalti.launch.train", ["run.yaml"], 2).wait()        exit codes and outputs of the ranks
+
+Importing torch and DeepSpeed takes seconds, so one process imports them once for the whole session and every job is
+forked from it: ``python -m`` without the imports. A job is a process group of its own: a leader, which waits for the
+ranks as a launcher would, and the ranks. Everything comes back by files. A function is found again by its file and name,
+so it lies at the top of its module; its arguments are what JSON holds, its result what ``torch.load`` reads safely.
+"""
+
+import atexit
+import importlib.util
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PATIENCE_S = 120.0
+
+
+class Ended(NamedTuple):
+    """How a job ended."""
+
+    codes: list[int]  # of each rank, -9 for a killed one
+    outputs: list[str]  # stdout and stderr of each rank, as it wrote them
+
+    @property
+    def log(self) -> str:
+        """The outputs of all ranks, for the message of a failed test."""
+        return "".join(
+            f"\n--- rank {rank} ended with {code}\n{output}"
+            for rank, (code, output) in enumerate(zip(self.codes, self.outputs, strict=True))
+        )
+
+
+class Job:
+    """A running job."""
+
+    def __init__(self, order: Mapping[str, Any], world: int, environment: Mapping[str, str], patience_s: float) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="smalti-job-"))
+        self.world = world
+        self._patience_s = patience_s
+        order = {**order, "folder": str(self.folder), "world": world, "patience_s": patience_s, "port": free_port()}
+        (self.folder / "order.json").write_text(json.dumps(order | {"environment": dict(environment)}))
+        _ancestor().stdin.write(f"{self.folder}\n")
+        _ancestor().stdin.flush()
+        self.leader, *self.pids = json.loads(_appeared(self.folder / "pids.json", 60.0))
+
+    def signal(self, number: signal.Signals, rank: int | None = None) -> None:
+        """Send a signal to a rank, or to the leader and all ranks."""
+        with suppress(ProcessLookupError):
+            if rank is None:
+                os.killpg(self.leader, number)
+            else:
+                os.kill(self.pids[rank], number)
+
+    def output(self, rank: int = 0) -> str:
+        """What a rank has written so far."""
+        return (self.folder / f"rank-{rank}.txt").read_text(errors="replace")
+
+    def wait(self) -> Ended:
+        """Wait for all ranks.
+
+        Raises:
+            AssertionError: they did not end in time; all were killed.
+        """
+        deadline = time.monotonic() + self._patience_s + 5
+        while any(map(alive, [self.leader, *self.pids])):
+            if time.monotonic() > deadline:
+                self.signal(signal.SIGKILL)
+                raise AssertionError(f"the job did not end in {self._patience_s} s{self._ended().log}")
+            time.sleep(0.01)
+        return self._ended()
+
+    def _ended(self) -> Ended:
+        codes = self.folder / "codes.json"
+        found = json.loads(codes.read_text()) if codes.exists() else [-9] * self.world
+        return Ended(found, [self.output(rank) for rank in range(self.world)])
+
+
+def start(function: Callable[..., Any], world: int, *arguments: Any, patience_s: float = PATIENCE_S) -> Job:
+    """Call a function at the top of its module on ``world`` ranks, inside ``ranks.group``."""
+    order = {"file": function.__code__.co_filename, "function": function.__name__, "arguments": _plain(arguments)}
+    return Job(order, world, {}, patience_s)
+
+
+def run(function: Callable[..., Any], world: int, *arguments: Any, patience_s: float = PATIENCE_S) -> list[Any]:
+    """What a function returned on each of ``world`` ranks.
+
+    Raises:
+        AssertionError: a rank failed, or was not done in time; the message has what every rank said.
+    """
+    import torch
+
+    job = start(function, world, *arguments, patience_s=patience_s)
+    ended = job.wait()
+    if any(ended.codes):
+        raise AssertionError(f"{function.__name__} failed on {world} rank(s){ended.log}")
+    return [torch.load(job.folder / f"result-{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def command(
+    module: str,
+    arguments: Sequence[Any],
+    world: int = 1,
+    environment: Mapping[str, str] | None = None,
+    patience_s: float = PATIENCE_S,
+) -> Job:
+    """``python -m module arguments`` on each of ``world`` ranks, as a launcher starts it."""
+    return Job({"module": module, "arguments": _plain(arguments)}, world, environment or {}, patience_s)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _plain(arguments: Sequence[Any]) -> list[Any]:
+    return [str(argument) if isinstance(argument, Path) else argument for argument in arguments]
+
+
+def _appeared(path: Path, patience_s: float) -> str:
+    deadline = time.monotonic() + patience_s
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{path} did not appear in {patience_s} s; could the ancestor of the ranks not start?")
+        time.sleep(0.005)
+    return path.read_text()
+
+
+@cache
+def _ancestor() -> Any:
+    """The process from which every job is forked; it ends with the session."""
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, text=True, env=environment)
+    atexit.register(process.kill)
+    return process
+
+
+def _serve() -> None:
+    """The ancestor: fork a leader for every folder that is named on stdin."""
+    import smalti.launch.train  # noqa: F401  with all that a rank will want
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a leader
+    for line in sys.stdin:
+        if os.fork() == 0:
+            os.setsid()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _lead(Path(line.strip()))
+            os._exit(0)
+
+
+def _lead(folder: Path) -> None:
+    """Fork the ranks, wait for them, leave their exit codes."""
+    order = json.loads((folder / "order.json").read_text())
+    pids = []
+    for rank in range(order["world"]):
+        pid = os.fork()
+        if pid == 0:
+            _be(rank, folder, order)
+        pids.append(pid)
+    _leave(folder / "pids.json", json.dumps([os.getpid(), *pids]))
+    codes: dict[int, int] = {}
+    deadline = time.monotonic() + order["patience_s"]
+    while len(codes) < len(pids):
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            codes[pid] = os.waitstatus_to_exitcode(status)
+        elif time.monotonic() > deadline:
+            for late in set(pids) - set(codes):
+                os.kill(late, signal.SIGKILL)
+        else:
+            time.sleep(0.005)
+    _leave(folder / "codes.json", json.dumps([codes[pid] for pid in pids]))
+
+
+def _leave(path: Path, text: str) -> None:
+    aside = path.with_suffix(".aside")
+    aside.write_text(text)
+    aside.rename(path)
+
+
+def _be(rank: int, folder: Path, order: Mapping[str, Any]) -> None:
+    """A rank: say everything into a file, do what is asked, end."""
+    output = os.open(folder / f"rank-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    silence = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, place in ((silence, 0), (output, 1), (output, 2)):
+        os.dup2(descriptor, place)
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(order["world"]),
+        LOCAL_WORLD_SIZE=str(order["world"]),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(order["port"]),
+        **order["environment"],
+    )
+    code = 0
+    try:
+        if "module" in order:
+            sys.argv[1:] = order["arguments"]
+            sys.modules.pop(order["module"], None)  # it runs as __main__
+            runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+        else:
+            _call(rank, folder, order)
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _call(rank: int, folder: Path, order: Mapping[str, Any]) -> None:
+    import torch
+
+    from smalti.trainer import ranks
+
+    file = Path(order["file"])
+    sys.path.insert(0, str(Path(__file__).parent))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with ranks.group(60.0):
+        result = getattr(module, order["function"])(*order["arguments"])
+        torch.save(result, folder / f"result-{rank}.pt")
+
+
+if __name__ == "__main__":
+    _serve()
