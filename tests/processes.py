@@ -5,8 +5,8 @@
 
 Importing torch and DeepSpeed takes seconds, so one process imports them once for the whole session and every job is
 forked from it: ``python -m`` without the imports. A job is a process group of its own: a leader, which waits for the
-ranks as a launcher would, and the ranks. Everything comes back by files. A function is found again by its file and name,
-so it lies at the top of its module; its arguments are what JSON holds, its result what ``torch.load`` reads safely.
+ranks as a launcher would, and the ranks. Everything comes back by files. A function is found again by its file and
+name, so it lies at the top of its module; its arguments are what JSON holds, its result what torch reads safely.
 """
 
 import atexit
