@@ -1,4 +1,4 @@
-"""Measures the data layer against what it replaces, side by side on this machine: smalti.launch.bench data.
+"""Measures the data layer against what it replaces, side by side on this machine.
 
 Every figure is a ratio of medians over interleaved rounds. Reading is compared by CPU time a sample, which a busy
 machine disturbs least; resuming by the wall clock.
@@ -35,6 +35,7 @@ from ..trainer.stream import DataConfig, Stream
 _CROP = 256
 _BATCH = 32
 _ASPECT = 4 / 3
+_MOSAIC = "mosaicml-streaming, bytes shuffled"
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -46,27 +47,8 @@ class Cost(NamedTuple):
     wall: float  # seconds
 
 
-def run(arguments: Sequence[str]) -> dict[str, float]:
-    """Prints the tables and gives the figures.
-
-    stream_vs_webdataset: our shuffled stream against plain sequential webdataset on small pictures, CPU time a sample;
-        the smaller of two ratios, of reading bytes alone and of making batches of crops.
-    resume_vs_cold: wall time to the first batch at half an epoch, over that at the beginning.
-    crop_vs_pillow_16mp, crop_vs_pillow_16mp_unpacked: crops of megapixel photos against decoding and cutting with
-        Pillow, from shards that ``pack`` made and from such that hold the photos as they were.
-    """
-    options = _parser().parse_args(arguments)
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        figures = _small_pictures(Path(folder), options)
-        figures |= _large_pictures(Path(folder), options)
-    for name, value in figures.items():
-        print(f"{name:32} {value:8.2f}")
-    return figures
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m smalti.launch.bench data", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this measurement."""
     parser.add_argument("--samples", type=int, default=4000, metavar="N", help="small pictures to read (default 4000)")
     parser.add_argument("--photos", type=int, default=3, metavar="N", help="large photos to cut (default 3)")
     parser.add_argument("--megapixels", type=float, default=16, metavar="M", help="of a large photo (default 16)")
@@ -75,7 +57,24 @@ def _parser() -> argparse.ArgumentParser:
         "--pictures", type=Path, metavar="FOLDER", help="photos to build the material from (default: made-up ones)"
     )
     parser.add_argument("--folder", type=Path, metavar="FOLDER", help="on the disk to measure (default: temporary)")
-    return parser
+
+
+def run(arguments: argparse.Namespace) -> dict[str, float]:
+    """Prints the tables and gives the figures.
+
+    stream_vs_webdataset: our shuffled stream against plain sequential webdataset on small pictures, CPU time a sample;
+        the smaller of two ratios, of reading bytes alone and of making batches of crops.
+    resume_vs_cold: wall time to the first batch at half an epoch, over that at the beginning.
+    crop_vs_pillow_16mp, crop_vs_pillow_16mp_unpacked: crops of megapixel photos against decoding and cutting with
+        Pillow, from shards that ``pack`` made and from such that hold the photos as they were.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        figures = _small_pictures(Path(folder), arguments)
+        figures |= _large_pictures(Path(folder), arguments)
+    for name, value in figures.items():
+        print(f"{name:32} {value:8.2f}")
+    return figures
 
 
 def _small_pictures(folder: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -94,9 +93,12 @@ def _small_pictures(folder: Path, options: argparse.Namespace) -> dict[str, floa
         "webdataset, batches in order": lambda: _webdataset_batches(shards),
         "stream, batches shuffled, checked": lambda: _stream_batches(shards, options.samples),
     }
-    if (mosaic := _mosaic_reader(folder / "mds", pictures, options.samples)) is not None:
-        contestants["mosaicml-streaming, bytes shuffled"] = mosaic
+    mosaic = _mosaic_reader(folder / "mds", pictures, options.samples)
+    if mosaic is not None:
+        contestants[_MOSAIC] = mosaic
     costs = _measured(contestants, options.rounds)
+    if mosaic is None:
+        print(f"  {_MOSAIC:36} not installed")
     bytes_in_order, bytes_shuffled, batches_in_order, batches_shuffled = list(costs.values())[:4]
     reading = bytes_in_order.cpu / bytes_shuffled.cpu
     batching = batches_in_order.cpu / batches_shuffled.cpu

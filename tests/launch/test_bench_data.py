@@ -1,12 +1,17 @@
+import json
+
 import pytest
 from made_pictures import encoded, photo
 
-from smalti.launch import bench_data
+from smalti.launch import bench, bench_data
 
 
 def test_all_figures_are_measured_and_printed(tmp_path, capsys):
-    arguments = ["--samples", "128", "--photos", "1", "--megapixels", "0.6", "--rounds", "1", "--folder", str(tmp_path)]
-    figures = bench_data.run(arguments)
+    options = ["--samples", "128", "--photos", "1", "--megapixels", "0.6", "--rounds", "1", "--folder", str(tmp_path)]
+    assert bench.main(["data", *options]) == 0
+    said = capsys.readouterr().out
+    *table, last = said.splitlines()
+    figures = json.loads(last)
     assert set(figures) == {
         "stream_vs_webdataset",
         "resume_vs_cold",
@@ -14,8 +19,8 @@ def test_all_figures_are_measured_and_printed(tmp_path, capsys):
         "crop_vs_pillow_16mp_unpacked",
     }
     assert all(value > 0 for value in figures.values())
-    said = capsys.readouterr().out
-    assert all(name in said for name in figures) and "webdataset, bytes in order" in said
+    assert all(any(line.startswith(f"{name} ") for line in table) for name in figures)
+    assert "webdataset, bytes in order" in said and "mosaicml-streaming, bytes shuffled" in said
     assert list(tmp_path.iterdir()) == []
 
 
