@@ -34,11 +34,16 @@ class EngineConfig:
     """How one network is sharded and in which numbers it is trained."""
 
     zero: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     clip: float | None = None  # norm of the whole gradient over all ranks
     offload_optimizer: bool = False  # optimizer states and masters live in the host's memory
 
     def __post_init__(self) -> None:
+        if self.precision == "fp16":
+            raise ValueError(
+                "precision must be fp32 or bf16, got fp16, whose gradients underflow without a scaled loss: a gradient "
+                "that is cut at the picture has none, and bf16 needs none; set precision: bf16"
+            )
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be a positive norm, got {self.clip}; leave it out to clip nothing")
         if self.offload_optimizer and self.zero == 0:
@@ -81,7 +86,22 @@ class OptimizerConfig:
         return self.learning_rate * float(share)
 
 
-def _optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+class _FiniteAdamW(torch.optim.AdamW):
+    """Leaves out a step on a gradient that is not finite, as DeepSpeed's own optimizers of stages 1 to 3 do."""
+
+    overflow = False  # DeepSpeed's word for it, which the engine reads
+
+    def step(self, closure: Any = None) -> Any:
+        """One step on gradients that are reduced over ranks, so that all ranks decide alike."""
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        finite = [gradient.isfinite().all() for gradient in gradients]
+        self.overflow = bool(finite) and not torch.stack(finite).all().item()
+        return None if self.overflow else super().step(closure)
+
+
+def _optimizer(
+    module: nn.Module, config: OptimizerConfig, kind: type[torch.optim.AdamW] = torch.optim.AdamW
+) -> torch.optim.Optimizer:
     """AdamW in two groups: decay falls on the weights of linear layers and convolutions, as in the published system."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     decayed = {layer.weight for layer in layers}
@@ -91,7 +111,7 @@ def _optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimi
         {"params": [p for p in trained if p not in decayed], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon)
+    return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon)
 
 
 def _deepspeed_config(config: EngineConfig, micro_batch: int, accumulation: int) -> dict[str, Any]:
@@ -125,11 +145,17 @@ def build(
         getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
     engine, *_ = deepspeed.initialize(
         model=module,
-        optimizer=_optimizer(module, optimizer),
+        optimizer=_optimizer(module, optimizer, _FiniteAdamW if config.zero == 0 else torch.optim.AdamW),
         config=_deepspeed_config(config, micro_batch, accumulation),
     )
     engine.checkpoint_engine = _SafeFiles()
     return engine
+
+
+def applied(engine: Any) -> bool:
+    """Whether the last optimizer step changed the weights: no, where a gradient was not finite. Alike on all ranks."""
+    changed: bool = engine.was_step_applied()
+    return changed
 
 
 def set_rate(engine: Any, rate: float) -> None:

@@ -133,7 +133,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
-        return total_(gradient.clone())
+        return total(gradient)  # itself differentiable: a penalty on gradients is differentiated twice
 
 
 def total(tensor: Tensor) -> Tensor:
@@ -177,6 +177,14 @@ def from_first(value: T | None) -> T:
     if world() > 1:
         dist.broadcast_object_list(box, src=0, device=device())
     return box[0]  # type: ignore[no-any-return]
+
+
+def collected(value: T) -> list[T]:
+    """Every rank's value on every rank, in the order of ranks. Every rank must call this. Small picklable values."""
+    box: list[Any] = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(box, value)
+    return box
 
 
 class Interrupt:
