@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from .crops import AnyCropConfig, CodeCropConfig, Crop, CropConfig, TamingCropConfig, TooSmallError
-from .fields import CODE_FIELDS, EXTENSIONS
+from .fields import ARRAY_FIELDS, CODE_FIELDS, EXTENSIONS
 from .members import Part, decoding, open_member
 from .order import Place
-from .pictures import Pixels
+from .pictures import Pixels, decode_picture
 from .resampling import Box, antialiased, bilinear_points, decoder_shrink, nearest_points, region_of, scaled
 from .shards import ShardSet
 
@@ -105,6 +105,8 @@ class SampleReader:
     def _field(self, place: Place, field: str, crops: list[Crop], source: tuple[int, int]) -> list[Any]:
         if field == "cls":
             return [self._label(place)] * len(crops)
+        if field in ARRAY_FIELDS:
+            return [self._array(place, field)] * len(crops)
         extension = self._extension(place, field)
         with decoding(self.shards, place, extension):
             opened = open_member(self.shards, place, field, extension)
@@ -133,7 +135,7 @@ class SampleReader:
         key = self.shards.key(*place)
         grids = {}
         for field in self._fields:
-            if field in CODE_FIELDS:
+            if field in CODE_FIELDS and field != "low":
                 extension = self._extension(place, field)
                 with decoding(self.shards, place, extension):
                     grids[field] = _grid(self.shards.read(*place, extension))
@@ -143,12 +145,34 @@ class SampleReader:
         height, width = shapes.pop()
         crops = self._chosen(place, choose, height, width)
         rows = [self._code_row(place, key, crop, (height, width)) for crop in crops]
+        whole = {field: self._array(place, field) for field in self._fields if field in ARRAY_FIELDS}
+        if "cls" in self._fields:
+            whole["cls"] = self._label(place)
         for row, crop in zip(rows, crops, strict=True):
-            part = np.s_[int(crop.top) : int(crop.bottom), int(crop.left) : int(crop.right)]
-            row.update({field: grid[part].astype(np.int64) for field, grid in grids.items()})
-            if "cls" in self._fields:
-                row["cls"] = self._label(place)
+            row.update({field: grid[_window(crop)].astype(np.int64) for field, grid in grids.items()} | whole)
+        if "low" in self._fields:
+            small = self._small(place, (height, width))
+            pixels = small.shape[0] // height
+            for row, crop in zip(rows, crops, strict=True):
+                row["low"] = np.ascontiguousarray(small[_window(crop, pixels)].transpose(2, 0, 1))
         return rows
+
+    def _small(self, place: Place, grid: tuple[int, int]) -> Pixels:
+        """The small picture beside a grid of codes: (h * p, w * p, 3) for (h, w) codes."""
+        extension = self._extension(place, "low")
+        with decoding(self.shards, place, extension):
+            small = decode_picture(self.shards.read(*place, extension))
+            pixels = small.shape[0] // grid[0]
+            if small.shape[:2] != (grid[0] * pixels, grid[1] * pixels):
+                raise ValueError(f"it has {small.shape[:2]} pixels, no whole number to each code of a grid of {grid}")
+        return small
+
+    def _array(self, place: Place, field: str) -> Pixels:
+        """Numbers of the whole sample: float32, or int64 where they are whole."""
+        extension = self._extension(place, field)
+        with decoding(self.shards, place, extension):
+            array = np.load(io.BytesIO(self.shards.read(*place, extension)), allow_pickle=False)
+        return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
 
     def _code_row(self, place: Place, key: str, window: Crop, shape: tuple[int, int]) -> Item:
         """The box of a window of codes in the pixels of the picture that the grid was made from.
@@ -243,6 +267,12 @@ def _row(key: str, crop: Crop, source: tuple[int, int]) -> Item:
         "source_size": np.array(source, np.float32),
         "flip": np.bool_(crop.flip),
     }
+
+
+def _window(crop: Crop, scale: int = 1) -> tuple[slice, slice]:
+    """Rows and columns of a window in a matrix with ``scale`` x ``scale`` numbers to each code."""
+    top, bottom, left, right = (int(side) * scale for side in (crop.top, crop.bottom, crop.left, crop.right))
+    return slice(top, bottom), slice(left, right)
 
 
 def _grid(data: bytes) -> Pixels:
