@@ -10,6 +10,8 @@ name, so it lies at the top of its module; its arguments are what JSON holds, it
 """
 
 import atexit
+import gc
+import importlib
 import importlib.util
 import json
 import os
@@ -28,6 +30,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PATIENCE_S = 120.0
+# What an engine imports when it is built, which takes seconds too.
+LATE = ("deepspeed.ops.op_builder.all_ops", "deepspeed.runtime.zero.muon", "torch._inductor.compile_fx")
 
 
 class Ended(NamedTuple):
@@ -161,8 +165,11 @@ def _ancestor() -> Any:
 
 def _serve() -> None:
     """The ancestor: fork a leader for every folder that is named on stdin."""
-    import smalti.launch.train  # noqa: F401  with all that a rank will want
+    import smalti.launch.train  # noqa: F401
 
+    for module in LATE:
+        importlib.import_module(module)
+    gc.freeze()  # DeepSpeed collects garbage often, and need not walk through all modules each time
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a leader
     for line in sys.stdin:
         if os.fork() == 0:
