@@ -26,6 +26,8 @@ from deepspeed.utils import (
 from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor, nn
 
+from .optimizer import OptimizerConfig
+
 logger.setLevel(logging.WARNING)
 
 
@@ -34,56 +36,28 @@ class EngineConfig:
     """How one network is sharded and in which numbers it is trained."""
 
     zero: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16 scales its loss, and more or less as gradients overflow
     clip: float | None = None  # norm of the whole gradient over all ranks
     offload_optimizer: bool = False  # optimizer states and masters live in the host's memory
+    offload_parameters: bool = False  # so do the parameters that are not in use
+    nvme: str | None = None  # a folder on a fast local disk for what is offloaded, instead of the host's memory
+    compile: str | None = None  # a backend of torch.compile, such as inductor
 
     def __post_init__(self) -> None:
-        if self.precision == "fp16":
-            raise ValueError(
-                "precision must be fp32 or bf16, got fp16, whose gradients underflow without a scaled loss: a gradient "
-                "that is cut at the picture has none, and bf16 needs none; set precision: bf16"
-            )
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be a positive norm, got {self.clip}; leave it out to clip nothing")
         if self.offload_optimizer and self.zero == 0:
             raise ValueError("offload_optimizer needs zero 1, 2 or 3, got 0; set zero: 1")
-        if self.precision == "bf16" and self.zero == 0:
-            raise ValueError("bf16 needs zero 1, 2 or 3, got 0, where its first step is an empty one; set zero: 1")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019); with ``weight_decay: 0`` it is Adam. Biases and norms do not decay."""
-
-    learning_rate: float
-    betas: tuple[float, float] = (0.9, 0.95)
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup: int = 0  # in steps, linear from 0
-    final: float = 0.0  # share of the learning rate left at the last step of the cosine
-
-    def __post_init__(self) -> None:
-        if not 0 < self.learning_rate <= 0.1:
-            raise ValueError(f"learning_rate must be in (0, 0.1], got {self.learning_rate}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
-        if self.warmup < 0 or self.weight_decay < 0 or not 0 <= self.final <= 1:
+        if self.offload_parameters and self.zero != 3:
+            raise ValueError(f"offload_parameters needs the partitioned parameters of zero 3, got {self.zero}")
+        if self.nvme is not None and self.zero != 3:
+            raise ValueError(f"nvme needs zero 3, got {self.zero}, where DeepSpeed would not use it; set zero: 3")
+        if self.nvme is not None and not (self.offload_optimizer or self.offload_parameters):
+            raise ValueError("nvme says where to offload, not what; set offload_optimizer or offload_parameters too")
+        if self.precision != "fp32" and self.zero == 0:
             raise ValueError(
-                f"warmup and weight_decay must not be negative and final must be in [0, 1], "
-                f"got {self.warmup}, {self.weight_decay}, {self.final}"
+                f"{self.precision} needs zero 1, 2 or 3, got 0, where its first step is an empty one; set zero: 1"
             )
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step: a function of the step alone, so that a resume needs no state of it."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        if self.schedule == "constant":
-            return self.learning_rate
-        done = torch.tensor((step - self.warmup) / max(1, steps - self.warmup), dtype=torch.float64).clamp(0, 1)
-        share = self.final + (1 - self.final) * 0.5 * (1 + torch.cos(done * torch.pi))
-        return self.learning_rate * float(share)
 
 
 class _FiniteAdamW(torch.optim.AdamW):
@@ -116,8 +90,11 @@ def _optimizer(
 
 def _deepspeed_config(config: EngineConfig, micro_batch: int, accumulation: int) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": config.zero}
+    place = {"device": "cpu"} if config.nvme is None else {"device": "nvme", "nvme_path": config.nvme}
     if config.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu"}
+        zero["offload_optimizer"] = place
+    if config.offload_parameters:
+        zero["offload_param"] = place
     if config.zero == 3:
         zero["stage3_param_persistence_threshold"] = 0
     return {
@@ -126,6 +103,7 @@ def _deepspeed_config(config: EngineConfig, micro_batch: int, accumulation: int)
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,  # its Adam is compiled on the spot; torch's is not
         "bf16": {"enabled": config.precision == "bf16"},
+        "fp16": {"enabled": config.precision == "fp16", "loss_scale": 0, "initial_scale_power": 16},  # 0: dynamic
         "gradient_clipping": config.clip or 0.0,
         "steps_per_print": 1 << 60,
     }
@@ -139,7 +117,12 @@ def build(
     Args:
         micro_batch: pictures a rank sees in one forward.
         accumulation: micro-batches of one optimizer step.
+
+    Raises:
+        ValueError: the numbers asked for are not to be had on this machine.
     """
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("precision fp16 needs a GPU, and there is none here; set precision: bf16 or fp32")
     if not torch.cuda.is_available():
         # Its build needs a compiler and leaves a lock that hangs every later run when it is killed; gloo serves.
         getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
@@ -149,6 +132,8 @@ def build(
         config=_deepspeed_config(config, micro_batch, accumulation),
     )
     engine.checkpoint_engine = _SafeFiles()
+    if config.compile is not None:
+        engine.compile(backend=config.compile)
     return engine
 
 

@@ -56,7 +56,7 @@ class PriorTask:
         """One optimizer step; the loss is in nats a code."""
         reseed(self.run.seed, step)
         steps = self.run.loop.steps
-        engines.set_rate(self.engine, self.run.training.optimizer.rate(step, steps))
+        engines.set_rate(self.engine, self.run.training.optimizer.rate(step, steps, self.run.batch.total))
         losses = []
         for batch in micro_batches:
             fields = tensors(batch)

@@ -65,6 +65,16 @@ class VQGANRun:
                 raise ValueError(
                     f"{name}.crop.size must be a multiple of the factor {self.model.factor}, got {data.crop.size}"
                 )
+        for name, training in (
+            ("generator_training", self.generator_training),
+            ("discriminator_training", self.discriminator_training),
+        ):
+            training.optimizer.peak(self.batch.total)
+            if training.engine.precision == "fp16":
+                raise ValueError(
+                    f"{name}.engine.precision must be fp32 or bf16, got fp16, whose gradients underflow without a "
+                    "scaled loss: the gradient that is cut at the picture has none, and bf16 needs none"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

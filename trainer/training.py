@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import torch
 
 from . import ranks
-from .engine import EngineConfig, OptimizerConfig
+from .engine import EngineConfig
 from .keys import mix
+from .optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)

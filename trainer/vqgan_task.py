@@ -133,9 +133,10 @@ class VQGANTask:
         return means | used
 
     def _set_schedules(self, step: int) -> None:
-        engines.set_rate(self.generator, self.run.generator_training.optimizer.rate(step, self.run.loop.steps))
+        of_run = (step, self.run.loop.steps, self.run.batch.total)
+        engines.set_rate(self.generator, self.run.generator_training.optimizer.rate(*of_run))
         if "discriminator" in self.engines:
-            rate = self.run.discriminator_training.optimizer.rate(step, self.run.loop.steps)
+            rate = self.run.discriminator_training.optimizer.rate(*of_run)
             engines.set_rate(self.engines["discriminator"], rate)
         self.quantizer.anneal(step)
 
