@@ -34,11 +34,14 @@ class WeightAverage:
             self._average[name].lerp_(self._local(parameter).float(), 1 - keep)
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Inside, the module's weights are the average. Every rank must enter where the module is partitioned."""
+    def applied(self, values: dict[str, Tensor] | None = None) -> Iterator[None]:
+        """Inside, the module's weights are the average, or what ``state`` once gave.
+
+        Every rank must enter where the module is partitioned.
+        """
         kept = {name: self._local(p).detach().clone() for name, p in self._parameters.items()}
         try:
-            self._put(self._average)
+            self._put(values or self._average)
             yield
         finally:
             self._put(kept)

@@ -1,6 +1,6 @@
 """The loop: what happens, in order, on one screen. It knows a task, batches, metrics and checkpoints, nothing else."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -97,16 +97,20 @@ def fit(
     config: LoopConfig,
     metrics: Metrics,
     checkpoints: Checkpoints,
+    finished: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train from the newest checkpoint to the last step; True when it is reached, False when asked to leave before.
 
     Every rank must call this. All of them leave at the same step, with a checkpoint of it.
+
+    Args:
+        finished: whether the last evaluation was the last one; all ranks must agree.
     """
     step = checkpoints.restore(task)
     metrics.rewind(step)
     batches = training.steps(step)
     with ranks.Interrupt() as interrupt:
-        while step < config.steps:
+        while step < config.steps and not finished():
             if step == 0:
                 metrics.write_held_out(0, task.evaluate(held_out.once(held_out_batch)))
             metrics.add(task.step(next(batches), step))
@@ -119,6 +123,7 @@ def fit(
                 leave = interrupt.agreed()
             if last or step % config.evaluate_every == 0:
                 metrics.write_held_out(step, task.evaluate(held_out.once(held_out_batch)))
+                last = last or finished()
             if last or step % config.preview_every == 0:
                 metrics.write_images(step, task.preview(next(iter(held_out.once(held_out_batch)))))
             if last or leave or step % config.save_every == 0:
