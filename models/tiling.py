@@ -1,19 +1,26 @@
-"""Encoding and decoding pictures of any size in tiles, so that memory is bounded by the tile.
+"""Encoding and decoding pictures of any size, whole or in tiles.
 
-GroupNorm measures the whole picture it sees, so a tile of the size that the network was trained on is what it knows
-best. Each tile is seen with a halo around it, and only its middle is kept.
+GroupNorm and attention measure the whole picture that they see, so tiles are a choice of what they measure:
+
+    whole     one pass over everything: what the network defines, in memory that grows with the picture
+    shared    tiles that share the statistics of the whole picture: equal to ``whole``, slower (``shared_statistics``)
+    blended   tiles of their own statistics, each as large as what the network learnt, overlapping; their pictures fade
+              into each other, and of codes each is taken from the tile that sees most around it
 
 Shapes: B pictures, H rows and W columns of pixels, h = H / factor and w = W / factor of codes.
 """
 
 from collections.abc import Iterator
 from itertools import product
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import shared_statistics
 from .vqgan import VQGAN
+
+Manner = Literal["whole", "shared", "blended"]
 
 
 class Span(NamedTuple):
@@ -30,7 +37,7 @@ def spans(length: int, tile: int, halo: int) -> Iterator[Span]:
     Raises:
         ValueError: the halo leaves nothing of a tile.
     """
-    if tile <= 2 * halo:
+    if halo < 0 or tile <= 2 * halo:
         raise ValueError(f"tile must be more than twice the halo, got tile {tile} and halo {halo} codes")
     core = tile - 2 * halo
     for begin in range(0, length, core):
@@ -41,33 +48,97 @@ def spans(length: int, tile: int, halo: int) -> Iterator[Span]:
 
 
 @torch.no_grad()
-def encode(vqgan: VQGAN, pictures: Tensor, tile: int, halo: int) -> Tensor:
-    """(B, 3, H, W) pictures to (B, h, w) codes, by tiles of ``tile`` codes with ``halo`` codes around what is kept."""
+def encode(vqgan: VQGAN, pictures: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Tensor:
+    """(B, 3, H, W) pictures to (B, h, w) codes.
+
+    Args:
+        vqgan: in evaluation mode.
+        pictures: on its device, in [-1, 1].
+        tile: codes a side that the network sees at once.
+        halo: codes at a tile's border that are seen but not kept.
+        manner: see the head of this file.
+    """
+    if manner == "whole":
+        return vqgan.encode(pictures).indices
+    if manner == "shared":
+        return vqgan.quantize(shared_statistics.latents(vqgan, pictures, tile)).indices  # type: ignore[no-any-return]
     factor = vqgan.config.factor
     batch, _, height, width = pictures.shape
     codes = torch.empty(batch, height // factor, width // factor, dtype=torch.int64, device=pictures.device)
-    for rows, columns in _pairs(codes, tile, halo):
+    for rows, columns in product(spans(codes.shape[1], tile, halo), spans(codes.shape[2], tile, halo)):
         part = pictures[..., _pixels(rows.seen, factor), _pixels(columns.seen, factor)]
         codes[:, rows.kept, columns.kept] = vqgan.encode(part).indices[:, rows.inside, columns.inside]
     return codes
 
 
-@torch.no_grad()
-def decode(vqgan: VQGAN, codes: Tensor, tile: int, halo: int) -> Tensor:
-    """(B, h, w) codes to (B, 3, H, W) pictures, by tiles of ``tile`` codes with ``halo`` codes around what is kept."""
+def decode(vqgan: VQGAN, codes: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Tensor:
+    """(B, h, w) codes to (B, 3, H, W) float32 pictures on the CPU; the arguments are those of ``encode``."""
+    return torch.cat(list(bands(vqgan, codes, tile, halo, manner)), dim=2)
+
+
+def bands(vqgan: VQGAN, codes: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Iterator[Tensor]:
+    """The same pictures as bands of rows from top to bottom, (B, 3, rows, W), so that no whole picture is ever held."""
+    if manner == "whole":
+        yield _decode(vqgan, codes)
+    elif manner == "shared":
+        yield from shared_statistics.bands(vqgan, codes, tile)
+    else:
+        yield from _blended(vqgan, codes, tile, halo)
+
+
+def _blended(vqgan: VQGAN, codes: Tensor, tile: int, halo: int) -> Iterator[Tensor]:
+    """Rows of tiles, each faded into the one above; rows that the next one does not touch are finished."""
+    rows, columns = (list(spans(length, tile, halo)) for length in codes.shape[1:])
     factor = vqgan.config.factor
-    batch, rows_all, columns_all = codes.shape
-    pictures = torch.empty(batch, vqgan.config.out_channels, rows_all * factor, columns_all * factor)
-    for rows, columns in _pairs(codes, tile, halo):
-        part = vqgan.decode_codes(codes[:, rows.seen, columns.seen])
-        kept = part[..., _pixels(rows.inside, factor), _pixels(columns.inside, factor)]
-        pictures[..., _pixels(rows.kept, factor), _pixels(columns.kept, factor)] = kept.float().cpu()
-    return pictures
+    down, across = (fades(axis, halo, factor) for axis in (rows, columns))
+    unfinished = torch.zeros(())
+    for number, row in enumerate(rows):
+        band = _row_of_tiles(vqgan, codes[:, row.seen], columns, across) * down[number][:, None]
+        if number:
+            band[:, :, : unfinished.shape[2]] += unfinished
+        end = rows[number + 1].seen.start if number + 1 < len(rows) else row.seen.stop
+        finished = (end - row.seen.start) * factor
+        yield band[:, :, :finished]
+        unfinished = band[:, :, finished:]
 
 
-def _pairs(codes: Tensor, tile: int, halo: int) -> Iterator[tuple[Span, Span]]:
-    _, rows, columns = codes.shape
-    return product(spans(rows, tile, halo), spans(columns, tile, halo))
+def _row_of_tiles(vqgan: VQGAN, codes: Tensor, columns: list[Span], fade: list[Tensor]) -> Tensor:
+    """(B, tile, w) codes to (B, 3, tile * factor, W), tile by tile."""
+    factor = vqgan.config.factor
+    band = torch.zeros(len(codes), vqgan.decoder.conv_out.out_channels, codes.shape[1] * factor, codes.shape[2] * factor)
+    for column, weight in zip(columns, fade, strict=True):
+        band[..., _pixels(column.seen, factor)] += _decode(vqgan, codes[..., column.seen]) * weight
+    return band
+
+
+def fades(tiles: list[Span], halo: int, factor: int) -> list[Tensor]:
+    """How much each tile along an axis counts at each of its pixels; all that lie over a pixel sum to 1.
+
+    Where two tiles overlap by twice the halo, the outer quarters belong to one of them alone, as a tile knows least at
+    its border; in the middle half one fades into the other.
+    """
+    length = tiles[-1].seen.stop * factor
+    weights = []
+    for seen, _, _ in tiles:
+        place = torch.arange(seen.start * factor, seen.stop * factor, dtype=torch.float64) + 0.5
+        weight = torch.ones_like(place)
+        ramp = max(halo * factor, 1)
+        if seen.start > 0:
+            weight = weight.minimum((place - seen.start * factor - ramp / 2) / ramp)
+        if seen.stop * factor < length:
+            weight = weight.minimum((seen.stop * factor - place - ramp / 2) / ramp)
+        weights.append(weight.clamp(min=0) if halo else torch.ones_like(place))
+    total = torch.zeros(length, dtype=torch.float64)
+    for (seen, _, _), weight in zip(tiles, weights, strict=True):
+        total[_pixels(seen, factor)] += weight
+    return [
+        (weight / total[_pixels(seen, factor)]).float() for (seen, _, _), weight in zip(tiles, weights, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _decode(vqgan: VQGAN, codes: Tensor) -> Tensor:
+    return vqgan.decode_codes(codes).float().cpu()
 
 
 def _pixels(codes: slice, factor: int) -> slice:
