@@ -92,7 +92,7 @@ class Coder:
         else:
             codes = tiling.encode(tokenizer.model, pixels, *self._tiles)
         number = np.uint16 if tokenizer.card["codes"] <= 1 << 16 else np.uint32
-        return codes.cpu().numpy().astype(number)  # type: ignore[no-any-return]
+        return codes.cpu().numpy().astype(number)
 
     def _beside(self, row: Item) -> dict[str, bytes]:
         """Where the part lies in its picture, and the part made small."""
