@@ -20,8 +20,8 @@ def test_encoding_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     tokenizer = write_tokenizer(tmp_path / "vqgan")
 
     def start(name: str, world: int = 1) -> processes.Job:
-        options = ["--size", 16, "--crops", 2, "--seed", 3, "--workers", world - 1]
-        return processes.command("smalti.launch.encode", [tokenizer, pictures, tmp_path / name, *map(str, options)], world)
+        options = ["--size", "16", "--crops", "2", "--seed", "3", "--workers", str(world - 1)]
+        return processes.command("smalti.launch.encode", [tokenizer, pictures, tmp_path / name, *options], world)
 
     assert start("whole").wait().codes == [0]
     undisturbed = files(tmp_path / "whole")

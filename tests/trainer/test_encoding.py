@@ -158,7 +158,7 @@ def test_codes_of_another_making_or_of_other_pictures_are_not_mixed_in(pictures,
     ours, theirs = other.card["digest"], tokenizer.card["digest"]
     with pytest.raises(ValueError, match=rf"(?s)was made as .*{theirs}.* not as .*{ours}.*another folder"):
         run(other, pictures, tmp_path / "codes", crop=CROP)
-    with pytest.raises(ValueError, match="'seed': 1.*another folder"):
+    with pytest.raises(ValueError, match=r"'seed': 1.*another folder"):
         run(tokenizer, pictures, tmp_path / "codes", crop=CROP, seed=1)
     changed = write_pictures(tmp_path / "pictures", 21)
     with pytest.raises(ValueError, match=r"x-000002\.tar was made of other pictures"):
