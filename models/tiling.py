@@ -105,7 +105,9 @@ def _blended(vqgan: VQGAN, codes: Tensor, tile: int, halo: int) -> Iterator[Tens
 def _row_of_tiles(vqgan: VQGAN, codes: Tensor, columns: list[Span], fade: list[Tensor]) -> Tensor:
     """(B, tile, w) codes to (B, 3, tile * factor, W), tile by tile."""
     factor = vqgan.config.factor
-    band = torch.zeros(len(codes), vqgan.decoder.conv_out.out_channels, codes.shape[1] * factor, codes.shape[2] * factor)
+    band = torch.zeros(
+        len(codes), vqgan.decoder.conv_out.out_channels, codes.shape[1] * factor, codes.shape[2] * factor
+    )
     for column, weight in zip(columns, fade, strict=True):
         band[..., _pixels(column.seen, factor)] += _decode(vqgan, codes[..., column.seen]) * weight
     return band
