@@ -225,11 +225,12 @@ def rewrite(engine: Any, parameter: nn.Parameter, value: Tensor, rows: Tensor) -
             parameter.data.copy_(value)
     else:
         parameter.data.copy_(value)  # the masters reach it only with the next step
+    if not any(_moments(state) for state in engine.optimizer.optimizer.state.values()):
+        return  # before the first step there are none
     for name in MOMENTS:
         moment = safe_get_full_optimizer_state(parameter, name)
-        if moment is not None:
-            moment[rows] = 0
-            safe_set_full_optimizer_state(parameter, moment, name)
+        moment[rows] = 0
+        safe_set_full_optimizer_state(parameter, moment, name)
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

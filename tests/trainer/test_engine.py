@@ -1,0 +1,218 @@
+"""Every ZeRO stage on every number of ranks trains what one plain torch process trains, and its files run nothing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import processes
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smalti.trainer import engine as engines
+from smalti.trainer import ranks
+from smalti.trainer.engine import EngineConfig
+from smalti.trainer.optimizer import OptimizerConfig
+
+SAMPLES, STEPS, CLIP = 8, 4, 0.5
+OPTIMIZER = OptimizerConfig(learning_rate=0.01, weight_decay=0.1, warmup=2, schedule="cosine")
+STAGES = (0, 1, 2, 3)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 12), nn.LayerNorm(12), nn.GELU(), nn.Linear(12, 3))
+
+
+def samples(step: int) -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(step)
+    return torch.randn(SAMPLES, 6, generator=draws), torch.randn(SAMPLES, 3, generator=draws)
+
+
+def built(zero: Any, precision: Any = "fp32", accumulation: int = 1) -> Any:
+    config = EngineConfig(zero=zero, precision=precision, clip=CLIP)
+    micro = SAMPLES // ranks.world() // accumulation
+    return engines.build(network(), config, OPTIMIZER, micro_batch=micro, accumulation=accumulation)
+
+
+def trained(engine: Any, accumulation: int, steps: range = range(STEPS)) -> Any:
+    for step in steps:
+        engines.set_rate(engine, OPTIMIZER.rate(step, STEPS))
+        mine = [part[ranks.rank() :: ranks.world()].chunk(accumulation) for part in samples(step)]
+        for inputs, targets in zip(*mine, strict=True):
+            outputs = engine(inputs.to(next(engine.module.parameters()).dtype))
+            engine.backward((outputs.float() - targets).square().mean())
+            engine.step()
+    return engine
+
+
+def plain() -> dict[str, Tensor]:
+    """The same training in one process of plain torch."""
+    module = network()
+    weights, others = [module[0].weight, module[3].weight], [module[0].bias, *module[1].parameters(), module[3].bias]
+    optimizer = torch.optim.AdamW(
+        [{"params": weights, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
+    )
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * [0.5, 1.0, 1.0, 0.5][step]  # warmup over 2 steps, then half a cosine's way
+        inputs, targets = samples(step)
+        optimizer.zero_grad()
+        (module(inputs) - targets).square().mean().backward()
+        assert nn.utils.clip_grad_norm_(module.parameters(), CLIP) > CLIP  # else clipping is not tested
+        optimizer.step()
+    return {name: value.detach() for name, value in module.state_dict().items()}
+
+
+def every_stage() -> dict[str, dict[str, Tensor]]:
+    return {
+        f"zero {zero}, accumulation {accumulation}": engines.whole_state(
+            trained(built(zero, accumulation=accumulation), accumulation).module
+        )
+        for zero in STAGES
+        for accumulation in (1, 2)
+    }
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_every_stage_and_accumulation_trains_what_plain_torch_trains(world: int):
+    expected = plain()
+    for result in processes.run(every_stage, world):
+        assert len(result) == 8
+        for case, state in result.items():
+            for name, value in expected.items():
+                assert torch.allclose(state[name], value, rtol=1e-4, atol=1e-6), (case, name)
+
+
+def masters_after_rewriting() -> dict[str, Any]:
+    """Rewrite two rows of a weight in mid-training, then train on without gradient: what the masters hold shows."""
+    found = {}
+    for zero, precision in [(0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "bf16"), (3, "fp32"), (3, "bf16")]:
+        engine = trained(built(zero, precision), 1, range(2))
+        weight = engine.module[0].weight
+        with engines.whole([weight]):
+            value = weight.detach().float().clone()
+        value[[1, 5]] = torch.full((2, 6), 0.3)
+        engines.rewrite(engine, weight, value, torch.tensor([1, 5]))
+        shown = engines.whole_state(engine.module)["0.weight"][1, 0].item()
+        moments = _moment(engine, weight)
+        engines.set_rate(engine, 0.0)
+        trained_on = _step_at_rate_zero(engine)
+        found[f"zero {zero}, {precision}"] = [shown, trained_on, moments[1].tolist(), moments[2].abs().max().item()]
+    return found
+
+
+def _moment(engine: Any, weight: nn.Parameter) -> Tensor:
+    if engine.zero_optimization_stage() == 0:
+        return engine.optimizer.state[weight]["exp_avg"].clone()
+    return engines.safe_get_full_optimizer_state(weight, "exp_avg").clone()
+
+
+def _step_at_rate_zero(engine: Any) -> float:
+    inputs, targets = (part[ranks.rank() :: ranks.world()] for part in samples(9))
+    outputs = engine(inputs.to(next(engine.module.parameters()).dtype))
+    engine.backward((outputs.float() - targets).square().mean())
+    engine.step()
+    return engines.whole_state(engine.module)["0.weight"][1, 0].item()
+
+
+def test_a_rewritten_parameter_is_rewritten_in_its_masters_and_forgets_only_its_rows_moments():
+    for result in processes.run(masters_after_rewriting, 2):
+        for case, (shown, trained_on, rewritten, others) in result.items():
+            assert shown == pytest.approx(0.3, abs=1e-3 if "bf16" in case else 1e-7), case
+            assert trained_on == shown, case  # a step at learning rate 0 shows what the masters hold
+            assert rewritten == [0.0] * 6, case
+            assert others > 0, case
+
+
+def bytes_of_every_stage() -> dict[str, int]:
+    found = {}
+    for zero in (1, 2, 3):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(64, 500), nn.Linear(500, 64))
+        engine = engines.build(module, EngineConfig(zero=zero, precision="bf16"), OPTIMIZER, 1, 1)
+        engine.backward(engine(torch.ones(1, 64, dtype=torch.bfloat16)).float().square().mean())
+        engine.step()
+        states = engine.optimizer.optimizer.state
+        moments = [s[name] for s in states.values() for name in engines.MOMENTS]
+        found[f"moments at zero {zero}"] = sum(m.numel() * m.element_size() for m in moments)
+        held = [engines.local(p) for p in engine.module.parameters()]
+        found[f"weights at zero {zero}"] = sum(h.numel() * h.element_size() for h in held)
+    return found
+
+
+def test_the_optimizers_bytes_of_a_rank_fall_as_one_over_the_ranks():
+    parameters = 64 * 500 + 500 + 500 * 64 + 64
+    for world in (1, 2, 4):
+        for result in processes.run(bytes_of_every_stage, world):
+            for zero in (1, 2, 3):
+                assert result[f"moments at zero {zero}"] == pytest.approx(8 * parameters / world, rel=0.05)
+            assert result["weights at zero 2"] == 2 * parameters
+            assert result["weights at zero 3"] == pytest.approx(2 * parameters / world, rel=0.05)
+
+
+def saved_and_loaded(folder: str) -> dict[str, bool]:
+    """At every stage: train, save, train on; load into a fresh engine and train on again."""
+    found = {}
+    for zero, precision in [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "bf16")]:
+        place = Path(folder) / f"{zero}-{precision}" / "net"
+        engine = trained(built(zero, precision), 1, range(2))
+        engines.save(engine, place)
+        straight = engines.whole_state(trained(engine, 1, range(2, STEPS)).module)
+        other = built(zero, precision)
+        engines.load(other, place)
+        resumed = engines.whole_state(trained(other, 1, range(2, STEPS)).module)
+        found[f"{zero} {precision}"] = all(torch.equal(straight[name], resumed[name]) for name in straight)
+    return found
+
+
+def test_a_loaded_engine_goes_on_bit_for_bit(tmp_path: Path):
+    for result in processes.run(saved_and_loaded, 2, tmp_path):
+        assert result == {"0 fp32": True, "1 bf16": True, "2 fp32": True, "3 bf16": True}
+
+
+class Malice:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.place),)
+
+
+def refusals(folder: str) -> list[str]:
+    """Plant an object that runs a command in every file of a checkpoint in turn."""
+    refused = []
+    for zero in STAGES:
+        place = Path(folder) / str(zero) / "net"
+        engine = trained(built(zero), 1, range(1))
+        engines.save(engine, place)
+        for file in sorted(place.iterdir()):
+            whole = file.read_bytes()
+            torch.save({"module": Malice(Path(folder) / "harm"), "ds_version": "0"}, file)
+            try:
+                engines.load(built(zero), place)
+            except Exception as error:
+                refused.append(f"{zero}: {type(error).__name__}")
+            file.write_bytes(whole)
+    return refused
+
+
+def test_a_malicious_file_is_refused_and_does_nothing(tmp_path: Path):
+    (refused,) = processes.run(refusals, 1, tmp_path)
+    assert not (tmp_path / "harm").exists()
+    assert len(refused) == 7 and all("UnpicklingError" in line for line in refused), refused  # 1 file at 0, 2 elsewhere
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip": 0.0}, "clip must be a positive norm"),
+        ({"zero": 0, "offload_optimizer": True}, "set zero: 1"),
+        ({"zero": 0, "precision": "bf16"}, "set zero: 1"),
+    ],
+)
+def test_engines_that_cannot_be_are_refused(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        EngineConfig(**options)
