@@ -16,13 +16,22 @@ class WeightAverage:
     Args:
         decay: of the average, in [0, 1); 0 is the weights themselves.
         local: what this rank holds of a parameter; all of it, or its partition.
+        release: drops the whole parameters that the engine has gathered and still keeps: beside a partition that is
+            rewritten they would go on with the old weights.
     """
 
-    def __init__(self, module: nn.Module, decay: float, local: Callable[[nn.Parameter], Tensor]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        decay: float,
+        local: Callable[[nn.Parameter], Tensor],
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of averaged weights must be in [0, 1), got {decay}")
         self.decay = decay
         self._local = local
+        self._release = release
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._average = {name: local(p).detach().float().clone() for name, p in self._parameters.items()}
 
@@ -48,6 +57,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:
+        self._release()
         for name, parameter in self._parameters.items():
             self._local(parameter).copy_(values[name])
 
