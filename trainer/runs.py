@@ -21,14 +21,17 @@ from ..models.vqgan import VQGANConfig
 from . import config as configs
 from . import ranks, weights
 from .checkpoints import FOLDER, Checkpoints, write_text
-from .crops import CodeCropConfig
+from .crops import CodeCropConfig, CropConfig, TamingCropConfig
 from .inference import weights_folder
 from .loop import LoopConfig, Task, fit
 from .metrics import Metrics, WandbConfig
 from .prior_task import PriorTask
+from .reconstruction import VQGANLossConfig
+from .sentinels import SentinelsConfig
 from .stream import DataConfig, Stream
+from .targets import Field
 from .training import BatchConfig, NetworkConfig
-from .vqgan_task import VQGANLossConfig, VQGANTask
+from .vqgan_task import VQGANTask
 
 RESOLVED = "config.yaml"
 LOCK_PATIENCE_S = 1800.0
@@ -38,10 +41,11 @@ HARMLESS = ("folder", "keep", "wandb", "loop.", "data.workers", "timeout_s")
 
 @dataclass(frozen=True, kw_only=True)
 class VQGANRun:
-    """Stage 1: a VQGAN from picture shards."""
+    """Stage 1: an autoencoder of pictures, depths or label maps."""
 
     task: Literal["vqgan"] = "vqgan"
     folder: str
+    rebuilds: Field = "picture"
     data: DataConfig
     held_out: DataConfig
     loop: LoopConfig
@@ -50,7 +54,9 @@ class VQGANRun:
     loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=PatchGANConfig)
     generator_training: NetworkConfig
-    discriminator_training: NetworkConfig
+    discriminator_training: NetworkConfig | None = None  # needed with loss.adversarial
+    sentinels: SentinelsConfig = field(default_factory=SentinelsConfig)
+    channels_last: bool = False
     average: float = 0.999  # decay of the averaged weights, which are shown, evaluated and exported
     seed: int = 0
     keep: int = 3  # checkpoints
@@ -69,12 +75,59 @@ class VQGANRun:
             ("generator_training", self.generator_training),
             ("discriminator_training", self.discriminator_training),
         ):
+            if training is None:
+                continue
             training.optimizer.peak(self.batch.total)
             if training.engine.precision == "fp16":
                 raise ValueError(
                     f"{name}.engine.precision must be fp32 or bf16, got fp16, whose gradients underflow without a "
                     "scaled loss: the gradient that is cut at the picture has none, and bf16 needs none"
                 )
+        self._check_field()
+        self._check_game()
+        if self.sentinels.collapsed == "revive" and not hasattr(self.model.quantizer, "revive_after"):
+            raise ValueError(
+                f"sentinels.collapsed: revive needs a quantizer whose codes can be moved (vq, ema or cosine), "
+                f"got {self.model.quantizer.kind}; set sentinels.collapsed: alert"
+            )
+
+    def _check_field(self) -> None:
+        """The network and its losses fit what is rebuilt."""
+        model, loss = self.model, self.loss
+        if (self.rebuilds == "map") != (model.labels is not None):
+            raise ValueError(f"rebuilds: map and model.labels go together, got {self.rebuilds} and {model.labels}")
+        if self.rebuilds == "map":
+            for name in ("perceptual", "logits", "adversarial"):
+                if getattr(loss, name) is not None:
+                    raise ValueError(f"loss.{name} is for pictures, not for maps; set loss.{name}: null")
+            return
+        channels = 3 if self.rebuilds == "picture" else 1
+        if (model.in_channels, model.out_channels) != (channels, channels):
+            raise ValueError(
+                f"model.in_channels and out_channels must be {channels} for rebuilds: {self.rebuilds}, "
+                f"got {model.in_channels} and {model.out_channels}"
+            )
+
+    def _check_game(self) -> None:
+        """The discriminator, where there is one, can be trained as asked."""
+        game, training = self.loss.adversarial, self.discriminator_training
+        if game is None:
+            return
+        if training is None:
+            raise ValueError("discriminator_training is missing; name its optimizer, or set loss.adversarial: null")
+        if game.r1 > 0 and training.engine.zero == 3:
+            raise ValueError(
+                f"loss.adversarial.r1 needs discriminator_training.engine.zero 0, 1 or 2, because a partitioned "
+                f"network has no second derivative, got r1 {game.r1} and zero 3; set zero: 2"
+            )
+        if training.engine.compile is not None:
+            raise ValueError(
+                f"discriminator_training.engine.compile must be null, because the graph of a fake is walked twice and "
+                f"a compiled one only once, got {training.engine.compile}"
+            )
+        judged = getattr(self.discriminator, "resolution", None)
+        if isinstance(self.data.crop, CropConfig | TamingCropConfig) and judged not in (None, self.data.crop.size):
+            raise ValueError(f"discriminator.resolution must be data.crop.size {self.data.crop.size}, got {judged}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +179,7 @@ def train(run: Run, fresh: bool) -> bool:
 
 def _built(run: Run) -> tuple[Task, Stream, Stream]:
     if isinstance(run, VQGANRun):
-        training, held_out = _streams(run, ("picture",))
+        training, held_out = _streams(run, (run.rebuilds,))
         return VQGANTask(run, training.accumulation), training, held_out
     card = weights.read_card(weights_folder(Path(run.tokenizer)), "vqgan")
     prior = run.model.build(card["codes"], run.condition)

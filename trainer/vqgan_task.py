@@ -1,251 +1,200 @@
-"""One optimizer step of the adversarial game, with the graph cut at the picture.
+"""One optimizer step of stage 1, with the graph cut at the picture.
 
 The generator runs forward once. Its picture, detached, is a leaf at which the reconstruction and adversarial losses
 leave their gradients; what these weigh at the decoder's last layer gives equation 7 of Esser et al. 2021; one backward
-carries the joined gradient on. The fake's logits that pushed the generator also teach the discriminator. No gradient is
-ever taken through an engine with ``autograd.grad``, which is why this is right under every ZeRO stage.
+carries the joined gradient on. No gradient is ever taken through an engine with ``autograd.grad``, which is why this is
+right under every ZeRO stage.
 
-Shapes: B pictures of a rank's micro-batch, H rows and W columns, C channels of a code, K codes.
+Shapes: B samples of a rank's micro-batch, H rows and W columns, D channels of a picture (labels of a map), C of a code.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ..models import losses
 from ..models.discriminators import synchronise
-from ..models.perceptual import LPIPS
-from ..models.quantizers import Observed, Quantizer, perplexity, usage
-from ..models.quantizers.base import Codebook
-from ..models.vqgan import Reconstruction
+from ..models.quantizers import Quantizer, perplexity, usage
+from ..models.vqgan import VQGAN, Reconstruction
 from . import engine as engines
 from . import ranks
+from .adversary import Adversary
+from .codebook import CodebookKeeper, Coded
 from .config import to_mapping
 from .ema import WeightAverage
-from .evaluation import Sums, in_step, psnr
-from .keys import mix
+from .evaluation import Sums, in_step
 from .metrics import grid
-from .perceptual_weights import PerceptualConfig, load_lpips
+from .reconstruction import Judge
+from .sentinels import Sentinels
 from .stream import Batch
-from .training import reseed
+from .targets import add_figures, shown, target
+from .training import NetworkConfig, reseed
 
 if TYPE_CHECKING:
     from .runs import VQGANRun
 
-CANDIDATES = 2048  # features of a step, over all ranks, among which codes are placed
-PREVIEWS = 8  # pictures of a preview
-
-
-@dataclass(frozen=True)
-class AdversarialConfig:
-    """The game: who learns from when on, and how hard the discriminator pulls. Starts and lengths in steps."""
-
-    kind: losses.AdversarialLoss = "hinge"
-    weight: float = 0.8
-    adaptive: bool = True  # times equation 7
-    epsilon: float = 1e-4
-    clamp: float = 1e4
-    start: int = 0  # the discriminator learns from here on
-    warmup: int = 0  # it learns alone before the generator feels it
-    ramp: int = 0  # the generator's weight then rises from 0
-
-    def __post_init__(self) -> None:
-        if min(self.start, self.warmup, self.ramp, self.weight) < 0:
-            raise ValueError(
-                f"start, warmup, ramp and weight must not be negative, "
-                f"got {self.start}, {self.warmup}, {self.ramp}, {self.weight}"
-            )
-
-    def factor(self, step: int) -> float:
-        """The weight of the adversarial loss for the generator at a step, before equation 7."""
-        past = step - self.start - self.warmup
-        return 0.0 if past < 0 else self.weight * min(1.0, (past + 1) / (self.ramp + 1))
-
-
-@dataclass(frozen=True)
-class VQGANLossConfig:
-    """What a reconstruction is judged by."""
-
-    pixel: losses.PixelLoss = "l1"
-    pixel_weight: float = 1.0
-    perceptual: PerceptualConfig | None = field(default_factory=PerceptualConfig)
-    adversarial: AdversarialConfig | None = field(default_factory=AdversarialConfig)
-
-
-class Judgement(NamedTuple):
-    """What one loss at the picture says, and its gradient there."""
-
-    gradient: Tensor  # (B, 3, H, W)
-    scalars: dict[str, Tensor]
+PREVIEWS = 8  # samples of a preview
 
 
 class MicroStep(NamedTuple):
     """What a micro-batch leaves for the end of its step."""
 
-    latents: Tensor  # (B, C, h, w), detached
-    indices: Tensor  # (B, h, w)
+    coded: Coded
+    finite: Tensor  # (B,) whether a sample's reconstruction and its gradient are finite
     scalars: dict[str, Tensor]
 
 
 class VQGANTask:
-    """Trains a VQGAN and its discriminator, an engine each. Every rank makes one and calls the same methods."""
+    """Trains a VQGAN and, in the adversarial game, its discriminator, an engine each.
+
+    Every rank makes one and calls the same methods.
+
+    Args:
+        accumulation: micro-batches of one optimizer step.
+    """
 
     def __init__(self, run: "VQGANRun", accumulation: int) -> None:
         self.run = run
-        sizes = {"micro_batch": run.batch.micro, "accumulation": accumulation}
-        generator, training = run.model.build(), run.generator_training
-        synchronise(generator, ranks.total)
-        self.generator = engines.build(generator.to(ranks.device()), training.engine, training.optimizer, **sizes)
+        self._sizes = {"micro_batch": run.batch.micro, "accumulation": accumulation}
+        self.generator = self._engine(run.model.build(), run.generator_training)
         self.engines: dict[str, Any] = {"generator": self.generator}
-        self.average = WeightAverage(self.generator.module, run.average, engines.local)
-        self.game = run.loss.adversarial
-        if self.game is not None:
-            discriminator, training = run.discriminator.build(run.model.out_channels), run.discriminator_training
-            synchronise(discriminator, ranks.total)
-            self.engines["discriminator"] = engines.build(
-                discriminator.to(ranks.device()), training.engine, training.optimizer, **sizes
-            )
-        self.lpips: LPIPS | None = None
-        if run.loss.perceptual is not None:
-            self.lpips = load_lpips(run.loss.perceptual).to(ranks.device())
+        self.average = WeightAverage(
+            self.generator.module, run.average, engines.local, self.generator.empty_partition_cache
+        )
+        self.adversary: Adversary | None = None
+        if run.loss.adversarial is not None and run.discriminator_training is not None:
+            discriminator = run.discriminator.build(run.model.out_channels)
+            self.engines["discriminator"] = self._engine(discriminator, run.discriminator_training)
+            self.adversary = Adversary(run.loss.adversarial, self.engines["discriminator"])
+        self.judge = Judge(run.loss, maps=run.rebuilds == "map")
+        self.codebook = CodebookKeeper(self.generator, run.seed, run.sentinels.window)
+        self.sentinels = Sentinels(run.sentinels)
+
+    def _engine(self, network: torch.nn.Module, training: NetworkConfig) -> Any:
+        synchronise(network, ranks.total)
+        if self.run.channels_last:
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return engines.build(network.to(ranks.device()), training.engine, training.optimizer, **self._sizes)
+
+    @property
+    def model(self) -> VQGAN:
+        """The network inside the generator's engine."""
+        model: VQGAN = self.generator.module
+        return model
 
     @property
     def quantizer(self) -> Quantizer:
         """The generator's quantizer."""
-        quantizer: Quantizer = self.generator.module.quantize
-        return quantizer
+        return self.model.quantize
 
     def step(self, micro_batches: list[Batch], step: int) -> Mapping[str, Tensor]:
-        """One optimizer step of the generator and, from its start on, of the discriminator."""
+        """One optimizer step of the generator and, from its start on, of the discriminator.
+
+        Raises:
+            DivergedError: too many steps in a row had numbers that are not finite.
+        """
         reseed(self.run.seed, step)
         self._set_schedules(step)
-        reals = [pictures(batch) for batch in micro_batches]
+        reals = [self._target(batch) for batch in micro_batches]
         if step == 0:
-            self._place_codes(reals)
+            with torch.no_grad():
+                self.codebook.place([self.model.latents(real) for real in reals])
         passes = [self._micro_step(real, step) for real in reals]
-        used = self._keep_codes(passes, step)
-        self.average.update(step)
-        means = {name: torch.stack([p.scalars[name] for p in passes]).mean() for name in passes[0].scalars}
-        return means | used
+        scalars = {name: torch.stack([p.scalars[name] for p in passes]).mean() for name in passes[0].scalars}
+        scalars |= self._learn_after(reals, step)
+        return self._end_step(micro_batches, passes, scalars, step)
+
+    def _target(self, batch: Batch) -> Tensor:
+        values = target(batch, self.run.rebuilds)
+        if self.run.channels_last and values.dim() == 4:
+            return values.contiguous(memory_format=torch.channels_last)
+        return values
 
     def _set_schedules(self, step: int) -> None:
-        of_run = (step, self.run.loop.steps, self.run.batch.total)
-        engines.set_rate(self.generator, self.run.generator_training.optimizer.rate(*of_run))
-        if "discriminator" in self.engines:
-            rate = self.run.discriminator_training.optimizer.rate(*of_run)
-            engines.set_rate(self.engines["discriminator"], rate)
+        sections = {"generator": self.run.generator_training, "discriminator": self.run.discriminator_training}
+        for name, engine in self.engines.items():
+            section = sections[name]
+            if section is not None:
+                engines.set_rate(engine, section.optimizer.rate(step, self.run.loop.steps, self.run.batch.total))
         self.quantizer.anneal(step)
 
     def _micro_step(self, real: Tensor, step: int) -> MicroStep:
         out: Reconstruction = self.generator(real)
         rebuilt = out.rebuilt.detach().float().requires_grad_()  # the cut
-        gradient, scalars = self._reconstruction(real, rebuilt)
-        if self.game is not None and step >= self.game.start:
-            push, adversarial = self._adversarial(self.game, real, rebuilt, out.features, gradient, step)
-            gradient = gradient + push
-            scalars |= adversarial
+        gradient, scalars = self.judge(real, rebuilt)
+        finite = (rebuilt.detach().isfinite() & gradient.isfinite()).flatten(1).all(1)
+        adversary = self._playing(step)
+        if adversary is not None:
+            push = adversary.judge(real, rebuilt, gradient, partial(self._at_last_layer, out.features), step)
+            gradient = gradient + push.gradient
+            scalars |= push.scalars
         joined = (out.rebuilt * gradient.to(out.rebuilt.dtype)).sum() + out.quantized.loss
         self.generator.backward(joined)
         self.generator.step()
         scalars["codebook"] = out.quantized.loss.detach()
-        return MicroStep(out.latents.detach(), out.quantized.indices, scalars)
+        return MicroStep(Coded(out.latents.detach(), out.quantized.indices), finite, scalars)
 
-    def _reconstruction(self, real: Tensor, rebuilt: Tensor) -> Judgement:
-        """Pixels and LPIPS."""
-        config = self.run.loss
-        pixel = losses.pixel_loss(config.pixel, real, rebuilt)
-        scalars = {"pixel": pixel.detach()}
-        loss = config.pixel_weight * pixel
-        if self.lpips is not None and config.perceptual is not None:
-            lpips = self.lpips(real, rebuilt).mean()
-            scalars["lpips"] = lpips.detach()
-            loss = loss + config.perceptual.weight * lpips
-        (gradient,) = torch.autograd.grad(loss, rebuilt)
-        return Judgement(gradient, scalars)
+    def _at_last_layer(self, features: Tensor, gradient: Tensor) -> Tensor:
+        """This rank's gradient at the decoder's last layer, from that at the picture."""
+        return losses.last_layer_gradient(features, gradient, self.model.last_layer)
 
-    def _adversarial(
-        self, game: AdversarialConfig, real: Tensor, rebuilt: Tensor, features: Tensor, pull: Tensor, step: int
-    ) -> Judgement:
-        """The discriminator's push on the generator, then its own step; both from one forward of the fake.
+    def _playing(self, step: int) -> Adversary | None:
+        """The adversary from its start on."""
+        adversary = self.adversary
+        return adversary if adversary is not None and step >= adversary.config.start else None
 
-        Args:
-            features: (B, channels, H, W) input of the generator's last layer.
-            pull: (B, 3, H, W) gradient of the reconstruction loss.
-        """
-        engine = self.engines["discriminator"]
-        fake_logits = engine.module(rebuilt)  # not engine(...): its hooks would reduce on the generator's gradient
-        factor = game.factor(step)
-        push, weight = torch.zeros_like(pull), torch.zeros((), device=pull.device)
-        if factor > 0:
-            loss = losses.generator_loss(game.kind, fake_logits)
-            (push,) = torch.autograd.grad(loss, rebuilt, retain_graph=True)
-            weight = self._equation_7(game, features, pull, push) if game.adaptive else torch.ones_like(weight)
-        real_logits = engine.module(real)
-        loss = losses.discriminator_loss(game.kind, real_logits, fake_logits)
-        engine.backward(loss)
-        engine.step()
-        scalars = {
-            "discriminator": loss.detach(),
-            "logits_real": real_logits.detach().float().mean(),
-            "logits_fake": fake_logits.detach().float().mean(),
-            "adaptive_weight": weight,
-            "adversarial_factor": factor * weight,
-        }
-        return Judgement(factor * weight * push, scalars)
+    def _learn_after(self, reals: list[Tensor], step: int) -> Mapping[str, Tensor]:
+        """The discriminator's step where it sees what the updated generator makes."""
+        adversary = self._playing(step)
+        if adversary is None or adversary.config.discriminator_sees == "before":
+            return {}
+        return adversary.learn_after((real, self._rebuilt(real)) for real in reals)
 
-    def _equation_7(self, game: AdversarialConfig, features: Tensor, pull: Tensor, push: Tensor) -> Tensor:
-        """The adaptive weight of a micro-batch over all ranks, the same on each."""
-        layer = self.generator.module.last_layer
-        both = torch.stack([losses.last_layer_gradient(features, gradient, layer) for gradient in (pull, push)])
-        ranks.average_(both)
-        return losses.adaptive_weight(both[0], both[1], game.epsilon, game.clamp)
+    @torch.no_grad()
+    def _rebuilt(self, real: Tensor) -> Tensor:
+        """What the generator makes of a micro-batch now."""
+        out: Reconstruction = self.model(real)
+        return out.rebuilt.float()
 
-    def _place_codes(self, reals: list[Tensor]) -> None:
-        """Before the first step: the codebook among the features of its pictures."""
-        with torch.no_grad():
-            latents = [self.generator.module(real).latents for real in reals]
-        with engines.whole(self.quantizer.parameters()):
-            book = self.quantizer.initialise(candidates(latents), mix(self.run.seed, 0))
-        self._write_codes(book, None)
-
-    def _keep_codes(self, passes: list[MicroStep], step: int) -> dict[str, Tensor]:
-        """After a step: statistics over all ranks, averages of the codebook, revival of idle codes."""
-        each = [self.quantizer.observe(p.latents, p.indices) for p in passes]
-        counts = ranks.total_(torch.stack([observed.counts for observed in each]).sum(0))
-        sums = ranks.total_(torch.stack([observed.sums for observed in each]).sum(0))
-        latents = candidates([p.latents for p in passes])
-        with engines.whole(self.quantizer.parameters()):
-            before = [p.detach().clone() for p in self.quantizer.parameters()]
-            book = self.quantizer.upkeep(Observed(counts, sums), latents, mix(self.run.seed, step + 1))
-        self._write_codes(book, before[0] if before else None)
-        return {"perplexity": perplexity(counts), "usage": usage(counts)}
-
-    def _write_codes(self, book: Tensor | None, before: Tensor | None) -> None:
-        """Write a trained codebook's new value where its optimizer keeps it."""
-        if book is None:
-            return
-        changed = torch.ones(len(book), dtype=torch.bool, device=book.device)
-        if before is not None:
-            changed = (book != before).any(1)
-        owner = next(module for module in self.quantizer.modules() if isinstance(module, Codebook))
-        engines.rewrite(self.generator, owner.weight, book, changed.nonzero().flatten())
+    def _end_step(
+        self, micro_batches: list[Batch], passes: list[MicroStep], scalars: dict[str, Tensor], step: int
+    ) -> Mapping[str, Tensor]:
+        """The codebook, the averages and the sentinels; a step that was skipped leaves only its mark."""
+        applied = {"generator": engines.applied(self.generator)}
+        if self.adversary is not None:
+            applied["discriminator"] = self.adversary.end_step()
+        skipped = [name for name, done in applied.items() if not done]
+        if skipped:
+            scalars = {"skipped": torch.ones((), device=ranks.device())}
+            self.sentinels.skip(step, skipped, _blamed(micro_batches, passes))
+        else:
+            self.sentinels.take(scalars)
+        verdict = self.sentinels.look(step, self.codebook.rolling.usage())
+        if self.adversary is not None:
+            self.adversary.frozen = verdict.freeze
+        if applied["generator"]:
+            scalars |= self.codebook.keep(step, [p.coded for p in passes], verdict.revive)
+            self.average.update(step)
+        return scalars | self.sentinels.scalars()
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
-        """Held-out PSNR in dB, mean absolute error, and the share of the codes in use, with the averaged weights."""
+        """Held-out figures over all ranks' batches, with the averaged weights.
+
+        Returns:
+            ``psnr`` in dB and ``l1``, of maps ``accuracy`` and ``cross_entropy``; ``usage`` and ``perplexity``.
+        """
         sums, counts = Sums(), torch.zeros(self.quantizer.codes, device=ranks.device())
         module = self.generator.module.eval()
         with self.average.applied():
             for batch, counted in in_step(batches):
-                real = pictures(batch)
+                real = self._target(batch)
                 out: Reconstruction = module(real)
                 if counted:
-                    sums.add("psnr", psnr(real, out.rebuilt.float()))
-                    sums.add("l1", (out.rebuilt.float().clamp(-1, 1) - real).abs())
+                    add_figures(sums, self.run.rebuilds, real, out.rebuilt.float())
                     counts += torch.bincount(out.quantized.indices.flatten(), minlength=len(counts))
         module.train()
         ranks.total_(counts)
@@ -253,19 +202,28 @@ class VQGANTask:
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Held-out pictures above their reconstructions, with the averaged weights."""
-        real = pictures(batch)[:PREVIEWS]
+        """Held-out samples above their reconstructions, with the averaged weights."""
+        real = self._target(batch)[:PREVIEWS]
         module = self.generator.module.eval()
         with self.average.applied():
             rebuilt = module(real).rebuilt.float()
         module.train()
-        return {"reconstructions": grid([real, rebuilt])}
+        return {"reconstructions": grid(shown(self.run.rebuilds, real, rebuilt))}
 
     def state(self) -> dict[str, Any]:
-        return {"average": self.average.state()}
+        return {
+            "average": self.average.state(),
+            "codebook": self.codebook.state(),
+            "adversary": None if self.adversary is None else self.adversary.state(),
+            "sentinels": self.sentinels.state(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.average.load_state(state["average"])
+        self.codebook.load_state(state["codebook"])
+        if self.adversary is not None:
+            self.adversary.load_state(state["adversary"])
+        self.sentinels.load_state(state["sentinels"])
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights of the generator, whole, in fp32, on the host."""
@@ -278,29 +236,15 @@ class VQGANTask:
         return {
             "task": "vqgan",
             "model": to_mapping(model),
+            "rebuilds": self.run.rebuilds,
             "factor": model.factor,
             "codes": model.codes,
             "perceptual_trunk": None if perceptual is None else perceptual.trunk,
         }
 
 
-def pictures(batch: Batch) -> Tensor:
-    """The batch's pictures, (B, 3, H, W) float32 in [-1, 1] on this rank's device."""
-    picture = batch["picture"]
-    if not isinstance(picture, Tensor):
-        raise TypeError(f"the batch's pictures must be a tensor, got {type(picture).__name__}")
-    return picture.to(ranks.device(), non_blocking=True).float() / 127.5 - 1
-
-
-def candidates(latents: list[Tensor]) -> Tensor:
-    """Features of a step, over all ranks, evenly spread over it: (N, C) float32, the same on every rank.
-
-    Their order is that of the samples in the step, so that the number of ranks does not change them.
-
-    Args:
-        latents: (B, C, h, w) of each of this rank's micro-batches.
-    """
-    mine = rearrange(torch.stack(latents).float(), "a b c h w -> a (b h w) c")
-    every = -(-mine.shape[0] * mine.shape[1] * ranks.world() // CANDIDATES)
-    mine = mine[:, ::every].contiguous()
-    return rearrange(ranks.gathered(mine), "(r a) n c -> (a r n) c", a=mine.shape[0])
+def _blamed(micro_batches: list[Batch], passes: list[MicroStep]) -> list[str]:
+    """The keys of this rank's samples whose own reconstruction, or whose gradient there, is not finite."""
+    keys = [str(key) for batch in micro_batches for key in batch["key"]]
+    finite = torch.cat([p.finite for p in passes]).tolist()
+    return [key for key, good in zip(keys, finite, strict=True) if not good]

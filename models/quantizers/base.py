@@ -70,6 +70,14 @@ class Quantizer(nn.Module):
         return None
 
     @torch.no_grad()
+    def revive(self, dead: Tensor, candidates: Tensor, seed: int) -> Tensor | None:
+        """Moves the codes that ``dead`` (K,) marks onto candidates; returns as ``upkeep`` does.
+
+        Only quantizers whose config has ``revive_after`` have codes that can be moved one by one.
+        """
+        return None
+
+    @torch.no_grad()
     def initialise(self, candidates: Tensor, seed: int) -> Tensor | None:
         """Places the codes among (N, C) features before the first step; returns as ``upkeep`` does."""
         return None

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Codebook, Observed, Quantized, Quantizer, grid, straight_through, vectors
-from .revival import k_means, revive
+from .revival import k_means, replaced, revive
 from .vector import check_codebook, note_idle, search
 
 
@@ -66,6 +66,12 @@ class CosineQuantizer(Quantizer):
         note_idle(self.idle, observed.counts)
         directions = F.normalize(candidates.float(), dim=1)
         return revive(self.embedding.weight, self.idle, self.config.revive_after, directions, seed)
+
+    @torch.no_grad()
+    def revive(self, dead: Tensor, candidates: Tensor, seed: int) -> Tensor:
+        """The codebook with the marked codes on the directions of candidates."""
+        self.idle[dead] = 0
+        return replaced(self.embedding.weight, dead, F.normalize(candidates.float(), dim=1), seed)
 
     @torch.no_grad()
     def initialise(self, candidates: Tensor, seed: int) -> Tensor:

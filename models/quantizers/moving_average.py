@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..float32_buffers import Float32Buffers
 from .base import Observed, Quantized, Quantizer, grid, straight_through, vectors
-from .revival import k_means, revive
+from .revival import k_means, replaced, revive
 from .vector import check_codebook, note_idle, search
 
 
@@ -103,6 +103,12 @@ class MovingAverageQuantizer(Quantizer):
         book = revive(self.embedding.weight, self.idle, revive_after, candidates, seed)
         if book is not None:
             self.embedding.place(dead, book[dead])
+
+    @torch.no_grad()
+    def revive(self, dead: Tensor, candidates: Tensor, seed: int) -> None:
+        """Puts the marked codes on candidates, in place."""
+        self.idle[dead] = 0
+        self.embedding.place(dead, replaced(self.embedding.weight, dead, candidates, seed)[dead])
 
     @torch.no_grad()
     def initialise(self, candidates: Tensor, seed: int) -> None:

@@ -38,12 +38,17 @@ def revive(book: Tensor, idle: Tensor, revive_after: int, candidates: Tensor, se
     Returns:
         The new (K, C) codebook in float32, or None when no code was idle for so long.
     """
-    dead = (idle > revive_after).nonzero().squeeze(1)
-    if not len(dead) or not len(candidates):
+    dead = idle > revive_after
+    if not len(candidates) or not dead.any():
         return None
-    revived = book.detach().float().clone()
-    revived[dead] = draw(candidates, len(dead), seed).to(revived.device)
     idle[dead] = 0
+    return replaced(book, dead, candidates, seed)
+
+
+def replaced(book: Tensor, dead: Tensor, candidates: Tensor, seed: int) -> Tensor:
+    """The (K, C) codebook in float32 with candidates in place of the codes that ``dead`` (K,) marks."""
+    revived = book.detach().float().clone()
+    revived[dead] = draw(candidates, int(dead.sum()), seed).to(revived.device)
     return revived
 
 

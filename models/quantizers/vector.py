@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Codebook, Observed, Quantized, Quantizer, grid, nearest, straight_through, vectors
-from .revival import k_means, revive
+from .revival import k_means, replaced, revive
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,12 @@ class VectorQuantizer(Quantizer):
             return None
         note_idle(self.idle, observed.counts)
         return revive(self.embedding.weight, self.idle, self.config.revive_after, candidates, seed)
+
+    @torch.no_grad()
+    def revive(self, dead: Tensor, candidates: Tensor, seed: int) -> Tensor:
+        """The codebook with the marked codes on candidates."""
+        self.idle[dead] = 0
+        return replaced(self.embedding.weight, dead, candidates, seed)
 
     @torch.no_grad()
     def initialise(self, candidates: Tensor, seed: int) -> Tensor:
