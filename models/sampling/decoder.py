@@ -56,3 +56,10 @@ class Decoder(Protocol):
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
         """The logits of cells of different rows, for (B, H, W) codes that are known wherever these depend on them."""
         ...
+
+    def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
+        """Take note of cells that were painted before a painting was stopped.
+
+        What follows has the same bits as if these cells had been asked for.
+        """
+        ...

@@ -38,13 +38,13 @@ def paint(
     seed: int,
     config: SamplingConfig,
     given: Tensor | None = None,
+    stopped: Painting | None = None,
 ) -> Iterator[Painting]:
     """Paint step by step, so that a caller can look, save and stop in between.
 
     A code's randomness belongs to (seed, picture's number, row, column). On one device with deterministic kernels the
     same codes come, bit for bit, whatever other pictures are painted beside, in either mode, on whichever rank.
-    Going on from ``Painting.codes`` as ``given`` paints the same picture up to the rounding of the windows that were
-    cached when it stopped.
+    That holds for a painting that goes on from where it was ``stopped`` too, even if that was in the other mode.
 
     Args:
         prior: in evaluation mode.
@@ -54,6 +54,7 @@ def paint(
         seed: of all pictures.
         config: how to draw and in which manner to go.
         given: (B, H, W) int64, codes to keep; ``UNKNOWN`` ones are painted. By default all are.
+        stopped: what a painting of the same pictures had yielded when it was stopped; its codes are not drawn again.
 
     Yields:
         After every step of dependent codes, the state of the painting.
@@ -68,8 +69,10 @@ def paint(
     device = next(prior.parameters()).device
     codes = torch.full(shape, UNKNOWN, dtype=torch.int64, device=device)
     if given is not None:
-        _check(given, shape, prior.codes)
+        _check(given, shape, prior.codes, "given")
         codes = given.to(device, torch.int64).clone()
+    if stopped is not None:
+        _check(stopped.codes, shape, prior.codes, "stopped")
     request = Request(_whole(prior, fields, len(pictures)), size, tuple(pictures), config)
     if request.guided and prior.condition_drop == 0:
         raise ValueError(
@@ -78,7 +81,7 @@ def paint(
         )
     with torch.no_grad():
         decoder = prior.decoder(request)
-    return _paint(decoder, request, codes, seed)
+    return _paint(decoder, request, codes, seed, stopped)
 
 
 def sample(
@@ -90,12 +93,13 @@ def sample(
     config: SamplingConfig,
     given: Tensor | None = None,
     progress: Callable[[Painting], None] | None = None,
+    stopped: Painting | None = None,
 ) -> Painting:
     """Paint to the end; see ``paint``. ``progress`` is called after every step."""
     shape = (len(pictures), *size)
     codes = torch.zeros(shape, dtype=torch.int64) if given is None else given
     painting = Painting(codes, torch.zeros(shape), 0, 0)  # of a grid that is given whole
-    for painting in paint(prior, fields, size, pictures, seed, config, given):
+    for painting in paint(prior, fields, size, pictures, seed, config, given, stopped):
         if progress is not None:
             progress(painting)
     return painting
@@ -111,35 +115,53 @@ def _whole(prior: Prior, fields: Fields, batch: int) -> Fields:
     return wanted
 
 
-def _check(given: Tensor, shape: tuple[int, ...], codes: int) -> None:
+def _check(given: Tensor, shape: tuple[int, ...], codes: int, name: str) -> None:
     if given.shape != shape:
-        raise ValueError(f"the given codes must be {shape} (pictures, rows, columns), got {tuple(given.shape)}")
+        raise ValueError(f"the {name} codes must be {shape} (pictures, rows, columns), got {tuple(given.shape)}")
     if given.min() < UNKNOWN or given.max() >= codes:
         raise ValueError(
-            f"given codes must be {UNKNOWN} (to be painted) or in [0, {codes}), "
+            f"{name} codes must be {UNKNOWN} (to be painted) or in [0, {codes}), "
             f"got {int(given.min())} to {int(given.max())}"
         )
 
 
 @torch.no_grad()
-def _paint(decoder: Decoder, request: Request, codes: Tensor, seed: int) -> Iterator[Painting]:
+def _paint(
+    decoder: Decoder, request: Request, codes: Tensor, seed: int, stopped: Painting | None
+) -> Iterator[Painting]:
     fixed = codes != UNKNOWN
     known = fixed.all(dim=0).cpu() & (not decoder.reads_given)
     rank = {cell: number for number, cell in enumerate(decoder.order)}
     scores = torch.zeros(codes.shape, device=codes.device)
+    before = _painted_before(stopped, codes, scores)
     painted, cells = 0, int((~known).sum())
     for step in steps(decoder, request, lambda cell: bool(known[cell])):
-        logits = decoder.logits(codes, step)
-        progress = [rank[cell] / max(len(rank) - 1, 1) for cell in step]
-        chosen = _draw(logits, request, step, progress, seed)
-        likely = logits.conditioned.log_softmax(dim=1).gather(1, chosen[:, None])
-        for number, cell in enumerate(step):
-            part = slice(number * len(codes), (number + 1) * len(codes))
-            place = (slice(None), *cell)
-            codes[place] = torch.where(fixed[place], codes[place], chosen[part])
-            scores[place] = torch.where(fixed[place], 0.0, likely[part, 0])
+        skipped, fresh = ([cell for cell in step if bool(before[cell]) is told] for told in (True, False))
+        if skipped:
+            decoder.skip(codes, skipped)
+        if fresh:
+            logits = decoder.logits(codes, fresh)
+            progress = [rank[cell] / max(len(rank) - 1, 1) for cell in fresh]
+            chosen = _draw(logits, request, fresh, progress, seed)
+            likely = logits.conditioned.log_softmax(dim=1).gather(1, chosen[:, None])
+            for number, cell in enumerate(fresh):
+                part = slice(number * len(codes), (number + 1) * len(codes))
+                place = (slice(None), *cell)
+                codes[place] = torch.where(fixed[place], codes[place], chosen[part])
+                scores[place] = torch.where(fixed[place], 0.0, likely[part, 0])
         painted += len(step)
         yield Painting(codes, scores, painted, cells)
+
+
+def _painted_before(stopped: Painting | None, codes: Tensor, scores: Tensor) -> Tensor:
+    """Write to the codes and the scores what was painted before; the (H, W) cells that all pictures have of it."""
+    if stopped is None:
+        return torch.zeros(codes.shape[1:], dtype=torch.bool)
+    done = stopped.codes.to(codes.device)
+    fresh = (done != UNKNOWN).all(dim=0)
+    codes[:, fresh] = done[:, fresh]
+    scores[:, fresh] = stopped.scores.to(scores.device)[:, fresh]
+    return fresh.cpu()
 
 
 def steps(decoder: Decoder, request: Request, known: Callable[[Cell], bool]) -> Iterator[list[Cell]]:

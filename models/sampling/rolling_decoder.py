@@ -62,6 +62,10 @@ class RollingDecoder:
         results = self._read(codes, cells)
         return Logits(results[0], results[1] if self.request.guided else None)
 
+    def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
+        """Read the cells again: everything that follows may look at them."""
+        self.logits(codes, cells)
+
     def _read(self, codes: Tensor, cells: Sequence[Cell]) -> Tensor:
         """Write positions to the caches; their (branches, n, K) logits cell by cell, and picture by picture in one."""
         numbers = self.request.pictures

@@ -41,12 +41,21 @@ class Job(NamedTuple):
     lane: int
 
 
+class Held(NamedTuple):
+    """What a lane has read."""
+
+    window: Window
+    begun: int  # codes that were read at once when the lane took the window
+    codes: int  # codes read by now
+    warm: bool = True  # False: the lane took note of them alone, and its cache is still to be filled
+
+
 @dataclass
 class Bank:
     """Lanes that share their forwards."""
 
     caches: list[KeyValueCache]  # one with the condition, one more without it for guidance
-    held: dict[int, tuple[Window, int]] = field(default_factory=dict)  # by lane: what it has read, and how many codes
+    held: dict[int, Held] = field(default_factory=dict)  # by lane
 
 
 class WindowDecoder:
@@ -81,17 +90,35 @@ class WindowDecoder:
 
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
         """See ``Decoder``."""
-        pictures = self.request.pictures
+        results = self._room(codes, len(cells) * len(self.request.pictures))
+        for bank, jobs in self._jobs(cells):
+            cold = [job.lane for job in jobs if self._reads_on(bank, job) and not bank.held[job.lane].warm]
+            for lane in cold:
+                self._warm(bank, lane, codes)
+            self._run(bank, jobs, codes, results)
+        return Logits(results[0], results[1] if self.request.guided else None)
+
+    def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
+        """Note what each lane would have read; it reads that when its window is needed once more."""
+        for bank, jobs in self._jobs(cells):
+            for job in jobs:
+                begun = bank.held[job.lane].begun if self._reads_on(bank, job) else job.codes
+                bank.held[job.lane] = Held(job.window, begun, job.codes, warm=False)
+
+    def _room(self, codes: Tensor, places: int) -> Tensor:
+        """(branches, n, K) for logits."""
         branches = 2 if self.request.guided else 1
-        results = codes.new_zeros(branches, len(cells) * len(pictures), self.prior.codes, dtype=torch.float32)
+        return codes.new_zeros(branches, places, self.prior.codes, dtype=torch.float32)
+
+    def _jobs(self, cells: Sequence[Cell]) -> list[tuple[Bank, list[Job]]]:
+        """What is to be done for each bank."""
+        pictures = len(self.request.pictures)
         banks: dict[int, list[Job]] = defaultdict(list)
         for row, cell in enumerate(cells):
-            for picture in range(len(pictures)):
-                job = self._job(cell, picture, row * len(pictures) + picture)
+            for picture in range(pictures):
+                job = self._job(cell, picture, row * pictures + picture)
                 banks[job.lane // self.request.config.lanes].append(job)
-        for number, jobs in banks.items():
-            self._run(self._bank(number, branches), jobs, codes, results)
-        return Logits(results[0], results[1] if self.request.guided else None)
+        return [(self._bank(number), jobs) for number, jobs in banks.items()]
 
     def _left(self, column: int) -> int:
         return strided_start(column, self.request.size[1], self.prior.window[1], self.request.config.stride)
@@ -103,8 +130,9 @@ class WindowDecoder:
         lane = self.request.pictures[picture] * self.rows_at_once + cell.row % self.rows_at_once
         return Job(result, Window(picture, top, left), self.cells.index(inside), lane)
 
-    def _bank(self, number: int, branches: int) -> Bank:
+    def _bank(self, number: int) -> Bank:
         if number not in self.banks:
+            branches = 2 if self.request.guided else 1
             self.banks[number] = Bank([self.prior.cache(self.request.config.lanes) for _ in range(branches)])
         return self.banks[number]
 
@@ -113,8 +141,7 @@ class WindowDecoder:
         together: dict[tuple[int, int], list[Job]] = defaultdict(list)
         running = []
         for job in jobs:
-            window, held = bank.held.get(job.lane, (None, 0))
-            if window == job.window and 0 < job.codes - held <= self.prior.window[1]:
+            if self._reads_on(bank, job):
                 running.append(job)
             else:
                 together[self._slot(job) // self.request.config.prefill, job.codes].append(job)
@@ -122,7 +149,19 @@ class WindowDecoder:
             self._prefill(bank, group, codes, results)
         while running:
             self._step(bank, running, codes, results)
-            running = [job for job in running if bank.held[job.lane][1] < job.codes]
+            running = [job for job in running if bank.held[job.lane].codes < job.codes]
+
+    def _reads_on(self, bank: Bank, job: Job) -> bool:
+        """Whether the lane goes on in the window that it holds; else it takes the window anew."""
+        held = bank.held.get(job.lane)
+        return held is not None and held.window == job.window and 0 < job.codes - held.codes <= self.prior.window[1]
+
+    def _warm(self, bank: Bank, lane: int, codes: Tensor) -> None:
+        """Read what a lane only took note of, as it would have read it: its first codes at once, then one by one."""
+        window, begun, end, _ = bank.held.pop(lane)
+        unused = self._room(codes, 1)
+        for count in range(begun, end + 1):
+            self._run(bank, [Job(0, window, count, lane)], codes, unused)
 
     def _prefill(self, bank: Bank, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
         """Windows of one length in one forward; its empty rows repeat the first window."""
@@ -139,18 +178,19 @@ class WindowDecoder:
             logits = self.prior.prefill(seen, fields, dropped, cache, lanes, live)
             results[branch, wanted] = logits[live].float()
         for job in jobs:
-            bank.held[job.lane] = (job.window, job.codes)
+            bank.held[job.lane] = Held(job.window, job.codes, job.codes)
 
     def _step(self, bank: Bank, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
         """One more code for every lane of the jobs; the others idle."""
         lanes = self._index([self._slot(job) for job in jobs])
         read = codes.new_zeros(self.request.config.lanes)
-        read[lanes] = torch.stack([self._code(codes, job.window, bank.held[job.lane][1]) for job in jobs])
+        read[lanes] = torch.stack([self._code(codes, job.window, bank.held[job.lane].codes) for job in jobs])
         wanted = self._index([job.result for job in jobs])
         for branch, cache in enumerate(bank.caches):
             results[branch, wanted] = self.prior.step(read, cache, lanes)[lanes].float()
         for job in jobs:
-            bank.held[job.lane] = (job.window, bank.held[job.lane][1] + 1)
+            held = bank.held[job.lane]
+            bank.held[job.lane] = held._replace(codes=held.codes + 1)
 
     def _codes(self, codes: Tensor, job: Job) -> Tensor:
         """The (t,) codes of a job's window that come before it, in the prior's order."""

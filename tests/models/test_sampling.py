@@ -289,16 +289,58 @@ def test_a_grid_that_is_given_whole_comes_back():
     assert torch.equal(painting.codes, given) and painting.cells == 0
 
 
-@pytest.mark.parametrize("stop", [1, 7, 20])
-def test_a_painting_that_was_stopped_goes_on(stop):
-    prior, size = tiny(), (4, 9)
+def uneven(prior, monkeypatch):
+    """Steps that round in another way than prefills, a thousandfold coarser than any kernel does."""
+    plain = prior.step
+    monkeypatch.setattr(prior, "step", lambda *arguments: plain(*arguments) * 1.3)
+    return prior
+
+
+@pytest.mark.parametrize(
+    ("make", "stride", "scale"), [(tiny, 1, 1.0), (tiny, 1, 2.0), (tiny, 3, 1.0), (tiny_neighbourhood, 1, 1.0)]
+)
+def test_a_painting_that_was_stopped_goes_on_to_the_same_bits(make, stride, scale, monkeypatch):
+    prior, size = uneven(make(), monkeypatch), (5, 9)
+    fields = fields_of((0, 1), size)
+    given = torch.full((2, *size), UNKNOWN)
+    given[:, 2, 3:5] = 1  # known in both pictures, so passed over
+    given[1, 0] = 2
+
+    def config(mode):
+        return SamplingConfig(mode=mode, stride=stride, lanes=2, guidance=GuidanceConfig(scale))
+
+    whole = sample(prior, fields, size, (0, 1), 6, config("wavefront"), given)
+    for first, second, stop in (("wavefront", "wavefront", 20), ("serial", "wavefront", 8), ("wavefront", "serial", 33)):
+        for painting in paint(prior, fields, size, (0, 1), 6, config(first), given):
+            if painting.painted >= stop:
+                break
+        stopped = painting._replace(codes=painting.codes.clone(), scores=painting.scores.clone())
+        assert (stopped.codes == UNKNOWN).any()
+        resumed = sample(prior, fields, size, (0, 1), 6, config(second), given, stopped=stopped)
+        assert torch.equal(resumed.codes, whole.codes), (first, second, stop)
+        assert torch.equal(resumed.scores, whole.scores)
+
+
+def test_pictures_that_were_stopped_at_different_codes_go_on_together(monkeypatch):
+    prior, size = uneven(tiny(), monkeypatch), (5, 9)
+    fields = fields_of((0, 1), size)
+    whole = sample(prior, fields, size, (0, 1), 6, SamplingConfig())
+    stopped = whole._replace(codes=whole.codes.clone())
+    stopped.codes[0, 2, 5:] = stopped.codes[0, 3:] = stopped.codes[1, 1, 3:] = stopped.codes[1, 2:] = UNKNOWN
+    resumed = sample(prior, fields, size, (0, 1), 6, SamplingConfig(), stopped=stopped)
+    assert torch.equal(resumed.codes, whole.codes) and torch.equal(resumed.scores, whole.scores)
+
+
+def test_what_was_painted_before_costs_nothing_once_more(monkeypatch):
+    prior, size = tiny(), (6, 12)
     fields = fields_of((0,), size)
-    whole = sample(prior, fields, size, (0,), 6, SamplingConfig()).codes
-    for painting in paint(prior, fields, size, (0,), 6, SamplingConfig()):
-        if painting.painted >= stop:
-            break
-    resumed = sample(prior, fields, size, (0,), 6, SamplingConfig(), given=painting.codes)
-    assert torch.equal(resumed.codes, whole)
+    stopped = sample(prior, fields, size, (0,), 6, SamplingConfig())
+    stopped.codes[:, 4:] = UNKNOWN
+    read = []
+    plain = prior.prefill
+    monkeypatch.setattr(prior, "prefill", lambda *arguments: read.append(1) or plain(*arguments))
+    sample(prior, fields, size, (0,), 6, SamplingConfig(), stopped=stopped)
+    assert len(read) <= 2 * 10  # a prefill for each window of two rows, and none for the four above
 
 
 def test_other_orders_paint_their_own_window_and_nothing_else():
