@@ -37,16 +37,16 @@ def write_tokenizer(folder: Path, seed: int = 0, **settings: Any) -> dict[str, A
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = config.build()
-        torch.nn.init.normal_(model.quantize.codebook.weight)  # a fresh codebook is so narrow that all codes are one
+        torch.nn.init.normal_(model.quantize.embedding.weight)  # a fresh codebook is so narrow that all codes are one
     folder.mkdir(parents=True)
     card = {"task": "vqgan", "model": to_mapping(config), "factor": config.factor, "codes": config.codes}
     weights.write(folder, model.state_dict(), card)
     return weights.read_card(folder)
 
 
-def write_code_shards(folder: Path, card: dict[str, Any], samples: Sequence[dict[str, bytes]]) -> Path:
-    """Shards of 8 samples ``p000``, ``p001``, ... whose members are given."""
-    made_as = {"tokenizer": card["digest"], "factor": card["factor"], "codes": card["codes"]}
+def write_code_shards(folder: Path, card: dict[str, Any], samples: Sequence[dict[str, bytes]], **said: Any) -> Path:
+    """Shards of 8 samples ``p000``, ``p001``, ... whose members are given, and what else they say of themselves."""
+    made_as = {"tokenizer": card["digest"], "factor": card["factor"], "codes": card["codes"]} | said
     with ShardWriter(folder, "c", 8, made_as) as writer:
         for number, members in enumerate(samples):
             writer.write(f"p{number:03d}", members)

@@ -3,19 +3,26 @@
 Shapes: B grids of a rank's micro-batch, h rows and w columns of codes, K codes.
 """
 
+import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..models.prior import Prediction, Prior
+from ..models.vqgan import VQGAN
 from . import engine as engines
 from . import ranks
 from .config import to_mapping
 from .ema import WeightAverage
 from .evaluation import Sums, in_step, likelihood
+from .inference import load_tokenizer
 from .keys import mix, text_key
+from .previews import Budget, painted
+from .prior_data import Source
+from .stopping import Stopping
 from .stream import Batch
 from .training import reseed
 
@@ -28,14 +35,14 @@ class PriorTask:
 
     Args:
         prior: the network.
-        tokenizer: the card of the VQGAN whose codes these are.
+        source: where the codes come from.
         accumulation: micro-batches of one optimizer step.
     """
 
-    def __init__(self, run: "PriorRun", prior: Prior, tokenizer: Mapping[str, Any], accumulation: int) -> None:
+    def __init__(self, run: "PriorRun", prior: Prior, source: Source, accumulation: int) -> None:
         self.run = run
-        self.tokenizer = tokenizer
-        self.codes: int = tokenizer["codes"]
+        self.source = source
+        self.codes: int = source.card["codes"]
         self.engine = engines.build(
             prior.to(ranks.device()),
             run.training.engine,
@@ -44,7 +51,9 @@ class PriorTask:
             accumulation=accumulation,
         )
         self.engines: dict[str, Any] = {"prior": self.engine}
-        self.average = WeightAverage(self.prior, run.average, engines.local)
+        self.average = WeightAverage(self.prior, run.average, engines.local, self.engine.empty_partition_cache)
+        self.stopping = None if run.stopping is None else Stopping(run.stopping)
+        self.budget = None if run.previews is None else Budget(run.previews.share)
 
     @property
     def prior(self) -> Prior:
@@ -54,13 +63,14 @@ class PriorTask:
 
     def step(self, micro_batches: list[Batch], step: int) -> Mapping[str, Tensor]:
         """One optimizer step; the loss is in nats a code."""
+        began = time.monotonic()
         reseed(self.run.seed, step)
         steps = self.run.loop.steps
         engines.set_rate(self.engine, self.run.training.optimizer.rate(step, steps, self.run.batch.total))
         losses = []
         for batch in micro_batches:
-            fields = tensors(batch)
-            codes = fields["codes"].long()
+            fields = self.fields(batch)
+            codes = fields["codes"]
             keys = [mix(self.run.seed, step, text_key(str(key))) for key in batch["key"]]
             draw = self.prior.draw(codes, keys, step / steps)
             predicted: Prediction = self.engine(
@@ -71,7 +81,19 @@ class PriorTask:
             self.engine.step()
             losses.append(loss.detach())
         self.average.update(step)
+        if self.budget is not None:
+            self.budget.train(time.monotonic() - began)
         return {"nats_per_code": torch.stack(losses).mean()}
+
+    def fields(self, batch: Batch) -> dict[str, Tensor]:
+        """The codes and what the condition reads, on this rank's device."""
+        device = ranks.device()
+        fields = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+        if self.source.encoder is not None:
+            fields = self.source.encoder(fields)
+        if "low" in fields:
+            fields["low"] = fields["low"].float() / 127.5 - 1
+        return fields | {"codes": fields["codes"].long()}
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
@@ -80,27 +102,68 @@ class PriorTask:
         prior = self.prior.eval()
         with self.average.applied():
             for batch, counted in in_step(batches):
-                fields = tensors(batch)
-                codes = fields["codes"].long()
-                each = nats(prior(codes, fields, targets=codes))
+                fields = self.fields(batch)
+                each = nats(prior(fields["codes"], fields, targets=fields["codes"]))
                 if counted:
                     sums.add("nats", each)
         prior.train()
-        return likelihood(sums.means()["nats"], self.codes)
+        figures = likelihood(sums.means()["nats"], self.codes)
+        if self.stopping is not None:
+            self.stopping.take(figures["nats_per_code"], self.average.state)
+        return figures
+
+    def finished(self) -> bool:
+        """Whether the held-out loss has stopped falling. Alike on all ranks."""
+        return self.stopping is not None and self.stopping.finished
 
     def preview(self, batch: Batch) -> Mapping[str, Tensor]:
-        """A prior alone has no pictures to show; the sample command paints them."""
-        return {}
+        """What the averaged weights paint, on rank 0; nothing where that would take too much of the training's time."""
+        if self.budget is None or not self.budget.allows():
+            return {}
+        began = self.budget.clock()
+        weights = self.weights()
+        shown = self._painted(batch, weights, began) if ranks.rank() == 0 else {}
+        spent = self.budget.clock() - began
+        self.budget.spent += spent
+        if shown:
+            self.budget.price = spent
+        return shown
+
+    def _painted(self, batch: Batch, weights: dict[str, Tensor], began: float) -> dict[str, Tensor]:
+        """The preview by a copy of the network, or nothing and a note of its price."""
+        config, budget = self.run.previews, self.budget
+        if config is None or budget is None:
+            return {}
+        prior = self.run.model.build(self.codes, self.run.condition)
+        prior.load_state_dict(weights)
+        prior = prior.to(ranks.device()).eval()
+        fields = {name: value[: config.pictures] for name, value in self.fields(batch).items()}
+        ready = budget.clock()
+
+        def affordable(share: float) -> bool:
+            budget.price = ready - began + (budget.clock() - ready) / share
+            return budget.price <= budget.left
+
+        return painted(prior, self._tokenizer, fields, fields["codes"], config, affordable)
+
+    def _tokenizer(self) -> VQGAN:
+        return load_tokenizer(Path(self.run.tokenizer), ranks.device()).model
 
     def state(self) -> dict[str, Any]:
-        return {"average": self.average.state()}
+        return {
+            "average": self.average.state(),
+            "stopping": None if self.stopping is None else self.stopping.state(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.average.load_state(state["average"])
+        if self.stopping is not None and state["stopping"] is not None:
+            self.stopping.load_state(state["stopping"])
 
     def weights(self) -> dict[str, Tensor]:
-        """The averaged weights, whole, in fp32, on the host."""
-        with self.average.applied():
+        """The averaged weights, whole, in fp32, on the host: of the best evaluation where the run stops early."""
+        best = None if self.stopping is None else self.stopping.weights
+        with self.average.applied(best):
             return engines.whole_state(self.prior)
 
     def card(self) -> dict[str, Any]:
@@ -110,8 +173,9 @@ class PriorTask:
             "model": to_mapping(self.run.model),
             "condition": to_mapping(self.run.condition),
             "codes": self.codes,
-            "factor": self.tokenizer["factor"],
-            "tokenizer": self.tokenizer["digest"],
+            "factor": self.source.card["factor"],
+            "tokenizer": self.source.card["digest"],
+            "condition_tokenizers": self.source.others,
         }
 
 
@@ -124,9 +188,3 @@ def nats(prediction: Prediction) -> Tensor:
     if prediction.loss is None:
         raise ValueError("the prior was called without targets, so it has no loss; pass targets")
     return prediction.loss
-
-
-def tensors(batch: Batch) -> dict[str, Tensor]:
-    """The batch's tensors on this rank's device."""
-    device = ranks.device()
-    return {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}

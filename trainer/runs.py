@@ -19,15 +19,17 @@ from ..models.discriminators import DiscriminatorConfig, PatchGANConfig
 from ..models.priors import GPTConfig, PriorConfig
 from ..models.vqgan import VQGANConfig
 from . import config as configs
-from . import ranks, weights
+from . import prior_data, ranks, weights
 from .checkpoints import FOLDER, Checkpoints, write_text
 from .crops import CodeCropConfig, CropConfig, TamingCropConfig
 from .inference import weights_folder
 from .loop import LoopConfig, Task, fit
 from .metrics import Metrics, WandbConfig
+from .previews import PreviewConfig
 from .prior_task import PriorTask
 from .reconstruction import VQGANLossConfig
 from .sentinels import SentinelsConfig
+from .stopping import StoppingConfig
 from .stream import DataConfig, Stream
 from .targets import Field
 from .training import BatchConfig, NetworkConfig
@@ -132,11 +134,16 @@ class VQGANRun:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRun:
-    """Stage 2: a prior from code shards."""
+    """Stage 2: a prior over a tokenizer's codes.
+
+    With a crop of kind ``codes``, the data are code shards. With a crop of pictures they are picture shards, which the
+    frozen tokenizers encode on line.
+    """
 
     task: Literal["prior"] = "prior"
     folder: str
     tokenizer: str  # folder of the VQGAN's run or export; the code shards must be its own
+    condition_tokenizers: dict[str, str] = field(default_factory=dict)  # alike, of the fields map and depth
     data: DataConfig
     held_out: DataConfig
     loop: LoopConfig
@@ -145,10 +152,28 @@ class PriorRun:
     condition: ConditionConfig = field(default_factory=UnconditionalConfig)
     training: NetworkConfig
     average: float = 0.999
+    stopping: StoppingConfig | None = None
+    previews: PreviewConfig | None = field(default_factory=PreviewConfig)
     seed: int = 0
     keep: int = 3
     timeout_s: float = 1800.0
     wandb: WandbConfig | None = None
+
+    def __post_init__(self) -> None:
+        self.training.optimizer.peak(self.batch.total)
+        unknown = sorted(set(self.condition_tokenizers) - {"map", "depth"})
+        if unknown:
+            raise ValueError(f"condition_tokenizers are of the fields map and depth, got {', '.join(unknown)}")
+        kinds = [isinstance(data.crop, CodeCropConfig) for data in (self.data, self.held_out)]
+        if kinds[0] != kinds[1]:
+            raise ValueError("data and held_out must both be code shards (crop: {kind: codes}), or both of pictures")
+        for name, data in (("data", self.data), ("held_out", self.held_out)):
+            if data.crop is None:
+                raise ValueError(f"{name}.crop must be of kind codes, or cut pictures to the prior's window")
+            if isinstance(data.crop, CodeCropConfig) and data.crop.window not in (self.model.window, (0, 0)):
+                raise ValueError(
+                    f"{name}.crop.window must be the prior's model.window {self.model.window}, got {data.crop.window}"
+                )
 
 
 Run = VQGANRun | PriorRun
@@ -168,30 +193,26 @@ def train(run: Run, fresh: bool) -> bool:
             _take_over(run, folder, fresh)
         ranks.barrier()
         torch.manual_seed(run.seed)  # the same weights on every rank
-        task, training, held_out = _built(run)
+        task, training, held_out = built(run)
         metrics = Metrics(folder, run.loop.steps, run.wandb, configs.to_mapping(run))
         try:
             checkpoints = Checkpoints(folder, run.keep)
-            return fit(task, training, held_out, run.batch.micro, run.loop, metrics, checkpoints)
+            finished = task.finished if isinstance(task, PriorTask) else lambda: False
+            return fit(task, training, held_out, run.batch.micro, run.loop, metrics, checkpoints, finished)
         finally:
             metrics.close()
 
 
-def _built(run: Run) -> tuple[Task, Stream, Stream]:
+def built(run: Run) -> tuple[Task, Stream, Stream]:
+    """The task of a run and its two streams. Every rank must call this, inside ``ranks.group``."""
     if isinstance(run, VQGANRun):
         training, held_out = _streams(run, (run.rebuilds,))
         return VQGANTask(run, training.accumulation), training, held_out
-    card = weights.read_card(weights_folder(Path(run.tokenizer)), "vqgan")
-    prior = run.model.build(card["codes"], run.condition)
-    training, held_out = _streams(run, ("codes", *prior.condition.fields))
-    for stream in (training, held_out):
-        made_by = stream.provenance.get("tokenizer")
-        if made_by != card["digest"]:
-            raise ValueError(
-                f"the codes in {', '.join(stream.config.shards)} were made by the tokenizer {str(made_by)[:12]}, and "
-                f"{run.tokenizer} is {card['digest'][:12]}; encode the pictures again with this one, or name the other"
-            )
-    return PriorTask(run, prior, card, training.accumulation), training, held_out
+    prior = run.model.build(weights.read_card(weights_folder(Path(run.tokenizer)), "vqgan")["codes"], run.condition)
+    made = prior_data.source(run, prior.condition)
+    training, held_out = _streams(run, made.fields)
+    prior_data.check((training, held_out), made, run)
+    return PriorTask(run, prior, made, training.accumulation), training, held_out
 
 
 def _streams(run: Run, fields: tuple[str, ...]) -> tuple[Stream, Stream]:

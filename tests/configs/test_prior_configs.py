@@ -1,0 +1,103 @@
+"""Every packaged config of a prior: its promises at its head, and that it trains when it is made small."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import processes
+import pytest
+import torch
+from made_pictures import encoded, photo
+from made_priors import condition_members, grids, npy, write_code_shards, write_tokenizer
+
+import smalti.configs
+from smalti.models.conditions import ConditionConfig
+from smalti.models.priors import PriorConfig
+from smalti.trainer.config import read
+from smalti.trainer.index import Measured
+from smalti.trainer.runs import PriorRun, built
+from smalti.trainer.shard_writer import ShardWriter
+
+FOLDER = Path(smalti.configs.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("prior_*.yaml") if path.stem != "prior_published")
+STEPS = 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_opens_with_what_to_type_what_it_costs_and_what_to_expect(name):
+    head = [line for line in (FOLDER / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    assert any(line.endswith(f"smalti.launch.train {name}") for line in head)
+    assert any(line.startswith("# Cost: ") for line in head) and any(line.startswith("# Expected: ") for line in head)
+
+
+def test_every_kind_of_condition_and_prior_has_a_config():
+    runs = [read(PriorRun, name) for name in NAMES]
+    of_conditions = [kind for union in get_args(ConditionConfig) for kind in get_args(union) or (union,)]
+    assert {type(run.condition) for run in runs} == set(of_conditions)
+    assert {type(run.model) for run in runs} == set(get_args(PriorConfig))
+
+
+def small(name: str, folder: Path) -> PriorRun:
+    """A packaged config on made-up data, a few numbers smaller."""
+    pictures = "crop.kind=patch" if name == "prior_online" else ""
+    changes = {
+        "folder": folder / "run", "tokenizer": folder / "tokenizer",
+        "data.shards": [str(folder / ("pictures" if pictures else "codes"))],
+        "held_out.shards": [str(folder / ("pictures" if pictures else "codes"))],
+        "data.workers": 0, "batch": {"total": 8, "micro": 4}, "loop.steps": STEPS,
+        "model.layers": 1, "model.heads": 2, "model.width": 16, "model.window": [4, 4],
+        "training.engine.precision": "fp32", "training.engine.compile": None,
+        "training.optimizer.scale": "fixed", "training.optimizer.learning_rate": 3e-3, "training.optimizer.warmup": 0,
+    }  # fmt: skip
+    changes |= {f"{data}.crop.{'size' if pictures else 'window'}": 16 if pictures else [4, 4]
+                for data in ("data", "held_out")}  # fmt: skip
+    changes |= {"condition.tokens": 3, "condition.channels": 8} if name == "prior_text" else {}
+    run = read(PriorRun, name)
+    changes |= {f"condition_tokenizers.{field}": folder / f"of {field}" for field in run.condition_tokenizers}
+    return read(PriorRun, name, [f"{key}={as_yaml(value)}" for key, value in changes.items()])
+
+
+def as_yaml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {as_yaml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(as_yaml(inner) for inner in value) + "]"
+    return "null" if value is None else f"{value!r}" if isinstance(value, float) else str(value)
+
+
+def trained(folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Losses of a few steps, a held-out figure, and whether what is saved is whole; runs on every rank."""
+    left = {}
+    for name in names:
+        run = small(name, Path(folder))
+        torch.manual_seed(run.seed)
+        task, training, held_out = built(run)
+        steps = training.steps(0)
+        before = task.evaluate(held_out.once(4))["nats_per_code"]
+        losses = [task.step(next(steps), step)["nats_per_code"].item() for step in range(STEPS)]
+        after = task.evaluate(held_out.once(4))["nats_per_code"]
+        left[name] = {"losses": losses, "before": before, "after": after, "weights": len(task.weights())}
+    return left
+
+
+def test_every_config_learns_when_it_is_made_small(tmp_path):
+    card = write_tokenizer(tmp_path / "tokenizer")
+    others = {
+        "map": write_tokenizer(tmp_path / "of map", seed=1, labels=255),
+        "depth": write_tokenizer(tmp_path / "of depth", seed=2, in_channels=1, out_channels=1),
+    }
+    made_as = {f"{field}s": {"kind": "codes", "tokenizer": other["digest"]} for field, other in others.items()}
+    samples = [
+        condition_members(number, (5, 6)) | {"codes.npy": npy(grid)} for number, grid in enumerate(grids(8, (5, 6), 4))
+    ]
+    write_code_shards(tmp_path / "codes", card, samples, **made_as)
+    with ShardWriter(tmp_path / "pictures", "p", 8, {}) as writer:
+        for number in range(8):
+            pixels = photo(24, 24, number)
+            labels = encoded(np.ascontiguousarray(pixels[..., 0]), "PNG")
+            writer.write(f"p{number}", {"png": encoded(pixels, "PNG"), "map.png": labels}, Measured(24, 24))
+    (left,) = processes.run(trained, 1, tmp_path, NAMES)
+    assert sorted(left) == NAMES
+    for name, run in left.items():
+        assert np.isfinite(run["losses"]).all() and run["after"] < run["before"], name
+        assert run["before"] == pytest.approx(np.log(16), rel=0.02), name

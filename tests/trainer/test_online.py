@@ -1,0 +1,151 @@
+from pathlib import Path
+from typing import Any
+
+import processes
+import pytest
+import torch
+from made_pictures import write_pictures
+from made_priors import write_tokenizer
+
+from smalti.models.conditions import (
+    ClassConfig,
+    CodeMapConfig,
+    CoordinatesConfig,
+    LowResolutionConfig,
+    SeveralConfig,
+    UnconditionalConfig,
+)
+from smalti.models.gpt import GPTConfig
+from smalti.trainer import ranks
+from smalti.trainer.crops import CodeCropConfig, CropConfig
+from smalti.trainer.encoding import EncodeConfig, Encoding, encode
+from smalti.trainer.engine import EngineConfig
+from smalti.trainer.inference import load_tokenizer
+from smalti.trainer.loop import LoopConfig
+from smalti.trainer.online import OnlineEncoder
+from smalti.trainer.optimizer import OptimizerConfig
+from smalti.trainer.runs import PriorRun, built
+from smalti.trainer.shards import ShardSet
+from smalti.trainer.stream import DataConfig, Stream
+from smalti.trainer.training import BatchConfig, NetworkConfig
+
+CROP, WINDOW = CropConfig(size=16, flip=0.5), (4, 4)
+CODES = CodeCropConfig(window=WINDOW)
+MAP, SMALL = CodeMapConfig(codes=256), LowResolutionConfig(pixels=2)
+EVERYTHING = SeveralConfig(parts=(ClassConfig(classes=32), MAP, SMALL, CoordinatesConfig(codes=64)))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Picture shards, a tokenizer of pictures and one of maps, and what ``encode`` makes of them with each."""
+    folder = tmp_path_factory.mktemp("online")
+    write_tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "of maps", seed=1, labels=255)
+    write_pictures(folder / "pictures", 24)
+    of_maps = load_tokenizer(folder / "of maps", ranks.device())
+    for name, others in (("codes", {}), ("tokenized", {"map": of_maps})):
+        source = ShardSet.open([str(folder / "pictures")])
+        config = EncodeConfig(crop=CROP, seed=3, low=2)
+        tokenizer = load_tokenizer(folder / "tokenizer", ranks.device())
+        encode(Encoding(source, folder / name, tokenizer, others, config), print)
+    return folder
+
+
+def stream(folder: Path, crop: Any, fields: tuple[str, ...]) -> Stream:
+    return Stream(DataConfig(shards=(str(folder),), crop=crop), fields, global_batch=8, micro_batch=8, seed=3)
+
+
+@pytest.mark.parametrize("name", ["codes", "tokenized"])
+def test_a_batch_encoded_on_line_is_the_batch_of_code_shards(prepared, name):
+    others = {} if name == "codes" else {"map": load_tokenizer(prepared / "of maps", ranks.device())}
+    tokenizer = load_tokenizer(prepared / "tokenizer", ranks.device())
+    encoder = OnlineEncoder(tokenizer, others, EVERYTHING.build(8, WINDOW))
+    read = ("codes", "map_codes", "low", "cls")
+    cached = stream(prepared / name, CODES, read).steps()
+    pictures = stream(prepared / "pictures", CROP, encoder.fields).steps()
+    for _ in range(3):  # one epoch
+        (made,), (given,) = next(cached), next(pictures)
+        fields = encoder({name: value for name, value in given.items() if name != "key"})
+        assert made["key"] == given["key"]
+        for field in (*read, "box", "source_size", "flip"):
+            assert torch.equal(fields[field], made[field]), field
+        assert fields["codes"].unique().numel() > 1 and fields["map_codes"].unique().numel() > 1
+
+
+def test_depth_needs_a_tokenizer_of_its_own(prepared):
+    condition = CodeMapConfig(field="depth_codes", codes=4).build(8, WINDOW)
+    with pytest.raises(ValueError, match="name their tokenizer under condition_tokenizers: depth"):
+        OnlineEncoder(load_tokenizer(prepared / "tokenizer", ranks.device()), {}, condition)
+
+
+def run_of(folder: Path, shards: str, crop: Any, **changes: Any) -> PriorRun:
+    data = DataConfig(shards=(str(folder / shards),), crop=crop)
+    optimizer = OptimizerConfig(learning_rate=1e-3)
+    settings: dict[str, Any] = {
+        "folder": str(folder / "run"),
+        "tokenizer": str(folder / "tokenizer"),
+        "data": data,
+        "held_out": data,
+        "loop": LoopConfig(steps=3),
+        "batch": BatchConfig(total=8, micro=4),
+        "model": GPTConfig(layers=1, heads=2, width=16, window=WINDOW, keep=0.9),
+        "condition": EVERYTHING,
+        "training": NetworkConfig(optimizer=optimizer, engine=EngineConfig()),
+        "seed": 3,
+        "previews": None,
+    }
+    return PriorRun(**(settings | changes))
+
+
+def losses(folder: str) -> dict[str, list[float]]:
+    """Of the three steps of an epoch, from codes and from pictures; runs on every rank."""
+    place = Path(folder)
+    of_maps = {"condition_tokenizers": {"map": str(place / "of maps")}}
+    left = {}
+    for name, run in {
+        "codes": run_of(place, "codes", CODES),
+        "pictures": run_of(place, "pictures", CROP),
+        "tokenized codes": run_of(place, "tokenized", CODES, **of_maps),
+        "tokenized pictures": run_of(place, "pictures", CROP, **of_maps),
+    }.items():
+        torch.manual_seed(0)
+        task, training, _ = built(run)
+        steps = training.steps(0)
+        left[name] = [task.step(next(steps), step)["nats_per_code"].item() for step in range(3)]
+    return left
+
+
+def test_training_on_line_and_from_code_shards_is_the_same(prepared):
+    (left,) = processes.run(losses, 1, prepared)
+    assert left["codes"] == left["pictures"] and left["tokenized codes"] == left["tokenized pictures"]
+    assert left["codes"] != left["tokenized codes"]
+
+
+@pytest.mark.parametrize(
+    ("shards", "crop", "changes", "message"),
+    [
+        ("pictures", CropConfig(size=20), {}, "crop.size must be 16 pixels, 4 for each of the"),
+        ("codes", CODES, {"tokenizer": "of maps"}, "were made by the tokenizer"),
+        ("codes", CODES, {"condition_tokenizers": {"map": "of maps"}}, "the codes of each map in"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(prepared, shards, crop, changes, message):
+    tokenizers = {field: str(prepared / name) for field, name in changes.get("condition_tokenizers", {}).items()}
+    changes = {name: str(prepared / value) for name, value in changes.items() if name == "tokenizer"}
+    run = run_of(prepared, shards, crop, condition_tokenizers=tokenizers, condition=UnconditionalConfig(), **changes)
+    with pytest.raises(ValueError, match=message):
+        built(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"held_out": DataConfig(shards=("x",), crop=CROP)}, "must both be code shards"),
+        ({"data": DataConfig(shards=("x",), crop=None)}, r"data.crop must be of kind codes|must both be"),
+        ({"data": DataConfig(shards=("x",), crop=CodeCropConfig(window=(8, 8)))}, "must be the prior's model.window"),
+        ({"condition_tokenizers": {"edges": "x"}}, "of the fields map and depth, got edges"),
+    ],
+)
+def test_runs_that_contradict_themselves_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        run_of(Path("x"), "codes", CODES, **changes)
