@@ -189,7 +189,8 @@ class Checkpoints:
             aside.mkdir(parents=True)
         ranks.barrier()
         for name, engine in task.engines.items():
-            engines.save(engine, aside / name)
+            for file in engines.save(engine, aside / name):
+                torch.save(file.content, file.path)
         torch.save(task.state(), aside / _rank_file())
         for_use = task.weights()
         if ranks.rank() == 0:

@@ -1,10 +1,12 @@
 """Averaged weights of a module that may be partitioned: each rank averages what it holds, nothing is gathered."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from .resharding import dealt
 
 
 class WeightAverage:
@@ -64,6 +66,10 @@ class WeightAverage:
     def state(self) -> dict[str, Tensor]:
         """What this rank must find again after a restart."""
         return dict(self._average)
+
+    def resharded(self, states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What ``state`` would have given here, from what it gave on the ranks of another job, in their order."""
+        return {name: dealt(p, [state[name] for state in states]) for name, p in self._parameters.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state`` gave.

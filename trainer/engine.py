@@ -5,12 +5,13 @@ files are loaded without unpickling anything but tensors and four known classes,
 its masters.
 """
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import deepspeed
 import torch
@@ -77,15 +78,30 @@ def _optimizer(
     module: nn.Module, config: OptimizerConfig, kind: type[torch.optim.AdamW] = torch.optim.AdamW
 ) -> torch.optim.Optimizer:
     """AdamW in two groups: decay falls on the weights of linear layers and convolutions, as in the published system."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    decayed = {layer.weight for layer in layers}
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    decayed, others = _grouped(module)
     groups = [
-        {"params": [p for p in trained if p in decayed], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p not in decayed], "weight_decay": 0.0},
+        {"params": list(decayed.values()), "weight_decay": config.weight_decay},
+        {"params": list(others.values()), "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon)
+
+
+def _grouped(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """The trained parameters by name: those that decay, and the others."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    weights = {layer.weight for layer in layers}
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return (
+        {name: parameter for name, parameter in trained.items() if parameter in weights},
+        {name: parameter for name, parameter in trained.items() if parameter not in weights},
+    )
+
+
+def names(module: nn.Module) -> list[str]:
+    """The names of the trained parameters in the order in which the optimizer counts them."""
+    decayed, others = _grouped(module)
+    return [*decayed, *others]
 
 
 def _deepspeed_config(config: EngineConfig, micro_batch: int, accumulation: int) -> dict[str, Any]:
@@ -131,7 +147,7 @@ def build(
         optimizer=_optimizer(module, optimizer, _FiniteAdamW if config.zero == 0 else torch.optim.AdamW),
         config=_deepspeed_config(config, micro_batch, accumulation),
     )
-    engine.checkpoint_engine = _SafeFiles()
+    engine.checkpoint_engine = _Files()
     if config.compile is not None:
         engine.compile(backend=config.compile)
     return engine
@@ -149,23 +165,60 @@ def set_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate
 
 
-class _SafeFiles(TorchCheckpointEngine):  # type: ignore[misc]
-    """DeepSpeed's files, read without running anything that a file says."""
+KNOWN: Sequence[Any] = (LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address)
+"""The classes, besides tensors and plain containers, that DeepSpeed's files hold."""
 
-    KNOWN: Sequence[Any] = (LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address)
+
+def read(path: Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
+    """What lies in a file, without running anything that the file says.
+
+    Raises:
+        pickle.UnpicklingError: it holds something besides tensors, plain containers and the known classes.
+    """
+    with torch.serialization.safe_globals(list(KNOWN)):
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+
+
+class File(NamedTuple):
+    """What will lie in a file once ``torch.save`` has written it."""
+
+    path: Path
+    content: Any
+
+
+class _Files(TorchCheckpointEngine):  # type: ignore[misc]
+    """DeepSpeed's files: read safely, and kept back as a snapshot in the host's memory for others to write."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.zipfile_serialization = True
+        self.kept_back: list[File] = []
+
+    def save(self, state_dict: Any, path: str) -> None:
+        self.kept_back.append(File(Path(path), snapshot(state_dict)))
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        with torch.serialization.safe_globals(list(self.KNOWN)):
-            return torch.load(path, map_location=map_location, weights_only=True)
+        return read(Path(path), map_location)
 
 
-def save(engine: Any, folder: Path) -> None:
-    """The engine's weights and optimizer, sharded as they are. Every rank must call this."""
+def snapshot(value: Any) -> Any:
+    """A copy in the host's memory that later steps do not change: of tensors, and of containers all the way down."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: snapshot(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [snapshot(part) for part in value]
+    if type(value) is tuple:
+        return tuple(snapshot(part) for part in value)
+    return copy.copy(value)
+
+
+def save(engine: Any, folder: Path) -> list[File]:
+    """The engine's weights and optimizer, sharded as they are, as files to be written. Every rank must call this."""
     engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+    files: _Files = engine.checkpoint_engine
+    kept_back, files.kept_back = files.kept_back, []
+    return kept_back
 
 
 def load(engine: Any, folder: Path) -> None:

@@ -7,61 +7,13 @@ from typing import Any
 import processes
 import pytest
 import torch
+import torch.distributed as dist
+from made_engines import OPTIMIZER, STAGES, STEPS, built, plain, samples, trained
 from torch import Tensor, nn
 
 from smalti.trainer import engine as engines
 from smalti.trainer import ranks
 from smalti.trainer.engine import EngineConfig
-from smalti.trainer.optimizer import OptimizerConfig
-
-SAMPLES, STEPS, CLIP = 8, 4, 0.5
-OPTIMIZER = OptimizerConfig(learning_rate=0.01, weight_decay=0.1, warmup=2, schedule="cosine")
-STAGES = (0, 1, 2, 3)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 12), nn.LayerNorm(12), nn.GELU(), nn.Linear(12, 3))
-
-
-def samples(step: int) -> tuple[Tensor, Tensor]:
-    draws = torch.Generator().manual_seed(step)
-    return torch.randn(SAMPLES, 6, generator=draws), torch.randn(SAMPLES, 3, generator=draws)
-
-
-def built(zero: Any, precision: Any = "fp32", accumulation: int = 1) -> Any:
-    config = EngineConfig(zero=zero, precision=precision, clip=CLIP)
-    micro = SAMPLES // ranks.world() // accumulation
-    return engines.build(network(), config, OPTIMIZER, micro_batch=micro, accumulation=accumulation)
-
-
-def trained(engine: Any, accumulation: int, steps: range = range(STEPS)) -> Any:
-    for step in steps:
-        engines.set_rate(engine, OPTIMIZER.rate(step, STEPS))
-        mine = [part[ranks.rank() :: ranks.world()].chunk(accumulation) for part in samples(step)]
-        for inputs, targets in zip(*mine, strict=True):
-            outputs = engine(inputs.to(next(engine.module.parameters()).dtype))
-            engine.backward((outputs.float() - targets).square().mean())
-            engine.step()
-    return engine
-
-
-def plain() -> dict[str, Tensor]:
-    """The same training in one process of plain torch."""
-    module = network()
-    weights, others = [module[0].weight, module[3].weight], [module[0].bias, *module[1].parameters(), module[3].bias]
-    optimizer = torch.optim.AdamW(
-        [{"params": weights, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
-    )
-    for step in range(STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = 0.01 * [0.5, 1.0, 1.0, 0.5][step]  # warmup over 2 steps, then half a cosine's way
-        inputs, targets = samples(step)
-        optimizer.zero_grad()
-        (module(inputs) - targets).square().mean().backward()
-        assert nn.utils.clip_grad_norm_(module.parameters(), CLIP) > CLIP  # else clipping is not tested
-        optimizer.step()
-    return {name: value.detach() for name, value in module.state_dict().items()}
 
 
 def every_stage() -> dict[str, dict[str, Tensor]]:
@@ -92,7 +44,7 @@ def masters_after_rewriting() -> dict[str, Any]:
         weight = engine.module[0].weight
         with engines.whole([weight]):
             value = weight.detach().float().clone()
-        value[[1, 5]] = torch.full((2, 6), 0.3)
+        value[[1, 5]] = 0.3
         engines.rewrite(engine, weight, value, torch.tensor([1, 5]))
         shown = engines.whole_state(engine.module)["0.weight"][1, 0].item()
         moments = _moment(engine, weight)
@@ -151,14 +103,21 @@ def test_the_optimizers_bytes_of_a_rank_fall_as_one_over_the_ranks():
             assert result["weights at zero 3"] == pytest.approx(2 * parameters / world, rel=0.05)
 
 
+def written(files: list[engines.File]) -> None:
+    for file in files:
+        torch.save(file.content, file.path)
+    dist.barrier()
+
+
 def saved_and_loaded(folder: str) -> dict[str, bool]:
     """At every stage: train, save, train on; load into a fresh engine and train on again."""
     found = {}
     for zero, precision in [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "bf16")]:
         place = Path(folder) / f"{zero}-{precision}" / "net"
         engine = trained(built(zero, precision), 1, range(2))
-        engines.save(engine, place)
+        files = engines.save(engine, place)
         straight = engines.whole_state(trained(engine, 1, range(2, STEPS)).module)
+        written(files)  # steps later: they are a snapshot
         other = built(zero, precision)
         engines.load(other, place)
         resumed = engines.whole_state(trained(other, 1, range(2, STEPS)).module)
@@ -187,7 +146,7 @@ def refusals(folder: str) -> list[str]:
     for zero in STAGES:
         place = Path(folder) / str(zero) / "net"
         engine = trained(built(zero), 1, range(1))
-        engines.save(engine, place)
+        written(engines.save(engine, place))
         for file in sorted(place.iterdir()):
             whole = file.read_bytes()
             torch.save({"module": Malice(Path(folder) / "harm"), "ds_version": "0"}, file)
