@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import DownLevel, Downsample, Level, ResidualBlock, UpLevel, Upsample
-from .vqgan import VQGAN
+from .vqgan import VQGAN, one_hot
 
 KEPT_BYTES = 2 << 30  # of a state of the whole picture
 
@@ -85,18 +85,25 @@ def bands(vqgan: VQGAN, codes: Tensor, tile: int, kept_bytes: int = KEPT_BYTES) 
 
 @torch.no_grad()
 def latents(vqgan: VQGAN, pictures: Tensor, tile: int, kept_bytes: int = KEPT_BYTES) -> Tensor:
-    """(B, 3, H, W) pictures to the (B, E, h, w) features that the quantizer gets; see ``bands``."""
-    encoder, factor = vqgan.encoder, vqgan.config.factor
+    """(B, 3, H, W) pictures, or (B, H, W) maps, to the (B, E, h, w) features that the quantizer gets; see ``bands``."""
+    encoder, factor, labels = vqgan.encoder, vqgan.config.factor, vqgan.config.labels
+    dtype = encoder.conv_in.weight.dtype
+
+    def begin(state: State, _: Norm) -> State:
+        x = state[0].to(dtype) if labels is None else one_hot(state[0][:, 0], labels, dtype)
+        return (encoder.conv_in(x),)
+
     levels = [level for level in encoder.down if isinstance(level, DownLevel)]
     tiled = min((number for number, level in enumerate(levels) if level.attn), default=len(levels))
-    parts = [_plain(encoder.conv_in, factor)]
+    parts = [Part(begin, None, Fraction(1, factor))]
     for number, level in enumerate(levels[:tiled]):
         scale = factor // 2**number
         parts += [part for block in level.block for part in _residual(block, scale)]
         if isinstance(level.downsample, Downsample):
             parts.append(_plain(level.downsample, scale))
-    tiles = Tiles(pictures.shape[2] // factor, pictures.shape[3] // factor, tile)
-    state, rest, known = _measured((pictures.to(encoder.conv_in.weight.dtype),), parts, tiles, kept_bytes)
+    tiles = Tiles(pictures.shape[-2] // factor, pictures.shape[-1] // factor, tile)
+    planes = pictures if labels is None else pictures[:, None]
+    state, rest, known = _measured((planes,), parts, tiles, kept_bytes)
     x = torch.cat(
         [torch.cat([tiles.run(state, rest, known, r, c)[0] for c in tiles.columns()], dim=3) for r in tiles.rows()],
         dim=2,

@@ -49,11 +49,11 @@ def spans(length: int, tile: int, halo: int) -> Iterator[Span]:
 
 @torch.no_grad()
 def encode(vqgan: VQGAN, pictures: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Tensor:
-    """(B, 3, H, W) pictures to (B, h, w) codes.
+    """(B, 3, H, W) pictures, or (B, H, W) maps, to (B, h, w) codes.
 
     Args:
         vqgan: in evaluation mode.
-        pictures: on its device, in [-1, 1].
+        pictures: on its device, in [-1, 1]; maps of labels for a network of maps.
         tile: codes a side that the network sees at once.
         halo: codes at a tile's border that are seen but not kept.
         manner: see the head of this file.
@@ -63,8 +63,8 @@ def encode(vqgan: VQGAN, pictures: Tensor, tile: int, halo: int, manner: Manner 
     if manner == "shared":
         return vqgan.quantize(shared_statistics.latents(vqgan, pictures, tile)).indices  # type: ignore[no-any-return]
     factor = vqgan.config.factor
-    batch, _, height, width = pictures.shape
-    codes = torch.empty(batch, height // factor, width // factor, dtype=torch.int64, device=pictures.device)
+    height, width = pictures.shape[-2:]
+    codes = torch.empty(len(pictures), height // factor, width // factor, dtype=torch.int64, device=pictures.device)
     for rows, columns in product(spans(codes.shape[1], tile, halo), spans(codes.shape[2], tile, halo)):
         part = pictures[..., _pixels(rows.seen, factor), _pixels(columns.seen, factor)]
         codes[:, rows.kept, columns.kept] = vqgan.encode(part).indices[:, rows.inside, columns.inside]

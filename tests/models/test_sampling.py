@@ -310,7 +310,8 @@ def test_a_painting_that_was_stopped_goes_on_to_the_same_bits(make, stride, scal
         return SamplingConfig(mode=mode, stride=stride, lanes=2, guidance=GuidanceConfig(scale))
 
     whole = sample(prior, fields, size, (0, 1), 6, config("wavefront"), given)
-    for first, second, stop in (("wavefront", "wavefront", 20), ("serial", "wavefront", 8), ("wavefront", "serial", 33)):
+    front = "wavefront"
+    for first, second, stop in ((front, front, 20), ("serial", front, 8), (front, "serial", 33)):
         for painting in paint(prior, fields, size, (0, 1), 6, config(first), given):
             if painting.painted >= stop:
                 break

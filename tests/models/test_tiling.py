@@ -12,9 +12,10 @@ from smalti.models.vqgan import VQGANConfig
 GRIDS = [(5, 7), (12, 3), (4, 4), (9, 11)]
 
 
-def network(attention=(), middle=True, dtype=torch.float32):
+def network(attention=(), middle=True, dtype=torch.float32, labels=None):
     torch.manual_seed(0)
     config = VQGANConfig(
+        labels=labels,
         channels=8,
         multipliers=(1, 2, 2),
         residual_blocks=1,
@@ -61,6 +62,16 @@ def test_tiles_that_share_statistics_encode_to_the_whole_pictures_latents(attent
         pictures = torch.rand(2, 3, 4 * rows, 4 * columns) * torch.linspace(-1, 1, 4 * columns)
         tiled = shared_statistics.latents(vqgan, pictures, 3, kept_bytes)
         torch.testing.assert_close(tiled, vqgan.latents(pictures), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("manner", ["shared", "blended"])
+def test_maps_are_encoded_in_tiles_too(manner):
+    vqgan = network(labels=5)
+    maps = torch.randint(6, (2, 20, 28))
+    maps[maps == 5] = 255  # no label
+    if manner == "shared":
+        torch.testing.assert_close(shared_statistics.latents(vqgan, maps, 3), vqgan.latents(maps), rtol=0, atol=1e-4)
+    assert tiling.encode(vqgan, maps, 5, 1, manner).shape == (2, 5, 7)
 
 
 def test_tiles_of_their_own_statistics_are_another_picture():
