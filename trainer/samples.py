@@ -145,7 +145,7 @@ class SampleReader:
         height, width = shapes.pop()
         crops = self._chosen(place, choose, height, width)
         rows = [self._code_row(place, key, crop, (height, width)) for crop in crops]
-        whole = {field: self._array(place, field) for field in self._fields if field in ARRAY_FIELDS}
+        whole: Item = {field: self._array(place, field) for field in self._fields if field in ARRAY_FIELDS}
         if "cls" in self._fields:
             whole["cls"] = self._label(place)
         for row, crop in zip(rows, crops, strict=True):
@@ -171,8 +171,8 @@ class SampleReader:
         """Numbers of the whole sample: float32, or int64 where they are whole."""
         extension = self._extension(place, field)
         with decoding(self.shards, place, extension):
-            array = np.load(io.BytesIO(self.shards.read(*place, extension)), allow_pickle=False)
-        return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+            array: Pixels = np.load(io.BytesIO(self.shards.read(*place, extension)), allow_pickle=False)
+        return np.asarray(array, np.float32 if array.dtype.kind == "f" else np.int64)
 
     def _code_row(self, place: Place, key: str, window: Crop, shape: tuple[int, int]) -> Item:
         """The box of a window of codes in the pixels of the picture that the grid was made from.
