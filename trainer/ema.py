@@ -16,7 +16,7 @@ class WeightAverage:
     The decay grows to its value with the steps, min(decay, (1 + step) / (10 + step)), so that a short run has one too.
 
     Args:
-        decay: of the average, in [0, 1); 0 is the weights themselves.
+        decay: of the average, in [0, 1); 0 is the weights themselves, and nothing is kept.
         local: what this rank holds of a parameter; all of it, or its partition.
         release: drops the whole parameters that the engine has gathered and still keeps: beside a partition that is
             rewritten they would go on with the old weights.
@@ -35,24 +35,33 @@ class WeightAverage:
         self._local = local
         self._release = release
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self._average = {name: local(p).detach().float().clone() for name, p in self._parameters.items()}
+        kept = self._parameters if decay else {}
+        self._average = {name: local(p).detach().float().clone() for name, p in kept.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after an optimizer step."""
         keep = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in self._parameters.items():
-            self._average[name].lerp_(self._local(parameter).float(), 1 - keep)
+        for name, average in self._average.items():
+            average.lerp_(self._local(self._parameters[name]).float(), 1 - keep)
+
+    def values(self) -> dict[str, Tensor]:
+        """What this rank holds of the average: of the weights themselves where there is none."""
+        return self._average or {name: self._local(p).detach() for name, p in self._parameters.items()}
 
     @contextmanager
     def applied(self, values: dict[str, Tensor] | None = None) -> Iterator[None]:
-        """Inside, the module's weights are the average, or what ``state`` once gave.
+        """Inside, the module's weights are the average, or what ``values`` once gave.
 
         Every rank must enter where the module is partitioned.
         """
+        wanted = values or self._average
+        if not wanted:
+            yield
+            return
         kept = {name: self._local(p).detach().clone() for name, p in self._parameters.items()}
         try:
-            self._put(values or self._average)
+            self._put(wanted)
             yield
         finally:
             self._put(kept)
@@ -69,7 +78,7 @@ class WeightAverage:
 
     def resharded(self, states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What ``state`` would have given here, from what it gave on the ranks of another job, in their order."""
-        return {name: dealt(p, [state[name] for state in states]) for name, p in self._parameters.items()}
+        return {name: dealt(self._parameters[name], [state[name] for state in states]) for name in states[0]}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state`` gave.

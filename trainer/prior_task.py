@@ -4,7 +4,7 @@ Shapes: B grids of a rank's micro-batch, h rows and w columns of codes, K codes.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,7 @@ class PriorTask:
         prior.train()
         figures = likelihood(sums.means()["nats"], self.codes)
         if self.stopping is not None:
-            self.stopping.take(figures["nats_per_code"], self.average.state)
+            self.stopping.take(figures["nats_per_code"], self.average.values)
         return figures
 
     def finished(self) -> bool:
@@ -159,6 +159,15 @@ class PriorTask:
         self.average.load_state(state["average"])
         if self.stopping is not None and state["stopping"] is not None:
             self.stopping.load_state(state["stopping"])
+
+    def resharded(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What ``state`` would have given here, from what it gave on each of the ranks of another job."""
+        average = self.average.resharded([state["average"] for state in states])
+        stopping = states[0]["stopping"]
+        if stopping is not None and stopping["weights"]:
+            best = self.average.resharded([state["stopping"]["weights"] for state in states])
+            stopping = stopping | {"weights": best}
+        return {"average": average, "stopping": stopping}
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights, whole, in fp32, on the host: of the best evaluation where the run stops early."""

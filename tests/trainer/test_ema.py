@@ -74,3 +74,16 @@ def test_a_state_comes_back_and_another_modules_is_refused():
 def test_a_decay_outside_its_range_is_refused(decay: float):
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
         averaged(decay)
+
+
+def test_without_an_average_the_weights_themselves_are_shown_and_nothing_is_kept():
+    module, average = averaged(decay=0.0)
+    before = {name: value.clone() for name, value in average.values().items()}
+    nn.init.constant_(module.weight, 3.0)
+    average.update(0)
+    with average.applied():
+        assert (module.weight == 3).all()
+    assert average.state() == {} and (average.values()["weight"] == 3).all()
+    with average.applied(before):
+        assert torch.equal(module.weight.detach(), before["weight"])
+    assert (module.weight == 3).all()
