@@ -280,6 +280,10 @@ def rewrite(engine: Any, parameter: nn.Parameter, value: Tensor, rows: Tensor) -
         parameter.data.copy_(value)  # the masters reach it only with the next step
     if not any(_moments(state) for state in engine.optimizer.optimizer.state.values()):
         return  # before the first step there are none
+    if engine.zero_optimization_stage() < 3:
+        # DeepSpeed looks once where the moments of all parameters are, when only those of the first group exist.
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
     for name in MOMENTS:
         moment = safe_get_full_optimizer_state(parameter, name)
         moment[rows] = 0
