@@ -1,19 +1,24 @@
 """Train a run of either stage.
 
 ``deepspeed --module smalti.launch.train CONFIG``, or ``python -m smalti.launch.train CONFIG`` for one process. The same
-command goes on where the run stands. Exit codes: 0 the last step is reached, 2 something is wrong with the config, the
-data or the folder and nothing was trained, 75 the job was asked to leave and saved.
+command goes on where the run stands. Exit codes: 0 the last step is reached; 1 the job failed in mid-training; 2
+something is wrong with the config, the data or the folder and nothing was trained; 70 nothing was done for timeout_s
+seconds; 74 a checkpoint could not be written; 75 the job was asked to leave and saved.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from ..trainer import config as configs
 from ..trainer import ranks
+from ..trainer.failures import FailedError
 from ..trainer.runs import Run, train
+from ..trainer.saving import SaveError
+from ..trainer.watchdog import Watchdog
 
-WRONG, LEFT = 2, 75
+FAILED, WRONG, NOT_SAVED, LEFT = 1, 2, 74, 75
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,8 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.print_config:
             print(configs.dump(run), end="")
             return 0
-        with ranks.group(run.timeout_s):
+        launched = "RANK" in os.environ
+        with Watchdog(run.timeout_s, launched), ranks.group(run.timeout_s):
             return 0 if train(run, asked.fresh) else LEFT
+    except FailedError:
+        return FAILED
+    except SaveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return NOT_SAVED
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG

@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 # What an engine imports when it is built, which takes seconds too.
 LATE = ("deepspeed.ops.op_builder.all_ops", "deepspeed.runtime.zero.muon", "torch._inductor.compile_fx")
 
@@ -72,7 +72,8 @@ class Job:
 
     def output(self, rank: int = 0) -> str:
         """What a rank has written so far."""
-        return (self.folder / f"rank-{rank}.txt").read_text(errors="replace")
+        file = self.folder / f"rank-{rank}.txt"
+        return file.read_text(errors="replace") if file.exists() else ""
 
     def wait(self) -> Ended:
         """Wait for all ranks.

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoints on the disk, which are whole or not there.
 
 A checkpoint is written aside, synced to the disk, checksummed in a manifest written last, and renamed:
 
@@ -6,7 +6,9 @@ A checkpoint is written aside, synced to the disk, checksummed in a manifest wri
         generator/ discriminator/    DeepSpeed's own files, an engine each
         rank-0000.pt ...             what a rank keeps besides its engines
         model.safetensors config.json   the weights for use, averaged and in one piece, and their card
-        manifest.json                step, ranks, size and sha256 of every file above
+        manifest.json                step, position in the data, config, versions; size and sha256 of every file above
+    RUN/checkpoints/.saving-...      being written, or left by a kill
+    RUN/checkpoints/torn-...         found damaged or unfinished, set aside; removed after the next good save
 
 The newest one whose every byte is as the manifest says is the one that is restored; others are named and passed over.
 """
@@ -17,40 +19,17 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
-
-from . import engine as engines
-from . import ranks, weights
+from typing import Any, NamedTuple
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
+LATEST = "latest.txt"  # in the run's folder: tells a run that never saved from one whose checkpoints are gone
+SAVING, TORN = ".saving-", "torn-"
 _NAME = re.compile(r"step-(\d{8})")
 
-
-class Kept(Protocol):
-    """What a checkpoint needs of a task."""
-
-    @property
-    def engines(self) -> Mapping[str, Any]:
-        """Every engine by its name, which is its folder's name here."""
-
-    def state(self) -> dict[str, Any]:
-        """This rank's state besides its engines: tensors, numbers and strings in plain containers."""
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what ``state`` gave."""
-
-    def weights(self) -> dict[str, Tensor]:
-        """The weights for use, whole, on every rank. Every rank must call this."""
-
-    def card(self) -> dict[str, Any]:
-        """What these weights are: all that it takes to build the network around them."""
+Described = tuple[int, str]  # size and SHA-256 of a file
 
 
 class Found(NamedTuple):
@@ -96,14 +75,33 @@ def on_disk(run: Path) -> list[Found]:
     return sorted((Found(int(match[1]), path) for match, path in named if match), reverse=True)
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, naming the file; None when every byte is as its manifest says."""
+def described(path: Path) -> Described:
+    """Size and checksum of a file that is on the disk when this returns."""
+    sync(path)
+    return path.stat().st_size, sha256(path)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return manifest
+
+
+def damage(folder: Path, rank: int = 0, world: int = 1) -> str | None:
+    """What is wrong with a checkpoint, naming the file; None when every byte is as its manifest says.
+
+    Args:
+        rank, world: where several share the work, this one's share of the files.
+    """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files: dict[str, list[Any]] = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = sorted(manifest_of(folder)["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read ({error})"
-    for name, (size, digest) in files.items():
+    for name, (size, digest) in files[rank::world]:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -115,117 +113,36 @@ def damage(folder: Path) -> str | None:
 
 
 def newest(run: Path) -> Found | None:
-    """The newest whole checkpoint of a run; damaged ones are named on stderr. None when there is no checkpoint at all.
+    """The newest whole checkpoint of a run; damaged ones are named on stderr. None when the run has never saved.
 
     Raises:
-        ValueError: there are checkpoints, and none is whole.
+        ValueError: there were checkpoints, and none is whole.
     """
-    found = on_disk(run)
     problems = []
-    for checkpoint in found:
+    for checkpoint in on_disk(run):
         problem = damage(checkpoint.folder)
         if problem is None:
             return checkpoint
         problems.append(f"{checkpoint.folder}: {problem}")
         print(f"passing over a damaged checkpoint: {problems[-1]}", file=sys.stderr, flush=True)
-    if problems:
-        raise ValueError(
-            "no checkpoint of this run is whole; start anew with --fresh, which removes them:"
-            + "".join(f"\n  {problem}" for problem in problems)
-        )
+    if problems or (run / LATEST).exists():
+        raise ValueError(none_is_whole(run, problems))
     return None
 
 
-class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-        run: the run's folder.
-        keep: how many of the newest stay.
-    """
-
-    def __init__(self, run: Path, keep: int) -> None:
-        self.run = run
-        self.keep = keep
-
-    def restore(self, task: Kept) -> int:
-        """Bring the task to its newest whole checkpoint and return the step to go on with; 0 when there is none.
-
-        Every rank must call this; rank 0 chooses.
-
-        Raises:
-            ValueError: none is whole, or it was saved on another number of ranks.
-        """
-        chosen, problem = ranks.from_first(self._choose() if ranks.rank() == 0 else None)
-        if problem:
-            raise ValueError(problem)
-        if chosen is None:
-            return 0
-        step, folder = chosen
-        saved_on = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["ranks"]
-        if saved_on != ranks.world():
-            raise ValueError(
-                f"{folder} was saved on {saved_on} rank(s) and this job has {ranks.world()}; launch on {saved_on}"
-            )
-        for name, engine in task.engines.items():
-            engines.load(engine, folder / name)
-        task.load_state(torch.load(folder / _rank_file(), map_location=ranks.device(), weights_only=True))
-        return step
-
-    def _choose(self) -> tuple[Found | None, str]:
-        """The checkpoint to restore, and what is wrong when there should be one."""
-        try:
-            return newest(self.run), ""
-        except ValueError as error:
-            return None, str(error)
-
-    def save(self, task: Kept, step: int) -> None:
-        """Write the task's checkpoint of a step, then remove the oldest ones. Every rank must call this."""
-        place = self.run / FOLDER / f"step-{step:08d}"
-        aside = place.with_name(f".saving-{place.name}")
-        if ranks.rank() == 0:
-            for path in (aside, place):
-                shutil.rmtree(path, ignore_errors=True)
-            aside.mkdir(parents=True)
-        ranks.barrier()
-        for name, engine in task.engines.items():
-            for file in engines.save(engine, aside / name):
-                torch.save(file.content, file.path)
-        torch.save(task.state(), aside / _rank_file())
-        for_use = task.weights()
-        if ranks.rank() == 0:
-            weights.write(aside, for_use, task.card())
-        ranks.barrier()
-        files = _described(aside)
-        if ranks.rank() == 0:
-            manifest = {"step": step, "ranks": ranks.world(), "files": files}
-            write_text(aside / MANIFEST, json.dumps(manifest, indent=1))
-            aside.rename(place)
-            sync(place.parent)
-            self._forget_old()
-        ranks.barrier()
-
-    def _forget_old(self) -> None:
-        for old in on_disk(self.run)[self.keep :]:
-            try:
-                shutil.rmtree(old.folder)
-            except OSError as error:
-                print(f"could not remove the old checkpoint {old.folder}: {error}", file=sys.stderr, flush=True)
+def none_is_whole(run: Path, problems: Sequence[str]) -> str:
+    """The message for a run that cannot go on, and must not start from scratch unasked."""
+    found = "".join(f"\n  {problem}" for problem in problems) or f"\n  there is none left in {run / FOLDER}"
+    return f"no checkpoint of this run is whole; start anew with --fresh, which removes them:{found}"
 
 
-def _rank_file() -> str:
-    return f"rank-{ranks.rank():04d}.pt"
+def leftovers(run: Path, mark: str) -> list[Path]:
+    """The folders of unfinished (``SAVING``) or damaged (``TORN``) checkpoints of a run."""
+    return sorted((run / FOLDER).glob(f"{mark}*"))
 
 
-def _described(folder: Path) -> dict[str, tuple[int, str]]:
-    """Size and checksum of every file below, synced to the disk; the ranks share the work."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    mine = {}
-    for name in names[ranks.rank() :: ranks.world()]:
-        sync(folder / name)
-        mine[name] = ((folder / name).stat().st_size, sha256(folder / name))
-    if ranks.world() == 1:
-        return mine
-    parts: list[dict[str, tuple[int, str]]] = [{} for _ in range(ranks.world())]
-    dist.all_gather_object(parts, mine)
-    return {name: described for part in parts for name, described in part.items()}
+def set_aside(folder: Path) -> None:
+    """Rename a checkpoint that is not whole, so that nothing takes it for one."""
+    torn = folder.with_name(TORN + folder.name.removeprefix(SAVING))
+    shutil.rmtree(torn, ignore_errors=True)
+    folder.rename(torn)

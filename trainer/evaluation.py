@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import ranks
 from .stream import Batch
+from .watchdog import sign_of_life
 
 
 class Turn(NamedTuple):
@@ -34,6 +35,7 @@ def in_step(batches: Iterable[Batch]) -> Iterator[Turn]:
     counts = True
     while ranks.agreed(counts):
         yield Turn(batch, counts)
+        sign_of_life()
         following = next(mine, None) if counts else None
         counts = following is not None
         batch = following or batch

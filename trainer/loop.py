@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import ranks
 from .stream import Batch
+from .watchdog import sign_of_life
 
 
 class Engine(Protocol):
@@ -56,8 +57,6 @@ class Batches(Protocol):
 
 
 class Metrics(Protocol):
-    def rewind(self, step: int) -> None: ...
-
     def add(self, scalars: Mapping[str, Tensor]) -> None: ...
 
     def write(self, step: int) -> None: ...
@@ -66,11 +65,15 @@ class Metrics(Protocol):
 
     def write_images(self, step: int, pictures: Mapping[str, Tensor]) -> None: ...
 
+    def note(self, saved: Any) -> None: ...
+
 
 class Checkpoints(Protocol):
-    def restore(self, task: Any) -> int: ...
+    def save(self, task: Any, step: int) -> Any:
+        """Begin to save; returns what the save before has cost, or None."""
 
-    def save(self, task: Any, step: int) -> None: ...
+    def wait(self) -> Any:
+        """Wait until what was begun is on the disk; returns what it has cost, or None."""
 
 
 @dataclass(frozen=True)
@@ -97,37 +100,39 @@ def fit(
     config: LoopConfig,
     metrics: Metrics,
     checkpoints: Checkpoints,
+    start: int = 0,
     finished: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train from the newest checkpoint to the last step; True when it is reached, False when asked to leave before.
+    """Train from a step to the last; True when it is reached, False when asked to leave before.
 
     Every rank must call this. All of them leave at the same step, with a checkpoint of it.
 
     Args:
+        start: the step to go on with, to which ``checkpoints`` and ``metrics`` have been brought.
         finished: whether the last evaluation was the last one; all ranks must agree.
     """
-    step = checkpoints.restore(task)
-    metrics.rewind(step)
-    batches = training.steps(step)
+    step = start
+    batches = training.steps(start)
     with ranks.Interrupt() as interrupt:
         while step < config.steps and not finished():
             if step == 0:
                 metrics.write_held_out(0, task.evaluate(held_out.once(held_out_batch)))
             metrics.add(task.step(next(batches), step))
             step += 1
+            sign_of_life()
 
             last = step == config.steps
-            leave = False
+            leave = interrupt.agreed()
             if last or step % config.log_every == 0:
                 metrics.write(step)
-                leave = interrupt.agreed()
             if last or step % config.evaluate_every == 0:
                 metrics.write_held_out(step, task.evaluate(held_out.once(held_out_batch)))
                 last = last or finished()
             if last or step % config.preview_every == 0:
                 metrics.write_images(step, task.preview(next(iter(held_out.once(held_out_batch)))))
             if last or leave or step % config.save_every == 0:
-                checkpoints.save(task, step)
-            if leave and not last:
-                return False
-    return True
+                metrics.note(checkpoints.save(task, step))
+            if leave:
+                break
+        metrics.note(checkpoints.wait())
+    return step == config.steps or finished()

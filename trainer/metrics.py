@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import checkpoints, ranks
+from .saving import Report
 
 FILE = "metrics.jsonl"
 
@@ -49,16 +50,19 @@ class Metrics:
         self.steps = steps
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._noted: dict[str, float] = {}
         self._began = self._last = time.monotonic()
         self._last_step = 0
         self._bar: Any = None
         self._wandb: Any = None
+        self.identity: str | None = None  # of the run in wandb
         if ranks.rank() == 0:
             run.mkdir(parents=True, exist_ok=True)
             if sys.stderr.isatty():
                 self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
             if wandb is not None:
-                self._wandb = _start_wandb(run, wandb, settings)
+                self.identity = _identity(run)
+                self._wandb = _start_wandb(run, wandb, settings, self.identity)
 
     def rewind(self, step: int) -> None:
         """Forget what was written after a step: the run goes on from there and would say it twice."""
@@ -72,6 +76,25 @@ class Metrics:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]
             checkpoints.write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+
+    def state(self) -> dict[str, Any]:
+        """What this rank has added since the last line."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what ``state`` gave, so that the next line is that of an undisturbed run."""
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+
+    def note(self, saved: Report | None) -> None:
+        """Say what a save has cost, on the console now and with the next line; nothing was saved where it is None."""
+        if saved is None or ranks.rank() != 0:
+            return
+        pace = saved.size / max(saved.written_s, 1e-6)
+        self._noted = {"checkpoint/stalled_seconds": saved.stalled_s, "checkpoint/bytes_per_second": pace}
+        self._say(
+            f"step {saved.step} is saved: {saved.size / 1e6:.1f} MB a rank in {saved.written_s:.2f} s, "
+            f"steps stalled for {saved.stalled_s:.2f} s"
+        )
 
     def add(self, scalars: Mapping[str, Tensor]) -> None:
         """Take in one step's scalars; nothing waits for the device."""
@@ -89,7 +112,8 @@ class Metrics:
         if step > self._last_step:
             values["seconds_per_step"] = (now - self._last) / (step - self._last_step)
         self._last, self._last_step = now, step
-        self._emit(step, {f"train/{name}": value for name, value in values.items()})
+        self._emit(step, {f"train/{name}": value for name, value in values.items()} | self._noted)
+        self._noted = {}
 
     def write_held_out(self, step: int, values: Mapping[str, float]) -> None:
         """Write what an evaluation found; the values are already agreed by the ranks."""
@@ -125,11 +149,15 @@ class Metrics:
             file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **values}) + "\n")
         if self._wandb is not None:
             self._wandb.log({"step": step, **values})
-        line = _line(step, self.steps, values)
+        if self._bar is not None:
+            self._bar.n = step
+        self._say(_line(step, self.steps, values))
+
+    def _say(self, line: str) -> None:
+        """A line on the console, above the bar if there is one."""
         if self._bar is None:
             print(line, flush=True)
             return
-        self._bar.n = step
         self._bar.write(line)
         self._bar.refresh()
 
@@ -153,17 +181,22 @@ def history(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _start_wandb(run: Path, config: WandbConfig, settings: Mapping[str, Any]) -> Any:
+def _identity(run: Path) -> str:
+    """The number under which wandb knows the run, the same one after every restart."""
+    place = run / "wandb-id.txt"
+    if not place.exists():
+        checkpoints.write_text(place, secrets.token_hex(4))
+    return place.read_text(encoding="utf-8").strip()
+
+
+def _start_wandb(run: Path, config: WandbConfig, settings: Mapping[str, Any], identity: str) -> Any:
     """The run's wandb run, the same one after every restart; offline when the network does not answer."""
     import wandb
 
-    identity = run / "wandb-id.txt"
-    if not identity.exists():
-        checkpoints.write_text(identity, secrets.token_hex(4))
     arguments: dict[str, Any] = {
         "project": config.project,
         "name": config.name or run.name,
-        "id": identity.read_text(encoding="utf-8").strip(),
+        "id": identity,
         "resume": "allow",
         "dir": str(run),
         "config": dict(settings),

@@ -187,6 +187,14 @@ def collected(value: T) -> list[T]:
     return box
 
 
+def listed(value: T) -> list[T]:
+    """Every rank's value, in the order of ranks, on every rank. Small picklable values of our own only."""
+    values: list[Any] = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 class Interrupt:
     """Turns SIGTERM, SIGUSR1 and Ctrl-C into a question that all ranks answer alike at a step's end.
 

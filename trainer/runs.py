@@ -1,16 +1,9 @@
 """The sections of a run, the checks that join two of them, and what happens between reading them and the first step."""
 
-import fcntl
-import os
-import shutil
 import socket
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import torch
 
@@ -19,8 +12,7 @@ from ..models.discriminators import DiscriminatorConfig, PatchGANConfig
 from ..models.priors import GPTConfig, PriorConfig
 from ..models.vqgan import VQGANConfig
 from . import config as configs
-from . import prior_data, ranks, weights
-from .checkpoints import FOLDER, Checkpoints, write_text
+from . import failures, folders, preflight, prior_data, ranks, weights
 from .crops import CodeCropConfig, CropConfig, TamingCropConfig
 from .inference import weights_folder
 from .loop import LoopConfig, Task, fit
@@ -28,17 +20,13 @@ from .metrics import Metrics, WandbConfig
 from .previews import PreviewConfig
 from .prior_task import PriorTask
 from .reconstruction import VQGANLossConfig
+from .saving import Checkpoints, Keep
 from .sentinels import SentinelsConfig
 from .stopping import StoppingConfig
 from .stream import DataConfig, Stream
 from .targets import Field
 from .training import BatchConfig, NetworkConfig
 from .vqgan_task import VQGANTask
-
-RESOLVED = "config.yaml"
-LOCK_PATIENCE_S = 1800.0
-# What may change when a run goes on: how often it looks up, where it lies, who watches.
-HARMLESS = ("folder", "keep", "wandb", "loop.", "data.workers", "timeout_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +46,11 @@ class VQGANRun:
     generator_training: NetworkConfig
     discriminator_training: NetworkConfig | None = None  # needed with loss.adversarial
     sentinels: SentinelsConfig = field(default_factory=SentinelsConfig)
-    channels_last: bool = False
+    channels_last: bool = False  # memory format of the pictures, which every layer hands on
     average: float = 0.999  # decay of the averaged weights, which are shown, evaluated and exported
     seed: int = 0
-    keep: int = 3  # checkpoints
+    keep: int = 3  # checkpoints, the newest
+    keep_every: int | None = None  # steps: checkpoints at its multiples stay too
     timeout_s: float = 1800.0  # a collective that waits longer ends the job
     wandb: WandbConfig | None = None
 
@@ -156,6 +145,7 @@ class PriorRun:
     previews: PreviewConfig | None = field(default_factory=PreviewConfig)
     seed: int = 0
     keep: int = 3
+    keep_every: int | None = None
     timeout_s: float = 1800.0
     wandb: WandbConfig | None = None
 
@@ -186,21 +176,47 @@ def train(run: Run, fresh: bool) -> bool:
 
     Raises:
         ValueError: something about the run, its data or its folder is not as it must be; nothing was trained.
+        SaveError: a checkpoint could not be written; those before it are as they were.
+        FailedError: something else failed in mid-training, and why has been said.
     """
     folder = Path(run.folder)
-    with _alone_in(folder):
+    with folders.alone_in(folder):
+        folders.take_over(folder, run, Run, fresh)
+        about = preflight.check(folder, configs.dump(run), checkpoint_bytes(run))
         if ranks.rank() == 0:
-            _take_over(run, folder, fresh)
-        ranks.barrier()
+            print(about, flush=True)
         torch.manual_seed(run.seed)  # the same weights on every rank
         task, training, held_out = built(run)
         metrics = Metrics(folder, run.loop.steps, run.wandb, configs.to_mapping(run))
+        record = {"config": configs.to_mapping(run), "versions": preflight.versions(), "wandb": metrics.identity}
+        checkpoints = Checkpoints(folder, Keep(run.keep, run.keep_every), training, metrics, record)
+        finished = task.finished if isinstance(task, PriorTask) else lambda: False
         try:
-            checkpoints = Checkpoints(folder, run.keep)
-            finished = task.finished if isinstance(task, PriorTask) else lambda: False
-            return fit(task, training, held_out, run.batch.micro, run.loop, metrics, checkpoints, finished)
+            start = checkpoints.restore(task)
+            metrics.rewind(start)
+            with failures.explained(folder):
+                return fit(
+                    task, training, held_out, run.batch.micro, run.loop, metrics, checkpoints, start, finished
+                )
         finally:
             metrics.close()
+
+
+def checkpoint_bytes(run: Run) -> int:
+    """About what a checkpoint of the run takes on the disk: masters, two moments, weights, and their average twice."""
+    with torch.device("meta"):
+        if isinstance(run, VQGANRun):
+            networks = [run.model.build()]
+            if run.loss.adversarial is not None:
+                networks.append(run.discriminator.build(run.model.out_channels))
+        else:
+            networks = [run.model.build(_codes(run), run.condition)]
+    return sum(4 * 6 * parameter.numel() for network in networks for parameter in network.parameters())
+
+
+def _codes(run: PriorRun) -> int:
+    codes: int = weights.read_card(weights_folder(Path(run.tokenizer)), "vqgan")["codes"]
+    return codes
 
 
 def built(run: Run) -> tuple[Task, Stream, Stream]:
@@ -208,7 +224,7 @@ def built(run: Run) -> tuple[Task, Stream, Stream]:
     if isinstance(run, VQGANRun):
         training, held_out = _streams(run, (run.rebuilds,))
         return VQGANTask(run, training.accumulation), training, held_out
-    prior = run.model.build(weights.read_card(weights_folder(Path(run.tokenizer)), "vqgan")["codes"], run.condition)
+    prior = run.model.build(_codes(run), run.condition)
     made = prior_data.source(run, prior.condition)
     training, held_out = _streams(run, made.fields)
     prior_data.check((training, held_out), made, run)
@@ -216,76 +232,16 @@ def built(run: Run) -> tuple[Task, Stream, Stream]:
 
 
 def _streams(run: Run, fields: tuple[str, ...]) -> tuple[Stream, Stream]:
+    """Both streams of this rank; where one rank cannot read its shards, all of them say so."""
     place = {"rank": ranks.rank(), "world": ranks.world(), "micro_batch": run.batch.micro, "seed": run.seed}
-    training = Stream(run.data, fields, global_batch=run.batch.total, **place)
-    held_out = Stream(run.held_out, fields, global_batch=run.batch.micro * ranks.world(), **place)
-    return training, held_out
-
-
-def _take_over(run: Run, folder: Path, fresh: bool) -> None:
-    """Check the run against what the folder holds of it, and leave its resolved config there."""
-    resolved = folder / RESOLVED
-    if fresh:
-        for path in folder.iterdir():
-            if path.name in (FOLDER, "pictures"):
-                shutil.rmtree(path)
-            elif path.suffix in (".jsonl", ".txt", ".yaml"):
-                path.unlink()
-    elif resolved.exists():
-        changes = configs.differences(configs.read(Run, resolved), run)
-        harmful = [change for change in changes if not change.startswith(HARMLESS)]
-        if harmful:
-            raise ValueError(
-                f"{folder} holds a run with another config:\n  " + "\n  ".join(harmful) + "\n"
-                "go on with the old values, choose another folder, or start anew with --fresh"
-            )
-        for change in changes:
-            print(f"changed since the run began: {change}", flush=True)
-    write_text(resolved, configs.dump(run))
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Rank 0 holds the folder's lock, so that a job that was orphaned and its successor never write into one run.
-
-    The successor waits; the lock falls with the process that held it.
-
-    Raises:
-        ValueError: the other job did not leave in time.
-    """
-    handle: IO[str] | None = None
-    problem = ""
-    if ranks.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("a+", encoding="utf-8")
-        problem = _lock(handle, folder)
-    problem = ranks.from_first(problem)
-    if problem:
-        raise ValueError(problem)
+    problem, streams = "", []
     try:
-        yield
-    finally:
-        if handle is not None:
-            handle.close()
-
-
-def _lock(handle: IO[str], folder: Path) -> str:
-    """Wait for the lock; what is wrong when it does not come, else nothing."""
-    waited = 0.0
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.seek(0)
-            holder = handle.read().strip()
-            if waited >= LOCK_PATIENCE_S:
-                return f"another job is training in {folder} ({holder}); stop it, or choose another folder"
-            if waited % 30 == 0:
-                print(f"waiting for another job that trains in {folder} ({holder})", file=sys.stderr, flush=True)
-            time.sleep(1.0)
-            waited += 1.0
-        else:
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            handle.flush()
-            return ""
+        for data, batch in ((run.data, run.batch.total), (run.held_out, run.batch.micro * ranks.world())):
+            streams.append(Stream(data, fields, global_batch=batch, **place))
+    except (OSError, ValueError) as error:
+        problem = f"rank {ranks.rank()} on {socket.gethostname()}: {error}"
+    problems = [problem for problem in ranks.listed(problem) if problem]
+    if problems:
+        raise ValueError(problems[0])
+    training, held_out = streams
+    return training, held_out

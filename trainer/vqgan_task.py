@@ -8,7 +8,7 @@ right under every ZeRO stage.
 Shapes: B samples of a rank's micro-batch, H rows and W columns, D channels of a picture (labels of a map), C of a code.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,8 +75,6 @@ class VQGANTask:
 
     def _engine(self, network: torch.nn.Module, training: NetworkConfig) -> Any:
         synchronise(network, ranks.total)
-        if self.run.channels_last:
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return engines.build(network.to(ranks.device()), training.engine, training.optimizer, **self._sizes)
 
     @property
@@ -224,6 +222,10 @@ class VQGANTask:
         if self.adversary is not None:
             self.adversary.load_state(state["adversary"])
         self.sentinels.load_state(state["sentinels"])
+
+    def resharded(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What ``state`` would have given here, from what it gave on each of the ranks of another job."""
+        return states[0] | {"average": self.average.resharded([state["average"] for state in states])}
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights of the generator, whole, in fp32, on the host."""
