@@ -95,7 +95,7 @@ class Adversary:
         if factor > 0:
             scalars["clamped"] = (weight >= config.clamp).float()
         if config.discriminator_sees == "before":
-            if factor > 0 and self._walks_once:
+            if factor > 0 and self._walks_once and not self.frozen:
                 fake_logits = self.engine.module(rebuilt.detach())
             scalars |= self._learn(real, fake_logits)
         return Push(factor * weight * push, scalars)
@@ -106,7 +106,11 @@ class Adversary:
         Args:
             pairs: (B, D, H, W) real and rebuilt pictures of each micro-batch of the step.
         """
-        each = [self._learn(real, self.engine.module(rebuilt)) for real, rebuilt in pairs]
+        each = []
+        for real, rebuilt in pairs:
+            with torch.set_grad_enabled(not self.frozen):
+                fake_logits = self.engine.module(rebuilt)
+            each.append(self._learn(real, fake_logits))
         return {name: torch.stack([scalars[name] for scalars in each]).mean() for name in each[0]}
 
     def end_step(self) -> bool:

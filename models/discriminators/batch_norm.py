@@ -48,6 +48,7 @@ class BatchNorm(Float32Buffers, Synchronised):
         return mean.float(), variance.float()
 
     def _remember(self, mean: Tensor, unbiased_variance: Tensor) -> None:
-        self.running_mean.lerp_(mean.float(), self.momentum)
-        self.running_var.lerp_(unbiased_variance.float(), self.momentum)
+        finite = mean.isfinite() & unbiased_variance.isfinite()  # one bad batch would spoil them for good
+        self.running_mean.lerp_(torch.where(finite, mean.float(), self.running_mean), self.momentum)
+        self.running_var.lerp_(torch.where(finite, unbiased_variance.float(), self.running_var), self.momentum)
         self.num_batches_tracked += 1
