@@ -1,72 +1,151 @@
-"""Paint pictures: ``python -m smalti.launch.sample PRIOR TOKENIZER --map map.png --seed 1 --out folder``."""
+"""Paint pictures: ``python -m smalti.launch.sample PRIOR [TOKENIZER] --map map.png --seed 1 --out folder``.
+
+The same seed gives the same pictures, whatever the batch, the mode and the number of ranks. A run that was killed goes
+on when the same command is given again. ``deepspeed --module smalti.launch.sample ...`` shares the pictures out.
+"""
 
 import argparse
 import re
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ..models.sampling import GuidanceConfig, Painting, SamplingConfig
+from ..models.sampling import GuidanceConfig, SamplingConfig
+from ..trainer import ranks
+from ..trainer.developing import DevelopConfig, contact_sheet
 from ..trainer.encoding import Settings
-from ..trainer.gallery import check_pair, develop, paint, save, wish
+from ..trainer.gallery import Gallery, GalleryConfig
 from ..trainer.inference import load_prior, load_tokenizer
+from ..trainer.wishes import Told, wish
+
+TIMEOUT_S = 7 * 24 * 3600.0  # ranks wait for the slowest one's pictures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
     asked = _parser().parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        prior, tokenizer = load_prior(asked.prior, device), load_tokenizer(asked.tokenizer, device)
-        check_pair(prior, tokenizer)
-        wanted = wish(prior, asked.size, asked.map, asked.label, asked.seed)
-        config = SamplingConfig(
-            temperature=asked.temperature,
-            top_k=asked.top_k,
-            top_p=asked.top_p,
-            greedy=asked.greedy,
-            guidance=GuidanceConfig(scale=asked.guidance),
-            mode=asked.mode,
-            stride=asked.stride,
-            lanes=asked.lanes,
-        )
-        for number in range(asked.count):
-            codes = paint(prior, wanted, number, config, _progress())
-            picture = develop(tokenizer, codes, Settings(asked.tile, asked.halo))
-            path = asked.out / f"seed-{asked.seed}-{number:04d}.png"
-            made = {"seed": asked.seed, "picture": number, "prior": prior.card["digest"]}
-            save(picture, path, made | {"tokenizer": tokenizer.card["digest"], "sampling": repr(config)})
-            print(f"{path}: {picture.height} x {picture.width}", flush=True)
+        with ranks.group(TIMEOUT_S):
+            _paint(asked)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+def _paint(asked: argparse.Namespace) -> None:
+    device = ranks.device()
+    prior = load_prior(asked.prior, device)
+    tokenizer = load_tokenizer(asked.tokenizer or _tokenizer_of(asked.prior), device)
+    develop = DevelopConfig(asked.tiles, asked.tile, asked.halo, asked.format)
+    config = GalleryConfig(asked.batch, asked.save_every, asked.preview)
+    gallery = Gallery(prior, tokenizer, asked.seed, _sampling(asked), develop, config, _say)
+    maps = None if asked.map_tokenizer is None else load_tokenizer(asked.map_tokenizer, device)
+    told = Told(asked.map, maps, asked.label, asked.complete, asked.keep)
+    for size in asked.size or [None]:
+        wanted = wish(prior, tokenizer, size, told, Settings(asked.tile, asked.halo))
+        several = f"-{size[0]}x{size[1]}" if len(asked.size or []) > 1 else ""
+        tasks = [
+            gallery.task(wanted, number, asked.out, f"seed-{asked.seed}-{number:04d}{several}")
+            for number in range(asked.count)
+        ]
+        gallery.paint(wanted, tasks[ranks.rank() :: ranks.world()])
+        ranks.barrier()
+        if asked.grid and ranks.rank() == 0:
+            contact_sheet([task.path for task in tasks], asked.out / f"seed-{asked.seed}{several}-grid.png")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _tokenizer_of(run: Path) -> Path:
+    """The folder that a prior's run names as its tokenizer."""
+    from ..trainer import config  # with the runs comes DeepSpeed, which takes seconds to import
+    from ..trainer.folders import RESOLVED
+    from ..trainer.runs import PriorRun
+
+    if not (run / RESOLVED).is_file():
+        raise ValueError(
+            f"{run} is not a run with a {RESOLVED}, so it does not tell its tokenizer; name that behind it"
+        )
+    return Path(config.read(PriorRun, run / RESOLVED).tokenizer)
+
+
+def _sampling(asked: argparse.Namespace) -> SamplingConfig:
+    return SamplingConfig(
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        greedy=asked.greedy,
+        guidance=GuidanceConfig(asked.guidance, asked.guidance_schedule),
+        mode=asked.mode,
+        stride=asked.stride,
+        lanes=asked.lanes,
+        prefill=asked.prefill,
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m smalti.launch.sample", description=(__doc__ or "").split(":")[0])
     parser.add_argument("prior", type=Path, help="folder of the prior's run, or of its export")
-    parser.add_argument("tokenizer", type=Path, help="folder of the VQGAN's run, or of its export")
-    parser.add_argument("--size", type=_size, help="rows x columns in pixels, such as 1024x2048; else the map's")
-    parser.add_argument("--map", type=Path, help="a PNG of labels, for priors of maps")
-    parser.add_argument("--class", dest="label", type=int, help="number of the class, for priors of classes")
+    parser.add_argument("tokenizer", type=Path, nargs="?", help="folder of the VQGAN's run or export; else the run's")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=1, help="pictures to paint")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the PNG files")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-k", type=int, help="only the k likeliest codes")
-    parser.add_argument("--top-p", type=float, help="only the fewest codes that hold this probability")
-    parser.add_argument("--greedy", action="store_true", help="always the likeliest code")
-    parser.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance; 1 is none")
-    parser.add_argument("--mode", choices=("wavefront", "serial"), default="wavefront")
-    parser.add_argument("--stride", type=int, default=1, help="codes of a row that share one window; 1 is exact")
-    parser.add_argument("--lanes", type=int, default=4, help="windows in a forward; the same lanes, the same bits")
-    parser.add_argument("--tile", type=int, default=16, help="codes a side that the decoder sees at once (16)")
-    parser.add_argument("--halo", type=int, default=2, help="codes at a tile's border that are seen but not kept (2)")
+    parser.add_argument("--count", type=int, default=1, help="pictures to paint of each size")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    _add_what(parser.add_argument_group("what to paint"))
+    _add_drawing(parser.add_argument_group("how codes are drawn"))
+    _add_going(
+        parser.add_argument_group("how to go about it; of these only --stride, --lanes and --prefill change codes")
+    )
+    _add_developing(parser.add_argument_group("how codes become pixels"))
     return parser
+
+
+def _add_what(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--size", type=_size, nargs="+", help="rows x columns in pixels, such as 1024x2048; else the map's"
+    )
+    group.add_argument("--map", type=Path, help="a PNG of labels, of any size, for priors of maps")
+    group.add_argument("--map-tokenizer", type=Path, help="its tokenizer, for priors whose maps were tokenized")
+    group.add_argument("--class", dest="label", type=int, help="number of the class, for priors of classes")
+    group.add_argument("--complete", type=Path, help="a photo; where it is transparent or ends, it is painted on")
+    group.add_argument(
+        "--keep", type=float, help="share of the photo's rows to keep, from the top (0.5 if it is whole)"
+    )
+
+
+def _add_drawing(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--temperature", type=float, default=1.0)
+    group.add_argument("--top-k", type=int, help="only the k likeliest codes")
+    group.add_argument("--top-p", type=float, help="only the fewest codes that hold this probability")
+    group.add_argument("--greedy", action="store_true", help="always the likeliest code")
+    group.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance; 1 is none")
+    group.add_argument("--guidance-schedule", choices=("constant", "linear", "cosine"), default="constant")
+
+
+def _add_going(group: "argparse._ArgumentGroup") -> None:
+    many = torch.cuda.is_available()
+    group.add_argument("--mode", choices=("wavefront", "serial"), default="wavefront")
+    group.add_argument("--stride", type=int, default=1, help="codes of a row that share one window; 1 is exact")
+    group.add_argument("--lanes", type=int, default=16 if many else 4, help="windows in a forward (4; on GPUs 16)")
+    group.add_argument("--prefill", type=int, default=4 if many else 1, help="windows read anew at once (1; on GPUs 4)")
+    group.add_argument("--batch", type=int, default=1, help="pictures painted together (1)")
+    group.add_argument("--save-every", type=float, default=30.0, help="seconds of work that a kill may cost (30)")
+    group.add_argument("--preview", type=float, help="seconds between looks at what is painted so far; else none")
+
+
+def _add_developing(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--tiles", choices=("whole", "shared", "blended"), default="blended", help="docs/sampling.md")
+    group.add_argument("--tile", type=int, default=16, help="codes a side that the decoder sees at once (16)")
+    group.add_argument("--halo", type=int, default=2, help="codes at a tile's border that fade into the next one (2)")
+    group.add_argument(
+        "--format", choices=("auto", "png", "tiff"), default="auto", help="auto: TIFF from 67 megapixels"
+    )
+    group.add_argument("--grid", action="store_true", help="all pictures of a size, small, in one more")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -74,22 +153,6 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"a size is rows x columns such as 1024x2048, got {text!r}")
     return int(match[1]), int(match[2])
-
-
-def _progress(every_s: float = 5.0) -> Callable[[Painting], None]:
-    """A line every few seconds with codes a second and the time left."""
-    began = last = time.monotonic()
-
-    def say(painting: Painting) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= every_s or painting.painted == painting.cells:
-            last = now
-            pace = painting.painted / (now - began)
-            left = (painting.cells - painting.painted) / pace
-            print(f"{painting.painted}/{painting.cells} codes  {pace:.0f} codes/s  left {left:.0f} s", flush=True)
-
-    return say
 
 
 if __name__ == "__main__":

@@ -1,91 +1,199 @@
-"""Painting pictures with a prior and its tokenizer: PNG files that say how they were made."""
+"""Painting pictures with a prior and its tokenizer, into a folder.
+
+Which pictures there will be follows from the seed, the prior, the tokenizer and what is asked, and from nothing else:
+not from how many are painted together, on how many ranks, in which mode, or how often the run was killed.
+
+Shapes: B pictures that are painted together, their grids of h x w codes.
+"""
 
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
-from torch import Tensor
 
-from ..models import tiling
-from ..models.sampling import Painting, SamplingConfig, sample
-from .encoding import Settings, commonest
+from ..models.sampling import UNKNOWN, Painting, SamplingConfig, paint
+from . import unfinished, weights
+from .developing import DevelopConfig, develop, read_notes, save, write
 from .inference import Prior, Tokenizer
-from .pictures import decode_map
+from .wishes import Wish
 
 
-class Wish(NamedTuple):
-    """What is to be painted."""
+@dataclass(frozen=True)
+class GalleryConfig:
+    """How a rank goes about its pictures. Nothing here changes them."""
 
-    size: tuple[int, int]  # rows and columns, in codes
-    fields: Mapping[str, Tensor]  # what the prior is told of one whole picture, a row each
-    seed: int
+    batch: int = 1  # pictures that are painted together
+    save_every_s: float = 30.0  # how much work a kill may cost
+    preview_every_s: float | None = None  # a look at unfinished pictures; None: no look
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
 
 
-def wish(
-    prior: Prior, size: tuple[int, int] | None, map_file: Path | None, label: int | None, seed: int
-) -> Wish:
-    """Check what is asked against what the prior was trained on.
+class Task(NamedTuple):
+    """One picture to be painted."""
+
+    number: int  # keys its randomness together with the seed
+    path: Path
+    made: Mapping[str, Any]  # how it is made, for its metadata; "wish" names all that decides what it will be
+
+
+class Gallery:
+    """Paints one wish again and again, picture by picture.
 
     Args:
-        size: rows and columns in pixels; None takes the map's.
-        map_file: a label map, for priors of maps.
-        label: of the class, for priors of classes.
-
-    Raises:
-        ValueError: the prior needs a map or a class that is not given, or the size is no multiple of the factor.
+        prior, tokenizer: a pair, see ``check_pair``.
+        seed: of all pictures.
+        sampling: how codes are drawn.
+        develop: how they become pixels.
+        config: how to go about it.
+        say: takes a line for the user.
     """
-    factor: int = prior.card["factor"]
-    needed = set(prior.model.condition.fields)
-    labels = None if map_file is None else torch.from_numpy(decode_map(map_file.read_bytes()).astype(np.int64))
-    if "map_codes" in needed and labels is None:
-        raise ValueError("this prior paints what a map says; give one with --map")
-    if "cls" in needed and label is None:
-        raise ValueError("this prior paints a class; give its number with --class")
-    if size is None:
-        if labels is None:
-            raise ValueError("say how large the picture is to be, such as --size 1024x1024")
-        size = (labels.shape[0] // factor * factor, labels.shape[1] // factor * factor)
-    if size[0] % factor or size[1] % factor:
-        raise ValueError(f"both sides must be multiples of {factor}, got {size[0]}x{size[1]}")
-    rows, columns = size[0] // factor, size[1] // factor
-    fields: dict[str, Tensor] = {
-        "box": torch.tensor([[0.0, 0.0, size[1], size[0]]]),
-        "source_size": torch.tensor([[float(size[0]), float(size[1])]]),
-        "flip": torch.tensor([False]),
-    }
-    if labels is not None:
-        fields["map_codes"] = commonest(labels, rows, columns)[None].long()
-    if label is not None:
-        fields["cls"] = torch.tensor([label])
-    return Wish((rows, columns), fields, seed)
+
+    def __init__(
+        self,
+        prior: Prior,
+        tokenizer: Tokenizer,
+        seed: int,
+        sampling: SamplingConfig,
+        develop: DevelopConfig,
+        config: GalleryConfig,
+        say: Callable[[str], None],
+    ) -> None:
+        check_pair(prior, tokenizer)
+        self.prior, self.tokenizer = prior, tokenizer
+        self.seed = seed
+        self.sampling, self.develop, self.config = sampling, develop, config
+        self.say = say
+
+    def task(self, wanted: Wish, number: int, folder: Path, stem: str) -> Task:
+        """A picture's file and metadata."""
+        factor: int = self.prior.card["factor"]
+        height, width = (side * factor for side in wanted.size)
+        made = {
+            "seed": self.seed,
+            "picture": number,
+            "size": [height, width],
+            "prior": self.prior.card["digest"],
+            "tokenizer": self.tokenizer.card["digest"],
+            "sampling": repr(self.sampling),
+            "developed": repr(self.develop),
+            "wish": self._identity(wanted, number),
+        }
+        return Task(number, folder / (stem + self.develop.suffix(height, width)), made)
+
+    def paint(self, wanted: Wish, tasks: Sequence[Task]) -> None:
+        """Paint the pictures that are not there yet; those that were begun go on."""
+        tasks = [task for task in tasks if not self._finished(task)]
+        for begin in range(0, len(tasks), self.config.batch):
+            self._paint(wanted, tasks[begin : begin + self.config.batch])
+
+    def _finished(self, task: Task) -> bool:
+        deciding = ("wish", "tokenizer", "developed")
+        notes = read_notes(task.path)
+        there = all(notes.get(name) == task.made[name] for name in deciding)
+        if there:
+            self.say(f"{task.path}: there already")
+        return there
+
+    def _paint(self, wanted: Wish, tasks: Sequence[Task]) -> None:
+        """Paint some pictures together, to their files."""
+        numbers = [task.number for task in tasks]
+        fields = {name: field.repeat(len(tasks), *[1] * (field.dim() - 1)) for name, field in wanted.fields.items()}
+        given = None if wanted.given is None else wanted.given.repeat(len(tasks), 1, 1)
+        before = self._before(wanted, tasks)
+        watch = Watch(self.config, 0 if before is None else int((before.codes[0] != UNKNOWN).sum()), self.say)
+        for painting in paint(self.prior.model, fields, wanted.size, numbers, self.seed, self.sampling, given, before):
+            watch.look(painting, lambda now: self._keep(now, tasks), lambda now: self._preview(now, tasks))
+        for codes, task in zip(painting.codes, tasks, strict=True):
+            write(self.tokenizer, codes[None], self.develop, task.path, task.made)
+            unfinished.forget(task.path)
+            _preview_of(task.path).unlink(missing_ok=True)
+            height, width = task.made["size"]
+            self.say(f"{task.path}: {height} x {width}")
+
+    def _before(self, wanted: Wish, tasks: Sequence[Task]) -> Painting | None:
+        """What a killed run had painted of these pictures."""
+        found = [unfinished.find(task.path, task.made["wish"]) for task in tasks]
+        if not any(found):
+            return None
+        nothing = unfinished.Unfinished(torch.full(wanted.size, UNKNOWN, dtype=torch.int64), torch.zeros(wanted.size))
+        codes, scores = zip(*[each or nothing for each in found], strict=True)
+        return Painting(torch.stack(codes), torch.stack(scores), 0, 0)
+
+    def _keep(self, painting: Painting, tasks: Sequence[Task]) -> None:
+        for codes, scores, task in zip(painting.codes, painting.scores, tasks, strict=True):
+            unfinished.keep(task.path, task.made["wish"], unfinished.Unfinished(codes, scores))
+
+    def _preview(self, painting: Painting, tasks: Sequence[Task]) -> None:
+        """Show the rows that have been begun; what is unknown in them is grey."""
+        factor: int = self.prior.card["factor"]
+        for codes, task in zip(painting.codes, tasks, strict=True):
+            begun = codes[: int((codes != UNKNOWN).any(dim=1).nonzero().max()) + 1]
+            picture = develop(self.tokenizer, begun.clamp(min=0)[None], self.develop)
+            for row, column in (begun == UNKNOWN).nonzero().tolist():
+                left, top = column * factor, row * factor
+                picture.paste((128, 128, 128), (left, top, left + factor, top + factor))
+            save(picture, _preview_of(task.path), {"painted": int((codes != UNKNOWN).sum()), **task.made})
+
+    def _identity(self, wanted: Wish, number: int) -> str:
+        """A digest of everything that decides a picture's codes. Both modes paint the same ones."""
+        drawn = asdict(replace(self.sampling, mode="serial"))
+        told = {name: field for name, field in wanted.fields.items() if name in self.prior.model.condition.fields}
+        if wanted.given is not None:
+            told["given"] = wanted.given
+        said = [self.prior.card["digest"], self.seed, number, wanted.size, drawn, weights.digest(told)]
+        return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def paint(
-    prior: Prior, wanted: Wish, picture: int, config: SamplingConfig, progress: Callable[[Painting], None] | None
-) -> Tensor:
-    """The codes (1, h, w) of one picture; its number keys the randomness together with the seed."""
-    return sample(prior.model, wanted.fields, wanted.size, (picture,), wanted.seed, config, progress=progress).codes
+class Watch:
+    """Tells how a painting gets on, and when to keep it and to show it.
 
+    Args:
+        config: how often.
+        skipped: codes of a picture that were painted before; they do not count for the pace.
+        say: takes a line for the user.
+    """
 
-def develop(tokenizer: Tokenizer, codes: Tensor, settings: Settings) -> Image.Image:
-    """The picture of (1, h, w) codes, decoded in tiles."""
-    pixels = tiling.decode(tokenizer.model, codes, *settings)[0]
-    levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).numpy())
+    TELL_EVERY_S = 5.0
 
+    def __init__(self, config: GalleryConfig, skipped: int, say: Callable[[str], None]) -> None:
+        self.config = config
+        self.skipped = skipped
+        self.say = say
+        self.began = self.told = self.kept = self.shown = time.monotonic()
 
-def save(picture: Image.Image, path: Path, made: Mapping[str, Any]) -> None:
-    """Write a PNG whose text chunk ``smalti`` says in JSON how it was made."""
-    notes = PngImagePlugin.PngInfo()
-    notes.add_text("smalti", json.dumps(dict(made), sort_keys=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    picture.save(aside, format="PNG", pnginfo=notes)
-    aside.replace(path)
+    def look(self, painting: Painting, keep: Callable[[Painting], None], show: Callable[[Painting], None]) -> None:
+        """After every step; ``keep`` and ``show`` are called when their time has come, not for a finished painting."""
+        now = time.monotonic()
+        finished = painting.painted == painting.cells
+        if painting.painted <= self.skipped:
+            self.began = now
+        elif finished or now - self.told >= self.TELL_EVERY_S:
+            self.told = now
+            self.say(self.line(painting, now))
+        if finished:
+            return
+        if now - self.kept >= self.config.save_every_s:
+            keep(painting)
+            self.kept = now
+        if self.config.preview_every_s is not None and now - self.shown >= self.config.preview_every_s:
+            show(painting)
+            self.shown = now
+
+    def line(self, painting: Painting, now: float) -> str:
+        """Codes a second of all pictures together, and the time that is left."""
+        together = len(painting.codes)
+        pace = (painting.painted - self.skipped) * together / max(now - self.began, 1e-9)
+        left = (painting.cells - painting.painted) * together / pace
+        done, of = painting.painted * together, painting.cells * together
+        return f"{done}/{of} codes  {pace:.0f} codes/s  left {left:.0f} s"
 
 
 def check_pair(prior: Prior, tokenizer: Tokenizer) -> None:
@@ -99,3 +207,7 @@ def check_pair(prior: Prior, tokenizer: Tokenizer) -> None:
         raise ValueError(
             f"the prior learnt the codes of the tokenizer {learnt[:12]}, and this one is {given[:12]}; name that one"
         )
+
+
+def _preview_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.preview.png")

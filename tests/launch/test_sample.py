@@ -1,0 +1,299 @@
+"""The command paints the same pictures however it goes about it, says how in their metadata, and refuses in clear."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import made_pairs
+import numpy as np
+import processes
+import pytest
+import torch
+from PIL import Image
+
+from smalti.launch import sample
+from smalti.trainer import giant_tiff, unfinished, weights
+
+SIZE = "20x28"  # 5 x 7 codes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pairs")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return made_pairs.write_tokenizer(folder / "tokenizer")
+
+
+@pytest.fixture(scope="module", params=["none-gpt", "none-neighbourhood"])
+def prior(request, folder, tokenizer):
+    return made_pairs.write_prior(folder / request.param, tokenizer, *request.param.split("-"))
+
+
+@pytest.fixture(scope="module")
+def of_maps(folder, tokenizer):
+    return made_pairs.write_prior(folder / "map", tokenizer, "map")
+
+
+@pytest.fixture(scope="module")
+def of_classes(folder, tokenizer):
+    return made_pairs.write_prior(folder / "class", tokenizer, "class")
+
+
+def painted(capsys, out, *arguments):
+    """Run the command; the pixels of its pictures by name, previews and grids left out."""
+    code = sample.main([*map(str, arguments), "--out", str(out)])
+    assert code == 0, capsys.readouterr().err
+    return pixels(out)
+
+
+def pixels(out):
+    return {path.stem: np.asarray(Image.open(path)) for path in sorted(out.glob("*-????*.*"))}
+
+
+def same(one, other):
+    assert one.keys() == other.keys() and one
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def refused(capsys, tmp_path, *arguments):
+    """What the command says; its process would end here, with the group of ranks still open."""
+    assert sample.main([*map(str, arguments), "--out", str(tmp_path)]) == 2
+    torch.distributed.destroy_process_group()
+    assert not list(tmp_path.glob("*.png"))
+    return capsys.readouterr().err
+
+
+def test_the_same_seed_paints_the_same_pictures_in_every_batch_and_mode(capsys, tmp_path, prior, tokenizer):
+    common = (prior, tokenizer, "--size", SIZE, "--seed", 3, "--count", 3)
+    first = painted(capsys, tmp_path / "a", *common)
+    assert list(first) == ["seed-3-0000", "seed-3-0001", "seed-3-0002"]
+    assert not np.array_equal(first["seed-3-0000"], first["seed-3-0001"])
+    for number, options in enumerate([("--batch", 3), ("--mode", "serial", "--batch", 2)]):
+        assert same(first, painted(capsys, tmp_path / str(number), *common, *options))
+    assert not same(first, painted(capsys, tmp_path / "greedy", *common, "--greedy"))
+    other = painted(capsys, tmp_path / "seed", prior, tokenizer, "--size", SIZE, "--seed", 4, "--count", 3)
+    assert not np.array_equal(first["seed-3-0000"], other["seed-4-0000"])
+
+
+def test_ranks_share_the_pictures_and_paint_the_same(capsys, tmp_path, of_maps, tokenizer):
+    labels(tmp_path / "map.png", (20, 28))
+    common = [of_maps, tokenizer, "--map", tmp_path / "map.png", "--seed", 3, "--count", 3, "--grid"]
+    alone = painted(capsys, tmp_path / "alone", *common)
+    shared = [*map(str, common), "--out", str(tmp_path / "shared")]
+    job = processes.command("smalti.launch.sample", shared, 2, {"OMP_NUM_THREADS": "1"})
+    ended = job.wait()
+    assert ended.codes == [0, 0], ended.log
+    assert same(alone, pixels(tmp_path / "shared"))
+    assert [len(re.findall("20 x 28", output)) for output in ended.outputs] == [2, 1]
+    sheets = [tmp_path / part / "seed-3-grid.png" for part in ("alone", "shared")]
+    assert np.array_equal(*(np.asarray(Image.open(sheet)) for sheet in sheets))
+
+
+def test_a_run_that_is_killed_in_the_middle_goes_on_to_the_same_picture(capsys, tmp_path, prior, tokenizer):
+    common = [prior, tokenizer, "--size", "32x40"]
+    whole = painted(capsys, tmp_path / "whole", *common)
+    common = [*map(str, common), "--out", str(tmp_path / "killed"), "--save-every", "0", "--preview", "0"]
+    job = processes.command("smalti.launch.sample", common, 1)
+    kept = unfinished.place(tmp_path / "killed" / "seed-0-0000.png")
+    deadline = time.monotonic() + 60
+    while not kept.exists() or (np.load(kept)["codes"] >= 0).sum() < 20:
+        assert time.monotonic() < deadline and processes.alive(job.pids[0]), job.output()
+        time.sleep(0.01)
+    job.signal(signal.SIGKILL, 0)
+    job.wait()
+    assert not (tmp_path / "killed" / "seed-0-0000.png").exists()
+    before = np.load(kept)["codes"].copy()
+    assert 20 <= (before >= 0).sum() < before.size
+
+    drawn = []
+    plain = torch.Tensor.argmax
+
+    def counting(self, *arguments, **named):
+        drawn.append(len(self))
+        return plain(self, *arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "argmax", counting)
+        assert sample.main(common[:-4]) == 0
+    assert sum(drawn) == (before < 0).sum()  # codes that were painted are not drawn again
+    assert same(whole, pixels(tmp_path / "killed"))
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["seed-0-0000.png"]
+
+
+def test_finished_pictures_are_left_alone_and_others_painted_anew(capsys, tmp_path, of_classes, tokenizer):
+    common = (of_classes, tokenizer, "--size", SIZE, "--class", 2)
+    painted(capsys, tmp_path, *common)
+    stamp = (tmp_path / "seed-0-0000.png").stat().st_mtime_ns
+    capsys.readouterr()
+    painted(capsys, tmp_path, *common, "--count", 2, "--mode", "serial")
+    assert "seed-0-0000.png: there already" in capsys.readouterr().out
+    assert (tmp_path / "seed-0-0000.png").stat().st_mtime_ns == stamp
+    first = pixels(tmp_path)["seed-0-0000"]
+    for change in (("--class", 3), ("--temperature", 3), ("--tile", 5, "--halo", 1)):
+        assert not np.array_equal(first, painted(capsys, tmp_path, *common, *change)["seed-0-0000"]), change
+
+
+def test_metadata_say_how_a_picture_was_made(capsys, tmp_path, of_maps, tokenizer):
+    labels(tmp_path / "map.png", (20, 28))
+    painted(capsys, tmp_path, of_maps, tokenizer, "--map", tmp_path / "map.png", "--seed", 9, "--top-k", 5)
+    with Image.open(tmp_path / "seed-9-0000.png") as picture:
+        notes = json.loads(picture.text["smalti"])
+    assert notes["seed"] == 9 and notes["picture"] == 0 and notes["size"] == [20, 28]
+    assert notes["prior"] == weights.read_card(of_maps)["digest"]
+    assert notes["tokenizer"] == weights.read_card(tokenizer)["digest"]
+    assert "top_k=5" in notes["sampling"] and "blended" in notes["developed"] and len(notes["wish"]) == 64
+
+
+def labels(path, size, most=6):
+    rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    numbers = (rows * 4 // size[0] + columns * 3 // size[1]).clamp(max=most)
+    Image.fromarray(numbers.byte().numpy()).save(path)
+    return path
+
+
+def test_a_map_of_another_size_is_laid_over_the_picture(capsys, tmp_path, of_maps, tokenizer):
+    own, twice, odd = (
+        labels(tmp_path / f"map{number}.png", size) for number, size in enumerate([(48, 48), (96, 96), (50, 49)])
+    )
+    common = (of_maps, tokenizer, "--greedy")
+    first = painted(capsys, tmp_path / "a", *common, "--map", own)["seed-0-0000"]
+    assert first.shape == (48, 48, 3)
+    stretched = painted(capsys, tmp_path / "b", *common, "--map", twice, "--size", "48x48")["seed-0-0000"]
+    assert np.array_equal(first, stretched)
+    assert painted(capsys, tmp_path / "c", *common, "--map", odd)["seed-0-0000"].shape == (48, 48, 3)
+
+
+def test_several_sizes_are_painted_in_one_run(capsys, tmp_path, of_classes, tokenizer):
+    common = (of_classes, tokenizer, "--class", 1, "--count", 2)
+    both = painted(capsys, tmp_path / "both", *common, "--size", "12x16", "20x28")
+    assert [picture.shape[:2] for picture in both.values()] == [(12, 16), (20, 28)] * 2
+    one = painted(capsys, tmp_path / "one", *common, "--size", "20x28")
+    assert np.array_equal(both["seed-0-0001-20x28"], one["seed-0-0001"])
+
+
+def test_progress_tells_codes_a_second_and_the_time_left(capsys, tmp_path, of_classes, tokenizer):
+    painted(capsys, tmp_path, of_classes, tokenizer, "--class", 1, "--size", SIZE, "--count", 2, "--batch", 2)
+    assert re.search(r"70/70 codes  \d+ codes/s  left 0 s\n", capsys.readouterr().out)
+
+
+def photo(path, size, transparent=None):
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    if transparent is not None:
+        pixels[transparent][..., 3] = 0
+    Image.fromarray(pixels, "RGBA").save(path)
+    return path
+
+
+def test_a_photo_is_completed_where_it_is_transparent(capsys, tmp_path, of_classes, tokenizer, monkeypatch):
+    seen = []
+    plain = sample.Gallery.paint
+
+    def watched(self, wanted, tasks):
+        seen.append(wanted)
+        plain(self, wanted, tasks)
+
+    monkeypatch.setattr(sample.Gallery, "paint", watched)
+    common = (of_classes, tokenizer, "--class", 1, "--complete")
+    hole = photo(tmp_path / "hole.png", (24, 32), (slice(9, 24), slice(8, 17)))  # codes 2 to 5 down, 2 to 4 across
+    painted(capsys, tmp_path / "hole", *common, hole)
+    expected = torch.zeros(6, 8, dtype=torch.bool)
+    expected[2:, 2:5] = True
+    assert torch.equal(seen[-1].given[0] < 0, expected)
+    half = photo(tmp_path / "half.png", (24, 32))
+    painted(capsys, tmp_path / "half", *common, half)
+    assert torch.equal((seen[-1].given[0] < 0).all(1), torch.arange(6) >= 3)
+    painted(capsys, tmp_path / "third", *common, half, "--keep", 1 / 3)
+    assert torch.equal((seen[-1].given[0] < 0).all(1), torch.arange(6) >= 2)
+    painted(capsys, tmp_path / "larger", *common, half, "--size", "28x40")
+    assert (seen[-1].given[0, :6, :8] >= 0).all() and (seen[-1].given >= 0).sum() == 48
+    codes = [wanted.given[0, :2] for wanted in seen[1:]]
+    assert all(torch.equal(each[:, :8], codes[0]) for each in codes)  # the photo's own codes, in every case
+
+
+def test_a_photo_that_leaves_nothing_to_paint_is_refused(capsys, tmp_path, of_classes, tokenizer):
+    whole = photo(tmp_path / "whole.jpg.bmp", (24, 32))
+    common = (of_classes, tokenizer, "--class", 1, "--complete", whole)
+    assert "gives 48, which leaves nothing to paint" in refused(capsys, tmp_path, *common, "--keep", 1)
+    assert "gives 0, which leaves nothing to complete" in refused(capsys, tmp_path, *common, "--keep", 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--size", "18x28"], "both sides must be multiples of 4, got 18x28"),
+        ([], "say how large the picture is to be"),
+        (["--size", "8x28"], "at least 3 codes a side, got 2; ask for a larger picture"),
+        (["--size", SIZE, "--class", "5"], "the prior knows 5 numbers of cls, 0 to 4, got 5"),
+        (["--size", SIZE, "--tile", "4"], "more than twice the halo"),
+        (["--size", SIZE, "--complete", "nowhere.png"], "nowhere.png"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused(capsys, tmp_path, of_classes, tokenizer, asked, said):
+    assert said in refused(capsys, tmp_path, of_classes, tokenizer, "--class", 1, *asked)
+
+
+def test_what_the_prior_needs_is_asked_for(capsys, tmp_path, of_maps, of_classes, tokenizer):
+    assert "give one with --map" in refused(capsys, tmp_path, of_maps, tokenizer, "--size", SIZE)
+    assert "number with --class" in refused(capsys, tmp_path, of_classes, tokenizer, "--size", SIZE)
+    wild = labels(tmp_path / "wild.bmp", (20, 28))
+    Image.fromarray(np.full((20, 28), 7, np.uint8)).save(wild)
+    said = refused(capsys, tmp_path, of_maps, tokenizer, "--map", wild)
+    assert "the prior knows 7 numbers of map_codes, 0 to 6, got 7" in said
+    said = refused(capsys, tmp_path, of_maps, tokenizer, "--map", wild, "--map-tokenizer", tokenizer)
+    assert "the prior learnt maps of labels without a tokenizer, and this one is" in said
+
+
+def test_a_tokenized_map_needs_its_tokenizer(capsys, tmp_path, folder, tokenizer):
+    maps = made_pairs.write_tokenizer(tmp_path / "maps", labels=7)
+    prior = made_pairs.write_prior(
+        tmp_path / "prior", tokenizer, "map", condition_tokenizers={"map": weights.read_card(maps)["digest"]}
+    )
+    drawn = labels(tmp_path / "map.bmp", (20, 28))
+    said = refused(capsys, tmp_path, prior, tokenizer, "--map", drawn)
+    assert "the prior learnt maps of the tokenizer" in said and "there is none; see --map-tokenizer" in said
+    said = refused(capsys, tmp_path, prior, tokenizer, "--map", drawn, "--map-tokenizer", maps)
+    assert "the prior knows 7 numbers of map_codes" in said  # 32 codes of the maps do not fit a prior of 7
+
+
+def test_another_tokenizer_is_refused(capsys, tmp_path, of_classes, tokenizer):
+    other = made_pairs.write_tokenizer(tmp_path / "other", seed=1)
+    said = refused(capsys, tmp_path, of_classes, other, "--class", 1, "--size", SIZE)
+    digests = [weights.read_card(folder)["digest"][:12] for folder in (tokenizer, other)]
+    assert f"the prior learnt the codes of the tokenizer {digests[0]}, and this one is {digests[1]}" in said
+
+
+def test_an_export_does_not_tell_its_tokenizer(capsys, tmp_path, of_classes):
+    assert "name that behind it" in refused(capsys, tmp_path, of_classes, "--class", 1, "--size", SIZE)
+
+
+def test_giant_pictures_become_tiled_tiffs_of_the_same_pixels(capsys, tmp_path, of_classes, tokenizer, monkeypatch):
+    monkeypatch.setattr(giant_tiff, "SIDE", 16)
+    common = (of_classes, tokenizer, "--class", 1, "--size", "36x28", "--tile", "5", "--halo", "1")
+    plain = painted(capsys, tmp_path / "png", *common)
+    tiled = painted(capsys, tmp_path / "tiff", *common, "--format", "tiff")
+    assert same(plain, tiled)
+    with Image.open(tmp_path / "tiff" / "seed-0-0000.tiff") as picture:
+        assert json.loads(picture.tag_v2[270])["size"] == [36, 28]
+    capsys.readouterr()
+    painted(capsys, tmp_path / "tiff", *common, "--format", "tiff")
+    assert "there already" in capsys.readouterr().out
+
+
+def test_a_fresh_process_paints_the_same_bits_from_a_copy_of_the_weights(capsys, tmp_path, of_classes, tokenizer):
+    common = ["--class", "1", "--size", SIZE, "--seed", "5"]
+    here = painted(capsys, tmp_path / "here", of_classes, tokenizer, *common)
+    for name, source in (("prior", of_classes), ("tokenizer", tokenizer)):
+        exported = [sys.executable, "-m", "smalti.launch.export", str(source), str(tmp_path / name)]
+        subprocess.run(exported, check=True, capture_output=True)
+    places = [tmp_path / "prior", tmp_path / "tokenizer"]
+    job = processes.command("smalti.launch.sample", [*places, *common, "--out", tmp_path / "there"], 1)
+    ended = job.wait()
+    assert ended.codes == [0], ended.log
+    assert same(here, pixels(tmp_path / "there"))

@@ -1,0 +1,98 @@
+"""From codes to files: PNG, or a tiled TIFF for giant pictures, that say in their metadata how they were made."""
+
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from ..models import tiling
+from . import giant_tiff
+from .files import whole_file, write_whole
+from .inference import Tokenizer
+
+GIANT_PIXELS = 1 << 26  # from here on a TIFF: many programs refuse larger PNGs
+KEY = "smalti"  # of the text chunk
+_DESCRIPTION = 270  # of a TIFF
+
+
+@dataclass(frozen=True)
+class DevelopConfig:
+    """How codes become pixels."""
+
+    manner: tiling.Manner = "blended"
+    tile: int = 16  # codes a side that the decoder sees at once
+    halo: int = 2  # codes at a tile's border that fade into the neighbour
+    format: Literal["auto", "png", "tiff"] = "auto"  # auto: TIFF from 67 megapixels on
+
+    def __post_init__(self) -> None:
+        if self.halo < 0 or self.tile <= 2 * self.halo:
+            raise ValueError(f"tile must be more than twice the halo, got tile {self.tile} and halo {self.halo} codes")
+
+    def suffix(self, height: int, width: int) -> str:
+        """``.png`` or ``.tiff`` for a picture of this size in pixels."""
+        if self.format != "auto":
+            return f".{self.format}"
+        return ".tiff" if height * width >= GIANT_PIXELS else ".png"
+
+
+def develop(tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig) -> Image.Image:
+    """The picture of (1, h, w) codes."""
+    return Image.fromarray(np.concatenate(list(_bands(tokenizer, codes, config))))
+
+
+def write(tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig, path: Path, made: Mapping[str, Any]) -> None:
+    """Decode (1, h, w) codes into a file, whole or not at all; its suffix says which kind."""
+    notes = json.dumps(dict(made), sort_keys=True)
+    if path.suffix == ".png":
+        save(develop(tokenizer, codes, config), path, made)
+        return
+    factor: int = tokenizer.card["factor"]
+    size = (codes.shape[1] * factor, codes.shape[2] * factor)
+    with whole_file(path) as file:
+        giant_tiff.write(file, _bands(tokenizer, codes, config), size, notes)
+
+
+def save(picture: Image.Image, path: Path, made: Mapping[str, Any]) -> None:
+    """Write a PNG whose text chunk ``smalti`` says in JSON how it was made."""
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text(KEY, json.dumps(dict(made), sort_keys=True))
+    packed = io.BytesIO()
+    picture.save(packed, format="PNG", pnginfo=notes)
+    write_whole(path, packed.getvalue())
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """What a picture says of how it was made; nothing for a picture that says nothing, or is not there."""
+    try:
+        with Image.open(path) as picture:
+            text = picture.text[KEY] if path.suffix == ".png" else picture.tag_v2[_DESCRIPTION]
+        notes: dict[str, Any] = json.loads(text)
+    except (OSError, KeyError, AttributeError, ValueError):
+        return {}
+    return notes
+
+
+def contact_sheet(pictures: Sequence[Path], path: Path, side: int = 256) -> None:
+    """A grid of several pictures, each made to fit a square of ``side`` pixels."""
+    across = math.ceil(math.sqrt(len(pictures)))
+    sheet = Image.new("RGB", (across * side, -(-len(pictures) // across) * side), "white")
+    for number, picture in enumerate(pictures):
+        with Image.open(picture) as opened:
+            opened.thumbnail((side, side))
+            sheet.paste(opened, (number % across * side, number // across * side))
+    save(sheet, path, {"pictures": [picture.name for picture in pictures]})
+
+
+def _bands(tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig) -> Iterator[npt.NDArray[np.uint8]]:
+    """(rows, W, 3) from top to bottom."""
+    for band in tiling.bands(tokenizer.model, codes, config.tile, config.halo, config.manner):
+        levels = ((band[0].clamp(-1, 1) + 1) * 127.5).round().byte()
+        yield levels.permute(1, 2, 0).numpy()
