@@ -3,12 +3,17 @@
 Shapes: B samples (or lanes of a cache), T positions, C = heads * D channels, L layers.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from .rotary import Rotation, rotate
+
+if TYPE_CHECKING:
+    from .sequence import Exchange
 
 
 class KeyValueCache:
@@ -73,6 +78,7 @@ class Attention(nn.Module):
         self.resid_drop = nn.Dropout(residual_dropout)
         self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if normalise else nn.Identity()
         self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if normalise else nn.Identity()
+        self.exchange: Exchange | None = None  # with whom the sequence is shared in ``forward``
 
     def project(self, x: Tensor, turn: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) to queries, keys and values, each (B, heads, T, D)."""
@@ -87,12 +93,20 @@ class Attention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
         """The (B, T, C) outputs of (B, heads, T, D) queries; ``mask`` is true where a query may look."""
-        dropout = self.attention_dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal)
-        output: Tensor = self.resid_drop(self.proj(rearrange(mixed, "b heads t d -> b t (heads d)")))
-        return output
+        return self._output(self._mixed(query, key, value, mask, causal))
 
     def forward(self, x: Tensor, turn: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C), causal unless a mask says who sees whom."""
-        query, key, value = self.project(x, turn)
-        return self.attend(query, key, value, mask, causal=mask is None)
+        parts = self.project(x, turn)
+        if self.exchange is None:
+            return self.attend(*parts, mask, causal=mask is None)
+        query, key, value = (self.exchange.to_heads(part) for part in parts)
+        return self._output(self.exchange.to_positions(self._mixed(query, key, value, mask, causal=mask is None)))
+
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        dropout = self.attention_dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal)
+
+    def _output(self, mixed: Tensor) -> Tensor:
+        output: Tensor = self.resid_drop(self.proj(rearrange(mixed, "b heads t d -> b t (heads d)")))
+        return output

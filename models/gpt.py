@@ -22,6 +22,7 @@ from .prior import Prediction, Prior
 from .rotary import Rotation, rotation
 from .sampling.decoder import Decoder, Request
 from .sampling.window_decoder import WindowDecoder
+from .sequence import Exchange, part, share
 from .transformer import Block, BlockKind, final_norm, initialise
 
 
@@ -97,6 +98,7 @@ class GPT(Prior):
     def __init__(self, config: GPTConfig, codes: int, condition: Condition) -> None:
         super().__init__(codes, config.window, condition, config.keep, config.condition_drop)
         self.config = config
+        self.exchange: Exchange | None = None
         positions = condition.length + config.window[0] * config.window[1]
         self.tok_emb = nn.Embedding(codes, config.width)
         if config.block == "gpt2":
@@ -136,12 +138,18 @@ class GPT(Prior):
         cells = self.cells.expand(batch, -1) if order is None else order
         codes = rearrange(indices, "b h w -> b (h w)").gather(1, cells)
         x = self._embed(codes[:, :-1], self.condition(fields, batch, dropped), cells)
-        turn = self._turn(self.places[:-1] if order is None else self._places_of(cells[:, :-1]))
+        places = self.places[:-1] if order is None else self._places_of(cells[:, :-1])
+        positions = x.shape[1]
+        if self.exchange is not None:
+            x, places = part(x, self.exchange), part(places, self.exchange)
+        turn = self._turn(places)
         for block in self.blocks:
             if self.config.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(block, x, turn, use_reentrant=False)
             else:
                 x = block(x, turn)
+        if self.exchange is not None:
+            x = self.exchange.whole(x)[:, :positions]
         # The outputs stand in the order of prediction; the grid wants them by cell.
         back = cells.argsort(dim=1)[..., None].expand(-1, -1, x.shape[2])
         features = self.ln_f(x[:, self.condition.length - 1 :]).gather(1, back)
@@ -150,6 +158,11 @@ class GPT(Prior):
             return Prediction(self.head(features), None)
         loss = self.head(features, targets, self.config.label_smoothing, self.config.loss_rows)
         return Prediction(None, loss)
+
+    def share_sequence(self, exchange: Exchange) -> None:
+        """Let ``forward`` hold one rank's share of the positions; see ``Prior``."""
+        share(self, exchange)
+        self.exchange = exchange
 
     def draw_order(self, generator: torch.Generator, progress: float) -> Tensor | None:
         """A random order with the annealing's chance, else the prior's own; see ``Prior``."""

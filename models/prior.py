@@ -13,6 +13,7 @@ from .conditions import Condition
 
 if TYPE_CHECKING:
     from .sampling.decoder import Decoder, Request
+    from .sequence import Exchange
 
 
 class Prediction(NamedTuple):
@@ -84,6 +85,16 @@ class Prior(nn.Module):
     def decoder(self, request: "Request") -> "Decoder":
         """What paints the pictures of a request code by code."""
         raise NotImplementedError
+
+    def share_sequence(self, exchange: "Exchange") -> None:
+        """Let several ranks share every sequence of a training forward, each with some of its positions.
+
+        All of them must then call it with the same batch, and all get the whole result.
+
+        Raises:
+            ValueError: the prior cannot be shared.
+        """
+        raise ValueError("sequence_ranks above 1 are for priors of kind gpt; set sequence_ranks: 1")
 
     def check_window(self, indices: Tensor) -> None:
         """Refuse (B, h, w) codes of another size than the window's."""

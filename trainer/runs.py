@@ -22,6 +22,7 @@ from .prior_task import PriorTask
 from .reconstruction import VQGANLossConfig
 from .saving import Checkpoints, Keep
 from .sentinels import SentinelsConfig
+from .sequence import SequenceGroup
 from .stopping import StoppingConfig
 from .stream import DataConfig, Stream
 from .targets import Field
@@ -140,6 +141,7 @@ class PriorRun:
     model: PriorConfig = field(default_factory=GPTConfig)
     condition: ConditionConfig = field(default_factory=UnconditionalConfig)
     training: NetworkConfig
+    sequence_ranks: int = 1  # neighbouring ranks that share every sequence; as many fewer share out the batch
     average: float = 0.999
     stopping: StoppingConfig | None = None
     previews: PreviewConfig | None = field(default_factory=PreviewConfig)
@@ -151,6 +153,8 @@ class PriorRun:
 
     def __post_init__(self) -> None:
         self.training.optimizer.peak(self.batch.total)
+        if self.sequence_ranks < 1:
+            raise ValueError(f"sequence_ranks must be at least 1, got {self.sequence_ranks}")
         unknown = sorted(set(self.condition_tokenizers) - {"map", "depth"})
         if unknown:
             raise ValueError(f"condition_tokenizers are of the fields map and depth, got {', '.join(unknown)}")
@@ -225,18 +229,25 @@ def built(run: Run) -> tuple[Task, Stream, Stream]:
         training, held_out = _streams(run, (run.rebuilds,))
         return VQGANTask(run, training.accumulation), training, held_out
     prior = run.model.build(_codes(run), run.condition)
+    if run.sequence_ranks > 1:
+        prior.share_sequence(SequenceGroup(run.sequence_ranks))
     made = prior_data.source(run, prior.condition)
-    training, held_out = _streams(run, made.fields)
+    training, held_out = _streams(run, made.fields, run.sequence_ranks)
     prior_data.check((training, held_out), made, run)
     return PriorTask(run, prior, made, training.accumulation), training, held_out
 
 
-def _streams(run: Run, fields: tuple[str, ...]) -> tuple[Stream, Stream]:
-    """Both streams of this rank; where one rank cannot read its shards, all of them say so."""
-    place = {"rank": ranks.rank(), "world": ranks.world(), "micro_batch": run.batch.micro, "seed": run.seed}
+def _streams(run: Run, fields: tuple[str, ...], together: int = 1) -> tuple[Stream, Stream]:
+    """Both streams of this rank; where one rank cannot read its shards, all of them say so.
+
+    Args:
+        together: neighbouring ranks that get the same samples.
+    """
+    rank, world = ranks.rank() // together, ranks.world() // together
+    place = {"rank": rank, "world": world, "micro_batch": run.batch.micro, "seed": run.seed}
     problem, streams = "", []
     try:
-        for data, batch in ((run.data, run.batch.total), (run.held_out, run.batch.micro * ranks.world())):
+        for data, batch in ((run.data, run.batch.total), (run.held_out, run.batch.micro * world)):
             streams.append(Stream(data, fields, global_batch=batch, **place))
     except (OSError, ValueError) as error:
         problem = f"rank {ranks.rank()} on {socket.gethostname()}: {error}"

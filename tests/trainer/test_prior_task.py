@@ -11,6 +11,7 @@ from made_priors import CODES, condition_members, grids, npy, write_code_shards,
 from smalti.models.conditions import CodeMapConfig
 from smalti.models.gpt import GPTConfig
 from smalti.trainer import engine as engines
+from smalti.trainer import ranks
 from smalti.trainer.crops import CodeCropConfig
 from smalti.trainer.engine import EngineConfig
 from smalti.trainer.keys import mix, text_key
@@ -21,7 +22,9 @@ from smalti.trainer.stream import DataConfig, Stream
 from smalti.trainer.training import BatchConfig, NetworkConfig
 
 STEPS, TOTAL, WINDOW = 3, 8, (4, 4)
-LAYOUTS = [(0, 4), (1, 2), (2, 4), (3, 4), (3, 2)]  # stage and micro-batch
+# Stage, micro-batch, and ranks that share a sequence.
+LAYOUTS = [(0, 4, 1), (1, 2, 1), (2, 4, 1), (3, 4, 1), (3, 2, 1)]
+SHARED = [(0, 4, 2), (1, 8, 2), (3, 4, 2)]
 
 
 def run_of(folder: Path, **changes: Any) -> PriorRun:
@@ -61,10 +64,11 @@ def prepare(folder: Path, samples: int = 24, size: tuple[int, int] = (6, 7)) -> 
 
 
 def trained(folder: str) -> dict[str, Any]:
-    """What training leaves, by stage and micro-batch; runs on every rank."""
+    """What training leaves, by layout; runs on every rank."""
     left = {}
-    for zero, micro in LAYOUTS:
-        run = run_of(Path(folder), batch=BatchConfig(total=TOTAL, micro=micro), training=training_of(zero=zero))
+    for zero, micro, together in [*LAYOUTS, *(SHARED if ranks.world() > 1 else [])]:
+        batch = BatchConfig(total=TOTAL, micro=micro)
+        run = run_of(Path(folder), batch=batch, training=training_of(zero=zero), sequence_ranks=together)
         torch.manual_seed(run.seed)
         task, stream, held_out = built(run)
         steps = stream.steps(0)
@@ -74,7 +78,8 @@ def trained(folder: str) -> dict[str, Any]:
             held = dict(task.evaluate(held_out.once(5)))  # with other weights, which must leave no trace
         average = task.weights()
         weights = engines.whole_state(task.prior)
-        left[f"{zero} {micro}"] = {"losses": losses, "weights": weights, "average": average, "held_out": held}
+        found = {"losses": losses, "weights": weights, "average": average, "held_out": held}
+        left[f"{zero} {micro} {together}"] = found
     return left
 
 
@@ -115,7 +120,7 @@ def prepared(tmp_path_factory):
 def test_ranks_stages_and_accumulation_equal_one_plain_process(prepared, world):
     plain = plainly_trained(prepared)
     on_ranks = processes.run(trained, world, prepared)
-    assert len(on_ranks[0]) == len(LAYOUTS)
+    assert len(on_ranks[0]) == len(LAYOUTS) + (0 if world == 1 else len(SHARED))
     evaluations = []
     for rank in on_ranks:
         for layout, left in rank.items():
