@@ -234,7 +234,8 @@ def _residual(block: nn.Module, scale: int) -> list[Part]:
     def second(state: State, norm: Norm) -> State:
         return (block.nin_shortcut(state[0]) + block.conv2(F.silu(norm(state[1]))),)
 
-    return [Part(first, block.norm1, Fraction(1, scale)), Part(second, block.norm2, Fraction(1, scale))]
+    reach = Fraction(1, scale)
+    return [Part(first, _measurable(block.norm1), reach), Part(second, _measurable(block.norm2), reach)]
 
 
 def _plain(module: nn.Module, scale: int) -> Part:
@@ -242,8 +243,13 @@ def _plain(module: nn.Module, scale: int) -> Part:
     return Part(lambda state, _: (module(state[0]),), None, Fraction(1, scale))
 
 
-def _last(norm: nn.GroupNorm, convolution: nn.Module, scale: int) -> Part:
-    return Part(lambda state, normed: (convolution(F.silu(normed(state[0]))),), norm, Fraction(1, scale))
+def _last(norm: nn.Module, convolution: nn.Module, scale: int) -> Part:
+    return Part(lambda state, normed: (convolution(F.silu(normed(state[0]))),), _measurable(norm), Fraction(1, scale))
+
+
+def _measurable(norm: nn.Module) -> nn.GroupNorm | None:
+    """The norm, or None in a network without norms, whose place an identity holds."""
+    return norm if isinstance(norm, nn.GroupNorm) else None
 
 
 def _unnormalised(x: Tensor) -> Tensor:

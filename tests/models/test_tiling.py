@@ -12,7 +12,7 @@ from smalti.models.vqgan import VQGANConfig
 GRIDS = [(5, 7), (12, 3), (4, 4), (9, 11)]
 
 
-def network(attention=(), middle=True, dtype=torch.float32, labels=None):
+def network(attention=(), middle=True, dtype=torch.float32, labels=None, groups=4):
     torch.manual_seed(0)
     config = VQGANConfig(
         labels=labels,
@@ -24,7 +24,7 @@ def network(attention=(), middle=True, dtype=torch.float32, labels=None):
         resolution=32,
         z_channels=6,
         embed_dim=6,
-        norm_groups=4,
+        norm_groups=groups,
         quantizer=VQConfig(codes=20),
     )
     vqgan = config.build().eval().requires_grad_(False)
@@ -62,6 +62,14 @@ def test_tiles_that_share_statistics_encode_to_the_whole_pictures_latents(attent
         pictures = torch.rand(2, 3, 4 * rows, 4 * columns) * torch.linspace(-1, 1, 4 * columns)
         tiled = shared_statistics.latents(vqgan, pictures, 3, kept_bytes)
         torch.testing.assert_close(tiled, vqgan.latents(pictures), rtol=0, atol=1e-4)
+
+
+def test_a_network_without_norms_has_nothing_to_measure():
+    vqgan, codes = network(groups=0), grid((9, 11))
+    tiled = torch.cat(list(shared_statistics.bands(vqgan, codes, 3)), dim=2)
+    torch.testing.assert_close(tiled, vqgan.decode_codes(codes), rtol=1e-4, atol=1e-4)
+    pictures = torch.rand(1, 3, 20, 28)
+    torch.testing.assert_close(shared_statistics.latents(vqgan, pictures, 3), vqgan.latents(pictures))
 
 
 @pytest.mark.parametrize("manner", ["shared", "blended"])
