@@ -28,7 +28,8 @@ TINY = {
 def game(micro: int = 2, **settings: Any) -> VQGANRun:
     """A run without data. Settings are those that are popped below, and any key of the adversarial loss."""
     zeros = settings.pop("generator_zero", 1), settings.pop("discriminator_zero", 1)
-    quantizer = {"kind": "vq", "codes": 16} | settings.pop("quantizer", {})
+    quantizer = {"kind": "vq"} | settings.pop("quantizer", {})
+    quantizer = quantizer if quantizer["kind"] in ("fsq", "lfq") else {"codes": 16} | quantizer
     norm, clip, sentinels = settings.pop("norm", "group"), settings.pop("clip", 1.0), settings.pop("sentinels", {})
     extra = settings.pop("extra", {})
     # Adam divides by the size of a gradient; an epsilon of a thousandth keeps rounding from being divided by rounding.
