@@ -233,7 +233,7 @@ def _published(connection: Connection, size: Size) -> None:
         logits = published_logits(prior, told, codes[:, :-1], hidden)[:, length - 1 :]
         loss = F.cross_entropy(logits.reshape(-1, CODES), codes.reshape(-1))
         adam.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
 
     _serve(connection, size, {"published": lambda: one})
