@@ -7,7 +7,18 @@ import random
 import pytest
 import torch
 
-from smalti.models.conditions import ClassConfig, CodeMapConfig, CoordinatesConfig, Place, UnconditionalConfig
+from smalti.models.conditions import (
+    ClassConfig,
+    CodeMapConfig,
+    CoordinateFeaturesConfig,
+    CoordinatesConfig,
+    LowResolutionConfig,
+    ObjectsConfig,
+    Place,
+    SeveralConfig,
+    TextConfig,
+    UnconditionalConfig,
+)
 from smalti.models.gpt import GPTConfig
 from smalti.models.neighbourhood import NeighbourhoodConfig
 from smalti.models.orders import OrderConfig
@@ -51,6 +62,10 @@ def fields_of(pictures, size):
                 "box": torch.tensor([8.0, 0.0, 8.0 + 16 * size[1], 16.0 * size[0]]),
                 "source_size": torch.tensor([16.0 * size[0], 16.0 * size[1] + 16]),
                 "flip": torch.tensor(picture % 2 == 1),
+                "text": torch.randn(3, 6, generator=generator),
+                "low": torch.rand(3, 2 * size[0], 2 * size[1], generator=generator) * 2 - 1,
+                "object_classes": torch.randint(-1, 9, (5,), generator=generator),
+                "object_boxes": torch.tensor([[0.0, 0.0, 20.0, 30.0]] * 5) + 8 * picture,
             }
         )
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -175,10 +190,22 @@ def test_both_modes_paint_what_the_plain_loop_paints(block, size, greedy):
         assert torch.equal(painting.codes, expected), mode
 
 
-@pytest.mark.parametrize("condition", [UnconditionalConfig(), ClassConfig(classes=4), CoordinatesConfig(codes=16)])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_every_kind_of_condition_paints_what_the_plain_loop_paints(condition, batch):
-    prior, size, pictures = tiny(condition), (4, 6), range(batch)
+CONDITIONS = [
+    UnconditionalConfig(),
+    ClassConfig(classes=4),
+    CoordinatesConfig(codes=16),
+    CoordinateFeaturesConfig(frequencies=2),
+    TextConfig(tokens=3, channels=6),
+    LowResolutionConfig(pixels=2),
+    ObjectsConfig(objects=5, classes=9, grid=10),
+    SeveralConfig(parts=(CodeMapConfig(codes=5), ClassConfig(classes=4))),
+]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.kind)
+@pytest.mark.parametrize(("batch", "size"), [(1, (3, 4)), (2, (7, 4)), (3, (4, 7))])
+def test_every_kind_of_condition_paints_what_the_plain_loop_paints(condition, batch, size):
+    prior, pictures = tiny(condition), range(batch)
     fields = fields_of(pictures, size)
     painting = sample(prior, fields, size, pictures, 2, SamplingConfig(lanes=4, prefill=2))
     assert torch.equal(painting.codes, plain(prior, fields, size, pictures, 2))
