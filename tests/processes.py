@@ -107,13 +107,18 @@ def run(function: Callable[..., Any], world: int, *arguments: Any, patience_s: f
     Raises:
         AssertionError: a rank failed, or was not done in time; the message has what every rank said.
     """
-    import torch
-
     job = start(function, world, *arguments, patience_s=patience_s)
     ended = job.wait()
     if any(ended.codes):
         raise AssertionError(f"{function.__name__} failed on {world} rank(s){ended.log}")
-    return [torch.load(job.folder / f"result-{rank}.pt", weights_only=True) for rank in range(world)]
+    return results(job)
+
+
+def results(job: Job) -> list[Any]:
+    """What the function of a job that has ended returned, by rank."""
+    import torch
+
+    return [torch.load(job.folder / f"result-{rank}.pt", weights_only=True) for rank in range(job.world)]
 
 
 def command(

@@ -150,6 +150,7 @@ def build(
         config=_deepspeed_config(config, micro_batch, accumulation),
     )
     engine.checkpoint_engine = _Files()
+    engine._copy_recovery_script = lambda folder: None  # scripts that unpickle; the weights for use lie beside
     if config.zero == 3 and config.nvme is None:
         _zero_padding(engine)
     if config.compile is not None:

@@ -39,18 +39,9 @@ class Task(Protocol):
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
         """Figures over all ranks' held-out batches, agreed by all. Every rank must call this."""
 
-    def state(self) -> dict[str, Any]: ...
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
-
-    def weights(self) -> dict[str, Tensor]: ...
-
-
-class Batches(Protocol):
-    """What the loop needs of a stream."""
-
-    def steps(self, start: int) -> Iterator[list[Batch]]:
-        """A list of this rank's micro-batches for every step from ``start`` on."""
+class HeldOut(Protocol):
+    """What the loop needs of the held-out stream."""
 
     def once(self, batch: int) -> Iterator[Batch]:
         """Every sample once over all ranks."""
@@ -94,8 +85,8 @@ class LoopConfig:
 
 def fit(
     task: Task,
-    training: Batches,
-    held_out: Batches,
+    batches: Iterator[list[Batch]],
+    held_out: HeldOut,
     held_out_batch: int,
     config: LoopConfig,
     metrics: Metrics,
@@ -108,11 +99,11 @@ def fit(
     Every rank must call this. All of them leave at the same step, with a checkpoint of it.
 
     Args:
+        batches: a list of this rank's micro-batches for every step from ``start`` on.
         start: the step to go on with, to which ``checkpoints`` and ``metrics`` have been brought.
         finished: whether the last evaluation was the last one; all ranks must agree.
     """
     step = start
-    batches = training.steps(start)
     with ranks.Interrupt() as interrupt:
         while step < config.steps and not finished():
             if step == 0:

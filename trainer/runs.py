@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from ..models.conditions import ConditionConfig, UnconditionalConfig
 from ..models.discriminators import DiscriminatorConfig, PatchGANConfig
@@ -15,7 +16,7 @@ from . import config as configs
 from . import failures, folders, preflight, prior_data, ranks, weights
 from .crops import CodeCropConfig, CropConfig, TamingCropConfig
 from .inference import weights_folder
-from .loop import LoopConfig, Task, fit
+from .loop import LoopConfig, fit
 from .metrics import Metrics, WandbConfig
 from .previews import PreviewConfig
 from .prior_task import PriorTask
@@ -198,9 +199,10 @@ def train(run: Run, fresh: bool) -> bool:
         try:
             start = checkpoints.restore(task)
             metrics.rewind(start)
+            batches = training.steps(start)
             with failures.explained(folder):
                 return fit(
-                    task, training, held_out, run.batch.micro, run.loop, metrics, checkpoints, start, finished
+                    task, batches, held_out, run.batch.micro, run.loop, metrics, checkpoints, start, finished
                 )
         finally:
             metrics.close()
@@ -208,13 +210,14 @@ def train(run: Run, fresh: bool) -> bool:
 
 def checkpoint_bytes(run: Run) -> int:
     """About what a checkpoint of the run takes on the disk: masters, two moments, weights, and their average twice."""
+    networks: list[nn.Module] = []
     with torch.device("meta"):
         if isinstance(run, VQGANRun):
-            networks = [run.model.build()]
+            networks.append(run.model.build())
             if run.loss.adversarial is not None:
                 networks.append(run.discriminator.build(run.model.out_channels))
         else:
-            networks = [run.model.build(_codes(run), run.condition)]
+            networks.append(run.model.build(_codes(run), run.condition))
     return sum(4 * 6 * parameter.numel() for network in networks for parameter in network.parameters())
 
 
@@ -223,7 +226,7 @@ def _codes(run: PriorRun) -> int:
     return codes
 
 
-def built(run: Run) -> tuple[Task, Stream, Stream]:
+def built(run: Run) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
     """The task of a run and its two streams. Every rank must call this, inside ``ranks.group``."""
     if isinstance(run, VQGANRun):
         training, held_out = _streams(run, (run.rebuilds,))

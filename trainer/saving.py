@@ -161,23 +161,23 @@ class Checkpoints:
 
     def _choose(self) -> Found | None:
         """The newest whole checkpoint; each rank reads its share of every file's bytes."""
-        candidates = ranks.from_first([tuple(found) for found in on_disk(self.run)])
+        damaged: list[Path] = []
         problems: list[str] = []
         chosen = None
-        for candidate in candidates:
-            found = Found(*candidate)
+        for found in ranks.from_first(on_disk(self.run)):
             problem = next(filter(None, ranks.listed(damage(found.folder, ranks.rank(), ranks.world()))), None)
             if problem is None:
                 chosen = found
                 break
+            damaged.append(found.folder)
             problems.append(f"{found.folder}: {problem}")
         vanished = ranks.from_first((self.run / LATEST).exists())
         if chosen is None and (problems or vanished):
             raise ValueError(none_is_whole(self.run, problems))
         if ranks.rank() == 0:
-            for problem in problems:
+            for folder, problem in zip(damaged, problems, strict=True):
                 print(f"passing over a damaged checkpoint: {problem}", file=sys.stderr, flush=True)
-                set_aside(Path(problem.partition(": ")[0]))
+                set_aside(folder)
             for folder in leftovers(self.run, SAVING):
                 print(f"passing over a save that was interrupted: {folder}", file=sys.stderr, flush=True)
                 set_aside(folder)
