@@ -26,6 +26,8 @@ STEPS, TOTAL, WINDOW = 3, 8, (4, 4)
 LAYOUTS = [(0, 4, 1), (1, 2, 1), (2, 4, 1), (3, 4, 1), (3, 2, 1)]
 SHARED = [(0, 4, 2), (1, 8, 2), (3, 4, 2)]
 
+MODEL: dict[str, Any] = {"layers": 2, "heads": 2, "width": 32, "window": WINDOW, "keep": 0.9, "condition_drop": 0.2}
+
 
 def run_of(folder: Path, **changes: Any) -> PriorRun:
     """A tiny prior told of a map, which loses codes and conditions now and then."""
@@ -37,7 +39,7 @@ def run_of(folder: Path, **changes: Any) -> PriorRun:
         "held_out": data,
         "loop": LoopConfig(steps=STEPS),
         "batch": BatchConfig(total=TOTAL, micro=4),
-        "model": GPTConfig(layers=2, heads=2, width=32, window=WINDOW, keep=0.9, condition_drop=0.2, loss_rows=64),
+        "model": GPTConfig(**MODEL, loss_rows=64),
         "condition": CodeMapConfig(codes=CODES),
         # Where the true gradient is zero (biases of keys), Adam divides rounding by epsilon: not by 1e-8 here.
         "training": training_of(),
@@ -150,6 +152,31 @@ def bytes_held(folder: str) -> dict[str, dict[str, int]]:
             "moments": size_of(moments_of(task.engine)),
         }
     return held
+
+
+def by_other_means(folder: str) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights that training leaves when memory or the compiler has a say; runs on every rank."""
+    left = {}
+    for name, changes in {
+        "offloaded": {"training": training_of(zero=3, offload_optimizer=True, offload_parameters=True)},
+        "compiled": {"training": training_of(zero=1, compile="aot_eager")},
+        "checkpointed": {"model": GPTConfig(**MODEL, checkpoint_activations=True, loss_rows=5)},
+    }.items():
+        run = run_of(Path(folder), batch=BatchConfig(total=TOTAL, micro=TOTAL), **changes)
+        torch.manual_seed(run.seed)
+        task, stream, _ = built(run)
+        steps = stream.steps(0)
+        for step in range(STEPS):
+            task.step(next(steps), step)
+        left[name] = engines.whole_state(task.prior)
+    return left
+
+
+def test_offloading_compiling_and_checkpointing_change_nothing(prepared):
+    plain = plainly_trained(prepared)["weights"]
+    (left,) = processes.run(by_other_means, 1, prepared)
+    for name, weights in left.items():
+        torch.testing.assert_close(weights, dict(plain), rtol=0, atol=2e-5, msg=name)
 
 
 def size_of(tensors: list[torch.Tensor]) -> int:
