@@ -94,7 +94,7 @@ def _vqgan_step(
         push = losses.generator_loss(run.loss.adversarial.kind, fake_logits)
         (pushed,) = torch.autograd.grad(push, rebuilt, retain_graph=True)
         gradient = gradient + pushed
-        losses.discriminator_loss(run.loss.adversarial.kind, discriminator(real), fake_logits).backward()
+        losses.discriminator_loss(run.loss.adversarial.kind, discriminator(real), fake_logits).backward()  # type: ignore[no-untyped-call]
     ((out.rebuilt * gradient.to(out.rebuilt.dtype)).sum() + out.quantized.loss).backward()
 
 

@@ -61,14 +61,14 @@ def forget_gradients(network: nn.Module) -> None:
         parameter.grad = None
 
     for parameter in network.parameters():
-        parameter.register_post_accumulate_grad_hook(forget)
+        parameter.register_post_accumulate_grad_hook(forget)  # type: ignore[no-untyped-call]
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that operations make, until they are dropped."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = 0
         self._now = 0
         self._known: set[int] = set()
