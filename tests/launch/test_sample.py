@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import made_pairs
+import made_runs
 import numpy as np
 import processes
 import pytest
@@ -267,6 +269,17 @@ def test_another_tokenizer_is_refused(capsys, tmp_path, of_classes, tokenizer):
     said = refused(capsys, tmp_path, of_classes, other, "--class", 1, "--size", SIZE)
     digests = [weights.read_card(folder)["digest"][:12] for folder in (tokenizer, other)]
     assert f"the prior learnt the codes of the tokenizer {digests[0]}, and this one is {digests[1]}" in said
+
+
+def test_a_priors_run_tells_its_tokenizer(capsys, tmp_path, of_classes, tokenizer):
+    """A run is its config beside checkpoints; here the weights lie beside it, as an export's do."""
+    run = tmp_path / "run"
+    shutil.copytree(of_classes, run)
+    recipe = made_runs.write_prior(tmp_path, tokenizer=str(tokenizer))
+    shutil.copy(recipe, run / "config.yaml")
+    arguments = ("--class", 1, "--size", SIZE)
+    told = painted(capsys, tmp_path / "told", run, *arguments)
+    assert same(told, painted(capsys, tmp_path / "named", run, tokenizer, *arguments))
 
 
 def test_an_export_does_not_tell_its_tokenizer(capsys, tmp_path, of_classes):
