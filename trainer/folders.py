@@ -23,7 +23,10 @@ RESOLVED = "config.yaml"
 LOCK_PATIENCE_S = 1800.0
 # What may change when a run goes on: how long it is, how often it looks up, where it lies, who watches, and how it is
 # spread over ranks, which changes its numbers by rounding alone.
-HARMLESS = ("folder", "keep", "wandb", "loop.", "data.workers", "held_out.workers", "timeout_s", "batch.micro")
+HARMLESS = (
+    "folder", "keep", "wandb", "previews", "loop.", "data.workers", "held_out.workers", "timeout_s", "batch.micro",
+    "sequence_ranks",
+)  # fmt: skip
 HARMLESS_ENDS = (".engine.zero", ".engine.offload_optimizer", ".engine.offload_parameters", ".engine.compile")
 
 

@@ -52,6 +52,8 @@ def test_a_harmful_change_is_refused_with_its_values_and_nothing_is_changed(tmp_
         ("generator_training.engine.zero: 1 -> 3", True),
         ("batch.micro: 2 -> 4", True),
         ("timeout_s: 1800.0 -> 60.0", True),
+        ("sequence_ranks: 1 -> 2", True),
+        ("previews.share: 0.02 -> 0.1", True),
         ("batch.total: 8 -> 16", False),
         ("generator_training.engine.precision: 'fp32' -> 'bf16'", False),
         ("seed: 0 -> 1", False),
