@@ -70,14 +70,15 @@ def last_layer_gradient(features: Tensor, picture_gradient: Tensor, layer: nn.Co
 
     Args:
         features: (B, C, H, W) input of the convolution.
-        picture_gradient: (B, out_channels, H, W) gradient of the loss at its output.
+        picture_gradient: (B, n * out_channels, H, W) gradients of n losses at its output, side by side;
+            of one alone where the convolution has groups.
         layer: the convolution; its weight may be partitioned.
 
     Returns:
-        (out_channels, C, rows, columns) float32.
+        (n * out_channels, C, rows, columns) float32.
     """
     # The weight's shape is told by the layer: a partitioned weight has none.
-    shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+    shape = (picture_gradient.shape[1], layer.in_channels // layer.groups, *layer.kernel_size)
     gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         features.detach(),
         torch.Size(shape),

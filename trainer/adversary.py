@@ -18,7 +18,8 @@ from ..models.lecam import LeCAMConfig
 from . import engine as engines
 from . import ranks
 
-ToLastLayer = Callable[[Tensor], Tensor]  # gradient at the picture -> this rank's gradient at the decoder's last layer
+# Gradients of losses at the picture, side by side in channels -> this rank's gradients at the decoder's last layer.
+ToLastLayer = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,8 @@ class Adversary:
 
     def _equation_7(self, pull: Tensor, push: Tensor, to_last_layer: ToLastLayer) -> Tensor:
         """The adaptive weight of a micro-batch over all ranks, the same on each."""
-        both = ranks.average_(torch.stack([to_last_layer(pull), to_last_layer(push)]))
-        return losses.adaptive_weight(both[0], both[1], self.config.epsilon, self.config.clamp)
+        both = ranks.average_(to_last_layer(torch.cat([pull, push], dim=1)))  # in one look at the features
+        return losses.adaptive_weight(*both.chunk(2), self.config.epsilon, self.config.clamp)
 
     def _learn(self, real: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
         """One backward of the discriminator, and its step at the end of the accumulation."""

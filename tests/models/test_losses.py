@@ -79,6 +79,13 @@ def test_the_last_layers_gradient_is_what_autograd_finds_there(layer: nn.Conv2d)
     torch.testing.assert_close(last_layer_gradient(features, at_picture, layer), expected)
 
 
+def test_last_layer_gradients_of_two_losses_are_found_in_one_look() -> None:
+    layer = nn.Conv2d(4, 3, 3, padding=1)
+    features, slopes = torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)
+    each = [last_layer_gradient(features, slope, layer) for slope in slopes.chunk(2, dim=1)]
+    torch.testing.assert_close(last_layer_gradient(features, slopes, layer), torch.cat(each))
+
+
 def test_the_last_layers_gradient_needs_no_weight() -> None:
     layer = nn.Conv2d(4, 3, 3, padding=1)
     features, slope = torch.randn(1, 4, 5, 5), torch.randn(1, 3, 5, 5)
