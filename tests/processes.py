@@ -60,7 +60,7 @@ class Job:
         (self.folder / "order.json").write_text(json.dumps(order | {"environment": dict(environment)}))
         _ancestor().stdin.write(f"{self.folder}\n")
         _ancestor().stdin.flush()
-        self.leader, *self.pids = json.loads(_appeared(self.folder / "pids.json", 60.0))
+        self.leader, *self.pids = json.loads(_appeared(self.folder / "pids.json"))
 
     def signal(self, number: signal.Signals, rank: int | None = None) -> None:
         """Send a signal to a rank, or to the leader and all ranks."""
@@ -151,11 +151,11 @@ def _plain(arguments: Sequence[Any]) -> list[Any]:
     return [str(argument) if isinstance(argument, Path) else argument for argument in arguments]
 
 
-def _appeared(path: Path, patience_s: float) -> str:
-    deadline = time.monotonic() + patience_s
+def _appeared(path: Path) -> str:
+    deadline = time.monotonic() + PATIENCE_S
     while not path.exists():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{path} did not appear in {patience_s} s; could the ancestor of the ranks not start?")
+        if _ancestor().poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"{path} did not appear; could the ancestor of the ranks not start?")
         time.sleep(0.005)
     return path.read_text()
 

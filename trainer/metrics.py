@@ -65,7 +65,10 @@ class Metrics:
                 self._wandb = _start_wandb(run, wandb, settings, self.identity)
 
     def rewind(self, step: int) -> None:
-        """Forget what was written after a step: the run goes on from there and would say it twice."""
+        """Forget what was written after a step: the run goes on from there and would say it twice.
+
+        At step 0 nothing is kept, not even the evaluation of its beginning, which will be made again.
+        """
         self._last_step = step
         path = self.run / FILE
         if ranks.rank() != 0:
@@ -75,7 +78,7 @@ class Metrics:
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]
-            checkpoints.write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+            checkpoints.write_text(path, "".join(line for line in whole if 0 < step >= json.loads(line)["step"]))
 
     def state(self) -> dict[str, Any]:
         """What this rank has added since the last line."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import time
@@ -244,20 +245,21 @@ def test_a_checkpoint_at_a_multiple_of_keep_every_stays(config: Path):
 
 
 @pytest.mark.slow
-def test_kills_at_many_moments_always_leave_a_run_that_goes_on(place: Path, config: Path):
-    """A kill at every tenth of a second or so of a run that saves at every step, until one ends undisturbed."""
-    run, kills = config.with_suffix(""), 0
-    for number in range(60):
+def test_fifty_kills_at_any_moment_leave_a_run_that_goes_on(place: Path, config: Path):
+    """Runs that save at every step, on two ranks; one that got through is compared and begun anew."""
+    run, moments, kills, done = config.with_suffix(""), random.Random(0), 0, 0
+    while kills < 50 or not done:
         job = processes.command(TRAIN, [config], 2)
         while not (run / "metrics.jsonl").exists() and processes.alive(job.pids[0]):
             time.sleep(0.001)
-        time.sleep(0.037 * (number % 29))
-        job.signal(signal.SIGKILL)
+        if kills < 50:
+            time.sleep(moments.uniform(0.0, 1.2))
+            job.signal(signal.SIGKILL)
         ended = job.wait()
         if ended.codes == [0, 0]:
-            break
-        kills += 1
-        assert 2 not in ended.codes, ended.log
-    assert train(config, 2).codes == [0, 0]
-    assert digest(run) == digest(place / "straight") and lines(run) == lines(place / "straight")
-    assert kills >= 3
+            assert digest(run) == digest(place / "straight") and lines(run) == lines(place / "straight")
+            shutil.rmtree(run)
+            done += 1
+        else:
+            assert set(ended.codes) == {-9}, ended.log
+            kills += 1

@@ -54,6 +54,12 @@ def test_history_rewinds_to_the_step_that_is_resumed(tmp_path: Path):
     assert [line["step"] for line in history(tmp_path)] == [10, 20, 30]
 
 
+def test_a_run_that_begins_again_keeps_nothing(tmp_path: Path):
+    metrics(tmp_path).write_held_out(0, {"psnr": 1.0})
+    metrics(tmp_path).rewind(0)
+    assert history(tmp_path) == []
+
+
 def test_a_line_that_a_kill_cut_short_is_left_out_of_the_history(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + '\n{"step": 2')
     assert history(tmp_path) == [{"step": 1}]
