@@ -53,7 +53,7 @@ class Job:
     """A running job."""
 
     def __init__(self, order: Mapping[str, Any], world: int, environment: Mapping[str, str], patience_s: float) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="smalti-job-"))
+        self.folder = Path(tempfile.mkdtemp(dir=_place().name))
         self.world = world
         self._patience_s = patience_s
         order = {**order, "folder": str(self.folder), "world": world, "patience_s": patience_s, "port": free_port()}
@@ -158,6 +158,12 @@ def _appeared(path: Path) -> str:
             raise AssertionError(f"{path} did not appear; could the ancestor of the ranks not start?")
         time.sleep(0.005)
     return path.read_text()
+
+
+@cache
+def _place() -> Any:
+    """A folder for all jobs of the session; it goes with it."""
+    return tempfile.TemporaryDirectory(prefix="smalti-jobs-", ignore_cleanup_errors=True)
 
 
 @cache
