@@ -98,7 +98,7 @@ def test_ranks_share_the_pictures_and_paint_the_same(capsys, tmp_path, of_maps, 
 
 
 def test_a_run_that_is_killed_in_the_middle_goes_on_to_the_same_picture(capsys, tmp_path, prior, tokenizer):
-    common = [prior, tokenizer, "--size", "32x40"]
+    common = [prior, tokenizer, "--size", "48x48"]
     whole = painted(capsys, tmp_path / "whole", *common)
     common = [*map(str, common), "--out", str(tmp_path / "killed"), "--save-every", "0", "--preview", "0"]
     job = processes.command("smalti.launch.sample", common, 1)
