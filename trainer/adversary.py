@@ -137,7 +137,8 @@ class Adversary:
     def _equation_7(self, pull: Tensor, push: Tensor, to_last_layer: ToLastLayer) -> Tensor:
         """The adaptive weight of a micro-batch over all ranks, the same on each."""
         both = ranks.average_(to_last_layer(torch.cat([pull, push], dim=1)))  # in one look at the features
-        return losses.adaptive_weight(*both.chunk(2), self.config.epsilon, self.config.clamp)
+        pulled, pushed = both.chunk(2)
+        return losses.adaptive_weight(pulled, pushed, self.config.epsilon, self.config.clamp)
 
     def _learn(self, real: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
         """One backward of the discriminator, and its step at the end of the accumulation."""

@@ -86,7 +86,7 @@ def test_both_networks_are_the_same_on_all_ranks(name: str, played: list[dict[st
 
 def first_step(zero: int, weight: float) -> dict[str, torch.Tensor]:
     """On a rank: the discriminator after one step of a game whose generator is pushed so hard."""
-    run = game(generator_zero=zero, discriminator_zero=zero, weight=weight)
+    run = game(discriminator_zero=zero, weight=weight)
     torch.manual_seed(run.seed)
     task = VQGANTask(run, TOTAL // run.batch.micro // ranks.world())
     task.step(micro_batches(0, run.batch.micro, ranks.rank(), ranks.world()), 0)
