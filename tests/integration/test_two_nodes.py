@@ -49,7 +49,7 @@ def test_a_job_that_loses_a_node_ends_names_it_and_goes_on_on_the_other(tmp_path
         code = job.wait(PATIENCE_S)
         said = output.read_text()
         assert code != 0, said
-        assert time.monotonic() - cut < TIMEOUT_S + 60, said  # and a slow machine's leaving
+        assert time.monotonic() - cut < 2 * TIMEOUT_S + 60, said  # the launcher leaves a minute after its rank
         assert f"{two_nodes.SECOND}: " in said.split("step  25/")[-1], said  # the lost host, by its name
         cluster.end_all()
     found = checkpoints.newest(tmp_path / "run")
