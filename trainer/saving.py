@@ -217,6 +217,11 @@ class Checkpoints:
         self._writing.start()
         return before
 
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is still writing a save."""
+        return self._writing is not None and self._writing.is_alive()
+
     def wait(self) -> Report | None:
         """Wait until the save that was begun is whole on the disk; what it has cost. Every rank must call this.
 
