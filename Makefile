@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup test lint types
+.PHONY: setup demo test lint types
 
 setup: $(INSTALLED)
 
@@ -17,6 +17,70 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 		echo 'removing a torchvision that does not import beside this torch (LPIPS does not need it)'; \
 		$(BIN)/pip uninstall --quiet --yes torchvision; }
 	touch $@
+
+# The main job, from pictures to a painted megapixel. Each step is a command that a user would give; a step that is
+# finished is not done again, and one that was stopped goes on where it was.
+#   make demo                      on landscapes that it paints itself
+#   make demo PHOTOS=some/folder   on photos; maps are used where PHOTOS/images and PHOTOS/maps are there
+DEMO := runs/demo$(if $(PHOTOS),-$(notdir $(abspath $(PHOTOS))))
+MAPS := $(if $(PHOTOS),$(wildcard $(PHOTOS)/maps),yes)
+PRIOR := $(if $(MAPS),demo_prior,demo_prior_coordinates)
+RANKS := deepspeed --num_gpus 2 --module
+RUNS = --set folder=$(DEMO)/$(1) --set 'data.shards=[$(DEMO)/$(2)/train]' --set 'held_out.shards=[$(DEMO)/$(2)/held-out]'
+# What a step took goes into a file, also when it is stopped.
+timed = began=$$(date +%s); { $(2); }; code=$$?; echo "$(1) $$(($$(date +%s) - began))" >> $(DEMO)/seconds.txt; exit $$code
+PAINT = python -m smalti.launch.sample $(1)/prior $(1)/vqgan --seed 1 --out $(2) \
+	--size 1024x1024 --stride 4 --lanes 16 \
+	$(if $(MAPS),--map "$$(ls $(DEMO)/unseen/maps/* | head -n 1)")
+
+demo: $(INSTALLED)
+	@$(MAKE) --no-print-directory $(DEMO)/painted-again.done
+	@cmp $(DEMO)/painting/seed-1-0000.png $(DEMO)/painting-of-export/seed-1-0000.png
+	@python -m smalti.launch.report $(DEMO)/vqgan $(DEMO)/prior --seconds $(DEMO)/seconds.txt \
+		--pictures $(DEMO)/painting/seed-1-0000.png --out $(DEMO)/report.html
+
+$(DEMO)/packed.done:
+	@mkdir -p $(DEMO)
+ifeq ($(PHOTOS),)
+	@echo '== painting landscapes to learn from, and a map to paint by'
+	@$(call timed,landscapes,python -m smalti.launch.landscapes $(DEMO)/pictures && \
+		python -m smalti.launch.landscapes $(DEMO)/unseen --first 1000 --count 1 --maps-only)
+endif
+	@echo '== packing pictures into shards'
+	@$(call timed,pack,python -m smalti.launch.pack $(or $(PHOTOS),$(DEMO)/pictures) $(DEMO)/shards --held-out 4 \
+		--minimum-side 256 --shard-count 5)
+ifneq ($(PHOTOS),)
+	@$(if $(MAPS),mkdir -p $(DEMO)/unseen/maps && tar -xf $(DEMO)/shards/held-out/shard-000000.tar -C $(DEMO)/unseen/maps --wildcards '*.map.*')
+endif
+	@touch $@
+
+$(DEMO)/vqgan.done: $(DEMO)/packed.done
+	@echo '== training the VQGAN, on two ranks, ZeRO 1'
+	@$(call timed,VQGAN,$(RANKS) smalti.launch.train demo_vqgan $(call RUNS,vqgan,shards))
+	@touch $@
+
+$(DEMO)/encoded.done: $(DEMO)/vqgan.done
+	@echo '== encoding the pictures'
+	@$(call timed,encode,$(RANKS) smalti.launch.encode $(DEMO)/vqgan $(DEMO)/shards/train $(DEMO)/codes/train --tile 64 && \
+		python -m smalti.launch.encode $(DEMO)/vqgan $(DEMO)/shards/held-out $(DEMO)/codes/held-out --tile 64)
+	@touch $@
+
+$(DEMO)/prior.done: $(DEMO)/encoded.done
+	@echo '== training the prior, on two ranks, ZeRO 2'
+	@$(call timed,prior,$(RANKS) smalti.launch.train $(PRIOR) $(call RUNS,prior,codes) --set tokenizer=$(DEMO)/vqgan)
+	@touch $@
+
+$(DEMO)/painted.done: $(DEMO)/prior.done
+	@echo '== painting with the sliding window'
+	@$(call timed,painting,$(call PAINT,$(DEMO),$(DEMO)/painting))
+	@touch $@
+
+$(DEMO)/painted-again.done: $(DEMO)/painted.done
+	@echo '== exporting both stages, and painting the same picture from the exports'
+	@$(call timed,export,for stage in vqgan prior; do \
+		python -m smalti.launch.export $(DEMO)/$$stage $(DEMO)/export/$$stage || exit; done; \
+		$(call PAINT,$(DEMO)/export,$(DEMO)/painting-of-export))
+	@touch $@
 
 lint: $(INSTALLED)
 	ruff check .

@@ -11,7 +11,7 @@ import resource
 import socket
 import time
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -44,7 +44,7 @@ class Held(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
     parser.add_argument("--ranks", type=int, default=2, help="processes, with a thread each (2)")
-    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 3], help="of ZeRO (1 2 3)")
+    parser.add_argument("--stages", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3], help="of ZeRO (1 2 3)")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--width", type=int, default=1024)
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     )
     print("| ZeRO | seconds a step | parameters, GiB a rank | moments, GiB a rank | peak, GiB a rank | peak of all |")
     print("|---|---|---|---|---|---|")
-    figures = {}
+    figures: dict[str, float] = {}
     for stage in arguments.stages:
         held = _measured(arguments, stage)
         seconds, total = max(each.seconds for each in held), _gib(sum(each.peak for each in held))
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     return figures
 
 
-def _measured(arguments: argparse.Namespace, stage: int) -> list[Held]:
+def _measured(arguments: argparse.Namespace, stage: Literal[1, 2, 3]) -> list[Held]:
     """What every rank found at a stage."""
     context = multiprocessing.get_context("spawn")
     with socket.socket() as probe:
@@ -91,7 +91,7 @@ def _measured(arguments: argparse.Namespace, stage: int) -> list[Held]:
     return [answer.recv() for answer in answers]
 
 
-def _rank(answer: Connection, rank: int, world: int, port: int, stage: int, model: GPTConfig) -> None:
+def _rank(answer: Connection, rank: int, world: int, port: int, stage: Literal[1, 2, 3], model: GPTConfig) -> None:
     """One rank: two steps, the second one measured."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
@@ -117,10 +117,8 @@ def _rank(answer: Connection, rank: int, world: int, port: int, stage: int, mode
         ranks.barrier()
 
 
-def _run(model: GPTConfig, stage: int, world: int) -> PriorRun:
+def _run(model: GPTConfig, stage: Literal[1, 2, 3], world: int) -> PriorRun:
     """One sample a rank, nothing averaged, nothing shown."""
-    if stage not in (1, 2, 3):
-        raise ValueError(f"stages must be among 1, 2 and 3, got {stage}")
     data = DataConfig(shards=("not read",), crop=CodeCropConfig(window=model.window))
     optimizer = OptimizerConfig(learning_rate=1e-4, weight_decay=0.01)
     return PriorRun(

@@ -14,9 +14,18 @@ from torch.utils.checkpoint import checkpoint
 GROUPS = 32  # of a GroupNorm in the whole family of published networks
 
 
-def group_norm(channels: int, groups: int = GROUPS) -> nn.GroupNorm:
-    """GroupNorm with the family's epsilon of 1e-6."""
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+def group_norm(channels: int, groups: int = GROUPS) -> nn.Module:
+    """GroupNorm with the family's epsilon of 1e-6; nothing for 0 groups."""
+    return nn.GroupNorm(groups, channels, eps=1e-6) if groups else nn.Identity()
+
+
+def keep_variance(module: nn.Module) -> None:
+    """Start convolutions so that a signal keeps its size through them, without biases: what a norm would see to."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class ResidualBlock(nn.Module):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import GROUPS, DownLevel, Middle, Style, UpLevel, group_norm
+from .blocks import GROUPS, DownLevel, Middle, Style, UpLevel, group_norm, keep_variance
 from .quantizers import Quantized, Quantizer, QuantizerConfig, VQConfig
 
 
@@ -30,7 +30,7 @@ class VQGANConfig:
     z_channels: int = 256  # width of the encoder's output
     embed_dim: int = 256  # E, width of a code
     dropout: float = 0.0
-    norm_groups: int = GROUPS  # of every GroupNorm; a group of one channel forgets colour, so narrow networks take fewer
+    norm_groups: int = GROUPS  # of every GroupNorm; 0: no norms, as they hide a crop's own colour from short trainings
     labels: int | None = None  # of a segmentation map; takes the place of both channel counts
     checkpoint_activations: bool = False  # slower by about a third, for much less memory
     quantizer: QuantizerConfig = field(default_factory=VQConfig)
@@ -38,9 +38,9 @@ class VQGANConfig:
     def __post_init__(self) -> None:
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(f"multipliers must name a width of at least 1 for each level, got {self.multipliers}")
-        if self.norm_groups < 1 or self.channels < 1 or self.channels % self.norm_groups:
+        if self.channels < 1 or self.norm_groups < 0 or (self.norm_groups and self.channels % self.norm_groups):
             raise ValueError(
-                f"channels must be a multiple of norm_groups, the groups of GroupNorm, "
+                f"channels must be a multiple of norm_groups, the groups of GroupNorm (0 for none), "
                 f"got {self.channels} and {self.norm_groups}"
             )
         if self.residual_blocks < 1:
@@ -157,6 +157,8 @@ class VQGAN(nn.Module):
         self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
         self.quantize: Quantizer = config.quantizer.build(config.embed_dim)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+        if not config.norm_groups:
+            keep_variance(self)
 
     @property
     def last_layer(self) -> nn.Conv2d:

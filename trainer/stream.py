@@ -188,7 +188,7 @@ class Stream:
                 yield [batches[number] for batches in block]
             first = 0
 
-    def once(self, batch: int, crops: Crops = "centre") -> Iterator[Batch]:
+    def once(self, batch: int, crops: Crops | None = None) -> Iterator[Batch]:
         """Every sample once over all ranks, in the order of the shards; rank r has the samples r, r + R, ...
 
         Samples that cannot be used are left out and counted. The last batch of a rank may be smaller, and ranks may
@@ -197,8 +197,10 @@ class Stream:
         Args:
             batch: rows of a batch.
             crops: "centre" makes the middle of every picture, "grid" crops that cover it, a number so many of those
-                that training draws in its first epoch.
+                that training draws in its first epoch; None covers grids of codes and takes the middle of pictures.
         """
+        if crops is None:
+            crops = "grid" if isinstance(self.config.crop, CodeCropConfig) else "centre"
         turns = range(self._rank, self.samples, self._world)
         chunks = (tuple(turns[start : start + batch]) for start in range(0, len(turns), batch))
         requests = (Request(chunk) for chunk in chunks)

@@ -134,3 +134,19 @@ def test_bfloat16_weights_take_float32_pictures() -> None:
 def test_shapes_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
+
+
+def test_without_norms_a_signal_keeps_its_size_and_a_tint_comes_through() -> None:
+    torch.manual_seed(0)
+    config = VQGANConfig(
+        channels=16, norm_groups=0, multipliers=(1, 2, 4), residual_blocks=1, attention_resolutions=(),
+        middle_attention=False, resolution=32, z_channels=32, embed_dim=8,
+    )  # fmt: skip
+    model = config.build()
+
+    assert not [layer for layer in model.modules() if isinstance(layer, torch.nn.GroupNorm)]
+    noise = model.latents(torch.randn(4, 3, 32, 32))
+    assert 0.1 < noise.std() < 10
+    grey = model.latents(torch.zeros(1, 3, 32, 32))
+    tinted = model.latents(torch.full((1, 3, 32, 32), 0.5))
+    assert (grey - tinted).abs().mean() > 0.05
