@@ -89,7 +89,12 @@ def group(timeout_s: float) -> Iterator[Place]:
         torch.cuda.set_device(place.local_rank)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
-    yield place
+    try:
+        yield place
+    except BaseException:
+        if place.world == 1:  # nobody to wait for
+            dist.destroy_process_group()
+        raise
     dist.destroy_process_group()
 
 

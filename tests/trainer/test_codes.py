@@ -76,7 +76,7 @@ def test_whole_grids_and_grids_of_windows(tmp_path):
     windows = [batch["codes"] for batch in make(folder).once(5, "grid")]
     assert len(torch.cat(windows)) == 12 * 2 * 3
     assert len(torch.cat(windows).unique()) == 12 * 6 * 9
-    assert next(make(folder).once(1))["codes"][0, 0, 0] == 12  # the middle
+    assert next(make(folder).once(1, "centre"))["codes"][0, 0, 0] == 12  # the middle
 
 
 def test_grids_smaller_than_the_window_are_faults(tmp_path):
