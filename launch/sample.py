@@ -44,9 +44,10 @@ def _paint(asked: argparse.Namespace) -> None:
     gallery = Gallery(prior, tokenizer, asked.seed, _sampling(asked), develop, config, _say)
     maps = None if asked.map_tokenizer is None else load_tokenizer(asked.map_tokenizer, device)
     told = Told(asked.map, maps, asked.label, asked.complete, asked.keep)
-    for size in asked.size or [None]:
-        wanted = wish(prior, tokenizer, size, told, Settings(asked.tile, asked.halo))
-        several = f"-{size[0]}x{size[1]}" if len(asked.size or []) > 1 else ""
+    sizes = asked.size or [None]
+    wishes = [wish(prior, tokenizer, size, told, Settings(asked.tile, asked.halo)) for size in sizes]
+    for size, wanted in zip(sizes, wishes, strict=True):
+        several = f"-{size[0]}x{size[1]}" if len(sizes) > 1 else ""
         tasks = [
             gallery.task(wanted, number, asked.out, f"seed-{asked.seed}-{number:04d}{several}")
             for number in range(asked.count)

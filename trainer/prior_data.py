@@ -9,7 +9,7 @@ from . import ranks, weights
 from .crops import CodeCropConfig
 from .fields import LOCATION_FIELDS
 from .inference import load_tokenizer, weights_folder
-from .online import OnlineEncoder
+from .online import SOURCES, OnlineEncoder
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -58,25 +58,50 @@ def source(run: "PriorRun", condition: Condition) -> Source:
     return Source(card, digests, encoder, condition.fields)
 
 
-def check(streams: Sequence[Stream], made: Source, run: "PriorRun") -> None:
-    """Refuse code shards that other tokenizers have made.
+def completed(made: Source, streams: Sequence[Stream], run: "PriorRun") -> Source:
+    """The source with all tokenizers that made what the condition reads: code shards tell those that no run names.
 
     Raises:
-        ValueError: naming both.
+        ValueError: code shards were made by other tokenizers, or one part of them otherwise than another; naming both.
     """
     if made.encoder is not None:
-        return
+        return made
     named = {"": run.tokenizer} | run.condition_tokenizers
     wanted: Mapping[str, str] = {"": made.card["digest"]} | made.others
     for stream in streams:
         for field, digest in wanted.items():
-            said = stream.provenance if not field else stream.provenance.get(f"{field}s") or {}
-            if said.get("tokenizer") != digest:
+            said = _tokenizer_of(field, stream)
+            if said != digest:
                 raise ValueError(
-                    f"the codes {f'of each {field} ' if field else ''}in {', '.join(stream.config.shards)} were made "
-                    f"by the tokenizer {str(said.get('tokenizer'))[:12]}, and {named[field]} is {digest[:12]}; "
+                    f"the codes {f'of each {field} ' if field else ''}in {_place(stream)} were made "
+                    f"by the tokenizer {str(said)[:12]}, and {named[field]} is {digest[:12]}; "
                     "encode the pictures again with this one, or name the other"
                 )
+    told = {field: _agreed(field, streams) for name, field in SOURCES.items() if name in made.condition}
+    return made._replace(others=made.others | {field: digest for field, digest in told.items() if digest is not None})
+
+
+def _tokenizer_of(field: str, stream: Stream) -> str | None:
+    """The digest of what made a field's codes in shards, of the pictures' for no field; None: they are labels."""
+    said = stream.provenance if not field else stream.provenance.get(f"{field}s") or {}
+    digest: str | None = said.get("tokenizer")
+    return digest
+
+
+def _agreed(field: str, streams: Sequence[Stream]) -> str | None:
+    """What all streams say made a field's codes."""
+    digests = [_tokenizer_of(field, stream) for stream in streams]
+    for stream, digest in zip(streams, digests, strict=True):
+        if digest != digests[0]:
+            raise ValueError(
+                f"the codes of each {field} in {_place(streams[0])} were made by the tokenizer {str(digests[0])[:12]}, "
+                f"and those in {_place(stream)} by {str(digest)[:12]}; encode both in the same way"
+            )
+    return digests[0]
+
+
+def _place(stream: Stream) -> str:
+    return ", ".join(shards for part in stream.config.sources for shards in part.shards)
 
 
 def _check_side(run: "PriorRun", factor: int) -> None:

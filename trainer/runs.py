@@ -236,7 +236,7 @@ def built(run: Run) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
         prior.share_sequence(SequenceGroup(run.sequence_ranks))
     made = prior_data.source(run, prior.condition)
     training, held_out = _streams(run, made.fields, run.sequence_ranks)
-    prior_data.check((training, held_out), made, run)
+    made = prior_data.completed(made, (training, held_out), run)
     return PriorTask(run, prior, made, training.accumulation), training, held_out
 
 

@@ -126,16 +126,36 @@ def _check_told(prior: Prior, told: Told) -> None:
     needed = set(prior.model.condition.fields)
     if unknown := sorted(needed - set(CAN_TELL)):
         raise ValueError(f"this prior reads {', '.join(unknown)}, which this command cannot tell it")
-    if "map_codes" in needed and told.map_file is None:
-        raise ValueError("this prior paints what a map says; give one with --map")
+    for field, given, option in (
+        ("map_codes", told.map_file, "--map"),
+        ("map_codes", told.map_tokenizer, "--map-tokenizer"),
+        ("cls", told.label, "--class"),
+    ):
+        if given is not None and field not in needed:
+            raise ValueError(f"this prior reads {', '.join(prior.model.condition.fields) or 'nothing'}; omit {option}")
+    if "map_codes" in needed:
+        if told.map_file is None:
+            raise ValueError("this prior paints what a map says; give one with --map")
+        _check_map_tokenizer(prior, told.map_tokenizer)
     if "cls" in needed and told.label is None:
         raise ValueError("this prior paints a class; give its number with --class")
+
+
+def _check_map_tokenizer(prior: Prior, tokenizer: Tokenizer | None) -> None:
+    """A map must become codes as it did in training."""
     learnt = (prior.card.get("condition_tokenizers") or {}).get("map")
-    given = None if told.map_tokenizer is None else told.map_tokenizer.card["digest"]
-    if learnt != given and told.map_file is not None:
-        asks = "maps of labels without a tokenizer" if learnt is None else f"maps of the tokenizer {learnt[:12]}"
-        found = "there is none" if given is None else f"this one is {given[:12]}"
-        raise ValueError(f"the prior learnt {asks}, and {found}; see --map-tokenizer")
+    given = None if tokenizer is None else str(tokenizer.card["digest"])
+    if learnt == given:
+        return
+    found = "is missing" if given is None else f"is {given[:12]}"
+    if learnt is None:
+        raise ValueError(
+            f"this prior learnt maps as the commonest label of each cell, and --map-tokenizer {found}; omit it"
+        )
+    raise ValueError(
+        f"this prior learnt maps as codes of the tokenizer {learnt[:12]}, and --map-tokenizer {found}; name the folder "
+        "of that one"
+    )
 
 
 def _grid(

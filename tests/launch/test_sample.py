@@ -232,6 +232,7 @@ def test_a_photo_that_leaves_nothing_to_paint_is_refused(capsys, tmp_path, of_cl
         ([], "say how large the picture is to be"),
         (["--size", "8x28"], "at least 3 codes a side, got 2; ask for a larger picture"),
         (["--size", SIZE, "--class", "5"], "the prior knows 5 numbers of cls, 0 to 4, got 5"),
+        (["--size", SIZE, "18x28"], "both sides must be multiples of 4, got 18x28"),  # before the first one is painted
         (["--size", SIZE, "--tile", "4"], "more than twice the halo"),
         (["--size", SIZE, "--complete", "nowhere.png"], "nowhere.png"),
     ],
@@ -248,19 +249,32 @@ def test_what_the_prior_needs_is_asked_for(capsys, tmp_path, of_maps, of_classes
     said = refused(capsys, tmp_path, of_maps, tokenizer, "--map", wild)
     assert "the prior knows 7 numbers of map_codes, 0 to 6, got 7" in said
     said = refused(capsys, tmp_path, of_maps, tokenizer, "--map", wild, "--map-tokenizer", tokenizer)
-    assert "the prior learnt maps of labels without a tokenizer, and this one is" in said
+    digest = weights.read_card(tokenizer)["digest"][:12]
+    assert f"maps as the commonest label of each cell, and --map-tokenizer is {digest}; omit it" in said
 
 
-def test_a_tokenized_map_needs_its_tokenizer(capsys, tmp_path, folder, tokenizer):
-    maps = made_pairs.write_tokenizer(tmp_path / "maps", labels=7)
-    prior = made_pairs.write_prior(
-        tmp_path / "prior", tokenizer, "map", condition_tokenizers={"map": weights.read_card(maps)["digest"]}
-    )
+def test_a_tokenized_map_needs_its_tokenizer(capsys, tmp_path, tokenizer):
+    maps, others = (made_pairs.write_tokenizer(tmp_path / name, seed, labels=7) for seed, name in enumerate("ab"))
+    learnt, other = (weights.read_card(each)["digest"] for each in (maps, others))
+    prior = made_pairs.write_prior(tmp_path / "prior", tokenizer, "map", condition_tokenizers={"map": learnt})
+    exported = tmp_path / "exported"
+    subprocess.run([sys.executable, "-m", "smalti.launch.export", prior, exported], check=True, capture_output=True)
     drawn = labels(tmp_path / "map.bmp", (20, 28))
-    said = refused(capsys, tmp_path, prior, tokenizer, "--map", drawn)
-    assert "the prior learnt maps of the tokenizer" in said and "there is none; see --map-tokenizer" in said
+    for folder in (prior, exported):
+        common = (folder, tokenizer, "--map", drawn)
+        said = f"maps as codes of the tokenizer {learnt[:12]}, and --map-tokenizer"
+        assert f"{said} is missing; name" in refused(capsys, tmp_path, *common)
+        assert f"{said} is {other[:12]}; name" in refused(capsys, tmp_path, *common, "--map-tokenizer", others)
     said = refused(capsys, tmp_path, prior, tokenizer, "--map", drawn, "--map-tokenizer", maps)
     assert "the prior knows 7 numbers of map_codes" in said  # 32 codes of the maps do not fit a prior of 7
+
+
+def test_what_the_prior_does_not_read_is_refused(capsys, tmp_path, of_maps, of_classes, tokenizer):
+    drawn = labels(tmp_path / "map.bmp", (20, 28))
+    said = refused(capsys, tmp_path, of_classes, tokenizer, "--class", 1, "--map", drawn)
+    assert "this prior reads cls; omit --map" in said
+    said = refused(capsys, tmp_path, of_maps, tokenizer, "--map", drawn, "--class", 1)
+    assert "this prior reads map_codes; omit --class" in said
 
 
 def test_another_tokenizer_is_refused(capsys, tmp_path, of_classes, tokenizer):

@@ -16,7 +16,7 @@ from smalti.models.conditions import (
     UnconditionalConfig,
 )
 from smalti.models.gpt import GPTConfig
-from smalti.trainer import ranks
+from smalti.trainer import ranks, weights
 from smalti.trainer.crops import CodeCropConfig, CropConfig
 from smalti.trainer.encoding import EncodeConfig, Encoding, encode
 from smalti.trainer.engine import EngineConfig
@@ -97,8 +97,8 @@ def run_of(folder: Path, shards: str, crop: Any, **changes: Any) -> PriorRun:
     return PriorRun(**(settings | changes))
 
 
-def losses(folder: str) -> dict[str, list[float]]:
-    """Of the three steps of an epoch, from codes and from pictures; runs on every rank."""
+def losses(folder: str) -> dict[str, Any]:
+    """Of the three steps of an epoch, from codes and from pictures, and what cards say; runs on every rank."""
     place = Path(folder)
     of_maps = {"condition_tokenizers": {"map": str(place / "of maps")}}
     left = {}
@@ -106,19 +106,24 @@ def losses(folder: str) -> dict[str, list[float]]:
         "codes": run_of(place, "codes", CODES),
         "pictures": run_of(place, "pictures", CROP),
         "tokenized codes": run_of(place, "tokenized", CODES, **of_maps),
+        "tokenized codes unnamed": run_of(place, "tokenized", CODES),
         "tokenized pictures": run_of(place, "pictures", CROP, **of_maps),
     }.items():
         torch.manual_seed(0)
         task, training, _ = built(run)
         steps = training.steps(0)
         left[name] = [task.step(next(steps), step)["nats_per_code"].item() for step in range(3)]
+        left[f"tokenizers of {name}"] = task.card()["condition_tokenizers"]
     return left
 
 
 def test_training_on_line_and_from_code_shards_is_the_same(prepared):
     (left,) = processes.run(losses, 1, prepared)
     assert left["codes"] == left["pictures"] and left["tokenized codes"] == left["tokenized pictures"]
-    assert left["codes"] != left["tokenized codes"]
+    assert left["codes"] != left["tokenized codes"] == left["tokenized codes unnamed"]
+    digest = weights.read_card(prepared / "of maps")["digest"]
+    for name in ("codes", "pictures", "tokenized codes", "tokenized pictures", "tokenized codes unnamed"):
+        assert left[f"tokenizers of {name}"] == ({"map": digest} if name.startswith("tokenized") else {}), name
 
 
 @pytest.mark.parametrize(
@@ -134,6 +139,12 @@ def test_what_does_not_belong_together_is_refused(prepared, shards, crop, change
     changes = {name: str(prepared / value) for name, value in changes.items() if name == "tokenizer"}
     run = run_of(prepared, shards, crop, condition_tokenizers=tokenizers, condition=UnconditionalConfig(), **changes)
     with pytest.raises(ValueError, match=message):
+        built(run)
+
+
+def test_maps_that_became_codes_otherwise_than_the_held_out_ones_are_refused(prepared):
+    run = run_of(prepared, "tokenized", CODES, held_out=DataConfig(shards=(str(prepared / "codes"),), crop=CODES))
+    with pytest.raises(ValueError, match=r"the codes of each map in .*tokenized were made by .*codes by None; encode"):
         built(run)
 
 
