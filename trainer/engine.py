@@ -33,6 +33,10 @@ from .optimizer import OptimizerConfig
 logger.setLevel(logging.WARNING)
 
 
+BUCKET = 500_000_000
+"""Most numbers in an engine's buffer of gradients on their way; there is no more than the network has parameters."""
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """How one network is sharded and in which numbers it is trained."""
@@ -70,8 +74,9 @@ class _FiniteAdamW(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         """One step on gradients that are reduced over ranks, so that all ranks decide alike."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        finite = [gradient.isfinite().all() for gradient in gradients]
-        self.overflow = bool(finite) and not torch.stack(finite).all().item()
+        # The extremes of a tensor are not finite if any value is not, and take a tenth of the time of isfinite.
+        extremes = [extreme for gradient in gradients for extreme in gradient.aminmax()]
+        self.overflow = bool(extremes) and not torch.stack(extremes).isfinite().all().item()
         return None if self.overflow else super().step(closure)
 
 
@@ -106,8 +111,8 @@ def names(module: nn.Module) -> list[str]:
     return [*decayed, *others]
 
 
-def _deepspeed_config(config: EngineConfig, micro_batch: int, accumulation: int) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": config.zero}
+def _deepspeed_config(config: EngineConfig, numbers: int, micro_batch: int, accumulation: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero, "reduce_bucket_size": min(BUCKET, max(numbers, 1))}
     place = {"device": "cpu"} if config.nvme is None else {"device": "nvme", "nvme_path": config.nvme}
     if config.offload_optimizer:
         zero["offload_optimizer"] = place
@@ -144,11 +149,14 @@ def build(
     if not torch.cuda.is_available():
         # Its build needs a compiler and leaves a lock that hangs every later run when it is killed; gloo serves.
         getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    numbers = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=_optimizer(module, optimizer, _FiniteAdamW if config.zero == 0 else torch.optim.AdamW),
-        config=_deepspeed_config(config, micro_batch, accumulation),
+        config=_deepspeed_config(config, numbers, micro_batch, accumulation),
     )
+    if config.zero == 0 and dist.get_world_size() == 1:
+        engine.enable_backward_allreduce = False  # it would copy all gradients to a buffer and back, for nobody
     engine.checkpoint_engine = _Files()
     engine._copy_recovery_script = lambda folder: None  # scripts that unpickle; the weights for use lie beside
     if config.zero == 3 and config.nvme is None:

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .costs import Costs, Network
-from .engine import EngineConfig
+from .engine import BUCKET, EngineConfig
 from .runs import Run
 
-_BUCKET = 500_000_000  # numbers in DeepSpeed's buffer of gradients on their way, one for each engine
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _RESERVE = 0.1  # of a GPU, for the workspaces of kernels, the driver's own and fragments
 GIB = 1024**3
@@ -110,7 +109,7 @@ def held(network: Network, engine: EngineConfig, ranks: int) -> Held:
     masters = 0.0 if engine.zero == 0 else 4 * share
     moments = 8.0 * (p if engine.zero == 0 else share)
     average = 4.0 * (share if engine.zero == 3 else p) if network.averaged else 0.0
-    buffers = 0 if engine.zero == 0 else _BUCKET * (4 if engine.zero == 1 else b)
+    buffers = 0 if engine.zero == 0 else min(BUCKET, p) * (4 if engine.zero == 1 else b)
     host = 0.0
     if engine.offload_optimizer:
         host, masters, moments = host + masters + moments, 0.0, 0.0

@@ -23,8 +23,8 @@ def test_a_plan_says_what_fits_and_writes_the_job_script(tmp_path, capsys):
 
 def test_what_does_not_fit_or_cannot_be_planned_is_told_by_the_exit_code(tmp_path, capsys):
     config = str(write_prior(tmp_path))
-    assert plan.main([config, "--gpus", "2", "--memory", "1"]) == 1
-    assert "not even one sample fits into 1 GiB" in capsys.readouterr().out
+    assert plan.main([config, "--gpus", "2", "--memory", "1e-5"]) == 1
+    assert "not even one sample fits into 1e-05 GiB" in capsys.readouterr().out
     assert plan.main([config, "--gpus", "3"]) == 2
     assert "nearest: 6 or 9" in capsys.readouterr().err
     assert plan.main([config, "--set", f"tokenizer={tmp_path / 'nowhere'}"]) == 2
