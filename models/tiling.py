@@ -39,7 +39,7 @@ def spans(length: int, tile: int, halo: int) -> Iterator[Span]:
     """
     if halo < 0 or tile <= 2 * halo:
         raise ValueError(f"tile must be more than twice the halo, got tile {tile} and halo {halo} codes")
-    core = tile - 2 * halo
+    core = tile - 2 * halo if length > tile else length
     for begin in range(0, length, core):
         end = min(begin + core, length)
         start = max(min(begin - halo, length - tile), 0)
@@ -84,6 +84,15 @@ def bands(vqgan: VQGAN, codes: Tensor, tile: int, halo: int, manner: Manner = "b
         yield from shared_statistics.bands(vqgan, codes, tile)
     else:
         yield from _blended(vqgan, codes, tile, halo)
+
+
+def borders(length: int, tile: int, halo: int, manner: Manner) -> list[int]:
+    """Where along an axis of so many codes a tile gives way to the next one, in codes."""
+    if manner == "whole":
+        return []
+    if manner == "shared":
+        return list(range(tile, length, tile))
+    return [span.kept.start for span in spans(length, tile, halo)][1:]
 
 
 def _blended(vqgan: VQGAN, codes: Tensor, tile: int, halo: int) -> Iterator[Tensor]:

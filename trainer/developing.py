@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from ..models import tiling
+from ..models.seams import Seams
 from . import giant_tiff
 from .files import whole_file, write_whole
 from .inference import Tokenizer
@@ -48,16 +49,28 @@ def develop(tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig) -> Image
     return Image.fromarray(np.concatenate(list(_bands(tokenizer, codes, config))))
 
 
-def write(tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig, path: Path, made: Mapping[str, Any]) -> None:
-    """Decode (1, h, w) codes into a file, whole or not at all; its suffix says which kind."""
-    notes = json.dumps(dict(made), sort_keys=True)
-    if path.suffix == ".png":
-        save(develop(tokenizer, codes, config), path, made)
-        return
+def write(
+    tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig, path: Path, made: Mapping[str, Any]
+) -> float | None:
+    """Decode (1, h, w) codes into a file, whole or not at all; its suffix says which kind.
+
+    Returns:
+        How visible the borders of its tiles are, see ``Seams``; None for a picture in one piece.
+    """
     factor: int = tokenizer.card["factor"]
-    size = (codes.shape[1] * factor, codes.shape[2] * factor)
-    with whole_file(path) as file:
-        giant_tiff.write(file, _bands(tokenizer, codes, config), size, notes)
+    height, width = (length * factor for length in codes.shape[1:])
+    rows, columns = (
+        [factor * place for place in tiling.borders(length, config.tile, config.halo, config.manner)]
+        for length in codes.shape[1:]
+    )
+    seams = Seams(height, width, rows, columns) if rows or columns else None
+    bands = _bands(tokenizer, codes, config, seams)
+    if path.suffix == ".png":
+        save(Image.fromarray(np.concatenate(list(bands))), path, made)
+    else:
+        with whole_file(path) as file:
+            giant_tiff.write(file, bands, (height, width), json.dumps(dict(made), sort_keys=True))
+    return None if seams is None else seams.measured()
 
 
 def save(picture: Image.Image, path: Path, made: Mapping[str, Any]) -> None:
@@ -91,8 +104,12 @@ def contact_sheet(pictures: Sequence[Path], path: Path, side: int = 256) -> None
     save(sheet, path, {"pictures": [picture.name for picture in pictures]})
 
 
-def _bands(tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig) -> Iterator[npt.NDArray[np.uint8]]:
-    """(rows, W, 3) from top to bottom."""
+def _bands(
+    tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig, seams: Seams | None = None
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """(rows, W, 3) from top to bottom; ``seams`` are looked at in passing."""
     for band in tiling.bands(tokenizer.model, codes, config.tile, config.halo, config.manner):
-        levels = ((band[0].clamp(-1, 1) + 1) * 127.5).round().byte()
-        yield levels.permute(1, 2, 0).numpy()
+        colours = band.clamp(-1, 1)
+        if seams is not None:
+            seams.add(colours)
+        yield ((colours[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()

@@ -112,11 +112,12 @@ class Gallery:
         for painting in paint(self.prior.model, fields, wanted.size, numbers, self.seed, self.sampling, given, before):
             watch.look(painting, lambda now: self._keep(now, tasks), lambda now: self._preview(now, tasks))
         for codes, task in zip(painting.codes, tasks, strict=True):
-            write(self.tokenizer, codes[None], self.develop, task.path, task.made)
+            seam = write(self.tokenizer, codes[None], self.develop, task.path, task.made)
             unfinished.forget(task.path)
             _preview_of(task.path).unlink(missing_ok=True)
             height, width = task.made["size"]
-            self.say(f"{task.path}: {height} x {width}")
+            visible = "" if seam is None else f", seam {seam:.3f} (1 is none)"
+            self.say(f"{task.path}: {height} x {width}{visible}")
 
     def _before(self, wanted: Wish, tasks: Sequence[Task]) -> Painting | None:
         """What a killed run had painted of these pictures."""

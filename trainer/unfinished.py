@@ -42,5 +42,7 @@ def find(picture: Path, wish: str) -> Unfinished | None:
 
 
 def forget(picture: Path) -> None:
-    """The picture is finished."""
+    """The picture is finished: what was kept of it goes, and what killed processes were just writing of it."""
     place(picture).unlink(missing_ok=True)
+    for part in picture.parent.glob(f".*{picture.stem}.*.part"):
+        part.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from smalti.launch import sample
+from smalti.models.seams import seam
 from smalti.trainer import giant_tiff, unfinished, weights
 
 SIZE = "20x28"  # 5 x 7 codes
@@ -181,6 +182,21 @@ def test_several_sizes_are_painted_in_one_run(capsys, tmp_path, of_classes, toke
 def test_progress_tells_codes_a_second_and_the_time_left(capsys, tmp_path, of_classes, tokenizer):
     painted(capsys, tmp_path, of_classes, tokenizer, "--class", 1, "--size", SIZE, "--count", 2, "--batch", 2)
     assert re.search(r"70/70 codes  \d+ codes/s  left 0 s\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("form", ["png", "tiff"])
+def test_the_seam_between_tiles_is_told_for_every_picture_in_tiles(capsys, tmp_path, of_classes, tokenizer, form):
+    common = (of_classes, tokenizer, "--class", 1, "--size", "36x28", "--count", 2, "--format", form)
+    tiles = ("--tile", 4, "--halo", 0)
+    pictures = painted(capsys, tmp_path / "hard", *common, *tiles, "--tiles", "blended")
+    told = re.findall(r"(seed-0-000\d)\S*: 36 x 28, seam (\d\.\d+) \(1 is none\)\n", capsys.readouterr().out)
+    assert [name for name, _ in told] == ["seed-0-0000", "seed-0-0001"]
+    for name, value in told:
+        pixels = torch.from_numpy(pictures[name].copy()).permute(2, 0, 1)[None].float()
+        assert float(value) == pytest.approx(seam(pixels, [16, 32], [16]), abs=0.02)  # of colours that were rounded
+    for manner in (("--tiles", "whole", *tiles), ("--tiles", "blended", "--tile", 9)):
+        painted(capsys, tmp_path / manner[1], *common, *manner)
+        assert ", seam" not in capsys.readouterr().out
 
 
 def photo(path, size, transparent=None):
