@@ -1,5 +1,7 @@
 """Every packaged config of a prior: its promises at its head, and that it trains when it is made small."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +17,7 @@ from smalti.models.conditions import ConditionConfig
 from smalti.models.priors import PriorConfig
 from smalti.trainer.config import read
 from smalti.trainer.index import Measured
-from smalti.trainer.runs import PriorRun, built
+from smalti.trainer.runs import PriorRun, VQGANRun, built
 from smalti.trainer.shard_writer import ShardWriter
 
 FOLDER = Path(smalti.configs.__file__).parent
@@ -28,6 +30,34 @@ def test_a_config_opens_with_what_to_type_what_it_costs_and_what_to_expect(name)
     head = [line for line in (FOLDER / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
     assert any(line.endswith(f"smalti.launch.train {name}") for line in head)
     assert any(line.startswith("# Cost: ") for line in head) and any(line.startswith("# Expected: ") for line in head)
+
+
+def tokenizers_made_in(name: str) -> dict[str, VQGANRun]:
+    """The runs of stage 1 that a config's head gives commands for, by their folders."""
+    head = re.sub(r"\\\n# *", "", (FOLDER / f"{name}.yaml").read_text())
+    found = re.findall(r"^# +python -m smalti\.launch\.train (.+)$", head, re.MULTILINE)
+    runs = [read(VQGANRun, words[0], words[2::2]) for words in map(shlex.split, found)]
+    return {run.folder: run for run in runs}
+
+
+def test_every_tokenizer_is_a_packaged_config_or_the_head_says_how_it_is_made():
+    stage1 = [path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith(("prior_", "demo_prior"))]
+    packaged = {run.folder: run for run in (read(VQGANRun, name) for name in stage1)}
+    for name in NAMES:
+        run = read(PriorRun, name)
+        text = (FOLDER / f"{name}.yaml").read_text()
+        elsewhere = [other for other in NAMES if f"# {other} says how its tokenizer is made" in text]
+        made = packaged | {key: value for each in (name, *elsewhere) for key, value in tokenizers_made_in(each).items()}
+        assert made[run.tokenizer].rebuilds == "picture", name
+        for field, folder in run.condition_tokenizers.items():
+            assert made[folder].rebuilds == field, name
+            assert made[folder].model.codes == condition_codes(run.condition, f"{field}_codes"), name
+
+
+def condition_codes(condition: Any, field: str) -> int:
+    """How many codes of a field a condition knows, alone or as one of several."""
+    parts = getattr(condition, "parts", (condition,))
+    return next(part.codes for part in parts if getattr(part, "field", None) == field)
 
 
 def test_every_kind_of_condition_and_prior_has_a_config():
