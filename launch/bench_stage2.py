@@ -16,14 +16,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..models.conditions import CodeMapConfig
+from ..models.conditions import CodeMapConfig, ConditionConfig
 from ..models.gpt import GPT, GPTConfig
 from ..models.vqgan import VQGAN, VQGANConfig
 from ..trainer import ranks
@@ -167,7 +167,7 @@ def _ours(connection: Connection, size: Size) -> None:
         prior = _config(size).build(CODES, condition)
         card = {"codes": CODES, "factor": 16, "digest": ""}
         fields = prior.condition.fields
-        task = PriorTask(_run(size, condition), prior, Source(card, {}, None, fields), 1)
+        task = PriorTask(unread(_config(size), condition, 0, 1), prior, Source(card, {}, None, fields), 1)
         numbers = iter(range(1_000_000))
 
         def step(*names: str) -> None:
@@ -194,9 +194,9 @@ def _ours(connection: Connection, size: Size) -> None:
         _serve(connection, size, {"from shards": from_shards, "on line": on_line})
 
 
-def _run(size: Size, condition: CodeMapConfig) -> PriorRun:
-    """One process, fp32, no averaged weights: what the published loop has."""
-    data = DataConfig(shards=("not read",), crop=CodeCropConfig(window=(size.side, size.side)))
+def unread(model: GPTConfig, condition: ConditionConfig, zero: Literal[0, 1, 2, 3], samples: int) -> PriorRun:
+    """A run in fp32, of one sample a rank, that touches no files, averages no weights and shows nothing."""
+    data = DataConfig(shards=("not read",), crop=CodeCropConfig(window=model.window))
     optimizer = OptimizerConfig(learning_rate=4.5e-6, weight_decay=0.01)
     return PriorRun(
         folder="not written",
@@ -204,10 +204,10 @@ def _run(size: Size, condition: CodeMapConfig) -> PriorRun:
         data=data,
         held_out=data,
         loop=LoopConfig(steps=1_000_000),
-        batch=BatchConfig(total=1, micro=1),
-        model=_config(size),
+        batch=BatchConfig(total=samples, micro=1),
+        model=model,
         condition=condition,
-        training=NetworkConfig(optimizer=optimizer, engine=EngineConfig(zero=0)),
+        training=NetworkConfig(optimizer=optimizer, engine=EngineConfig(zero=zero)),
         average=0.0,
         previews=None,
     )

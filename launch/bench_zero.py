@@ -19,15 +19,10 @@ from ..models.conditions import UnconditionalConfig
 from ..models.gpt import GPTConfig
 from ..trainer import engine as engines
 from ..trainer import ranks
-from ..trainer.crops import CodeCropConfig
-from ..trainer.engine import EngineConfig
-from ..trainer.loop import LoopConfig
-from ..trainer.optimizer import OptimizerConfig
 from ..trainer.prior_data import Source
 from ..trainer.prior_task import PriorTask
-from ..trainer.runs import PriorRun
-from ..trainer.stream import Batch, DataConfig
-from ..trainer.training import BatchConfig, NetworkConfig
+from ..trainer.stream import Batch
+from .bench_stage2 import unread
 
 CODES = 1024
 
@@ -99,10 +94,11 @@ def _rank(answer: Connection, rank: int, world: int, port: int, stage: Literal[1
     )  # fmt: skip
     torch.set_num_threads(1)
     with ranks.group(1800.0):
-        run_of = _run(model, stage, world)
+        told = UnconditionalConfig()
         torch.manual_seed(0)
-        prior = model.build(CODES, run_of.condition)
-        task = PriorTask(run_of, prior, Source({"codes": CODES, "factor": 16, "digest": ""}, {}, None, ()), 1)
+        prior = model.build(CODES, told)
+        source = Source({"codes": CODES, "factor": 16, "digest": ""}, {}, None, ())
+        task = PriorTask(unread(model, told, stage, world), prior, source, 1)
         draws = torch.Generator().manual_seed(rank)
         batch: Batch = {"codes": torch.randint(CODES, (1, *model.window), generator=draws), "key": [f"sample {rank}"]}
         task.step([batch], 0)
@@ -115,25 +111,6 @@ def _rank(answer: Connection, rank: int, world: int, port: int, stage: Literal[1
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         answer.send(Held(seconds, _bytes(parameters), _bytes(moments), peak))
         ranks.barrier()
-
-
-def _run(model: GPTConfig, stage: Literal[1, 2, 3], world: int) -> PriorRun:
-    """One sample a rank, nothing averaged, nothing shown."""
-    data = DataConfig(shards=("not read",), crop=CodeCropConfig(window=model.window))
-    optimizer = OptimizerConfig(learning_rate=1e-4, weight_decay=0.01)
-    return PriorRun(
-        folder="not written",
-        tokenizer="not read",
-        data=data,
-        held_out=data,
-        loop=LoopConfig(steps=2),
-        batch=BatchConfig(total=world, micro=1),
-        model=model,
-        condition=UnconditionalConfig(),
-        training=NetworkConfig(optimizer=optimizer, engine=EngineConfig(zero=stage)),
-        average=0.0,
-        previews=None,
-    )
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:

@@ -14,7 +14,10 @@ from smalti.models.quantizers import VQConfig
 from smalti.models.vqgan import VQGANConfig
 from smalti.trainer import weights
 from smalti.trainer.config import to_mapping
+from smalti.trainer.crops import AnyCropConfig, CodeCropConfig
+from smalti.trainer.runs import PriorRun
 from smalti.trainer.shard_writer import ShardWriter
+from smalti.trainer.stream import DataConfig
 
 CODES = 16  # of the tiny tokenizer's, factor 4
 
@@ -51,6 +54,14 @@ def write_code_shards(folder: Path, card: dict[str, Any], samples: Sequence[dict
         for number, members in enumerate(samples):
             writer.write(f"p{number:03d}", members)
     return folder
+
+
+def prior_run(folder: Path, shards: str = "codes", crop: AnyCropConfig | None = None, **settings: Any) -> PriorRun:
+    """A run in ``folder`` on shards and with a tokenizer that lie beside it; without a crop, on codes of its window."""
+    crop = crop or CodeCropConfig(window=settings["model"].window)
+    data = DataConfig(shards=(str(folder / shards),), crop=crop)
+    places: dict[str, Any] = {"folder": str(folder / "run"), "tokenizer": str(folder / "tokenizer")}
+    return PriorRun(**{**places, "data": data, "held_out": data, **settings})
 
 
 def grids(count: int, size: tuple[int, int], codes: int = CODES, seed: int = 0) -> NDArray[np.uint16]:

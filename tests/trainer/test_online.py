@@ -5,7 +5,7 @@ import processes
 import pytest
 import torch
 from made_pictures import write_pictures
-from made_priors import write_tokenizer
+from made_priors import prior_run, write_tokenizer
 
 from smalti.models.conditions import (
     ClassConfig,
@@ -17,7 +17,7 @@ from smalti.models.conditions import (
 )
 from smalti.models.gpt import GPTConfig
 from smalti.trainer import ranks, weights
-from smalti.trainer.crops import CodeCropConfig, CropConfig
+from smalti.trainer.crops import AnyCropConfig, CodeCropConfig, CropConfig
 from smalti.trainer.encoding import EncodeConfig, Encoding, encode
 from smalti.trainer.engine import EngineConfig
 from smalti.trainer.inference import load_tokenizer
@@ -78,23 +78,17 @@ def test_depth_needs_a_tokenizer_of_its_own(prepared):
         OnlineEncoder(load_tokenizer(prepared / "tokenizer", ranks.device()), {}, condition)
 
 
-def run_of(folder: Path, shards: str, crop: Any, **changes: Any) -> PriorRun:
-    data = DataConfig(shards=(str(folder / shards),), crop=crop)
-    optimizer = OptimizerConfig(learning_rate=1e-3)
+def run_of(folder: Path, shards: str, crop: AnyCropConfig, **changes: Any) -> PriorRun:
     settings: dict[str, Any] = {
-        "folder": str(folder / "run"),
-        "tokenizer": str(folder / "tokenizer"),
-        "data": data,
-        "held_out": data,
         "loop": LoopConfig(steps=3),
         "batch": BatchConfig(total=8, micro=4),
         "model": GPTConfig(layers=1, heads=2, width=16, window=WINDOW, keep=0.9),
         "condition": EVERYTHING,
-        "training": NetworkConfig(optimizer=optimizer, engine=EngineConfig()),
+        "training": NetworkConfig(optimizer=OptimizerConfig(learning_rate=1e-3), engine=EngineConfig()),
         "seed": 3,
         "previews": None,
     }
-    return PriorRun(**(settings | changes))
+    return prior_run(folder, shards, crop, **(settings | changes))
 
 
 def losses(folder: str) -> dict[str, Any]:

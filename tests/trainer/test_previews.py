@@ -4,18 +4,16 @@ from typing import Any
 import processes
 import pytest
 import torch
-from made_priors import grids, npy, write_code_shards, write_tokenizer
+from made_priors import grids, npy, prior_run, write_code_shards, write_tokenizer
 
 from smalti.models.conditions import UnconditionalConfig
 from smalti.models.gpt import GPTConfig
 from smalti.models.sampling import SamplingConfig
-from smalti.trainer.crops import CodeCropConfig
 from smalti.trainer.loop import LoopConfig
 from smalti.trainer.optimizer import OptimizerConfig
 from smalti.trainer.previews import Budget, PreviewConfig, painted
 from smalti.trainer.runs import PriorRun, built
 from smalti.trainer.stopping import StoppingConfig
-from smalti.trainer.stream import DataConfig
 from smalti.trainer.training import BatchConfig, NetworkConfig
 
 WINDOW = (4, 4)
@@ -87,18 +85,13 @@ def test_a_preview_that_is_too_dear_ends_after_two_codes():
 
 
 def run_of(folder: Path, **changes: Any) -> PriorRun:
-    data = DataConfig(shards=(str(folder / "codes"),), crop=CodeCropConfig(window=WINDOW))
     settings: dict[str, Any] = {
-        "folder": str(folder / "run"),
-        "tokenizer": str(folder / "tokenizer"),
-        "data": data,
-        "held_out": data,
         "loop": LoopConfig(steps=4),
         "batch": BatchConfig(total=8, micro=8),
         "model": GPTConfig(layers=1, heads=2, width=16, window=WINDOW, residual_dropout=0.1, keep=0.9),
         "training": NetworkConfig(optimizer=OptimizerConfig(learning_rate=1e-3)),
     }
-    return PriorRun(**(settings | changes))
+    return prior_run(folder, **(settings | changes))
 
 
 def with_and_without(folder: str) -> dict[str, Any]:

@@ -6,19 +6,18 @@ from typing import Any
 import processes
 import pytest
 import torch
-from made_priors import CODES, condition_members, grids, npy, write_code_shards, write_tokenizer
+from made_priors import CODES, condition_members, grids, npy, prior_run, write_code_shards, write_tokenizer
 
 from smalti.models.conditions import CodeMapConfig
 from smalti.models.gpt import GPTConfig
 from smalti.trainer import engine as engines
 from smalti.trainer import ranks
-from smalti.trainer.crops import CodeCropConfig
 from smalti.trainer.engine import EngineConfig
 from smalti.trainer.keys import mix, text_key
 from smalti.trainer.loop import LoopConfig
 from smalti.trainer.optimizer import OptimizerConfig
 from smalti.trainer.runs import PriorRun, built
-from smalti.trainer.stream import DataConfig, Stream
+from smalti.trainer.stream import Stream
 from smalti.trainer.training import BatchConfig, NetworkConfig
 
 STEPS, TOTAL, WINDOW = 3, 8, (4, 4)
@@ -31,12 +30,7 @@ MODEL: dict[str, Any] = {"layers": 2, "heads": 2, "width": 32, "window": WINDOW,
 
 def run_of(folder: Path, **changes: Any) -> PriorRun:
     """A tiny prior told of a map, which loses codes and conditions now and then."""
-    data = DataConfig(shards=(str(folder / "codes"),), crop=CodeCropConfig(window=WINDOW))
     settings: dict[str, Any] = {
-        "folder": str(folder / "run"),
-        "tokenizer": str(folder / "tokenizer"),
-        "data": data,
-        "held_out": data,
         "loop": LoopConfig(steps=STEPS),
         "batch": BatchConfig(total=TOTAL, micro=4),
         "model": GPTConfig(**MODEL, loss_rows=64),
@@ -45,7 +39,7 @@ def run_of(folder: Path, **changes: Any) -> PriorRun:
         "training": training_of(),
         "previews": None,
     }
-    return PriorRun(**(settings | changes))
+    return prior_run(folder, **(settings | changes))
 
 
 def training_of(**engine: Any) -> NetworkConfig:
