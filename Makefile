@@ -39,7 +39,7 @@ demo: $(INSTALLED)
 	@$(MAKE) --no-print-directory $(DEMO)/painted-again.done
 	@cmp $(DEMO)/painting/seed-1-0000.png $(DEMO)/painting-of-export/seed-1-0000.png
 	@python -m smalti.launch.report $(DEMO)/vqgan $(DEMO)/prior --seconds $(DEMO)/seconds.txt \
-		--pictures $(DEMO)/painting/seed-1-0000.png --out $(DEMO)/report.html
+		--pictures $(DEMO)/painting/seed-1-0000.png $(if $(PHOTOS),,$(DEMO)/unseen/maps/*.png) --out $(DEMO)/report.html
 
 $(DEMO)/packed.done:
 	@mkdir -p $(DEMO)
