@@ -44,7 +44,7 @@ class Seams:
 
 def seam(pictures: Tensor, rows: Sequence[int], columns: Sequence[int]) -> float:
     """``Seams`` of (B, 3, H, W) pictures that are there as a whole."""
-    seams = Seams(*pictures.shape[2:], rows, columns)
+    seams = Seams(pictures.shape[2], pictures.shape[3], rows, columns)
     seams.add(pictures)
     return seams.measured()
 

@@ -17,7 +17,7 @@ ALLOWED = {
 }
 HOMES = {
     "deepspeed": "trainer/engine.py",
-    "wandb": "trainer/metrics.py",
+    "wandb": "trainer/wandb_run.py",
     "yaml": "trainer/config.py",
 }
 MODELS_KNOW_NOTHING_OF = {"os", "io", "pathlib", "time", "json", "socket", "subprocess", "PIL", "torch.distributed"}

@@ -2,8 +2,6 @@
 
     RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/pixel": 1}
     RUN/pictures/NAME-STEP.png   picture grids
-
-The only import of wandb.
 """
 
 import json
@@ -11,9 +9,8 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -22,17 +19,9 @@ from tqdm import tqdm
 
 from . import checkpoints, ranks
 from .saving import Report
+from .wandb_run import WandbConfig, WandbRun
 
 FILE = "metrics.jsonl"
-
-
-@dataclass(frozen=True)
-class WandbConfig:
-    """Where a run is watched. Offline runs are sent later with ``wandb sync``."""
-
-    project: str = "smalti"
-    mode: Literal["offline", "online"] = "offline"
-    name: str | None = None
 
 
 class Metrics:
@@ -54,7 +43,8 @@ class Metrics:
         self._began = self._last = time.monotonic()
         self._last_step = 0
         self._bar: Any = None
-        self._wandb: Any = None
+        self._watched = wandb, settings
+        self._wandb: WandbRun | None = None  # once it is known where the run goes on
         self.identity: str | None = None  # of the run in wandb
         if ranks.rank() == 0:
             run.mkdir(parents=True, exist_ok=True)
@@ -62,10 +52,9 @@ class Metrics:
                 self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
             if wandb is not None:
                 self.identity = _identity(run)
-                self._wandb = _start_wandb(run, wandb, settings, self.identity)
 
     def rewind(self, step: int) -> None:
-        """Forget what was written after a step: the run goes on from there and would say it twice.
+        """Forget what was written after a step, here and in wandb: the run goes on from there and would say it twice.
 
         At step 0 nothing is kept, not even the evaluation of its beginning, which will be made again.
         """
@@ -79,6 +68,10 @@ class Metrics:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]
             checkpoints.write_text(path, "".join(line for line in whole if 0 < step >= json.loads(line)["step"]))
+        wandb, settings = self._watched
+        if wandb is not None and self.identity is not None:
+            told = history(self.run) if path.exists() else []
+            self._wandb = WandbRun(self.run, wandb, settings, self.identity, step, told)
 
     def state(self) -> dict[str, Any]:
         """What this rank has added since the last line."""
@@ -133,9 +126,7 @@ class Metrics:
         for name, picture in pictures.items():
             Image.fromarray(picture.cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
         if self._wandb is not None:
-            from wandb import Image as WandbImage
-
-            self._wandb.log({n: WandbImage(p.cpu().numpy()) for n, p in pictures.items()} | {"step": step})
+            self._wandb.show(step, pictures)
 
     def close(self) -> None:
         """Finish the bar and wandb's files."""
@@ -151,7 +142,7 @@ class Metrics:
         with (self.run / FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **values}) + "\n")
         if self._wandb is not None:
-            self._wandb.log({"step": step, **values})
+            self._wandb.log(step, values)
         if self._bar is not None:
             self._bar.n = step
         self._say(_line(step, self.steps, values))
@@ -190,27 +181,6 @@ def _identity(run: Path) -> str:
     if not place.exists():
         checkpoints.write_text(place, secrets.token_hex(4))
     return place.read_text(encoding="utf-8").strip()
-
-
-def _start_wandb(run: Path, config: WandbConfig, settings: Mapping[str, Any], identity: str) -> Any:
-    """The run's wandb run, the same one after every restart; offline when the network does not answer."""
-    import wandb
-
-    arguments: dict[str, Any] = {
-        "project": config.project,
-        "name": config.name or run.name,
-        "id": identity,
-        "resume": "allow",
-        "dir": str(run),
-        "config": dict(settings),
-    }
-    try:
-        started = wandb.init(mode=config.mode, **arguments)
-    except wandb.errors.CommError as error:
-        print(f"wandb does not answer ({error}); going on offline", file=sys.stderr, flush=True)
-        started = wandb.init(mode="offline", **arguments)
-    started.define_metric("*", step_metric="step")
-    return started
 
 
 def grid(rows: list[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from . import failures, folders, preflight, prior_data, ranks, weights
 from .crops import CodeCropConfig, CropConfig, TamingCropConfig
 from .inference import weights_folder
 from .loop import LoopConfig, fit
-from .metrics import Metrics, WandbConfig
+from .metrics import Metrics
 from .previews import PreviewConfig
 from .prior_task import PriorTask
 from .reconstruction import VQGANLossConfig
@@ -29,6 +29,7 @@ from .stream import DataConfig, Stream
 from .targets import Field
 from .training import BatchConfig, NetworkConfig
 from .vqgan_task import VQGANTask
+from .wandb_run import WandbConfig
 
 
 @dataclass(frozen=True, kw_only=True)
