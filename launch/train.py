@@ -10,42 +10,49 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..trainer import config as configs
-from ..trainer import ranks
-from ..trainer.failures import FailedError
-from ..trainer.runs import Run, train
-from ..trainer.saving import SaveError
-from ..trainer.watchdog import Watchdog
+from ..trainer import early
 
-FAILED, WRONG, NOT_SAVED, LEFT = 1, 2, 74, 75
+
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    made = argparse.ArgumentParser(prog="python -m smalti.launch.train", description=(__doc__ or "").split("\n")[0])
+    made.add_argument("config", help="a YAML file, or the name of a packaged config such as demo_vqgan")
+    made.add_argument("--set", action="append", default=[], metavar="a.b=value", help="override a value; repeatable")
+    made.add_argument("--print-config", action="store_true", help="print the resolved config and exit")
+    made.add_argument("--fresh", action="store_true", help="remove what the folder holds of the run, and start anew")
+    made.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
-    parser = argparse.ArgumentParser(prog="python -m smalti.launch.train", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("config", help="a YAML file, or the name of a packaged config such as demo_vqgan")
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="override a value; repeatable")
-    parser.add_argument("--print-config", action="store_true", help="print the resolved config and exit")
-    parser.add_argument("--fresh", action="store_true", help="remove what the folder holds of the run, and start anew")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-    asked = parser.parse_args(arguments)
+    early.listen()  # before the imports, which take seconds
+    from ..trainer import config as configs
+    from ..trainer import endings, ranks
+    from ..trainer.failures import FailedError
+    from ..trainer.runs import Run, train
+    from ..trainer.saving import SaveError
+    from ..trainer.watchdog import Watchdog
+
+    asked = parser().parse_args(arguments)
     try:
         run: Run = configs.read(Run, asked.config, asked.set)
         if asked.print_config:
             print(configs.dump(run), end="")
-            return 0
+            return endings.DONE
         launched = "RANK" in os.environ
-        with Watchdog(run.timeout_s, launched), ranks.group(run.timeout_s):
-            return 0 if train(run, asked.fresh) else LEFT
+        wish = Path(run.folder, endings.ASKED) if ranks.discover(os.environ).rank == 0 else None
+        with Watchdog(run.timeout_s, launched, wish), ranks.group(run.timeout_s):
+            return endings.DONE if train(run, asked.fresh) else endings.LEFT
+    except early.LeftError:
+        return endings.LEFT
     except FailedError:
-        return FAILED
-    except SaveError as error:
+        return endings.FAILED  # it has been said
+    except (SaveError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return NOT_SAVED
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
+        return endings.code_of(error)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     processes.run(function, 2, "an argument")        what the function returned on each rank, inside ``ranks.group``
     processes.command("smalti.launch.train", ["run.yaml"], 2).wait()        exit codes and outputs of the ranks
+    [*processes.launcher(2), "smalti.launch.train", "run.yaml"]     the same as a command line of its own
 
 Importing torch and DeepSpeed takes seconds, so one process imports them once for the whole session and every job is
 forked from it: ``python -m`` without the imports. A job is a process group of its own: a leader, which waits for the
@@ -53,11 +54,9 @@ class Job:
     """A running job."""
 
     def __init__(self, order: Mapping[str, Any], world: int, environment: Mapping[str, str], patience_s: float) -> None:
-        self.folder = Path(tempfile.mkdtemp(dir=_place().name))
         self.world = world
         self._patience_s = patience_s
-        order = {**order, "folder": str(self.folder), "world": world, "patience_s": patience_s, "port": free_port()}
-        (self.folder / "order.json").write_text(json.dumps(order | {"environment": dict(environment)}))
+        self.folder = _ordered(_place().name, {**order, "environment": dict(environment)}, world, patience_s)
         _ancestor().stdin.write(f"{self.folder}\n")
         _ancestor().stdin.flush()
         self.leader, *self.pids = json.loads(_appeared(self.folder / "pids.json"))
@@ -132,6 +131,11 @@ def command(
     return Job({"module": module, "arguments": _plain(arguments)}, world, environment or {}, patience_s)
 
 
+def launcher(world: int) -> list[str]:
+    """The words that start ranks of the module and arguments after them, wait, and end with the first bad code."""
+    return [sys.executable, __file__, str(_ancestor().pid), _place().name, str(world)]
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:
@@ -149,6 +153,14 @@ def alive(pid: int) -> bool:
 
 def _plain(arguments: Sequence[Any]) -> list[Any]:
     return [str(argument) if isinstance(argument, Path) else argument for argument in arguments]
+
+
+def _ordered(place: str, order: Mapping[str, Any], world: int, patience_s: float) -> Path:
+    """A folder with what a job is to do."""
+    folder = Path(tempfile.mkdtemp(dir=place))
+    whole = {**order, "folder": str(folder), "world": world, "patience_s": patience_s, "port": free_port()}
+    (folder / "order.json").write_text(json.dumps(whole))
+    return folder
 
 
 def _appeared(path: Path) -> str:
@@ -175,9 +187,21 @@ def _ancestor() -> Any:
     return process
 
 
+def _launch(ancestor: str, place: str, world: str, module: str, *arguments: str) -> int:
+    """What ``launcher`` begins: a job of the session's ancestor, which this process waits for."""
+    folder = _ordered(place, {"module": module, "arguments": arguments, "environment": {}}, int(world), PATIENCE_S)
+    with Path(f"/proc/{ancestor}/fd/0").open("w") as line:
+        line.write(f"{folder}\n")
+    while not (folder / "codes.json").exists():
+        time.sleep(0.01)
+    for rank in range(int(world)):
+        print((folder / f"rank-{rank}.txt").read_text(), end="", flush=True)
+    return next((code for code in json.loads((folder / "codes.json").read_text()) if code), 0)
+
+
 def _serve() -> None:
     """The ancestor: fork a leader for every folder that is named on stdin."""
-    import smalti.launch.train  # noqa: F401
+    import smalti.trainer.runs  # noqa: F401
 
     for module in LATE:
         importlib.import_module(module)
@@ -272,4 +296,4 @@ def _call(rank: int, folder: Path, order: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    sys.exit(_launch(*sys.argv[1:]) if sys.argv[1:] else _serve())

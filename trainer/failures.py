@@ -56,6 +56,14 @@ def forget(run: Path) -> None:
     (run / FILE).unlink(missing_ok=True)
 
 
+def said(run: Path) -> str:
+    """The first cause in one line: rank, host, error; empty where nobody left one."""
+    try:
+        return (run / FILE).read_text(encoding="utf-8").partition("\n")[0]
+    except FileNotFoundError:
+        return ""
+
+
 def _lost_contact(error: Exception) -> bool:
     if isinstance(error, dist.DistError):
         return True
@@ -66,8 +74,8 @@ def _first_cause(run: Path) -> str:
     deadline = time.monotonic() + PATIENCE_S
     while not (run / FILE).exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    if (run / FILE).exists():
-        return f"The first cause: {(run / FILE).read_text(encoding='utf-8').partition(chr(10))[0]}"
+    if cause := said(run):
+        return f"The first cause: {cause}"
     return "None of them said why: it was killed (out of memory?), or it hangs, or its machine is gone."
 
 

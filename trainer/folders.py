@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import config as configs
-from . import failures, ranks
+from . import early, endings, failures, ranks
 from .checkpoints import FOLDER, write_text
 
 RESOLVED = "config.yaml"
 LOCK_PATIENCE_S = 1800.0
+LEFT = "asked to leave"
 # What may change when a run goes on: how long it is, how often it looks up, where it lies, who watches, and how it is
 # spread over ranks, which changes its numbers by rounding alone.
 HARMLESS = (
@@ -62,6 +63,7 @@ def _taken_over(folder: Path, run: Any, kinds: Any, fresh: bool) -> str:
             print(f"changed since the run began: {change}", flush=True)
     write_text(resolved, configs.dump(run))
     failures.forget(folder)
+    endings.forget(folder)
     return ""
 
 
@@ -87,6 +89,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     Raises:
         ValueError: the other job did not leave in time.
+        LeftError: rank 0 was asked to leave while it waited.
     """
     handle: IO[str] | None = None
     problem = ""
@@ -95,6 +98,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         handle = (folder / ".lock").open("a+", encoding="utf-8")
         problem = _lock(handle, folder)
     problem = ranks.from_first(problem)
+    if problem == LEFT:
+        raise early.LeftError
     if problem:
         raise ValueError(problem)
     try:
@@ -113,6 +118,8 @@ def _lock(handle: IO[str], folder: Path) -> str:
         except OSError:
             handle.seek(0)
             holder = handle.read().strip()
+            if early.raised():
+                return LEFT
             if waited >= LOCK_PATIENCE_S:
                 return f"another job is training in {folder} ({holder}); stop it, or choose another folder"
             if waited % 30 == 0:

@@ -96,7 +96,7 @@ def fit(
 ) -> bool:
     """Train from a step to the last; True when it is reached, False when asked to leave before.
 
-    Every rank must call this. All of them leave at the same step, with a checkpoint of it.
+    Every rank must call this. All of them leave at the same step, with a checkpoint of it if they have trained.
 
     Args:
         batches: a list of this rank's micro-batches for every step from ``start`` on.
@@ -105,7 +105,8 @@ def fit(
     """
     step = start
     with ranks.Interrupt() as interrupt:
-        while step < config.steps and not finished():
+        leave = interrupt.agreed()  # a rank may have been asked to while it was starting
+        while step < config.steps and not leave and not finished():
             if step == 0:
                 metrics.write_held_out(0, task.evaluate(held_out.once(held_out_batch)))
             metrics.add(task.step(next(batches), step))
@@ -123,7 +124,5 @@ def fit(
                 metrics.write_images(step, task.preview(next(iter(held_out.once(held_out_batch)))))
             if last or leave or step % config.save_every == 0:
                 metrics.note(checkpoints.save(task, step))
-            if leave:
-                break
         metrics.note(checkpoints.wait())
     return step == config.steps or finished()

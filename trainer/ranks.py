@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from . import early
+
 T = TypeVar("T")
 
 
@@ -203,7 +205,8 @@ def listed(value: T) -> list[T]:
 class Interrupt:
     """Turns SIGTERM, SIGUSR1 and Ctrl-C into a question that all ranks answer alike at a step's end.
 
-    A second Ctrl-C is not caught. Create it in the main thread.
+    A second Ctrl-C is not caught. One that came before, when only ``early`` listened, counts. Create it in the main
+    thread.
     """
 
     SIGNALS: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -214,6 +217,7 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self.raised = self.raised or early.raised()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,7 +13,7 @@ from ..models.discriminators import DiscriminatorConfig, PatchGANConfig
 from ..models.priors import GPTConfig, PriorConfig
 from ..models.vqgan import VQGANConfig
 from . import config as configs
-from . import failures, folders, preflight, prior_data, ranks, weights
+from . import endings, failures, folders, preflight, prior_data, ranks, weights
 from .crops import CodeCropConfig, CropConfig, TamingCropConfig
 from .inference import weights_folder
 from .loop import LoopConfig, fit
@@ -184,9 +184,10 @@ def train(run: Run, fresh: bool) -> bool:
         ValueError: something about the run, its data or its folder is not as it must be; nothing was trained.
         SaveError: a checkpoint could not be written; those before it are as they were.
         FailedError: something else failed in mid-training, and why has been said.
+        LeftError: the job was asked to leave while it waited for the folder.
     """
     folder = Path(run.folder)
-    with folders.alone_in(folder):
+    with folders.alone_in(folder), endings.told(folder) as ending:
         folders.take_over(folder, run, Run, fresh)
         about = preflight.check(folder, configs.dump(run), checkpoint_bytes(run))
         if ranks.rank() == 0:
@@ -202,11 +203,13 @@ def train(run: Run, fresh: bool) -> bool:
             metrics.rewind(start)
             batches = training.steps(start)
             with failures.explained(folder):
-                return fit(
+                done = fit(
                     task, batches, held_out, run.batch.micro, run.loop, metrics, checkpoints, start, finished
                 )
         finally:
             metrics.close()
+        ending.code = endings.DONE if done else endings.LEFT
+        return done
 
 
 def checkpoint_bytes(run: Run) -> int:

@@ -1,8 +1,8 @@
-"""A thread of every rank that asks twice a second: are steps still done, and is the launcher still there?
+"""A thread of every rank that asks twice a second: are steps still done, and is this job still wanted?
 
 A stalled rank shows where all of its threads stand, and ends when the patience is over: a job of which one rank hangs
 would otherwise wait on, and bill, until somebody looks. A rank whose launcher is gone would go on without anybody who
-could stop it: it asks itself to leave, as a preemption does.
+could stop it: it asks itself to leave, as a preemption does. So does one that finds the wish in its run's folder.
 """
 
 import faulthandler
@@ -34,11 +34,14 @@ class Watchdog:
         patience_s: without a sign of life for half of it, the threads' stacks are shown; after all of it, the process
             ends with code 70.
         launched: whether a launcher started this process; a shell may go away.
+        wish: a file that is touched from now on when the job is to leave (``endings.ask``).
     """
 
-    def __init__(self, patience_s: float, launched: bool) -> None:
+    def __init__(self, patience_s: float, launched: bool, wish: Path | None = None) -> None:
         self._patience_s = patience_s
         self._launchers = _launchers() if launched else []
+        self._wish = wish
+        self._old_wish = _touched(wish)
         self._name = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -55,9 +58,9 @@ class Watchdog:
     def _watch(self) -> None:
         shown = asked = False
         while not self._stopped.wait(PERIOD_S):
-            if not asked and any(not _runs(pid) for pid in self._launchers):
+            if not asked and (reason := self._reason_to_leave()):
                 asked = True
-                self._say("the launcher is gone; saving and leaving")
+                self._say(f"{reason}; saving and leaving")
                 os.kill(os.getpid(), signal.SIGTERM)
             stalled_s = time.monotonic() - _last_sign
             if stalled_s > self._patience_s:
@@ -70,8 +73,21 @@ class Watchdog:
                 self._say(f"nothing was done for {stalled_s:.0f} s; its threads stand here:")
                 faulthandler.dump_traceback(sys.__stderr__ or 2)
 
+    def _reason_to_leave(self) -> str:
+        if any(not _runs(pid) for pid in self._launchers):
+            return "the launcher is gone"
+        return "" if _touched(self._wish) in (None, self._old_wish) else f"{self._wish} asks to"
+
     def _say(self, text: str) -> None:
         print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+
+
+def _touched(file: Path | None) -> int | None:
+    """When a file was touched, in nanoseconds; None when it is not there."""
+    try:
+        return file.stat().st_mtime_ns if file else None
+    except OSError:
+        return None
 
 
 def _launchers() -> list[int]:

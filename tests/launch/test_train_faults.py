@@ -5,6 +5,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,7 @@ import processes
 import pytest
 from made_runs import STEPS, lines, write_prior, write_vqgan
 
-from smalti.launch import train as command
-from smalti.trainer import checkpoints, weights
+from smalti.trainer import checkpoints, endings, weights
 
 TRAIN = "smalti.launch.train"
 
@@ -88,11 +89,32 @@ def test_a_job_that_is_asked_to_leave_saves_and_goes_on_bit_for_bit(config: Path
     job = started(config, 2, "step 2/")
     job.signal(number, rank=1)
     ended = job.wait()
-    assert ended.codes == [command.LEFT] * 2, ended.log
+    assert ended.codes == [endings.LEFT] * 2, ended.log
     assert 2 <= steps_on_disk(config.with_suffix(""))[0] < STEPS
     assert train(config, 2).codes == [0, 0]
     assert lines(config.with_suffix("")) == lines(place / "straight")
     assert digest(config.with_suffix("")) == digest(place / "straight")
+
+
+def listens(process: subprocess.Popen[Any], number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal by now."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+def test_a_signal_that_comes_while_the_command_imports_makes_it_leave_before_the_first_step(config: Path):
+    words = [sys.executable, "-m", TRAIN, str(config)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not listens(process, signal.SIGUSR1):
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGUSR1)
+        said = process.communicate(timeout=processes.PATIENCE_S)[0]
+    assert process.returncode == endings.LEFT, said
+    assert "rank(s) on" in said and "step 1/" not in said  # the ranks came together, and did nothing
+    assert not steps_on_disk(config.with_suffix(""))
+    assert endings.last(config.with_suffix("")) == endings.LEFT
 
 
 def test_a_dead_rank_ends_the_job_and_the_other_says_so(config: Path):
@@ -100,7 +122,7 @@ def test_a_dead_rank_ends_the_job_and_the_other_says_so(config: Path):
     killed = time.monotonic()
     job.signal(signal.SIGKILL, rank=1)
     ended = job.wait()
-    assert ended.codes[0] == command.FAILED and ended.codes[1] == -9, ended.log
+    assert ended.codes[0] == endings.FAILED and ended.codes[1] == -9, ended.log
     assert "lost contact with another rank. None of them said why" in ended.outputs[0]
     assert time.monotonic() - killed < 60
 
@@ -148,10 +170,10 @@ def test_a_run_without_a_loadable_checkpoint_is_refused_unless_it_is_to_start_an
     for folder in (run / "checkpoints").glob("step-*"):
         flip(folder)
     refused = train(half_done, 2)
-    assert refused.codes == [command.WRONG] * 2
+    assert refused.codes == [endings.WRONG] * 2
     assert "no checkpoint of this run is whole; start anew with --fresh" in refused.outputs[0]
     shutil.rmtree(run / "checkpoints")
-    assert train(half_done, 2).codes == [command.WRONG] * 2
+    assert train(half_done, 2).codes == [endings.WRONG] * 2
     assert train(half_done, 2, "--fresh").codes == [0, 0]
     assert digest(run) == digest(place / "straight")
 
@@ -194,7 +216,7 @@ def test_a_run_goes_on_on_other_ranks_at_another_stage(elastic: tuple[Path, Any]
 def test_a_full_disk_ends_the_job_with_its_own_code_and_keeps_what_was_saved(half_done: Path, place: Path):
     run = half_done.with_suffix("")
     ended = processes.command("full_disk", [half_done], 2).wait()
-    assert ended.codes == [command.NOT_SAVED] * 2, ended.log
+    assert ended.codes == [endings.NOT_SAVED] * 2, ended.log
     for said in ended.outputs:
         assert "could not be written: rank " in said and "make room" in said and "the ones before it" in said
     assert steps_on_disk(run)[0] == 5 and checkpoints.damage(run / "checkpoints" / "step-00000005") is None
@@ -214,14 +236,14 @@ def test_another_data_set_is_refused(half_done: Path):
     config["data"]["shards"] = [str(moved)]
     half_done.write_text(json.dumps(config))
     ended = train(half_done, 2)
-    assert ended.codes == [command.WRONG] * 2
+    assert ended.codes == [endings.WRONG] * 2
     assert "data.shards" in ended.outputs[0] and "--fresh" in ended.outputs[0]
 
 
 def wrong(place: Path, stage: Any, **settings: Any) -> str:
     config = stage(place, name=f"wrong-{len(list(place.glob('wrong-*')))}", **settings)
     ended = processes.command(TRAIN, [config], 2).wait()
-    assert ended.codes == [command.WRONG] * 2, ended.log
+    assert ended.codes == [endings.WRONG] * 2, ended.log
     return ended.outputs[0]
 
 

@@ -1,13 +1,14 @@
 """A run's folder takes one job at a time, and goes on only with the config it began with."""
 
 import fcntl
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from smalti.trainer import config as configs
-from smalti.trainer import folders
+from smalti.trainer import early, folders
 from smalti.trainer.folders import alone_in, harmless, take_over
 
 
@@ -80,6 +81,12 @@ def test_a_second_job_waits_for_the_folder_and_then_says_who_holds_it(tmp_path: 
     with alone_in(tmp_path), held, alone_in(tmp_path):
         pass
     with alone_in(tmp_path):  # it fell with its holder
+        pass
+
+
+def test_a_job_that_is_asked_to_leave_waits_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(early, "raised", lambda: signal.SIGTERM)
+    with alone_in(tmp_path), pytest.raises(early.LeftError), alone_in(tmp_path):
         pass
 
 

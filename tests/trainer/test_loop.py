@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from smalti.trainer import early
 from smalti.trainer.loop import LoopConfig, fit
 
 CONFIG = LoopConfig(steps=10, log_every=2, preview_every=5, evaluate_every=4, save_every=3)
@@ -107,6 +108,13 @@ def test_a_job_that_is_asked_to_leave_at_its_last_step_is_done():
     recorder.leave_at = 9
     assert run(recorder)
     assert recorder.at("save") == [3, 6, 9, 10]
+
+
+def test_a_job_that_was_asked_to_leave_while_it_started_does_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(early, "raised", lambda: signal.SIGUSR1)
+    recorder = Recorder()
+    assert not run(recorder, start=3)
+    assert recorder.diary == [("wait", 0)] and not recorder.steps_done
 
 
 def test_a_task_may_end_at_an_evaluation():

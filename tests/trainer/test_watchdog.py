@@ -1,12 +1,13 @@
-"""A rank that stalls shows its stacks and ends; one whose launcher is gone asks itself to leave."""
+"""A rank that stalls shows its stacks and ends; one whose launcher is gone, or that is wished away, asks itself to."""
 
 import os
 import signal
 import time
+from pathlib import Path
 
 import processes
 
-from smalti.trainer import ranks, watchdog
+from smalti.trainer import endings, ranks, watchdog
 
 
 def hang() -> None:
@@ -62,3 +63,16 @@ def test_ranks_leave_after_their_launcher_was_killed():
     for output in ended.outputs:
         assert "the launcher is gone" in output or "saved" in output
     assert all("saved" in output for output in ended.outputs), ended.log
+
+
+def test_a_wish_counts_when_it_is_touched_and_not_when_an_earlier_job_has_left_it(tmp_path: Path):
+    endings.ask(tmp_path)
+    os.utime(tmp_path / endings.ASKED, ns=(0, 0))
+    with ranks.Interrupt() as interrupt, watchdog.Watchdog(60.0, False, tmp_path / endings.ASKED):
+        time.sleep(2.5 * watchdog.PERIOD_S)
+        assert interrupt.raised is None
+        endings.ask(tmp_path)
+        deadline = time.monotonic() + 30.0
+        while interrupt.raised is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert interrupt.raised == signal.SIGTERM

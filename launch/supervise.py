@@ -1,0 +1,66 @@
+"""Train a run to its end, starting failed jobs again.
+
+``python -m smalti.launch.supervise --max-restarts 3 -- deepspeed --num_gpus 8 --module smalti.launch.train CONFIG``, or
+with torchrun, srun, python alone after the ``--``. A job that fails goes on from the last checkpoint, at most so many
+times. With ``--hostfile H``, which the command names too, hosts that do not answer ssh are left out of the next start.
+SIGTERM, SIGUSR1 and Ctrl-C make the ranks save and leave, whatever the launcher does with them. Exit codes: those of
+``smalti.launch.train``, of the last job.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..trainer import early
+from . import train
+
+TRAIN = "smalti.launch.train"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call."""
+    early.listen()  # before the imports, which take seconds
+    from ..trainer import config as configs
+    from ..trainer.endings import WRONG
+    from ..trainer.runs import Run
+    from ..trainer.supervision import Hosts, supervise
+
+    asked = _parser().parse_args(arguments)
+    try:
+        options = _train_options(asked.command)
+        run: Run = configs.read(Run, options.config, options.set)
+        pool = Hosts(asked.hostfile, asked.minimum_hosts) if asked.hostfile else None
+        return supervise(asked.command, Path(run.folder), asked.max_restarts, pool)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m smalti.launch.supervise", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--max-restarts", type=int, default=3, metavar="N", help="start a failed job again N times")
+    parser.add_argument("--hostfile", type=Path, help="the command's own; hosts that are gone are left out of it")
+    parser.add_argument("--minimum-hosts", type=int, default=1, metavar="M", help="go on only with at least M of them")
+    parser.add_argument("command", nargs="+", help=f"after --: [a launcher and its options] {TRAIN} CONFIG ...")
+    return parser
+
+
+def _train_options(command: Sequence[str]) -> argparse.Namespace:
+    """What the command gives to ``smalti.launch.train``.
+
+    Raises:
+        ValueError: it does not train, or would begin anew at every start.
+    """
+    if TRAIN not in command:
+        raise ValueError(f"the command must have the words {TRAIN} CONFIG, got: {' '.join(command)}")
+    options = train.parser().parse_args(command[command.index(TRAIN) + 1 :])
+    if options.fresh or options.print_config:
+        raise ValueError("--fresh would begin anew at every restart; remove the run's folder, and leave it out")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

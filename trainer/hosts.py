@@ -1,0 +1,52 @@
+"""Which hosts of a hostfile answer."""
+
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+PATIENCE_S = 15.0  # for all hosts together
+SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+
+
+def listed(hostfile: Path) -> list[str]:
+    """The hosts of a file with a line ``NAME slots=GPUS`` for each, as ``deepspeed --hostfile`` takes it.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or names nobody.
+    """
+    hosts = [name for line in hostfile.read_text(encoding="utf-8").splitlines() if (name := _name(line))]
+    if not hosts:
+        raise ValueError(f"{hostfile} names no host; give each a line such as: node1 slots=8")
+    return hosts
+
+
+def silent(hosts: Sequence[str], patience_s: float = PATIENCE_S) -> list[str]:
+    """The hosts on which ssh cannot run a command, with the options that pdsh takes from PDSH_SSH_ARGS_APPEND."""
+    command = [*SSH, *shlex.split(os.environ.get("PDSH_SSH_ARGS_APPEND", ""))]
+    deadline = time.monotonic() + patience_s
+    calls = [subprocess.Popen([*command, host, "true"], stdin=subprocess.DEVNULL) for host in hosts]
+    return [host for host, call in zip(hosts, calls, strict=True) if not _answered(call, deadline)]
+
+
+def write_without(hostfile: Path, left_out: Collection[str], target: Path) -> None:
+    """A copy of a hostfile without some of its hosts."""
+    lines = hostfile.read_text(encoding="utf-8").splitlines(keepends=True)
+    target.write_text("".join(line for line in lines if _name(line) not in left_out), encoding="utf-8")
+
+
+def _name(line: str) -> str:
+    """The host of a line; empty for one without."""
+    words = line.partition("#")[0].split()
+    return words[0] if words else ""
+
+
+def _answered(call: subprocess.Popen[bytes], deadline: float) -> bool:
+    try:
+        return call.wait(max(0.0, deadline - time.monotonic())) == 0
+    except subprocess.TimeoutExpired:
+        call.kill()
+        call.wait()
+        return False
