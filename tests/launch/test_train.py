@@ -1,7 +1,9 @@
 """The train command in real ranks: the same command goes on where a kill left the run, bit for bit."""
 
+import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 import torch
 from made_runs import STEPS, lines, write_prior, write_vqgan
 
-from smalti.trainer import checkpoints
+from smalti.trainer import checkpoints, ranks
+from smalti.trainer import config as configs
 from smalti.trainer import engine as engines
+from smalti.trainer.runs import Run, train
 
 TRAIN = "smalti.launch.train"
 
@@ -23,10 +27,10 @@ def trained(config: Path, world: int) -> Path:
     return config.with_suffix("")
 
 
-def final(run: Path) -> dict[str, Any]:
+def final(run: Path, steps: int = STEPS) -> dict[str, Any]:
     """All that a run's last checkpoint holds, by file: tensors and numbers, flattened."""
     newest = checkpoints.newest(run)
-    assert newest is not None and newest.step == STEPS
+    assert newest is not None and newest.step == steps
     found: dict[str, Any] = {}
     for file in sorted(newest.folder.rglob("*")):
         name = str(file.relative_to(newest.folder))
@@ -74,10 +78,11 @@ def killed_in(config: Path, world: int, moment: str, rank: int | None = None) ->
 KILLS = ("checkpoints/.saving-step-00000002", "checkpoints/step-00000003")
 
 
+KILLED = [(0, "fp32", 1), (1, "fp32", 2), (2, "bf16", 2), (3, "bf16", 2)]
+
+
 @pytest.mark.parametrize("stage", [write_vqgan, write_prior])
-@pytest.mark.parametrize(
-    ("zero", "precision", "world"), [(0, "fp32", 1), (1, "fp32", 2), (2, "bf16", 2), (3, "bf16", 2)]
-)
+@pytest.mark.parametrize(("zero", "precision", "world"), KILLED)
 def test_a_killed_run_goes_on_bit_for_bit(stage: Any, zero: int, precision: str, world: int, tmp_path: Path):
     straight = trained(stage(tmp_path, zero, precision, name="straight"), world)
     config = stage(tmp_path, zero, precision, name="killed")
@@ -86,3 +91,36 @@ def test_a_killed_run_goes_on_bit_for_bit(stage: Any, zero: int, precision: str,
     killed = trained(config, world)
     assert lines(killed) == lines(straight)
     assert not differing(final(killed), final(straight))
+
+
+def gone_on(recipes: list[str]) -> list[list[str]]:
+    """Where runs whose last step is done again, in another folder, differ from themselves; on every rank."""
+    found = []
+    for recipe in recipes:
+        run = configs.read(Run, Path(recipe))
+        straight, resumed = Path(run.folder), Path(f"{run.folder}-resumed")
+        assert train(run, fresh=False)
+        if ranks.rank() == 0:
+            shutil.copytree(straight, resumed)
+            shutil.rmtree(resumed / f"checkpoints/step-{run.loop.steps:08d}")
+        ranks.barrier()
+        assert train(replace(run, folder=str(resumed)), fresh=False)
+        same = lines(straight) == lines(resumed)
+        ends = (final(folder, run.loop.steps) for folder in (straight, resumed))
+        found.append(differing(*ends) + ([] if same else ["metrics.jsonl"]))
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_both_stages_go_on_bit_for_bit_at_every_zero_stage_and_precision(world: int, tmp_path: Path):
+    """The rest of the table whose corners are killed above; one job trains them all."""
+    table = [(0, "fp32"), *((zero, precision) for zero in (1, 2, 3) for precision in ("fp32", "bf16"))]
+    rest = [(zero, precision) for zero, precision in table if (zero, precision, world) not in KILLED]
+    quick = {"loop__steps": 3, "loop__save_every": 2, "loop__evaluate_every": 3, "loop__preview_every": 100}
+    quick |= {"batch__micro": 8 // world}  # the discriminator plays from the second step on
+    recipes = [
+        stage(tmp_path, zero, precision, name=f"{stage.__name__}-{zero}-{precision}", **quick)
+        for stage in (write_vqgan, write_prior)
+        for zero, precision in rest
+    ]
+    assert processes.run(gone_on, world, [str(recipe) for recipe in recipes]) == [[[]] * len(recipes)] * world
