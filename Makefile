@@ -32,7 +32,7 @@ RUNS = --set folder=$(DEMO)/$(1) --set 'data.shards=[$(DEMO)/$(2)/train]' --set 
 # What a step took goes into a file, also when it is stopped.
 timed = began=$$(date +%s); { $(2); }; code=$$?; echo "$(1) $$(($$(date +%s) - began))" >> $(DEMO)/seconds.txt; exit $$code
 PAINT = python -m smalti.launch.sample $(1)/prior $(1)/vqgan --seed 1 --out $(2) \
-	--size 1024x1024 --stride 4 --lanes 16 --top-p 0.95 --guidance 2 --tiles whole \
+	--size 1024x1024 --stride 4 --lanes 16 --prefill 4 --top-p 0.95 --guidance 2 --tiles whole \
 	$(if $(MAPS),--map "$$(ls $(DEMO)/unseen/maps/* | head -n 1)")
 
 demo: $(INSTALLED)
