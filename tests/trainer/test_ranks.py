@@ -135,6 +135,15 @@ def test_an_interrupt_puts_the_handlers_back():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.fixture
+def heard_ctrl_c():
+    """Python's own answer to Ctrl-C, which a program that a shell has put into the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_ctrl_c")
 def test_a_second_ctrl_c_is_not_caught():
     with ranks.Interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
