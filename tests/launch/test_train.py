@@ -111,6 +111,7 @@ def gone_on(recipes: list[str]) -> list[list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_both_stages_go_on_bit_for_bit_at_every_zero_stage_and_precision(world: int, tmp_path: Path):
     """The rest of the table whose corners are killed above; one job trains them all."""
