@@ -44,9 +44,9 @@ class DevelopConfig:
         return ".tiff" if height * width >= GIANT_PIXELS else ".png"
 
 
-def develop(tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig) -> Image.Image:
-    """The picture of (1, h, w) codes."""
-    return Image.fromarray(np.concatenate(list(_bands(tokenizer, codes, config))))
+def develop(tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig, seams: Seams | None = None) -> Image.Image:
+    """The picture of (1, h, w) codes; ``seams`` are looked at in passing."""
+    return Image.fromarray(np.concatenate(list(_bands(tokenizer, codes, config, seams))))
 
 
 def write(
@@ -64,12 +64,12 @@ def write(
         for length in codes.shape[1:]
     )
     seams = Seams(height, width, rows, columns) if rows or columns else None
-    bands = _bands(tokenizer, codes, config, seams)
     if path.suffix == ".png":
-        save(Image.fromarray(np.concatenate(list(bands))), path, made)
+        save(develop(tokenizer, codes, config, seams), path, made)
     else:
+        bands, notes = _bands(tokenizer, codes, config, seams), json.dumps(dict(made), sort_keys=True)
         with whole_file(path) as file:
-            giant_tiff.write(file, bands, (height, width), json.dumps(dict(made), sort_keys=True))
+            giant_tiff.write(file, bands, (height, width), notes)
     return None if seams is None else seams.measured()
 
 
@@ -105,7 +105,7 @@ def contact_sheet(pictures: Sequence[Path], path: Path, side: int = 256) -> None
 
 
 def _bands(
-    tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig, seams: Seams | None = None
+    tokenizer: Tokenizer, codes: Tensor, config: DevelopConfig, seams: Seams | None
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """(rows, W, 3) from top to bottom; ``seams`` are looked at in passing."""
     for band in tiling.bands(tokenizer.model, codes, config.tile, config.halo, config.manner):
