@@ -6,7 +6,8 @@ A checkpoint is written aside, synced to the disk, checksummed in a manifest wri
         generator/ discriminator/    DeepSpeed's own files, an engine each
         rank-0000.pt ...             what a rank keeps besides its engines
         model.safetensors config.json   the weights for use, averaged and in one piece, and their card
-        manifest.json                step, position in the data, config, versions; size and sha256 of every file above
+        manifest.json                step, position in the data, config, versions; size and sha256 of every file above,
+                                     and the sha256 of itself
     RUN/checkpoints/.saving-...      being written, or left by a kill
     RUN/checkpoints/torn-...         found damaged or unfinished, set aside; removed after the next good save
 
@@ -14,7 +15,6 @@ The newest one whose every byte is as the manifest says is the one that is resto
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -22,6 +22,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from . import sealed
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
@@ -85,10 +87,18 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself.
 
     Raises:
+        OSError, ValueError: it cannot be read, or is not what was written.
+    """
+    return sealed.opened(folder / MANIFEST).content
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a checkpoint's manifest has a checksum of its own; those of earlier versions have none.
+
+    Raises:
         OSError, ValueError: it cannot be read.
     """
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return manifest
+    return sealed.opened(folder / MANIFEST).is_sealed
 
 
 def damage(folder: Path, rank: int = 0, world: int = 1) -> str | None:
@@ -98,17 +108,29 @@ def damage(folder: Path, rank: int = 0, world: int = 1) -> str | None:
         rank, world: where several share the work, this one's share of the files.
     """
     try:
-        files = sorted(manifest_of(folder)["files"].items())
+        manifest = manifest_of(folder)
+        files = sorted(manifest["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read ({error})"
-    for name, (size, digest) in files[rank::world]:
-        path = folder / name
+    named = _NAME.fullmatch(folder.name)
+    if named and manifest.get("step") != int(named[1]):
+        return f"{MANIFEST} is of step {manifest.get('step')}"
+    return next(filter(None, (_difference(folder, name, about) for name, about in files[rank::world])), None)
+
+
+def _difference(folder: Path, name: str, about: Any) -> str | None:
+    """In what a file of a checkpoint differs from what the manifest says; None when in nothing."""
+    path = folder / name
+    try:
+        size, digest = about
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, not {size}"
         if sha256(path) != digest:
             return f"{name} is not what was written (its checksum differs)"
+    except (OSError, ValueError, TypeError) as error:
+        return f"{name} cannot be read ({error})"
     return None
 
 

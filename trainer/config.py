@@ -13,11 +13,16 @@ from typing import Any, TypeVar, overload
 
 import yaml
 
+from . import bounded_json
 from .schema import ConfigError, build, from_mapping, joined, listing, merged, shown, suggestion, to_mapping
 
 __all__ = ["ConfigError", "differences", "dump", "from_mapping", "read", "to_mapping"]
 
 T = TypeVar("T")
+MOST_BYTES = 1_000_000  # of one file
+MOST_VALUES = 20_000  # keys and values of one file, with every alias unfolded
+MOST_FILES = 100  # that a config extends, counted as often as they are read
+DEEPEST = 64  # lists and sections inside each other
 PACKAGED = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -89,6 +94,25 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.repeated: list[str] = []
+        self._depth = self._composed = 0
+        self._unfolded: dict[int, int] = {}  # how many values each node is, counted as often as aliases repeat them
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        """Refuse what is nested too deeply or unfolds to too much, before anything is made of it."""
+        is_alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
+        self._depth += 1
+        self._composed += 1
+        if self._depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {DEEPEST} levels", problem_mark=mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        if is_alias and id(node) not in self._unfolded:
+            raise yaml.MarkedYAMLError(problem="an alias of something that it is inside of", problem_mark=mark)
+        if not is_alias:
+            self._unfolded[id(node)] = 1 + sum(self._unfolded[id(each)] for each in _inside(node))
+        if max(self._composed, self._unfolded[id(node)]) > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_VALUES} values, aliases unfolded", problem_mark=mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Make every key text, and note the keys that are given twice: PyYAML would silently take the last."""
@@ -103,6 +127,12 @@ class _Loader(yaml.SafeLoader):
                 self.repeated.append(f"line {line}: {key.value!r} is given already on line {lines[key.value]}")
             lines.setdefault(key.value, line)
         return node
+
+
+def _inside(node: yaml.Node | None) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [each for pair in node.value for each in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 class _Dumper(yaml.SafeDumper):
@@ -157,8 +187,8 @@ def _layers(path: Path, problems: list[str], chain: tuple[Path, ...] = ()) -> li
         circle = " -> ".join(link.name for link in (*chain[chain.index(resolved) :], resolved))
         raise ConfigError(str(path), [f"extends: goes round in a circle: {circle}"])
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = bounded_json.read_bytes(path, MOST_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
     raw, repeated = _load(text, str(path))
     problems += [f"{path.name} {problem}" for problem in repeated]
@@ -168,7 +198,11 @@ def _layers(path: Path, problems: list[str], chain: tuple[Path, ...] = ()) -> li
     names = [parents] if isinstance(parents, str) else parents
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(str(path), [f"extends: expected a file name or a list of them, got {shown(parents)}"])
-    older = [layer for name in names for layer in _layers(_find(name, path.parent), problems, (*chain, resolved))]
+    older: list[dict[str, Any]] = []
+    for name in names:
+        older += _layers(_find(name, path.parent), problems, (*chain, resolved))
+        if len(older) > MOST_FILES:
+            raise ConfigError(str(path), [f"extends: reads more than {MOST_FILES} files"])
     return [*older, raw]
 
 
@@ -178,7 +212,7 @@ def _assignments(overrides: Sequence[str], problems: list[str]) -> dict[str, Any
     for override in overrides:
         path, equals, text = override.partition("=")
         *parents, last = path.strip().split(".")
-        if not equals or not all((*parents, last)):
+        if not equals or not all((*parents, last)) or len(parents) > DEEPEST:
             problems.append(f"--set {override}: expected path.to.field=value")
             continue
         try:

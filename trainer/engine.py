@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -158,6 +159,7 @@ def build(
     if config.zero == 0 and dist.get_world_size() == 1:
         engine.enable_backward_allreduce = False  # it would copy all gradients to a buffer and back, for nobody
     engine.checkpoint_engine = _Files()
+    engine._get_all_ckpt_names = partial(_model_files, engine)
     engine._copy_recovery_script = lambda folder: None  # scripts that unpickle; the weights for use lie beside
     if config.zero == 3 and config.nvme is None:
         _zero_padding(engine)
@@ -202,6 +204,12 @@ def read(path: Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
     """
     with torch.serialization.safe_globals(list(KNOWN)):
         return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+
+
+def _model_files(engine: Any, folder: str, tag: str) -> list[str]:
+    """This rank's files of weights of a saved engine; DeepSpeed would take ``lr[1e-3]`` in a path for a pattern."""
+    pattern = Path(engine._get_ckpt_name(folder, tag, mp_placeholder="*")).name
+    return sorted(str(path) for path in Path(folder, tag).glob(pattern))
 
 
 class File(NamedTuple):

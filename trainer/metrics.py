@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from . import checkpoints, ranks
-from .saving import Report
+from . import bounded_json, checkpoints, ranks
+from .save_error import needed
+from .save_thread import Report
 from .wandb_run import WandbConfig, WandbRun
 
 FILE = "metrics.jsonl"
@@ -65,9 +66,9 @@ class Metrics:
         if self._bar is not None:
             self._bar.n = step
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]
-            checkpoints.write_text(path, "".join(line for line in whole if 0 < step >= json.loads(line)["step"]))
+            kept = [line for line, said in _lines(path) if 0 < step >= said["step"]]
+            with needed(FILE, self.run):
+                checkpoints.write_text(path, "".join(kept))
         wandb, settings = self._watched
         if wandb is not None and self.identity is not None:
             told = history(self.run) if path.exists() else []
@@ -122,11 +123,12 @@ class Metrics:
         if ranks.rank() != 0:
             return
         folder = self.run / "pictures"
-        folder.mkdir(exist_ok=True)
-        for name, picture in pictures.items():
-            Image.fromarray(picture.cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
-        if self._wandb is not None:
-            self._wandb.show(step, pictures)
+        with needed("a preview", self.run):
+            folder.mkdir(exist_ok=True)
+            for name, picture in pictures.items():
+                Image.fromarray(picture.cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
+            if self._wandb is not None:
+                self._wandb.show(step, pictures)
 
     def close(self) -> None:
         """Finish the bar and wandb's files."""
@@ -139,10 +141,11 @@ class Metrics:
         if ranks.rank() != 0:
             return
         seconds = time.monotonic() - self._began
-        with (self.run / FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **values}) + "\n")
-        if self._wandb is not None:
-            self._wandb.log(step, values)
+        with needed(f"a line of {FILE}", self.run):
+            with (self.run / FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **values}) + "\n")
+            if self._wandb is not None:
+                self._wandb.log(step, values)
         if self._bar is not None:
             self._bar.n = step
         self._say(_line(step, self.steps, values))
@@ -170,9 +173,24 @@ def _clock(seconds: float) -> str:
 
 
 def history(run: Path) -> list[dict[str, float]]:
-    """Every line of a run's metrics, oldest first; a line that a kill cut short is left out."""
-    text = (run / FILE).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    """Every line of a run's metrics, oldest first; a line that a kill cut short or that is damaged is left out."""
+    return [said for _, said in _lines(run / FILE)]
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, float]]]:
+    """The whole lines of a file of metrics, each with what it says; others are counted on stderr."""
+    found = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    for line in lines:
+        try:
+            said = bounded_json.parsed(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and isinstance(said, dict) and type(said.get("step")) is int:
+            found.append((line, said))
+    if len(lines) - len(found) > (1 if lines and not lines[-1].endswith("\n") else 0):
+        print(f"passing over damaged lines of {path}", file=sys.stderr, flush=True)
+    return found
 
 
 def _identity(run: Path) -> str:

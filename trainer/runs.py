@@ -207,6 +207,7 @@ def train(run: Run, fresh: bool) -> bool:
                     task, batches, held_out, run.batch.micro, run.loop, metrics, checkpoints, start, finished
                 )
         finally:
+            checkpoints.settle()
             metrics.close()
         ending.code = endings.DONE if done else endings.LEFT
         return done

@@ -1,46 +1,39 @@
 """Saving a task and bringing it back, on any number of ranks.
 
-A save holds the steps up only while every rank copies its state into the host's memory. A thread of each rank then
-writes the copy and says so in a small file of its own beside it; when rank 0's thread has seen that of every rank, it
-writes the manifest, and renames the folder. No collective is called outside the main thread.
+A save holds the steps up only while every rank copies its state into the host's memory; a thread of each rank then
+writes the copy (``save_thread``).
 """
 
-import json
 import shutil
 import socket
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from . import engine as engines
-from . import ranks, resharding, weights
+from . import ranks, resharding
 from .checkpoints import (
     FOLDER,
     LATEST,
-    MANIFEST,
     SAVING,
-    TORN,
-    Described,
     Found,
     damage,
-    described,
+    is_sealed,
     leftovers,
     manifest_of,
     none_is_whole,
     on_disk,
     set_aside,
-    sync,
-    write_text,
 )
+from .save_error import SaveError, needed, way_out
+from .save_thread import Copy, Keep, Report, SaveThread, mark_file
 
-GONE_S = 3600.0  # a rank whose part has not come by then is not writing any more
+__all__ = ["Checkpoints", "Keep", "Kept", "Report", "SaveError"]
 
 
 class Kept(Protocol):
@@ -82,31 +75,6 @@ class Sums(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
-class SaveError(RuntimeError):
-    """A checkpoint could not be written; the ones before it are as they were."""
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Which checkpoints stay: the newest ones, and every one at a multiple of ``every`` steps."""
-
-    newest: int
-    every: int | None = None
-
-    def old(self, found: Sequence[Found]) -> list[Found]:
-        """Those that may go, of checkpoints with the newest first."""
-        return [each for each in found[self.newest :] if self.every is None or each.step % self.every]
-
-
-class Report(NamedTuple):
-    """What a save cost."""
-
-    step: int
-    stalled_s: float  # the time in which no step was done
-    written_s: float  # from the copy in memory to the renamed folder
-    size: int  # bytes of this rank's files
-
-
 class Checkpoints:
     """The checkpoints of one run. Every rank makes one and calls the same methods.
 
@@ -124,7 +92,7 @@ class Checkpoints:
         self._data = data
         self._metrics = metrics
         self._record = record
-        self._writing: _Writing | None = None
+        self._writing: SaveThread | None = None
 
     def restore(self, task: Kept) -> int:
         """Bring the task to its newest whole checkpoint and return the step to go on with; 0 when there is none.
@@ -145,6 +113,8 @@ class Checkpoints:
         if ranks.rank() == 0:
             changed = "" if alike else f", which {saved_on} rank(s) saved at ZeRO {manifest['zero']}"
             print(f"going on at step {found.step} from {found.folder}{changed}", flush=True)
+            if not is_sealed(found.folder):
+                _say("its manifest is of an earlier version, which has no checksum of its own")
         if alike:
             for name, engine in task.engines.items():
                 engines.load(engine, found.folder / name)
@@ -176,11 +146,11 @@ class Checkpoints:
             raise ValueError(none_is_whole(self.run, problems))
         if ranks.rank() == 0:
             for folder, problem in zip(damaged, problems, strict=True):
-                print(f"passing over a damaged checkpoint: {problem}", file=sys.stderr, flush=True)
-                set_aside(folder)
+                _say(f"passing over a damaged checkpoint: {problem}")
+                _set_aside(folder)
             for folder in leftovers(self.run, SAVING):
-                print(f"passing over a save that was interrupted: {folder}", file=sys.stderr, flush=True)
-                set_aside(folder)
+                _say(f"passing over a save that was interrupted: {folder}")
+                _set_aside(folder)
         ranks.barrier()
         return chosen
 
@@ -194,14 +164,10 @@ class Checkpoints:
         """
         began = time.monotonic()
         before = self.wait()
-        place = self.run / FOLDER / f"step-{step:08d}"
-        aside = place.with_name(SAVING + place.name)
-        if ranks.rank() == 0:
-            for path in (aside, place):
-                shutil.rmtree(path, ignore_errors=True)
-            aside.mkdir(parents=True)
-        ranks.barrier()
-        files = [file for name, engine in task.engines.items() for file in engines.save(engine, aside / name)]
+        aside = self.run / FOLDER / f"{SAVING}step-{step:08d}"
+        self._begin(aside, step, list(task.engines))
+        with needed(self._name(step), self.run):
+            files = [file for name, engine in task.engines.items() for file in engines.save(engine, aside / name)]
         state = engines.snapshot({"task": task.state(), "metrics": self._metrics.state()})
         files.append(engines.File(aside / _state_file(ranks.rank()), state))
         for_use = task.weights()
@@ -212,10 +178,46 @@ class Checkpoints:
             "data": self._data.state(step),
             **self._record,
         }
-        copy = _Copy(files, (for_use, task.card()) if ranks.rank() == 0 else None, manifest)
-        self._writing = _Writing(self.run, aside, copy, self.keep, began)
+        copy = Copy(files, (for_use, task.card()) if ranks.rank() == 0 else None, manifest)
+        self._writing = SaveThread(self.run, aside, copy, self.keep, began)
         self._writing.start()
         return before
+
+    def _begin(self, aside: Path, step: int, engine_names: Sequence[str]) -> None:
+        """Make the folders to write in. Every rank must call this.
+
+        Raises:
+            SaveError: some rank cannot; on every rank.
+        """
+        self._agree(step, self._try(lambda: _emptied(aside)) if ranks.rank() == 0 else "")
+
+        def make() -> None:
+            for name in engine_names:
+                (aside / name).mkdir(exist_ok=True)
+            (aside / mark_file(ranks.rank())).touch()
+
+        self._agree(step, self._try(make))
+
+    @staticmethod
+    def _try(make: Callable[[], None]) -> str:
+        try:
+            make()
+        except OSError as error:
+            return f"rank {ranks.rank()} on {socket.gethostname()}: {type(error).__name__}: {error}"
+        return ""
+
+    def _agree(self, step: int, problem: str) -> None:
+        """Raise on every rank what any of them has met. Every rank must call this."""
+        first = next(filter(None, ranks.listed(problem)), None)
+        if first:
+            raise SaveError(
+                f"{self._name(step)} could not be written: {first}; the ones before it are as they were; "
+                f"{way_out(self.run)}"
+            )
+
+    @staticmethod
+    def _name(step: int) -> str:
+        return f"the checkpoint of step {step}"
 
     @property
     def busy(self) -> bool:
@@ -228,137 +230,59 @@ class Checkpoints:
         Raises:
             SaveError: some rank could not write its part.
         """
-        if self._writing is None:
+        writing = self._writing
+        if writing is None:
             return None
-        writing, self._writing = self._writing, None
         waited = time.monotonic()
         writing.join()
-        problem = next(filter(None, ranks.listed(writing.problem)), None)
-        if problem:
-            if ranks.rank() == 0:
-                shutil.rmtree(writing.aside, ignore_errors=True)
-            raise SaveError(
-                f"the checkpoint of step {writing.step} could not be written: {problem}; the ones before it are as "
-                f"they were; make room (there are {shutil.disk_usage(self.run).free / 1e9:.2f} GB) and run the same "
-                "command again"
-            )
+        problems = ranks.listed(writing.problem)
+        self._writing = None
+        if any(problems) and ranks.rank() == 0:
+            shutil.rmtree(writing.aside, ignore_errors=True)
+        self._agree(writing.step, next(filter(None, problems), ""))
         return writing.report(time.monotonic() - waited)
 
+    def settle(self) -> None:
+        """After a failure: let the save that was begun come to its end, so that its step is not lost, and say how.
 
-class _Copy(NamedTuple):
-    """A rank's share of a checkpoint, in the host's memory."""
-
-    files: list[engines.File]
-    for_use: tuple[dict[str, Tensor], dict[str, Any]] | None  # on rank 0: the weights and their card
-    manifest: dict[str, Any]  # but for the files
-
-
-class _Writing(threading.Thread):
-    """One rank's part of a save, written beside the training. ``problem`` says what went wrong, else nothing."""
-
-    def __init__(self, run: Path, aside: Path, copy: _Copy, keep: Keep, began: float) -> None:
-        super().__init__(name="save", daemon=True)  # a job that fails does not wait for it
-        self.aside = aside
-        self.step: int = copy.manifest["step"]
-        self.problem = ""
-        self._run, self._copy, self._keep = run, copy, keep
-        self._rank, self._world = ranks.rank(), ranks.world()
-        self._size = 0
-        self._copied = self._done = time.monotonic()
-        self._stalled = self._copied - began
-
-    def run(self) -> None:
-        """Write this rank's files and say so; on rank 0, then finish the whole."""
-        try:
-            self._say({"files": self._written()})
-            if self._rank == 0:
-                self._finish()
-        except (OSError, RuntimeError, ValueError) as error:  # torch raises a RuntimeError where a disk is full
-            self.problem = f"rank {self._rank} on {socket.gethostname()}: {type(error).__name__}: {error}"
-            print(f"saving step {self.step} failed: {self.problem}", file=sys.stderr, flush=True)
-            self._say({"problem": self.problem})
-        self._done = time.monotonic()
-
-    def report(self, waited: float) -> Report:
-        """What the save has cost, with the time that the main thread waited for its end."""
-        return Report(self.step, self._stalled + waited, self._done - self._copied, self._size)
-
-    def _written(self) -> dict[str, Described]:
-        files = {}
-        while self._copy.files:
-            path, content = self._copy.files.pop(0)
-            torch.save(content, path)
-            del content  # the copy of a network less in memory
-            files[str(path.relative_to(self.aside))] = described(path)
-        if self._copy.for_use is not None:
-            weights.write(self.aside, *self._copy.for_use)
-        self._size = sum(size for size, _ in files.values())
-        return files
-
-    def _say(self, what: Mapping[str, Any]) -> None:
-        try:
-            write_text(self.aside / _part_file(self._rank), json.dumps(what))
-        except OSError:  # the disk is as full as before
-            (self.aside / _failed_file(self._rank)).touch()
-
-    def _finish(self) -> None:
-        """Put the parts of all ranks together, and the folder in its place."""
-        files: dict[str, Described] = {}
-        for rank in range(self._world):
-            files |= self._part(rank)
-        for rank in range(self._world):
-            (self.aside / _part_file(rank)).unlink()
-        for path in sorted(self.aside.rglob("*")):  # what no rank has named: the weights for use, DeepSpeed's scripts
-            name = str(path.relative_to(self.aside))
-            if path.is_file() and name not in files:
-                files[name] = described(path)
-        for folder in {(self.aside / name).parent for name in files}:
-            sync(folder)
-        write_text(self.aside / MANIFEST, json.dumps(self._copy.manifest | {"files": files}, indent=1))
-        place = self.aside.with_name(self.aside.name.removeprefix(SAVING))
-        self.aside.rename(place)
-        sync(place.parent)
-        write_text(self._run / LATEST, place.name + "\n")
-        self._forget_old()
-
-    def _part(self, rank: int) -> dict[str, Described]:
-        """What a rank has written, once it has.
-
-        Raises:
-            RuntimeError: it could not, or it is gone.
+        Only the rank that failed need call this; it waits for the others' parts, though not for long.
         """
-        deadline = time.monotonic() + GONE_S
-        path = self.aside / _part_file(rank)
-        while not path.exists():
-            if (self.aside / _failed_file(rank)).exists() or time.monotonic() > deadline:
-                raise RuntimeError(f"the part of rank {rank} does not come")
-            time.sleep(0.01)
-        part = json.loads(path.read_text(encoding="utf-8"))
-        if "problem" in part:
-            raise RuntimeError(part["problem"])
-        files: dict[str, Described] = part["files"]
-        return files
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        name = self._name(writing.step)
+        if writing.is_alive() and ranks.rank() == 0:
+            _say(f"waiting for {name}, which is being written")
+        problem = writing.settle()
+        if problem and ranks.rank() == 0:
+            shutil.rmtree(writing.aside, ignore_errors=True)
+        if ranks.rank() == 0:
+            _say(f"{name} could not be written: {problem}" if problem else f"step {writing.step} is saved")
 
-    def _forget_old(self) -> None:
-        for old in [*(found.folder for found in self._keep.old(on_disk(self._run))), *leftovers(self._run, TORN)]:
-            try:
-                shutil.rmtree(old)
-            except OSError as error:
-                print(f"could not remove the old checkpoint {old}: {error}", file=sys.stderr, flush=True)
+
+def _emptied(folder: Path) -> None:
+    """An empty folder in place of what an interrupted save has left there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
 
 
 def _state_file(rank: int) -> str:
     return f"rank-{rank:04d}.pt"
 
 
-def _part_file(rank: int) -> str:
-    return f".part-{rank:04d}.json"
-
-
-def _failed_file(rank: int) -> str:
-    return f".failed-{rank:04d}"
-
-
 def _read_state(folder: Path, rank: int) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(folder / _state_file(rank), map_location=ranks.device(), weights_only=True)
     return state
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename what is not whole; where that cannot be, the next start passes over it again."""
+    try:
+        set_aside(folder)
+    except OSError as error:
+        _say(f"{folder} could not be renamed: {error}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

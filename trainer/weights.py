@@ -5,7 +5,6 @@ priors can say which tokenizer they belong to, wherever its files lie.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from . import sealed
 
 WEIGHTS = "model.safetensors"
 CARD = "config.json"
@@ -30,24 +31,23 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def write(folder: Path, weights: dict[str, Tensor], card: Mapping[str, Any]) -> None:
-    """Leave the pair in a folder; the card gets the weights' digest."""
+    """Leave the pair in a folder; the card gets the weights' digest and a checksum of its own."""
     save_file(weights, folder / WEIGHTS)
-    text = json.dumps({"format": 1, **card, "digest": digest(weights)}, indent=1)
-    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+    (folder / CARD).write_text(sealed.sealed({**card, "digest": digest(weights)}), encoding="utf-8")
 
 
 def read_card(folder: Path, task: str | None = None) -> dict[str, Any]:
     """What the weights in a folder are, without loading them.
 
     Raises:
-        ValueError: no card, no JSON, another format, or weights of another task than the one asked for.
+        ValueError: no card, not what was written, another format, or weights of another task than the one asked for.
     """
     place = folder / CARD
     try:
-        card: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        card = sealed.opened(place).content
     except (OSError, ValueError) as error:
-        raise ValueError(f"{place} cannot be read: {error}") from None
-    if card.get("format") != 1 or "digest" not in card:
+        raise ValueError(f"{place} cannot be read: {error}; export the run again") from None
+    if card.get("format") not in (1, sealed.FORMAT) or not isinstance(card.get("digest"), str):
         raise ValueError(f"{place} is not a card of this format; export the run again")
     if task is not None and card.get("task") != task:
         raise ValueError(f"{place} describes a {card.get('task')!r}, not a {task!r}; name the folder of a {task}")

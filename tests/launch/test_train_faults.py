@@ -16,7 +16,7 @@ import processes
 import pytest
 from made_runs import STEPS, lines, write_prior, write_vqgan
 
-from smalti.trainer import checkpoints, endings, weights
+from smalti.trainer import checkpoints, endings, sealed, weights
 
 TRAIN = "smalti.launch.train"
 
@@ -253,10 +253,10 @@ def test_bad_input_is_refused_on_every_rank_with_a_way_out(place: Path, tmp_path
     assert "must be a multiple of micro_batch x world" in wrong(place, write_prior, batch__total=6)
     assert "no-such-folder" in wrong(place, write_prior, data__shards=[str(tmp_path / "no-such-folder")])
     assert "crop.size must be a multiple of the factor" in wrong(place, write_vqgan, data__crop__size=15)
-    card = json.loads((place / "tokenizer" / "config.json").read_text())
+    card = weights.read_card(place / "tokenizer")
     other = tmp_path / "other"
     shutil.copytree(place / "tokenizer", other)
-    (other / "config.json").write_text(json.dumps(card | {"digest": "0" * 64}))
+    (other / "config.json").write_text(sealed.sealed(card | {"digest": "0" * 64}))
     assert "made by the tokenizer" in wrong(place, write_prior, tokenizer=str(other))
 
 

@@ -278,7 +278,7 @@ def test_yaml_anchors_and_merges_work_and_own_keys_win(tmp_path):
         ("steps: 1\nname: [a", "line 2: "),
         ("steps: 1\n---\nsteps: 2", "line 2: "),
         ("name: !!python/object:os.system x", "line 1: "),
-        ("name: &x [*x]", "got [[...]]"),
+        ("name: &x [*x]", "line 1: an alias of something that it is inside of"),
         ("extends: 3", "extends: expected a file name or a list of them, got 3"),
         ("extends: gone.yaml", "no such file"),
         ("name: \x01", "unacceptable character"),

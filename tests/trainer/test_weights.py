@@ -43,7 +43,7 @@ def test_the_digest_does_not_depend_on_memory():
 def test_what_is_written_is_read(tmp_path: Path):
     weights.write(tmp_path, some(), {"task": "vqgan"})
     card = weights.read_card(tmp_path, "vqgan")
-    assert card == {"format": 1, "task": "vqgan", "digest": weights.digest(some())}
+    assert card == {"format": 2, "task": "vqgan", "digest": weights.digest(some())}
     read = weights.read(tmp_path, card)
     assert all(torch.equal(read[name], value) for name, value in some().items())
 
@@ -62,7 +62,7 @@ def test_exchanged_weights_are_refused(tmp_path: Path):
         weights.read(tmp_path, card)
 
 
-@pytest.mark.parametrize("text", ["", "{", json.dumps({"task": "vqgan"}), json.dumps({"format": 2, "digest": "x"})])
+@pytest.mark.parametrize("text", ["", "{", json.dumps({"task": "vqgan"}), json.dumps({"format": 3, "digest": "x"})])
 def test_a_broken_card_is_refused_by_name(text: str, tmp_path: Path):
     (tmp_path / weights.CARD).write_text(text)
     with pytest.raises(ValueError, match=str(tmp_path / weights.CARD)):
