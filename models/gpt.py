@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import KeyValueCache
+from .bounds import Count, Decay, PositiveShare, Width, check_ranges
 from .conditions import Condition, ConditionConfig, Fields
 from .cross_entropy import code_cross_entropy
 from .orders import AnnealingConfig, OrderConfig
@@ -31,21 +32,21 @@ class GPTConfig:
     """A prior over windows of codes; the default is the reference's 24 x 16 x 1024."""
 
     kind: Literal["gpt"] = "gpt"
-    layers: int = 24
-    heads: int = 16
-    width: int = 1024
-    window: tuple[int, int] = (16, 16)  # rows and columns of codes
+    layers: Width = 24
+    heads: Width = 16
+    width: Width = 1024
+    window: tuple[Width, Width] = (16, 16)  # rows and columns of codes
     block: BlockKind = "gpt2"
-    embedding_dropout: float = 0.0
-    attention_dropout: float = 0.0
-    residual_dropout: float = 0.0
-    keep: float = 1.0  # the chance that an input code is kept in training, else it is a random one
-    condition_drop: float = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
-    label_smoothing: float = 0.0
+    embedding_dropout: Decay = 0.0
+    attention_dropout: Decay = 0.0
+    residual_dropout: Decay = 0.0
+    keep: PositiveShare = 1.0  # the chance that an input code is kept in training, else it is a random one
+    condition_drop: Decay = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
+    label_smoothing: Decay = 0.0
     order: OrderConfig = field(default_factory=OrderConfig)
     annealing: AnnealingConfig | None = None
     checkpoint_activations: bool = False
-    loss_rows: int = 1024  # positions whose logits are alive at a time
+    loss_rows: Count = 1024  # positions whose logits are alive at a time
 
     def __post_init__(self) -> None:
         problems = [f"{name} must be at least 1, got {value}" for name, value in self._sizes().items() if value < 1]
@@ -62,6 +63,7 @@ class GPTConfig:
             problems.append(f"keep must be in (0, 1], got {self.keep}")
         if problems:
             raise ValueError("; ".join(problems))
+        check_ranges(self)
 
     def _sizes(self) -> dict[str, int]:
         rows, columns = self.window

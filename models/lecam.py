@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .bounds import Decay, Weight, check_ranges
 from .float32_buffers import Float32Buffers
 
 
@@ -13,10 +14,11 @@ from .float32_buffers import Float32Buffers
 class LeCAMConfig:
     """The weight of the regularisation, and how slowly its anchors move."""
 
-    weight: float = 0.001
-    decay: float = 0.999  # of the anchors, a step
+    weight: Weight = 0.001
+    decay: Decay = 0.999  # of the anchors, a step
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.weight < 0:
             raise ValueError(f"weight must not be negative, got {self.weight}")
         if not 0 <= self.decay < 1:

@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .bounds import Count, Decay, PositiveShare, Width, check_ranges
 from .conditions import NOWHERE, Condition, ConditionConfig, Fields
 from .conditions.base import window_cells
 from .gpt import CodeHead
@@ -34,20 +35,20 @@ class NeighbourhoodConfig:
     """A prior with two-dimensional causal neighbourhood attention in blocks of the kind ``modern``."""
 
     kind: Literal["neighbourhood"] = "neighbourhood"
-    layers: int = 24
-    heads: int = 16
-    width: int = 1024
-    window: tuple[int, int] = (16, 16)  # rows and columns of the crops of codes it is trained on
-    above: int = 8  # rows above that a position sees
-    beside: int = 8  # columns to either side that a position sees
-    embedding_dropout: float = 0.0
-    attention_dropout: float = 0.0
-    residual_dropout: float = 0.0
-    keep: float = 1.0  # the chance that an input code is kept in training, else it is a random one
-    condition_drop: float = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
-    label_smoothing: float = 0.0
+    layers: Width = 24
+    heads: Width = 16
+    width: Width = 1024
+    window: tuple[Width, Width] = (16, 16)  # rows and columns of the crops of codes it is trained on
+    above: Width = 8  # rows above that a position sees
+    beside: Width = 8  # columns to either side that a position sees
+    embedding_dropout: Decay = 0.0
+    attention_dropout: Decay = 0.0
+    residual_dropout: Decay = 0.0
+    keep: PositiveShare = 1.0  # the chance that an input code is kept in training, else it is a random one
+    condition_drop: Decay = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
+    label_smoothing: Decay = 0.0
     checkpoint_activations: bool = False
-    loss_rows: int = 1024  # positions whose logits are alive at a time
+    loss_rows: Count = 1024  # positions whose logits are alive at a time
 
     def __post_init__(self) -> None:
         counts = ("layers", "heads", "width", "above", "beside", "loss_rows")
@@ -65,6 +66,7 @@ class NeighbourhoodConfig:
             problems.append(f"keep must be in (0, 1], got {self.keep}")
         if problems:
             raise ValueError("; ".join(problems))
+        check_ranges(self)
 
     def build(self, codes: int, condition: ConditionConfig) -> "NeighbourhoodPrior":
         """A fresh prior over ``codes`` codes."""

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .bounds import Seed, Share, check_ranges
+
 OrderKind = Literal["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate", "random"]
 
 
@@ -18,7 +20,10 @@ class OrderConfig:
     """A fixed order; only ``raster`` can slide over grids larger than the window."""
 
     kind: OrderKind = "raster"
-    seed: int = 1  # of the kind random
+    seed: Seed = 1  # of the kind random
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def build(self, window: tuple[int, int]) -> Tensor:
         """The (N,) int64 raster numbers of the window's cells, in the order of prediction; on the CPU."""
@@ -36,8 +41,8 @@ class AnnealingConfig:
     The chance of a random order falls linearly from 1 at ``start`` to 0 at ``end``, both shares of the training.
     """
 
-    start: float = 0.5
-    end: float = 0.75
+    start: Share = 0.5
+    end: Share = 0.75
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= 1:
@@ -45,6 +50,7 @@ class AnnealingConfig:
                 "annealing needs 0 <= start <= end <= 1, shares of the training, "
                 f"got start {self.start} and end {self.end}"
             )
+        check_ranges(self)
 
     def chance(self, progress: float) -> float:
         """The chance that a sample is read in a random order, ``progress`` in [0, 1] through the training."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import GROUPS, DownLevel, Middle, Style, UpLevel, group_norm, keep_variance
+from .bounds import Count, Decay, Natural, Width, check_ranges
 from .quantizers import Quantized, Quantizer, QuantizerConfig, VQConfig
 
 
@@ -19,23 +20,24 @@ from .quantizers import Quantized, Quantizer, QuantizerConfig, VQConfig
 class VQGANConfig:
     """The shape of an autoencoder. The network itself takes any picture whose sides are multiples of ``factor``."""
 
-    in_channels: int = 3
-    out_channels: int = 3
-    channels: int = 128  # width of the highest resolution
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # width of each resolution, in ``channels``, highest first
-    residual_blocks: int = 2  # a level of the encoder; the decoder has one more
-    attention_resolutions: tuple[int, ...] = (16,)  # sides of the grids that get attention after every block
+    in_channels: Width = 3
+    out_channels: Width = 3
+    channels: Width = 128  # width of the highest resolution
+    multipliers: tuple[Width, ...] = (1, 1, 2, 2, 4)  # width of each resolution, in ``channels``, highest first
+    residual_blocks: Width = 2  # a level of the encoder; the decoder has one more
+    attention_resolutions: tuple[Width, ...] = (16,)  # sides of the grids that get attention after every block
     middle_attention: bool = True  # attention between the two middle blocks
-    resolution: int = 256  # nominal side of a picture; only decides where attention sits
-    z_channels: int = 256  # width of the encoder's output
-    embed_dim: int = 256  # E, width of a code
-    dropout: float = 0.0
-    norm_groups: int = GROUPS  # of every GroupNorm; 0: no norms, as they hide a crop's own colour from short trainings
-    labels: int | None = None  # of a segmentation map; takes the place of both channel counts
+    resolution: Count = 256  # nominal side of a picture; only decides where attention sits
+    z_channels: Width = 256  # width of the encoder's output
+    embed_dim: Width = 256  # E, width of a code
+    dropout: Decay = 0.0
+    norm_groups: Natural = GROUPS  # of every GroupNorm; 0: no norms, which hide a crop's colour from short trainings
+    labels: Width | None = None  # of a segmentation map; takes the place of both channel counts
     checkpoint_activations: bool = False  # slower by about a third, for much less memory
     quantizer: QuantizerConfig = field(default_factory=VQConfig)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(f"multipliers must name a width of at least 1 for each level, got {self.multipliers}")
         if self.channels < 1 or self.norm_groups < 0 or (self.norm_groups and self.channels % self.norm_groups):

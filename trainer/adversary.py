@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..models import losses
+from ..models.bounds import Natural, Positive, Weight, check_ranges
 from ..models.lecam import LeCAMConfig
 from . import engine as engines
 from . import ranks
@@ -27,16 +28,16 @@ class AdversarialConfig:
     """The game: who learns from when on, and how hard the discriminator pulls. Starts and lengths in steps."""
 
     kind: losses.AdversarialLoss = "hinge"
-    weight: float = 0.8
+    weight: Weight = 0.8
     adaptive: bool = True  # times equation 7
-    epsilon: float = 1e-4
-    clamp: float = 1e4
-    start: int = 0  # the discriminator learns from here on
-    warmup: int = 0  # it learns alone before the generator feels it
-    ramp: int = 0  # the generator's weight then rises from 0
+    epsilon: Positive = 1e-4
+    clamp: Positive = 1e4
+    start: Natural = 0  # the discriminator learns from here on
+    warmup: Natural = 0  # it learns alone before the generator feels it
+    ramp: Natural = 0  # the generator's weight then rises from 0
     discriminator_sees: Literal["before", "after"] = "before"  # the generator's update; after costs a second forward
     lecam: LeCAMConfig | None = None
-    r1: float = 0.0  # gamma of Mescheder et al. 2018; 10 is usual, 0 is none
+    r1: Weight = 0.0  # gamma of Mescheder et al. 2018; 10 is usual, 0 is none
 
     def __post_init__(self) -> None:
         if min(self.start, self.warmup, self.ramp, self.weight) < 0:
@@ -48,6 +49,7 @@ class AdversarialConfig:
             raise ValueError(f"epsilon and clamp must be positive, got {self.epsilon} and {self.clamp}")
         if self.r1 < 0:
             raise ValueError(f"r1 must not be negative, got {self.r1}")
+        check_ranges(self)
 
     def factor(self, step: int) -> float:
         """The weight of the adversarial loss for the generator at a step, before equation 7."""

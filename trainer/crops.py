@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from ..models.bounds import Natural, Positive, Share, Width, check_ranges
 from .keys import Draws
 
 Position = Literal["clamp", "uniform"]
@@ -54,11 +55,11 @@ class CropConfig:
     """
 
     kind: Literal["patch"] = "patch"
-    size: int = 256
-    scale: tuple[float, float] = (1.0, 1.0)
+    size: Width = 256
+    scale: tuple[Positive, Positive] = (1.0, 1.0)
     position: Position = "clamp"
-    max_upscale: float = 1.5
-    flip: float = 0.5
+    max_upscale: Positive = 1.5
+    flip: Share = 0.5
 
     def __post_init__(self) -> None:
         _check_common(self.size, self.flip)
@@ -70,6 +71,7 @@ class CropConfig:
                 f"scale must be (smallest, largest) with smallest at least 1 / max_upscale = {1 / self.max_upscale:g}, "
                 f"got {self.scale}"
             )
+        check_ranges(self)
 
     @property
     def output(self) -> tuple[int, int]:
@@ -137,15 +139,16 @@ class TamingCropConfig:
     """
 
     kind: Literal["taming"] = "taming"
-    size: int = 256
-    resize: int = 0
+    size: Width = 256
+    resize: Natural = 0
     random: bool = True
-    flip: float = 0.0
+    flip: Share = 0.0
 
     def __post_init__(self) -> None:
         _check_common(self.size, self.flip)
         if self.resize and self.resize < self.size:
             raise ValueError(f"resize must be 0 or at least size = {self.size}, got {self.resize}")
+        check_ranges(self)
 
     @property
     def output(self) -> tuple[int, int]:
@@ -205,10 +208,11 @@ class CodeCropConfig:
     """
 
     kind: Literal["codes"] = "codes"
-    window: tuple[int, int] = (16, 16)
+    window: tuple[Natural, Natural] = (16, 16)
     position: Position = "clamp"
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if min(self.window) < 0 or (0 in self.window and self.window != (0, 0)):
             raise ValueError(f"window must be (rows, columns), at least 1 each, or (0, 0) for all, got {self.window}")
 

@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from ..models import tiling
+from ..models.bounds import Natural, Width, check_ranges
 from ..models.seams import Seams
 from . import giant_tiff
 from .files import whole_file, write_whole
@@ -29,11 +30,12 @@ class DevelopConfig:
     """How codes become pixels."""
 
     manner: tiling.Manner = "blended"
-    tile: int = 16  # codes a side that the decoder sees at once
-    halo: int = 2  # codes at a tile's border that fade into the neighbour
+    tile: Width = 16  # codes a side that the decoder sees at once
+    halo: Natural = 2  # codes at a tile's border that fade into the neighbour
     format: Literal["auto", "png", "tiff"] = "auto"  # auto: TIFF from 67 megapixels on
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.halo < 0 or self.tile <= 2 * self.halo:
             raise ValueError(f"tile must be more than twice the halo, got tile {self.tile} and halo {self.halo} codes")
 

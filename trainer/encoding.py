@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
+from ..models.bounds import Count, Natural, Seed, Share, Width, check_ranges
 from . import ranks
 from .coding import LABELS, Coder, Settings, commonest, filling
 from .config import to_mapping
@@ -54,16 +55,17 @@ class EncodeConfig:
     """
 
     crop: CropConfig | TamingCropConfig | None = None
-    crops: int = 1
-    seed: int = 0
-    tile: int = 16
-    halo: int = 2
-    low: int = 0
-    batch: int = 16
-    workers: int = 0
-    fault_limit: float = 0.01
+    crops: Count = 1
+    seed: Seed = 0
+    tile: Width = 16
+    halo: Natural = 2
+    low: Natural = 0
+    batch: Width = 16
+    workers: Natural = 0
+    fault_limit: Share = 0.01
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for name, smallest in (("crops", 1), ("low", 0), ("batch", 1), ("workers", 0)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")

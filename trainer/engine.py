@@ -29,6 +29,7 @@ from deepspeed.utils import (
 from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor, nn
 
+from ..models.bounds import Name, Positive, check_ranges
 from .optimizer import OptimizerConfig
 
 logger.setLevel(logging.WARNING)
@@ -44,11 +45,11 @@ class EngineConfig:
 
     zero: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16 scales its loss, and more or less as gradients overflow
-    clip: float | None = None  # norm of the whole gradient over all ranks
+    clip: Positive | None = None  # norm of the whole gradient over all ranks
     offload_optimizer: bool = False  # optimizer states and masters live in the host's memory
     offload_parameters: bool = False  # so do the parameters that are not in use
-    nvme: str | None = None  # a folder on a fast local disk for what is offloaded, instead of the host's memory
-    compile: str | None = None  # a backend of torch.compile, such as inductor
+    nvme: Name | None = None  # a folder on a fast local disk for what is offloaded, instead of the host's memory
+    compile: Name | None = None  # a backend of torch.compile, such as inductor
 
     def __post_init__(self) -> None:
         if self.clip is not None and self.clip <= 0:
@@ -65,6 +66,7 @@ class EngineConfig:
             raise ValueError(
                 f"{self.precision} needs zero 1, 2 or 3, got 0, where its first step is an empty one; set zero: 1"
             )
+        check_ranges(self)
 
 
 class _FiniteAdamW(torch.optim.AdamW):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..models.bounds import Seconds, Weight, Width, check_ranges
 from ..models.sampling import UNKNOWN, Painting, SamplingConfig, paint
 from . import unfinished, weights
 from .developing import DevelopConfig, develop, read_notes, save, write
@@ -27,11 +28,12 @@ from .wishes import Wish
 class GalleryConfig:
     """How a rank goes about its pictures. Nothing here changes them."""
 
-    batch: int = 1  # pictures that are painted together
-    save_every_s: float = 30.0  # how much work a kill may cost
-    preview_every_s: float | None = None  # a look at unfinished pictures; None: no look
+    batch: Width = 1  # pictures that are painted together
+    save_every_s: Weight = 30.0  # how much work a kill may cost
+    preview_every_s: Seconds | None = None  # a look at unfinished pictures; None: no look
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
 

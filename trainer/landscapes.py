@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..models.bounds import Natural, Seed, Width, check_ranges
 from .brushes import Array, Color, color, outline, smoothstep
 from .files import write_whole
 from .scene import HOURS, LABELS, Scene
@@ -70,14 +71,15 @@ class LandscapeSet:
         maps_only: leave the pictures out.
     """
 
-    count: int = 24
-    height: int = 1024
-    width: int = 1280
-    seed: int = 0
-    first: int = 0
+    count: Natural = 24
+    height: Width = 1024
+    width: Width = 1280
+    seed: Seed = 0
+    first: Natural = 0
     maps_only: bool = False
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.count < 1:
             raise ValueError(f"count must be at least 1, got {self.count}")
         for name in ("seed", "first"):

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..models.bounds import Count, check_ranges
 from . import ranks
 from .stream import Batch
 from .watchdog import sign_of_life
@@ -71,16 +72,17 @@ class Checkpoints(Protocol):
 class LoopConfig:
     """How long a run is and how often it looks up. All in steps."""
 
-    steps: int
-    log_every: int = 20
-    preview_every: int = 500
-    evaluate_every: int = 500
-    save_every: int = 500
+    steps: Count
+    log_every: Count = 20
+    preview_every: Count = 500
+    evaluate_every: Count = 500
+    save_every: Count = 500
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "preview_every", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1 step, got {getattr(self, name)}")
+        check_ranges(self)
 
 
 def fit(

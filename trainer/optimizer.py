@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ..models.bounds import Decay, Natural, Positive, PositiveShare, Share, Weight, check_ranges
+
 HIGHEST = 5e-3
 """A learning rate above this has never trained a network of ours with AdamW at its usual betas."""
 
@@ -16,15 +18,15 @@ class OptimizerConfig:
     batch, which counts accumulation and every rank of every node.
     """
 
-    learning_rate: float
-    betas: tuple[float, float] = (0.9, 0.95)
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
+    learning_rate: Positive
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    epsilon: Positive = 1e-8
+    weight_decay: Weight = 0.0
     scale: Literal["fixed", "linear"] = "fixed"
     schedule: Literal["constant", "cosine", "wsd"] = "constant"  # wsd: warm up, stay, decay linearly
-    warmup: int = 0  # in steps, linear from 0
-    decay: float = 0.2  # share of all steps over which wsd decays, at the end
-    final: float = 0.0  # share of the learning rate left at the last step of cosine and wsd
+    warmup: Natural = 0  # in steps, linear from 0
+    decay: PositiveShare = 0.2  # share of all steps over which wsd decays, at the end
+    final: Share = 0.0  # share of the learning rate left at the last step of cosine and wsd
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate <= 0.1:
@@ -36,6 +38,7 @@ class OptimizerConfig:
                 f"warmup and weight_decay must not be negative, final must be in [0, 1] and decay in (0, 1], "
                 f"got {self.warmup}, {self.weight_decay}, {self.final}, {self.decay}"
             )
+        check_ranges(self)
 
     def peak(self, batch: int) -> float:
         """The learning rate before its schedule, for a global batch of so many samples.

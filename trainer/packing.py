@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..models.bounds import Bytes, Count, Name, Natural, check_ranges
 from .files import write_whole
 from .gathering import Gathered, Skipped, Source
 from .index import ShardIndex
@@ -31,14 +32,15 @@ class PackConfig:
         prefix: of the names of the shards.
     """
 
-    shard_bytes: int = 500_000_000
-    shard_samples: int = 0
-    held_out: int = 0
-    minimum_side: int = 1
-    processes: int = 0
-    prefix: str = "shard"
+    shard_bytes: Bytes = 500_000_000
+    shard_samples: Natural = 0
+    held_out: Natural = 0
+    minimum_side: Count = 1
+    processes: Natural = 0
+    prefix: Name = "shard"
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for name in ("shard_bytes", "shard_samples", "held_out", "minimum_side", "processes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

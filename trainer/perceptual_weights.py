@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..models import classifier, perceptual
+from ..models.bounds import Seed, Weight, check_ranges
 from . import pretrained
 
 
@@ -21,13 +22,14 @@ from . import pretrained
 class PerceptualConfig:
     """The perceptual loss: its weight, and where its trunk is found."""
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     trunk: Literal["vgg16", "random"] = "vgg16"  # random: for tests of the machinery; its distances mean little
     path: Path | None = None  # of the trunk's file; None looks in torch's cache
     download: bool = True  # into torch's cache, when the file is nowhere
-    seed: int = 0  # of a random trunk
+    seed: Seed = 0  # of a random trunk
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check(self.weight, self.trunk, self.path)
 
 
@@ -35,13 +37,14 @@ class PerceptualConfig:
 class LogitConfig:
     """The logit loss of a frozen ResNet-50: its weight, and where the classifier is found."""
 
-    weight: float = 0.1
+    weight: Weight = 0.1
     classifier: Literal["resnet50", "random"] = "resnet50"  # random: for tests of the machinery
     path: Path | None = None  # of the classifier's file; None looks in torch's cache
     download: bool = True  # into torch's cache, when the file is nowhere
-    seed: int = 0  # of a random classifier
+    seed: Seed = 0  # of a random classifier
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check(self.weight, self.classifier, self.path)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ..models.bounds import Count, Positive, PositiveShare, Width, check_ranges
 from .costs import Costs, Network
 from .engine import BUCKET, EngineConfig
 from .runs import Run
@@ -24,13 +25,14 @@ GIB = 1024**3
 class Machines:
     """What the run is to be trained on."""
 
-    nodes: int = 1
-    gpus: int = 8  # of a node
-    memory: float = 80.0  # of a GPU, in GiB
-    teraflops: float = 989.0  # of a GPU at its best, dense: an H100 in bf16
-    mfu: float = 0.35  # share of that which training reaches
+    nodes: Count = 1
+    gpus: Width = 8  # of a node
+    memory: Positive = 80.0  # of a GPU, in GiB
+    teraflops: Positive = 989.0  # of a GPU at its best, dense: an H100 in bf16
+    mfu: PositiveShare = 0.35  # share of that which training reaches
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if min(self.nodes, self.gpus) < 1 or min(self.memory, self.teraflops, self.mfu) <= 0:
             raise ValueError(f"nodes, gpus, memory, teraflops and mfu must be positive, got {self}")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..models.bounds import PositiveShare, Width, check_ranges
 from ..models.prior import Prior
 from ..models.sampling import UNKNOWN, SamplingConfig, paint
 from ..models.vqgan import VQGAN
@@ -25,8 +26,8 @@ SOUNDING = 2  # codes that are painted before the price of all is known
 class PreviewConfig:
     """How much is shown, and at what cost."""
 
-    pictures: int = 4
-    share: float = 0.02  # of the training's time that previews may take; one that would take more is left out
+    pictures: Width = 4
+    share: PositiveShare = 0.02  # of the training's time that previews may take; one that would take more is left out
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(top_k=100))
 
     def __post_init__(self) -> None:
@@ -35,6 +36,7 @@ class PreviewConfig:
                 f"pictures must be at least 1 and share in (0, 1], got {self.pictures} and {self.share}; "
                 "leave previews out for none"
             )
+        check_ranges(self)
 
 
 class Budget:

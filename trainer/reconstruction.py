@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..models import losses
+from ..models.bounds import Weight, check_ranges
 from . import ranks
 from .adversary import AdversarialConfig
 from .perceptual_weights import LogitConfig, PerceptualConfig, load_logit_loss, load_lpips
@@ -17,13 +18,14 @@ class VQGANLossConfig:
     """What a reconstruction is judged by. A model of label maps has ``labels`` alone."""
 
     pixel: losses.PixelLoss = "l1"
-    pixel_weight: float = 1.0
+    pixel_weight: Weight = 1.0
     labels: losses.MapLoss = "cross_entropy"  # in the place of pixels where the model rebuilds label maps
     perceptual: PerceptualConfig | None = field(default_factory=PerceptualConfig)
     logits: LogitConfig | None = None  # of a frozen classifier
     adversarial: AdversarialConfig | None = field(default_factory=AdversarialConfig)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.pixel_weight < 0:
             raise ValueError(f"pixel_weight must not be negative, got {self.pixel_weight}")
 

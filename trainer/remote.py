@@ -10,6 +10,7 @@ from typing import BinaryIO, Literal, TypeVar
 
 import fsspec
 
+from ..models.bounds import Name, Positive, check_ranges
 from .cache import ShardCache
 from .files import write_whole
 from .index import SUFFIX, ShardIndex
@@ -37,10 +38,11 @@ class RemoteConfig:
     """
 
     fetch: Literal["ranges", "shards"] = "ranges"
-    cache: str = "~/.cache/smalti"
-    cache_gigabytes: float = 50.0
+    cache: Name = "~/.cache/smalti"
+    cache_gigabytes: Positive = 50.0
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.cache_gigabytes <= 0:
             raise ValueError(f"cache_gigabytes must be positive, got {self.cache_gigabytes}")
 

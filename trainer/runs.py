@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ..models.bounds import Count, Decay, Name, Seconds, Seed, Width, check_ranges
 from ..models.conditions import ConditionConfig, UnconditionalConfig
 from ..models.discriminators import DiscriminatorConfig, PatchGANConfig
 from ..models.priors import GPTConfig, PriorConfig
@@ -37,7 +38,7 @@ class VQGANRun:
     """Stage 1: an autoencoder of pictures, depths or label maps."""
 
     task: Literal["vqgan"] = "vqgan"
-    folder: str
+    folder: Name
     rebuilds: Field = "picture"
     data: DataConfig
     held_out: DataConfig
@@ -50,14 +51,15 @@ class VQGANRun:
     discriminator_training: NetworkConfig | None = None  # needed with loss.adversarial
     sentinels: SentinelsConfig = field(default_factory=SentinelsConfig)
     channels_last: bool = False  # memory format of the pictures, which every layer hands on
-    average: float = 0.999  # decay of the averaged weights, which are shown, evaluated and exported
-    seed: int = 0
-    keep: int = 3  # checkpoints, the newest
-    keep_every: int | None = None  # steps: checkpoints at its multiples stay too
-    timeout_s: float = 1800.0  # a collective that waits longer ends the job
+    average: Decay = 0.999  # decay of the averaged weights, which are shown, evaluated and exported
+    seed: Seed = 0
+    keep: Count = 3  # checkpoints, the newest
+    keep_every: Count | None = None  # steps: checkpoints at its multiples stay too
+    timeout_s: Seconds = 1800.0  # a collective that waits longer ends the job
     wandb: WandbConfig | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for name, data in (("data", self.data), ("held_out", self.held_out)):
             if data.crop is None or isinstance(data.crop, CodeCropConfig):
                 raise ValueError(f"{name}.crop must cut pictures to one size (kind: patch or taming), got {data.crop}")
@@ -133,9 +135,9 @@ class PriorRun:
     """
 
     task: Literal["prior"] = "prior"
-    folder: str
-    tokenizer: str  # folder of the VQGAN's run or export; the code shards must be its own
-    condition_tokenizers: dict[str, str] = field(default_factory=dict)  # alike, of the fields map and depth
+    folder: Name
+    tokenizer: Name  # folder of the VQGAN's run or export; the code shards must be its own
+    condition_tokenizers: dict[str, Name] = field(default_factory=dict)  # alike, of the fields map and depth
     data: DataConfig
     held_out: DataConfig
     loop: LoopConfig
@@ -143,17 +145,18 @@ class PriorRun:
     model: PriorConfig = field(default_factory=GPTConfig)
     condition: ConditionConfig = field(default_factory=UnconditionalConfig)
     training: NetworkConfig
-    sequence_ranks: int = 1  # neighbouring ranks that share every sequence; as many fewer share out the batch
-    average: float = 0.999
+    sequence_ranks: Width = 1  # neighbouring ranks that share every sequence; as many fewer share out the batch
+    average: Decay = 0.999
     stopping: StoppingConfig | None = None
     previews: PreviewConfig | None = field(default_factory=PreviewConfig)
-    seed: int = 0
-    keep: int = 3
-    keep_every: int | None = None
-    timeout_s: float = 1800.0
+    seed: Seed = 0
+    keep: Count = 3
+    keep_every: Count | None = None
+    timeout_s: Seconds = 1800.0
     wandb: WandbConfig | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         self.training.optimizer.peak(self.batch.total)
         if self.sequence_ranks < 1:
             raise ValueError(f"sequence_ranks must be at least 1, got {self.sequence_ranks}")

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..models.bounds import Count, check_ranges
 from . import bounded_json, ranks, sealed, weights
 from . import engine as engines
 from .checkpoints import (
@@ -50,8 +51,11 @@ HUNG_S = 300.0  # what a job that has failed gives a disk to take what is being 
 class Keep:
     """Which checkpoints stay: the newest ones, and every one at a multiple of ``every`` steps."""
 
-    newest: int
-    every: int | None = None
+    newest: Count
+    every: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def old(self, found: Sequence[Found]) -> list[Found]:
         """Those that may go, of checkpoints with the newest first."""

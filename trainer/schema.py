@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
+from ..models.bounds import range_problems
+
 T = TypeVar("T")
 _SCALARS = (bool, int, float, str, Path, types.NoneType)
 _UNREADABLE = object()  # stands in for a value whose problem has been noted already
@@ -199,6 +201,9 @@ class _Reader:
             else:
                 read[name] = ready
         if any(value is _UNREADABLE for value in read.values()):
+            readable = {name: value for name, value in read.items() if value is not _UNREADABLE}
+            for problem in range_problems(section, readable):
+                self.note(path, problem)
             return _UNREADABLE
         try:
             return section(**read)

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..models.bounds import Count, Share, check_ranges
 from . import ranks
 
 SHOWN = 64  # keys of a skipped step that are named
@@ -21,18 +22,19 @@ SHOWN = 64  # keys of a skipped step that are named
 class SentinelsConfig:
     """From when on something is wrong, and what is done about it besides saying so."""
 
-    every: int = 50  # steps between two looks
-    skips: int = 10  # steps in a row that may be skipped for numbers that are not finite before the run stops
-    window: int = 200  # steps over which the use of the codebook is measured
-    accuracy: float = 0.99  # share of right logits from which on the discriminator has won
-    thaw: float = 0.9  # share of right logits at which a frozen discriminator learns again
-    clamped: float = 0.5  # share of adaptive weights at their clamp that is too much
-    usage: float = 0.02  # share of codes chosen within the window below which the codebook has collapsed
+    every: Count = 50  # steps between two looks
+    skips: Count = 10  # steps in a row that may be skipped for numbers that are not finite before the run stops
+    window: Count = 200  # steps over which the use of the codebook is measured
+    accuracy: Share = 0.99  # share of right logits from which on the discriminator has won
+    thaw: Share = 0.9  # share of right logits at which a frozen discriminator learns again
+    clamped: Share = 0.5  # share of adaptive weights at their clamp that is too much
+    usage: Share = 0.02  # share of codes chosen within the window below which the codebook has collapsed
     won: Literal["alert", "freeze"] = "alert"  # freeze: the discriminator stops learning until ``thaw``
     at_clamp: Literal["alert", "freeze"] = "alert"  # freeze: until fewer weights are at their clamp
     collapsed: Literal["alert", "revive"] = "alert"  # revive: idle codes are moved onto features at every look
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for name in ("every", "skips", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1 step, got {getattr(self, name)}")

@@ -7,16 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
+from ..models.bounds import Count, check_ranges
+
 
 @dataclass(frozen=True)
 class StoppingConfig:
     """Priors learn small sets by heart: the best held-out likelihood may lie long before the last step."""
 
-    patience: int = 10  # evaluations in a row that are not better than the best
+    patience: Count = 10  # evaluations in a row that are not better than the best
 
     def __post_init__(self) -> None:
         if self.patience < 1:
             raise ValueError(f"patience must be at least 1 evaluation, got {self.patience}; leave stopping out")
+        check_ranges(self)
 
 
 class Stopping:

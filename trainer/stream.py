@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..models.bounds import Count, Name, Natural, Positive, Share, check_ranges
 from .crops import AnyCropConfig, CodeCropConfig, CropConfig
 from .faults import FaultLog
 from .fields import CODE_FIELDS, EXTENSIONS, PICTURE_FIELDS
@@ -35,12 +36,13 @@ class SourceConfig:
         weight: its share of the stream, on any scale.
     """
 
-    shards: tuple[str, ...]
-    weight: float = 1.0
+    shards: tuple[Name, ...]
+    weight: Positive = 1.0
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
             raise ValueError(f"weight must be positive, got {self.weight}; leave the source out instead")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,20 @@ class DataConfig:
         remote: how shards are read that lie elsewhere.
     """
 
-    shards: tuple[str, ...] = ()
+    shards: tuple[Name, ...] = ()
     mixture: tuple[SourceConfig, ...] = ()
     crop: AnyCropConfig | None = field(default_factory=CropConfig)
-    members: dict[str, str] = field(default_factory=dict)
-    window: int = 0
-    crops_per_image: int = 1
-    repeats: int = 1
-    workers: int = 0
-    prefetch: int = 2
-    fault_limit: float = 0.01
+    members: dict[str, Name] = field(default_factory=dict)
+    window: Natural = 0
+    crops_per_image: Count = 1
+    repeats: Count = 1
+    workers: Natural = 0
+    prefetch: Natural = 2
+    fault_limit: Share = 0.01
     remote: RemoteConfig = field(default_factory=RemoteConfig)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if bool(self.shards) == bool(self.mixture):
             raise ValueError("give either shards or mixture, and not both")
         for name, smallest in (("window", 0), ("crops_per_image", 1), ("repeats", 1), ("workers", 0), ("prefetch", 1)):

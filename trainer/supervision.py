@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..models.bounds import Count, check_ranges
 from . import checkpoints, endings, failures, hosts, ranks
 from .watchdog import STALLED
 
@@ -30,9 +31,10 @@ class Hosts:
     """The hostfile of a command, and how many of its hosts are enough to go on."""
 
     file: Path
-    minimum: int = 1
+    minimum: Count = 1
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         there = len(hosts.listed(self.file))
         if not 1 <= self.minimum <= there:
             raise ValueError(f"minimum_hosts must be from 1 to the {there} of {self.file}, got {self.minimum}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..models.bounds import Count, check_ranges
 from . import ranks
 from .engine import EngineConfig
 from .keys import mix
@@ -14,10 +15,11 @@ from .optimizer import OptimizerConfig
 class BatchConfig:
     """How many samples an optimizer step sees, and how many of them a rank holds at once."""
 
-    total: int  # over all ranks and micro-batches
-    micro: int
+    total: Count  # over all ranks and micro-batches
+    micro: Count
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.micro < 1 or self.total % self.micro:
             raise ValueError(f"total must be a multiple of micro, got total {self.total} and micro {self.micro}")
 

@@ -10,6 +10,7 @@ from typing import Literal
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..bounds import Count, Name, check_ranges
 from .base import Fields, Place, SingleCondition, window_cells
 
 
@@ -18,10 +19,11 @@ class CodeMapConfig:
     """Codes of the condition on the same grid as the picture's: the field ``field``, (B, h, w) int64."""
 
     kind: Literal["code_map"] = "code_map"
-    field: str = "map_codes"
-    codes: int = 1024  # of the condition's tokenizer, a vocabulary of its own
+    field: Name = "map_codes"
+    codes: Count = 1024  # of the condition's tokenizer, a vocabulary of its own
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.codes < 1:
             raise ValueError(f"codes must be at least 1, got {self.codes}")
 

@@ -11,6 +11,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from ..bounds import Count, Width, check_ranges
 from .base import Fields, window_cells
 from .located import Located
 
@@ -40,9 +41,10 @@ class CoordinatesConfig:
     """The raster position of every cell in its source, as one of ``codes`` numbers (the reference's CoordStage)."""
 
     kind: Literal["coordinates"] = "coordinates"
-    codes: int = 1024
+    codes: Count = 1024
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.codes < 2:
             raise ValueError(f"codes must be at least 2, got {self.codes}")
 
@@ -78,9 +80,10 @@ class CoordinateFeaturesConfig:
     """The same as waves of ``frequencies`` octaves through a linear layer; crops of any size and place differ."""
 
     kind: Literal["coordinate_features"] = "coordinate_features"
-    frequencies: int = 8
+    frequencies: Width = 8
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not 1 <= self.frequencies <= 20:
             raise ValueError(f"frequencies must be 1 to 20 octaves, got {self.frequencies}")
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..bounds import Name, Width, check_ranges
 from .base import Fields, Place, SingleCondition, window_cells
 
 
@@ -18,11 +19,12 @@ class LowResolutionConfig:
     """
 
     kind: Literal["low_resolution"] = "low_resolution"
-    field: str = "low"
-    pixels: int = 4
-    channels: int = 3
+    field: Name = "low"
+    pixels: Width = 4
+    channels: Width = 3
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.pixels < 1 or self.channels < 1:
             raise ValueError(f"pixels and channels must be at least 1, got {self.pixels} and {self.channels}")
 

@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..bounds import Count, Width, check_ranges
 from .base import Fields
 from .located import Located
 
@@ -27,11 +28,12 @@ class ObjectsConfig:
 
     kind: Literal["objects"] = "objects"
     by: Literal["box", "centre"] = "box"
-    objects: int = 30
-    classes: int = 600
-    grid: int = 90
+    objects: Width = 30
+    classes: Count = 600
+    grid: Width = 90
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.objects < 1 or self.classes < 1 or self.grid < 2:
             raise ValueError(
                 f"objects and classes must be at least 1 and grid at least 2, "

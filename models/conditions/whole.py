@@ -10,6 +10,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from ..bounds import Count, Name, Width, check_ranges
 from .base import Fields, SingleCondition
 
 
@@ -41,9 +42,10 @@ class ClassConfig:
     """One of ``classes`` labels a picture: the field ``cls``, (B,) int64."""
 
     kind: Literal["class"] = "class"
-    classes: int = 1000
+    classes: Count = 1000
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.classes < 1:
             raise ValueError(f"classes must be at least 1, got {self.classes}")
 
@@ -75,11 +77,12 @@ class TextConfig:
     """
 
     kind: Literal["text"] = "text"
-    field: str = "text"
-    tokens: int = 77
-    channels: int = 768
+    field: Name = "text"
+    tokens: Width = 77
+    channels: Width = 768
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.tokens < 1 or self.channels < 1:
             raise ValueError(f"tokens and channels must be at least 1, got {self.tokens} and {self.channels}")
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ..bounds import Depth, Width, check_ranges
 from .blur import Blur
 
 LEAK = 0.1
@@ -16,10 +17,11 @@ class BlurPatchConfig:
     """A 5x5 stem, stages that each double the width and halve the sides, and a head with one logit for each patch."""
 
     kind: Literal["blur_patch"] = "blur_patch"
-    channels: int = 128  # width of the stem and of the first stage
-    stages: int = 4
+    channels: Width = 128  # width of the stem and of the first stage
+    stages: Depth = 4
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.stages < 1:
             raise ValueError(f"stages must be at least 1, got {self.stages}")
         if self.channels < 1 or self.channels % GROUPS:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ..bounds import Depth, Width, check_ranges
 from .batch_norm import BatchNorm
 
 LEAK = 0.2
@@ -16,11 +17,12 @@ class PatchGANConfig:
     """Of three layers and 64 channels, with batch norm, as in the published VQGAN."""
 
     kind: Literal["patchgan"] = "patchgan"
-    channels: int = 64  # width of the first layer; doubles with each of the others up to 8 times
-    layers: int = 3  # that halve the sides
+    channels: Width = 64  # width of the first layer; doubles with each of the others up to 8 times
+    layers: Depth = 3  # that halve the sides
     norm: Literal["batch", "group"] = "batch"
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.layers < 1:
             raise ValueError(f"layers must be at least 1, got {self.layers}")
         if self.channels < 1 or (self.norm == "group" and self.channels % 16):

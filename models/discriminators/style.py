@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
+from ..bounds import Count, Width, check_ranges
 from .blur import Blur
 
 LEAK = 0.2
@@ -23,11 +24,12 @@ class StyleGANConfig:
     """A discriminator of square pictures of one size."""
 
     kind: Literal["stylegan"] = "stylegan"
-    resolution: int = 256  # side of a picture, a power of two
-    capacity: int = 32_768  # width times side, of every grid that is not of the largest width
-    widest: int = 512  # channels
+    resolution: Width = 256  # side of a picture, a power of two
+    capacity: Count = 32_768  # width times side, of every grid that is not of the largest width
+    widest: Width = 512  # channels
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.resolution < 2 * SMALLEST or self.resolution & (self.resolution - 1):
             raise ValueError(f"resolution must be a power of two from {2 * SMALLEST} on, got {self.resolution}")
         if self.capacity < self.resolution or self.widest < 1:

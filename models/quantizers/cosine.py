@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bounds import Count, Weight, check_ranges
 from .base import Codebook, Observed, Quantized, Quantizer, grid, straight_through, vectors
 from .revival import k_means, replaced, revive
 from .vector import check_codebook, note_idle, search
@@ -17,13 +18,14 @@ class CosineConfig:
     """Best with few dimensions: an ``embed_dim`` of 8 to 32 keeps a large codebook in use."""
 
     kind: Literal["cosine"] = "cosine"
-    codes: int = 4096
-    beta: float = 0.25  # weight of the commitment
-    weight: float = 1.0  # of the whole loss
-    revive_after: int | None = None  # steps; None never moves a code
+    codes: Count = 4096
+    beta: Weight = 0.25  # weight of the commitment
+    weight: Weight = 1.0  # of the whole loss
+    revive_after: Count | None = None  # steps; None never moves a code
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_codebook(self.codes, self.revive_after)
         if self.beta < 0 or self.weight < 0:
             raise ValueError(f"beta and weight must not be negative, got {self.beta} and {self.weight}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.special import entr
 
+from ..bounds import Positive, Weight, check_ranges
 from ..synchronised import Reduce
 
 
@@ -16,12 +17,13 @@ from ..synchronised import Reduce
 class EntropyConfig:
     """How hard the two entropies pull: ``weight * (sure * mean of entropies - even * entropy of the mean)``."""
 
-    weight: float = 0.1
-    sure: float = 1.0  # each vector's distribution over the codes is to be sharp
-    even: float = 1.0  # the batch's is to be flat
-    temperature: float = 0.01  # of the softmax from affinities to distributions
+    weight: Weight = 0.1
+    sure: Weight = 1.0  # each vector's distribution over the codes is to be sharp
+    even: Weight = 1.0  # the batch's is to be flat
+    temperature: Positive = 0.01  # of the softmax from affinities to distributions
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if min(self.weight, self.sure, self.even) < 0:
             raise ValueError(f"weights must not be negative, got {self.weight}, {self.sure} and {self.even}")
         if self.temperature <= 0:

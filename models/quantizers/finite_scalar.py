@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..bounds import Width, check_ranges
 from .base import Quantized, Quantizer, grid, straight_through, vectors
 
 MARGIN = 1e-3  # by which the bound lies beyond the outermost levels, so that these can be reached
@@ -18,9 +19,10 @@ class FSQConfig:
     """The paper's levels: (8, 6, 5) for 240 codes, (8, 5, 5, 5) for 1000, (7, 5, 5, 5, 5) for 4375."""
 
     kind: Literal["fsq"] = "fsq"
-    levels: tuple[int, ...] = (8, 8, 8, 6, 5)  # of each channel; the first is the fastest digit of a code
+    levels: tuple[Width, ...] = (8, 8, 8, 6, 5)  # of each channel; the first is the fastest digit of a code
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not self.levels or min(self.levels) < 2:
             raise ValueError(f"levels must name at least 2 steps for each channel, got {self.levels}")
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import einsum
 from torch import Tensor, nn
 
+from ..bounds import Count, Positive, Weight, check_ranges
 from .base import Codebook, Quantized, Quantizer, grid
 from .vector import check_codebook
 
@@ -18,11 +19,11 @@ class GumbelConfig:
     """A relaxed categorical, sampled hard with the gradient of the soft sample."""
 
     kind: Literal["gumbel"] = "gumbel"
-    codes: int = 8192
-    kl_weight: float = 5e-4  # of the divergence from the uniform distribution; the released f8 model: 1e-8
-    temperature_start: float = 1.0
-    temperature_end: float = 0.0625
-    temperature_steps: int = 150_000  # along a cosine
+    codes: Count = 8192
+    kl_weight: Weight = 5e-4  # of the divergence from the uniform distribution; the released f8 model: 1e-8
+    temperature_start: Positive = 1.0
+    temperature_end: Positive = 0.0625
+    temperature_steps: Count = 150_000  # along a cosine
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
@@ -34,6 +35,7 @@ class GumbelConfig:
             )
         if self.temperature_steps < 1:
             raise ValueError(f"temperature_steps must be at least 1, got {self.temperature_steps}")
+        check_ranges(self)
 
     def build(self, dim: int) -> "GumbelQuantizer":
         """A quantizer of features with ``dim`` channels."""

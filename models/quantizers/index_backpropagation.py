@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bounds import Count, Weight, check_ranges
 from ..synchronised import Synchronised
 from .base import Codebook, Quantized, Quantizer, grid, straight_through, vectors
 from .entropy import EntropyConfig, batch_mean, entropy
@@ -21,13 +22,14 @@ class IBQConfig:
     """A codebook chosen by inner product. Holds the (N, K) affinities of a batch in float32."""
 
     kind: Literal["ibq"] = "ibq"
-    codes: int = 16_384
-    beta: float = 0.25  # weight of the codebook's term
-    weight: float = 1.0  # of the three squared terms
+    codes: Count = 16_384
+    beta: Weight = 0.25  # weight of the codebook's term
+    weight: Weight = 1.0  # of the three squared terms
     entropy: EntropyConfig = field(default_factory=lambda: EntropyConfig(weight=0.05))
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_codebook(self.codes, None)
         if self.beta < 0 or self.weight < 0:
             raise ValueError(f"beta and weight must not be negative, got {self.beta} and {self.weight}")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..bounds import Weight, Width, check_ranges
 from ..synchronised import Synchronised
 from .base import Quantized, Quantizer, grid, straight_through, vectors
 from .entropy import EntropyConfig, batch_mean, entropy
@@ -21,11 +22,12 @@ class LFQConfig:
     """A code of ``bits`` signs. The first channel is the lowest bit."""
 
     kind: Literal["lfq"] = "lfq"
-    bits: int = 10
-    beta: float = 0.25  # weight of the commitment
+    bits: Width = 10
+    beta: Weight = 0.25  # weight of the commitment
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not 2 <= self.bits <= 24:
             raise ValueError(f"bits must lie in 2 to 24, got {self.bits}: the entropy terms hold all 2^bits codes")
         if self.beta < 0:

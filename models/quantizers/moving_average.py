@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bounds import Count, Decay, Positive, Weight, check_ranges
 from ..float32_buffers import Float32Buffers
 from .base import Observed, Quantized, Quantizer, grid, straight_through, vectors
 from .revival import k_means, replaced, revive
@@ -18,14 +19,15 @@ class EMAConfig:
     """A codebook without gradient."""
 
     kind: Literal["ema"] = "ema"
-    codes: int = 1024
-    beta: float = 0.25  # weight of the commitment
-    decay: float = 0.99  # of the averages, a step
-    epsilon: float = 1e-5  # Laplace smoothing of the counts
-    revive_after: int | None = None  # steps; None never moves a code
+    codes: Count = 1024
+    beta: Weight = 0.25  # weight of the commitment
+    decay: Decay = 0.99  # of the averages, a step
+    epsilon: Positive = 1e-5  # Laplace smoothing of the counts
+    revive_after: Count | None = None  # steps; None never moves a code
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_codebook(self.codes, self.revive_after)
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {self.decay}")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..bounds import Count, Weight, check_ranges
 from ..float32_buffers import Float32Buffers
 from .base import Quantized, Quantizer, grid, straight_through, vectors
 from .vector import check_codebook, search
@@ -17,12 +18,13 @@ class SimVQConfig:
     """A codebook that cannot collapse: no code is trained alone."""
 
     kind: Literal["simvq"] = "simvq"
-    codes: int = 16_384
-    beta: float = 0.25  # weight of the commitment
-    weight: float = 1.0  # of the whole loss
+    codes: Count = 16_384
+    beta: Weight = 0.25  # weight of the commitment
+    weight: Weight = 1.0  # of the whole loss
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_codebook(self.codes, None)
         if self.beta < 0 or self.weight < 0:
             raise ValueError(f"beta and weight must not be negative, got {self.beta} and {self.weight}")

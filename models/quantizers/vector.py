@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bounds import Count, Weight, check_ranges
 from .base import Codebook, Observed, Quantized, Quantizer, grid, nearest, straight_through, vectors
 from .revival import k_means, replaced, revive
 
@@ -20,14 +21,15 @@ class VQConfig:
     """
 
     kind: Literal["vq"] = "vq"
-    codes: int = 1024
-    beta: float = 0.25  # weight of the commitment: how hard features are pulled to their code
+    codes: Count = 1024
+    beta: Weight = 0.25  # weight of the commitment: how hard features are pulled to their code
     legacy_beta: bool = False  # as the released checkpoints: beta on the codebook's term, commitment at weight 1
-    weight: float = 1.0  # of the whole loss
-    revive_after: int | None = None  # steps; None never moves a code
+    weight: Weight = 1.0  # of the whole loss
+    revive_after: Count | None = None  # steps; None never moves a code
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_codebook(self.codes, self.revive_after)
         if self.beta < 0 or self.weight < 0:
             raise ValueError(f"beta and weight must not be negative, got {self.beta} and {self.weight}")

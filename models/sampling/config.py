@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ..bounds import Count, Positive, PositiveShare, Weight, Width, check_ranges
+
 
 @dataclass(frozen=True)
 class GuidanceConfig:
@@ -13,9 +15,9 @@ class GuidanceConfig:
     follows (1 - cos(pi * t ** power)) / 2 (the power-cosine schedule of Gao et al. 2023).
     """
 
-    scale: float = 1.0
+    scale: Weight = 1.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    power: float = 1.0  # of the cosine
+    power: Positive = 1.0  # of the cosine
 
     def __post_init__(self) -> None:
         if self.scale < 0 or self.power <= 0:
@@ -23,6 +25,7 @@ class GuidanceConfig:
                 f"guidance needs scale >= 0 and power > 0, got scale {self.scale} and power {self.power}; "
                 "scale 1 means no guidance"
             )
+        check_ranges(self)
 
     def at(self, progress: float) -> float:
         """The scale for a code whose place in the order is ``progress`` in [0, 1]."""
@@ -40,15 +43,15 @@ class SamplingConfig:
     codes. Grids as large as the window are painted whole, with one cache, in either.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None  # only the k most likely codes; ties with the k-th are kept
-    top_p: float | None = None  # the fewest most likely codes that hold this probability
+    temperature: Positive = 1.0
+    top_k: Count | None = None  # only the k most likely codes; ties with the k-th are kept
+    top_p: PositiveShare | None = None  # the fewest most likely codes that hold this probability
     greedy: bool = False  # always the most likely code
     guidance: GuidanceConfig = GuidanceConfig()
     mode: Literal["serial", "wavefront"] = "wavefront"
-    stride: int = 1  # codes of a row that share one window; 1 is exact
-    lanes: int = 1  # windows that share one forward; part of the arithmetic, so part of what gives the same bits
-    prefill: int = 1  # windows read anew in one forward, a divisor of lanes; 1 suits CPUs, more suits GPUs
+    stride: Width = 1  # codes of a row that share one window; 1 is exact
+    lanes: Width = 1  # windows that share one forward; part of the arithmetic, so part of what gives the same bits
+    prefill: Width = 1  # windows read anew in one forward, a divisor of lanes; 1 suits CPUs, more suits GPUs
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -63,3 +66,4 @@ class SamplingConfig:
             raise ValueError(f"stride must be at least 1, got {self.stride}")
         if self.lanes < 1 or self.prefill < 1 or self.lanes % self.prefill:
             raise ValueError(f"prefill (={self.prefill}) must be at least 1 and divide lanes (={self.lanes})")
+        check_ranges(self)
