@@ -15,18 +15,19 @@ NEAR = 1.0  # ranges that end here are named whole; further ends are there becau
 
 
 class Within(NamedTuple):
-    """A range of numbers; not a number and the infinities lie in none."""
+    """A range of numbers; not a number lies in none, the infinities lie in those that say so."""
 
     low: float
     high: float
     without_low: bool = False
     without_high: bool = False
+    or_infinite: bool = False
 
     def holds(self, value: float) -> bool:
         """Whether a number lies in the range."""
         above = value > self.low if self.without_low else value >= self.low
         below = value < self.high if self.without_high else value <= self.high
-        return math.isfinite(value) and above and below
+        return (math.isfinite(value) and above and below) or (self.or_infinite and value == math.inf)
 
     def rule(self, value: float) -> str:
         """What a number outside must be, in words."""
@@ -58,6 +59,7 @@ Bytes = Annotated[int, Within(1, 2**53)]
 Seed = Annotated[int, Within(0, 2**63 - 1)]
 Weight = Annotated[float, Within(0, 1e9)]
 Positive = Annotated[float, Within(0, 1e12, without_low=True)]
+Scale = Annotated[float, Within(0, 1e12, without_low=True, or_infinite=True)]
 Seconds = Annotated[float, Within(0, 1e7, without_low=True)]
 Share = Annotated[float, Within(0, 1)]
 PositiveShare = Annotated[float, Within(0, 1, without_low=True)]

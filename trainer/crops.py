@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ..models.bounds import Natural, Positive, Share, Width, check_ranges
+from ..models.bounds import Natural, Positive, Scale, Share, Width, check_ranges
 from .keys import Draws
 
 Position = Literal["clamp", "uniform"]
@@ -56,7 +56,7 @@ class CropConfig:
 
     kind: Literal["patch"] = "patch"
     size: Width = 256
-    scale: tuple[Positive, Positive] = (1.0, 1.0)
+    scale: tuple[Scale, Scale] = (1.0, 1.0)
     position: Position = "clamp"
     max_upscale: Positive = 1.5
     flip: Share = 0.5
