@@ -99,7 +99,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         """Refuse what is nested too deeply or unfolds to too much, before anything is made of it."""
-        is_alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
+        is_alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark  # type: ignore[no-untyped-call]
         self._depth += 1
         self._composed += 1
         if self._depth > DEEPEST:

@@ -154,7 +154,7 @@ class SaveThread(threading.Thread):
 
     def _tell_problem(self) -> None:
         """Tell rank 0, which waits: in words, and where the disk has no room for them, by removing a file."""
-        with suppress(OSError):
+        with suppress(Exception):
             write_text(self.aside / part_file(self._rank), json.dumps({"problem": self.problem}))
         with suppress(OSError):
             (self.aside / mark_file(self._rank)).unlink(missing_ok=True)
@@ -188,7 +188,11 @@ class SaveThread(threading.Thread):
         Raises:
             OSError, ValueError: it is not what was written.
         """
-        if manifest_of(self.place)["files"] != {name: list(about) for name, about in files.items()}:
+        try:
+            is_same = manifest_of(self.place)["files"] == {name: list(about) for name, about in files.items()}
+        except ValueError as error:
+            raise ValueError(f"{self.place / MANIFEST} is not what was written ({error})") from error
+        if not is_same:
             raise ValueError(f"{self.place / MANIFEST} is not what was written")
         for name, (size, _) in files.items():
             if (self.place / name).stat().st_size != size:

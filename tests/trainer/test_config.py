@@ -377,3 +377,47 @@ def test_a_schema_that_cannot_work_is_the_programmers_error(tmp_path):
         from_mapping(Lists, {"values": [1]})
     with pytest.raises(TypeError, match="told apart"):
         from_mapping(Adam | Lists, {"lr": 1})
+
+
+def laughs(levels: int) -> str:
+    """Lists of nine aliases each of the list before."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+UNFOLDING = {
+    "aliases": (laughs(9), "more than 20000 values, aliases unfolded"),
+    "merges": ("a: &a {x: 1, y: 2}\n" + "\n".join(
+        f"{new}: &{new} {{<<: [{', '.join(['*' + old] * 9)}]}}" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    ), "more than 20000 values"),
+    "keys": ("\n".join(f"k{n}: 1" for n in range(11_000)), "more than 20000 values"),
+    "lists": ("name: " + "[" * 5000 + "]" * 5000, "nested deeper than 64 levels"),
+    "maps": ("name: " + "{a: " * 5000 + "}" * 5000, "nested deeper than 64 levels"),
+    "lines": ("\n".join(" " * n + "a:" for n in range(200)), "nested deeper than 64 levels"),
+    "circle": ("name: &a {b: *a}", "an alias of something that it is inside of"),
+    "bytes": ("name: " + "x" * 1_000_000, "more than the 1000000 bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "part"), UNFOLDING.values(), ids=UNFOLDING)
+def test_what_unfolds_to_too_much_is_refused_before_it_does(tmp_path, text, part):
+    assert part in problems(Run, write(tmp_path, text))[0]
+
+
+@pytest.mark.parametrize("name", ["aliases", "lists", "circle"])
+def test_an_override_has_the_same_limits(tmp_path, name):
+    text, part = UNFOLDING[name]
+    value = text.partition("name: ")[2] or "{" + text.replace("\n", ", ") + "}"
+    assert part in problems(Run, write(tmp_path, "steps: 1"), f"name={value}")[0]
+
+
+def test_files_that_extend_each_other_twice_are_not_read_without_end(tmp_path):
+    for n in range(30):
+        write(tmp_path, f"extends: [c{n + 1}.yaml, c{n + 1}.yaml]", f"c{n}.yaml")
+    write(tmp_path, "steps: 1", "c30.yaml")
+    assert "reads more than 100 files" in problems(Run, tmp_path / "c0.yaml")[0]
+
+
+def test_an_override_of_endless_depth_is_refused(tmp_path):
+    assert "expected path.to.field=value" in problems(Run, write(tmp_path, "steps: 1"), "a." * 5000 + "b=1")[0]

@@ -110,10 +110,10 @@ def written(files: list[engines.File]) -> None:
 
 
 def saved_and_loaded(folder: str) -> dict[str, bool]:
-    """At every stage: train, save, train on; load into a fresh engine and train on again."""
+    """At every stage: train, save, train on; load into a fresh engine and train on again. The path is no pattern."""
     found = {}
     for zero, precision in [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "bf16")]:
-        place = Path(folder) / f"{zero}-{precision}" / "net"
+        place = Path(folder) / f"lr[{zero}] it's 100% *? {precision}" / "net"
         engine = trained(built(zero, precision), 1, range(2))
         files = engines.save(engine, place)
         straight = engines.whole_state(trained(engine, 1, range(2, STEPS)).module)
