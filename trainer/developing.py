@@ -16,7 +16,7 @@ from torch import Tensor
 from ..models import tiling
 from ..models.bounds import Natural, Width, check_ranges
 from ..models.seams import Seams
-from . import giant_tiff
+from . import bounded_json, giant_tiff
 from .files import whole_file, write_whole
 from .inference import Tokenizer
 
@@ -89,7 +89,7 @@ def read_notes(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path) as picture:
             text = picture.text[KEY] if path.suffix == ".png" else picture.tag_v2[_DESCRIPTION]
-        notes: dict[str, Any] = json.loads(text)
+        notes: dict[str, Any] = bounded_json.parsed(text)
     except (OSError, KeyError, AttributeError, ValueError):
         return {}
     return notes

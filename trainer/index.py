@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from . import bounded_json
 from .files import write_whole
 
 _FORMAT = b"smalti shard index 1 "
@@ -67,7 +68,7 @@ class ShardIndex:
         line_end = data.find(b"\n", line) + 1
         if data[len(_FORMAT) : line] != b"%08x\n" % zlib.crc32(data[line:line_end]):
             raise ValueError(f"{name} is damaged; make it again with: pack --index")
-        header = json.loads(data[line:line_end])
+        header = bounded_json.parsed(data[line:line_end])
         self.samples: int = header["samples"]
         self.extensions: tuple[str, ...] = tuple(header["extensions"])
         self.tar_bytes: int = header["tar_bytes"]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..models.bounds import Natural, Seed, Width, check_ranges
+from . import bounded_json
 from .brushes import Array, Color, color, outline, smoothstep
 from .files import write_whole
 from .scene import HOURS, LABELS, Scene
@@ -97,7 +98,7 @@ class LandscapeSet:
         """
         card = {name: value for name, value in asdict(self).items() if name in ("height", "width", "seed")}
         card_file = folder / "landscapes.json"
-        if card_file.exists() and (found := json.loads(card_file.read_bytes())) != card:
+        if card_file.exists() and (found := bounded_json.read(card_file)) != card:
             raise ValueError(f"{folder} holds landscapes of {found}, not of {card}; name another folder, or delete it")
         write_whole(card_file, json.dumps(card).encode())
         for index in range(self.first, self.first + self.count):

@@ -4,7 +4,6 @@ Shapes: S the side of a crop in pixels, (h, w) a window of codes.
 """
 
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import bounded_json
 from .crops import AnyCropConfig, CodeCropConfig, Crop, CropConfig, TamingCropConfig, TooSmallError
 from .fields import ARRAY_FIELDS, CODE_FIELDS, EXTENSIONS
 from .members import Part, decoding, open_member
@@ -186,7 +186,7 @@ class SampleReader:
         source = (rows * factor, columns * factor)
         if self.shards.has(*place, "json"):
             with decoding(self.shards, place, "json"):
-                said = json.loads(self.shards.read(*place, "json"))
+                said = bounded_json.parsed(self.shards.read(*place, "json"))
                 left, top, right, bottom = said.get("box", whole[:4])
                 whole = Crop(left, top, right, bottom, bool(said.get("flip", False)))
                 source = tuple(said.get("source_size", source))

@@ -21,8 +21,8 @@ from smalti.trainer.save_thread import Keep
 from smalti.trainer.schema import to_mapping
 
 HOSTILE = (-1, 0, 2**62, math.nan, math.inf, -math.inf)
-SEED = {0, 2**62}
-LEGAL: dict[str, set[float]] = {
+ZERO, SEED = frozenset({0}), frozenset({0, 2**62})
+LEGAL: dict[str, frozenset[float]] = {
     # A count of nothing, a weight of nothing, a chance of never: 0 says so.
     **dict.fromkeys(
         [
@@ -44,7 +44,7 @@ LEGAL: dict[str, set[float]] = {
             "SentinelsConfig.accuracy", "SentinelsConfig.thaw", "SentinelsConfig.clamped", "SentinelsConfig.usage",
             "VQGANRun.average", "PriorRun.average", "GalleryConfig.save_every_s",
         ],
-        {0},
+        ZERO,
     ),
     **dict.fromkeys(
         [
@@ -53,7 +53,7 @@ LEGAL: dict[str, set[float]] = {
         ],
         SEED,
     ),
-    "CropConfig.scale": {math.inf},  # as large as the picture
+    "CropConfig.scale": frozenset({math.inf}),  # as large as the picture
 }  # fmt: skip
 
 
