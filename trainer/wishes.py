@@ -17,7 +17,7 @@ from ..models.conditions import Condition
 from ..models.sampling import UNKNOWN
 from .encoding import Settings, commonest
 from .inference import Prior, Tokenizer
-from .pictures import decode_map
+from .pictures import decode_map, open_image
 
 CAN_TELL = ("map_codes", "cls", "box", "source_size", "flip")
 
@@ -79,7 +79,7 @@ def wish(prior: Prior, tokenizer: Tokenizer, size: tuple[int, int] | None, told:
 
 def read_photo(path: Path) -> Image.Image:
     """A picture, upright, with its transparency."""
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
         return ImageOps.exif_transpose(opened).convert("RGBA")
 
 
