@@ -11,7 +11,7 @@ from typing import Any
 
 from .faults import Kind, SampleError
 from .index import SUFFIX, Measured, Member, ShardIndex
-from .patterns import expand, is_remote
+from .patterns import expand, is_remote, without_secrets
 from .ranges import LocalFile, Ranges
 from .remote import RemoteConfig, open_remote, remote_index
 
@@ -142,7 +142,7 @@ class ShardSet:
 
     def fault(self, shard: int, sample: int, kind: Kind, detail: str) -> SampleError:
         """A fault of a sample of this set, to be raised."""
-        return SampleError(kind, self.names[shard], self.key(shard, sample), detail)
+        return SampleError(kind, without_secrets(self.names[shard]), self.key(shard, sample), without_secrets(detail))
 
     def _file(self, shard: int) -> Ranges:
         file = self._files.get(shard)

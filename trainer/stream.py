@@ -7,9 +7,11 @@ Letters: G samples in a global batch, m in a micro-batch, R ranks, A = G / (m R)
 K crops of a visited picture.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from .crops import AnyCropConfig, CodeCropConfig, CropConfig
 from .faults import FaultLog
 from .fields import CODE_FIELDS, EXTENSIONS, PICTURE_FIELDS
+from .parents import end_with
 from .reading import Crops, Delivery, Ordered, Request, Trained
 from .remote import RemoteConfig
 from .samples import Batch as Batch
@@ -259,6 +262,7 @@ class Stream:
             sampler=requests,
             collate_fn=_as_it_is,
             num_workers=workers,
+            worker_init_fn=partial(end_with, os.getpid()),
             prefetch_factor=self.config.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else it would draw from the global one
