@@ -14,6 +14,7 @@ from .keys import text_key
 from .pool import spread
 from .preparing import UnusableError, prepare
 from .shard_writer import Sample, finished, index_path, write_shard
+from .walking import escaped
 
 REPORT = "report.json"
 
@@ -203,7 +204,7 @@ def _is_done(task: _Task, index: ShardIndex | None) -> bool:
 
 
 def _left_out(source: Source, error: UnusableError) -> Skipped:
-    return Skipped(source.key, str(source.files["picture"]), str(error))
+    return Skipped(source.key, escaped(str(source.files["picture"])), str(error))
 
 
 def _nothing_left(folder: Path, skipped: Sequence[Skipped]) -> str:

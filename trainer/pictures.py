@@ -20,6 +20,7 @@ except ImportError:  # an extra of the package: the same pixels, more slowly
 Pixels = npt.NDArray[Any]  # (H, W, 3) uint8, or (H, W) for maps and depth
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+LARGEST = 1 << 32  # bytes of a file
 MAX_PIXELS = 1 << 30  # decoded at once; 4 GiB inside Pillow
 _LARGE = 1 << 28  # pixels above which a file's own size must be in some proportion to them
 _PIXELS_PER_BYTE = 1 << 14  # twice what deflate can do with one bit a pixel

@@ -8,10 +8,12 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from . import jpeg, tiles
+from .files import read_regular
 from .gathering import Source
 from .index import Measured
-from .pictures import Pixels, decode_map, decode_numbers, decode_stored, measure, open_image
+from .pictures import LARGEST, Pixels, decode_map, decode_numbers, decode_stored, measure, open_image
 from .shard_writer import Sample
+from .walking import escaped
 
 _KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # other formats become PNG
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what PNG holds without a loss
@@ -116,6 +118,6 @@ def _png(path: Path, data: bytes) -> bytes:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, LARGEST)
     except OSError as error:
-        raise UnusableError(f"cannot be read: {error}") from error
+        raise UnusableError(f"cannot be read: {escaped(str(error))}") from error
