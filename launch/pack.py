@@ -57,7 +57,7 @@ def _index(patterns: list[str], options: argparse.Namespace) -> int:
             damaged += 1
             _say(f"no index: {indexed.problem}")
     print(f"{samples} samples in {len(shards) - damaged} shards; {damaged} shards could not be indexed")
-    return 1 if damaged else 0
+    return 2 if damaged else 0
 
 
 def _say(line: str) -> None:

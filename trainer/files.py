@@ -53,7 +53,7 @@ def read_regular(path: Path, limit: int) -> bytes:
     Raises:
         OSError: it is not there, cannot be read, is no regular file, is larger, or changes while it is read.
     """
-    with open(open_regular(path), "rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise OSError(f"{path} has {size} bytes, more than the {limit} that are read")

@@ -169,8 +169,20 @@ def _index_of(name: str, remote: RemoteConfig) -> ShardIndex:
         return remote_index(name, remote)
     path = Path(name + SUFFIX)
     try:
-        return ShardIndex.read(path)
+        return _of_the_whole(ShardIndex.read(path), name)
     except FileNotFoundError:
         if Path(name).exists():
             raise FileNotFoundError(f"{name} has no index; make one with: pack --index {name}") from None
         raise FileNotFoundError(f"there is no shard {name}, and no index {path} of one") from None
+
+
+def _of_the_whole(index: ShardIndex, name: str) -> ShardIndex:
+    """The index, unless its tar has grown: what is new would be lost. (What is gone or cut off is a counted fault.)"""
+    tar = Path(name)
+    tar_bytes = tar.stat().st_size if tar.exists() else 0
+    if tar_bytes > index.tar_bytes:
+        raise ValueError(
+            f"{name} has grown from {index.tar_bytes} to {tar_bytes} bytes since it was indexed; index it again with: "
+            f"pack --index {name}"
+        )
+    return index
