@@ -7,6 +7,7 @@ Letters: G samples in a global batch, m in a micro-batch, R ranks, A = G / (m R)
 K crops of a visited picture.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ from .samples import Batch as Batch
 from .samples import SampleReader, join, part_of
 from .schedule import Schedule
 from .shards import ShardSet
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class DataConfig:
             store at a time.
         crops_per_image: crops made of a picture each time it is visited (and decoded once); they go to as many
             consecutive steps, so that no batch has two of them.
-        repeats: how often a sample may be visited to fill a global batch; more than 1 only for tiny data sets.
+        repeats: how often a sample may be visited to fill a global batch. 0 takes what a tiny data set needs, and says
+            so.
         workers: processes that read and decode, on each rank; 0 does it in the training process.
         prefetch: micro-batches that each worker reads ahead.
         fault_limit: largest share of samples that may be unusable.
@@ -72,7 +76,7 @@ class DataConfig:
     members: dict[str, str] = field(default_factory=dict)
     window: int = 0
     crops_per_image: int = 1
-    repeats: int = 1
+    repeats: int = 0
     workers: int = 0
     prefetch: int = 2
     fault_limit: float = 0.01
@@ -81,7 +85,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if bool(self.shards) == bool(self.mixture):
             raise ValueError("give either shards or mixture, and not both")
-        for name, smallest in (("window", 0), ("crops_per_image", 1), ("repeats", 1), ("workers", 0), ("prefetch", 1)):
+        for name, smallest in (("window", 0), ("crops_per_image", 1), ("repeats", 0), ("workers", 0), ("prefetch", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
         if not 0 <= self.fault_limit <= 1:
@@ -272,13 +276,22 @@ class Stream:
             yield delivery
 
     def _check_size(self) -> None:
-        available = self.samples * self.config.repeats
-        if available < self._global_batch:
+        """Makes sure that the samples fill a global batch, some of them several times if need be."""
+        if not self.samples:
+            raise ValueError("the data set has no samples")
+        needed = -(-self._global_batch // self.samples)
+        if self.config.repeats and self.config.repeats < needed:
             raise ValueError(
                 f"one global batch has {self._global_batch} samples but the data set only {self.samples}"
                 + (f" (x {self.config.repeats} repeats)" if self.config.repeats > 1 else "")
-                + "; make the batch smaller, or set repeats"
+                + f"; make the batch smaller, or set repeats to {needed} or more (0 chooses it)"
             )
+        if needed > 1 and not self.config.repeats and not self._rank:
+            _LOG.warning(
+                "the data set has %d samples, fewer than the %d of a global batch: repeats = %d was chosen, so that "
+                "each is seen up to so many times a step. More images, or a smaller batch.total, make it needless",
+                self.samples, self._global_batch, needed,
+            )  # fmt: skip
 
 
 def _accumulation(global_batch: int, micro_batch: int, rank: int, world: int) -> int:

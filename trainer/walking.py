@@ -44,7 +44,7 @@ def walk(folder: Path, suffixes: tuple[str, ...]) -> Walk:
             path = place / entry.name
             if entry.name.startswith("."):
                 hidden += 1
-            elif entry.is_dir():
+            elif path.is_dir():
                 if entry.is_symlink():
                     links.append(path)
                 elif _identity(path) not in seen:
@@ -52,7 +52,7 @@ def walk(folder: Path, suffixes: tuple[str, ...]) -> Walk:
                     folders.append(path)
             elif not entry.name.lower().endswith(suffixes):
                 others[path.suffix.lower() or "without a suffix"] += 1
-            elif entry.is_file():
+            elif path.is_file():
                 files.append(path)
             else:
                 skipped.append(_left(path, folder, _oddity(path)))

@@ -145,7 +145,7 @@ def test_other_suffixes_and_hidden_files_are_counted(tmp_path):
 
 def test_names_of_any_bytes_have_keys_that_can_be_written(tmp_path):
     for name in (b"caf\xe9.jpg", b"a\nb.jpg", b"x\x1b[2J.jpg", rb"caf\xe9.jpg"):
-        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).touch()
+        (tmp_path / os.fsdecode(name)).touch()
     found = keys(gather(tmp_path))
     assert len(set(found)) == 4 and all(key.encode() and key.isprintable() for key in found)
 
