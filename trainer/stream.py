@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -199,7 +200,8 @@ class Stream:
         """Every sample once over all ranks, in the order of the shards; rank r has the samples r, r + R, ...
 
         Samples that cannot be used are left out and counted. The last batch of a rank may be smaller, and ranks may
-        have different numbers of batches.
+        have different numbers of batches. With fewer samples than ranks, a rank without any gets the first one for
+        company: its batch names no keys.
 
         Args:
             batch: rows of a batch.
@@ -208,11 +210,13 @@ class Stream:
         """
         if crops is None:
             crops = "grid" if isinstance(self.config.crop, CodeCropConfig) else "centre"
-        turns = range(self._rank, self.samples, self._world)
+        mine = range(self._rank, self.samples, self._world)
+        turns = mine or range(min(self.samples, 1))
         chunks = (tuple(turns[start : start + batch]) for start in range(0, len(turns), batch))
         requests = (Request(chunk) for chunk in chunks)
         loaded = self._load(Ordered(self._readers, self._schedule, self.config.crop, crops), requests)
-        yield from _rebatched((made for delivery in loaded for made in delivery.batches), batch)
+        made = _rebatched((made for delivery in loaded for made in delivery.batches), batch)
+        yield from made if turns is mine else (spare | {"key": []} for spare in islice(made, 1))
 
     def state(self, step: int) -> dict[str, object]:
         """What must be stored to go on after ``step`` optimizer steps; equal on all ranks."""

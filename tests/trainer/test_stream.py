@@ -214,6 +214,13 @@ def test_a_tiny_set_fills_its_batches_and_rank_0_says_how(tmp_path, caplog, phot
     assert chosen is None or chosen in caplog.messages[0]
 
 
+def test_a_rank_without_a_held_out_sample_gets_one_that_does_not_count(tmp_path):
+    folder = write_pictures(tmp_path, 1)
+    made = [list(make(folder, rank=rank, world=2, micro=4).once(4)) for rank in range(2)]
+    assert [[len(batch["key"]) for batch in batches] for batches in made] == [[1], [0]]
+    assert torch.equal(made[0][0]["picture"], made[1][0]["picture"])
+
+
 def test_what_cannot_work_is_refused_before_training(folder):
     with pytest.raises(ValueError, match=r"global_batch = 8 must be a multiple of micro_batch x world = 3 x 1 = 3"):
         make(folder, micro=3)
