@@ -166,7 +166,11 @@ class ShardSet:
 def _index_of(name: str, remote: RemoteConfig) -> ShardIndex:
     """The index of one shard."""
     if is_remote(name):
-        return remote_index(name, remote)
+        try:
+            return remote_index(name, remote)
+        except (FileNotFoundError, OSError, ValueError) as error:
+            kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(error, kind))
+            raise kind(without_secrets(str(error))) from None  # stores name the whole URL
     path = Path(name + SUFFIX)
     try:
         return _of_the_whole(ShardIndex.read(path), name)
