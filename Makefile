@@ -49,7 +49,7 @@ ifeq ($(PHOTOS),)
 		python -m smalti.launch.landscapes $(DEMO)/unseen --first 1000 --count 1 --maps-only)
 endif
 	@echo '== packing pictures into shards'
-	@$(call timed,pack,python -m smalti.launch.pack $(or $(PHOTOS),$(DEMO)/pictures) $(DEMO)/shards --held-out 4 \
+	@$(call timed,pack,python -m smalti.launch.pack $(or $(PHOTOS),$(DEMO)/pictures) $(DEMO)/shards --held-out $(if $(PHOTOS),auto,4) \
 		--minimum-side 256 --shard-count 5)
 ifneq ($(PHOTOS),)
 	@$(if $(MAPS),mkdir -p $(DEMO)/unseen/maps && tar -xf $(DEMO)/shards/held-out/shard-000000.tar -C $(DEMO)/unseen/maps --wildcards '*.map.*')

@@ -27,6 +27,7 @@ from ..trainer.crops import CropConfig
 from ..trainer.gathering import gather
 from ..trainer.index import Measured
 from ..trainer.packing import PackConfig, pack
+from ..trainer.pictures import open_image
 from ..trainer.schedule import Schedule
 from ..trainer.shard_writer import ShardWriter
 from ..trainer.shards import ShardSet
@@ -260,7 +261,7 @@ def _mosaic(height: int, width: int, seed: int, folder: Path) -> Pixels:
     while top < height:
         left, row_height = 0, height - top
         while left < width:
-            with Image.open(files[int(draws.integers(len(files)))]) as opened:
+            with open_image(files[int(draws.integers(len(files)))]) as opened:
                 tile = np.asarray(opened.convert("RGB"))[: height - top, : width - left]
             canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
             left += tile.shape[1]

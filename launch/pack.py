@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from ..trainer.gathering import gather
-from ..trainer.packing import PackConfig, pack
+from ..trainer.packing import PackConfig, automatic_held_out, pack
 from ..trainer.patterns import expand
 from ..trainer.pool import spread
 from ..trainer.tar_scan import write_index_of
@@ -21,15 +21,20 @@ def main(arguments: list[str] | None = None) -> int:
         _parser().error("give SOURCE and DEST, or --index and shards")
     source, destination = (Path(place) for place in options.places)
     try:
+        gathered = gather(source, options.labels)
+        held_out = options.held_out
+        if held_out is None:
+            held_out = automatic_held_out(gathered.sources, options.minimum_side)
+            _say(f"held out for evaluation: {held_out} of {len(gathered.sources)} (auto: a tenth, at least 1)")
         config = PackConfig(
             shard_bytes=options.shard_size * 1_000_000,
             shard_samples=options.shard_count,
-            held_out=options.held_out,
+            held_out=held_out,
             minimum_side=options.minimum_side,
             processes=options.processes,
             prefix=options.prefix,
         )
-        report = pack(gather(source, options.labels), destination, config, _say)
+        report = pack(gathered, destination, config, _say)
     except (OSError, ValueError) as error:
         _say(f"pack: {error}")
         return 1
@@ -57,11 +62,16 @@ def _index(patterns: list[str], options: argparse.Namespace) -> int:
             damaged += 1
             _say(f"no index: {indexed.problem}")
     print(f"{samples} samples in {len(shards) - damaged} shards; {damaged} shards could not be indexed")
-    return 1 if damaged else 0
+    return 2 if damaged else 0
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _number_or_auto(text: str) -> int | None:
+    """A number, or None for ``auto``."""
+    return None if text == "auto" else int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shard-count", type=int, default=0, metavar="N", help="close a shard at so many samples")
     parser.add_argument(
-        "--held-out", type=int, default=0, metavar="N", help="keep N samples aside: DEST/train and DEST/held-out"
+        "--held-out",
+        type=_number_or_auto,
+        default=0,
+        metavar="N",
+        help="keep N samples aside: DEST/train and DEST/held-out; 'auto' takes a tenth, at least 1",
     )
     parser.add_argument(
         "--minimum-side", type=int, default=1, metavar="PIXELS", help="leave out pictures with a shorter side"

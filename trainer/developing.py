@@ -19,6 +19,7 @@ from ..models.seams import Seams
 from . import bounded_json, giant_tiff
 from .files import whole_file, write_whole
 from .inference import Tokenizer
+from .pictures import open_image
 
 GIANT_PIXELS = 1 << 26  # from here on a TIFF: many programs refuse larger PNGs
 KEY = "smalti"  # of the text chunk
@@ -87,8 +88,8 @@ def save(picture: Image.Image, path: Path, made: Mapping[str, Any]) -> None:
 def read_notes(path: Path) -> dict[str, Any]:
     """What a picture says of how it was made; nothing for a picture that says nothing, or is not there."""
     try:
-        with Image.open(path) as picture:
-            text = picture.text[KEY] if path.suffix == ".png" else picture.tag_v2[_DESCRIPTION]
+        with open_image(path, header_only=True) as picture:
+            text = picture.info[KEY] if path.suffix == ".png" else picture.getexif()[_DESCRIPTION]
         notes: dict[str, Any] = bounded_json.parsed(text)
     except (OSError, KeyError, AttributeError, ValueError):
         return {}
@@ -100,7 +101,7 @@ def contact_sheet(pictures: Sequence[Path], path: Path, side: int = 256) -> None
     across = math.ceil(math.sqrt(len(pictures)))
     sheet = Image.new("RGB", (across * side, -(-len(pictures) // across) * side), "white")
     for number, picture in enumerate(pictures):
-        with Image.open(picture) as opened:
+        with open_image(picture) as opened:
             opened.thumbnail((side, side))
             sheet.paste(opened, (number % across * side, number // across * side))
     save(sheet, path, {"pictures": [picture.name for picture in pictures]})

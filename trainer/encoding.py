@@ -5,6 +5,7 @@ finished is not made again, so a job that was killed goes on, on any number of r
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from .fields import ARRAY_FIELDS, EXTENSIONS
 from .files import write_whole
 from .inference import Tokenizer
 from .order import Place
+from .parents import end_with
 from .samples import Item, SampleReader
 from .schedule import Schedule, Visit
 from .shard_writer import Sample, finished, write_shard
@@ -145,7 +147,14 @@ def encode(work: Encoding, say: Callable[[str], None]) -> Report:
     coder = Coder(work.tokenizer, work.others, _has(work.source, "map"), tiles, config.low)
     pictures = _Pictures(work.source, _fields(work), config, factor)
     places = [(shard, sample) for shard in mine for sample in range(work.source.counts[shard])]
-    loader = DataLoader(pictures, batch_size=None, sampler=places, collate_fn=_as_it_is, num_workers=config.workers)
+    loader = DataLoader(
+        pictures,
+        batch_size=None,
+        sampler=places,
+        collate_fn=_as_it_is,
+        num_workers=config.workers,
+        worker_init_fn=partial(end_with, os.getpid()),
+    )
     reads = iter(loader)
     for shard in mine:
         count = work.source.counts[shard]

@@ -23,7 +23,8 @@ def in_step(batches: Iterable[Batch]) -> Iterator[Turn]:
     """The rank's batches, prolonged so that every rank has the same number of them.
 
     A partitioned network gathers its weights in every forward, so a rank that has run out repeats its last batch, which
-    does not count, until all have. Every rank must iterate to the end.
+    does not count, until all have. Nor does a batch without keys count, which a rank without samples of its own has.
+    Every rank must iterate to the end.
 
     Raises:
         ValueError: some rank has no batch at all.
@@ -31,8 +32,11 @@ def in_step(batches: Iterable[Batch]) -> Iterator[Turn]:
     mine = iter(batches)
     batch = next(mine, None)
     if ranks.agreed(batch is None) or batch is None:
-        raise ValueError(f"there are fewer held-out samples than the {ranks.world()} ranks of the job; hold out more")
-    counts = True
+        raise ValueError(
+            f"there are fewer held-out samples that can be used than the {ranks.world()} ranks of the job; "
+            "hold out more"
+        )
+    counts = bool(batch["key"])
     while ranks.agreed(counts):
         yield Turn(batch, counts)
         sign_of_life()

@@ -1,6 +1,7 @@
 """Files that are whole or not there: written aside, synced, renamed."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,49 @@ def write_whole(path: Path, data: bytes) -> None:
     """Writes a small file, whole or not at all."""
     with whole_file(path) as file:
         file.write(data)
+
+
+def open_regular(path: Path | str) -> int:
+    """A descriptor of a regular file, for reading. What would block or never end is refused: pipes, sockets, devices.
+
+    Raises:
+        OSError: it is not there, cannot be opened, or is no regular file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would wait for its writer
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(f"{path} is not a regular file but {kind_of(path)}")
+    return handle
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file, at most ``limit`` of them, so that reading always ends.
+
+    Raises:
+        OSError: it is not there, cannot be read, is no regular file, is larger, or changes while it is read.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(f"{path} has {size} bytes, more than the {limit} that are read")
+        data = file.read(size + 1)
+    if len(data) != size:
+        raise OSError(f"{path} should have {size} bytes, and has {'more' if len(data) > size else 'less'}")
+    return data
+
+
+def kind_of(path: Path | str) -> str:
+    """What stands under a name, in words."""
+    kinds = (
+        (stat.S_ISREG, "a file"),
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    mode = os.stat(path).st_mode  # noqa: PTH116 (a str too)
+    return next((words for is_kind, words in kinds if is_kind(mode)), "something else")
 
 
 def sync_folder(folder: Path) -> None:

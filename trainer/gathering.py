@@ -4,9 +4,13 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from .files import read_regular
+from .walking import Skipped as Skipped
+from .walking import Walk, escaped, walk
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _SUFFIXES = {
@@ -15,6 +19,7 @@ _SUFFIXES = {
     "depth": (".png", ".tif", ".tiff", ".npy"),
 }
 _HEADERS = ("file", "filename", "image", "key", "name", "path", "picture")  # first cell of a CSV's heading
+_LARGEST = 1 << 30  # bytes of a list or a file of labels
 FOLDERS = {"picture": "images", "map": "maps", "depth": "depth"}  # of an aligned source
 
 
@@ -24,14 +29,6 @@ class Source(NamedTuple):
     key: str
     files: Mapping[str, Path]  # by field: "picture", and "map", "depth" where there are some
     label: int | None = None
-
-
-class Skipped(NamedTuple):
-    """A sample that is left out, and why."""
-
-    key: str
-    file: str
-    reason: str
 
 
 class Gathered(NamedTuple):
@@ -63,9 +60,14 @@ def gather(source: Path, labels: str | None = None) -> Gathered:
     elif _is_aligned(source):
         found, skipped = _aligned(source)
     else:
-        found = [Source(key, {"picture": file}) for key, file in _named(source, "picture")]
-    if not found and not skipped:
-        raise FileNotFoundError(f"{source} holds no picture; looked for {', '.join(PICTURE_SUFFIXES)} in all folders")
+        walked = walk(source, PICTURE_SUFFIXES)
+        found = [Source(key, {"picture": file}) for key, file in _named(source, walked)]
+        skipped = walked.skipped
+    if not found and not (skipped and _is_aligned(source)):
+        some = f"; left out: {skipped[0].file}: {skipped[0].reason}" if skipped else ""
+        raise FileNotFoundError(
+            f"{source} holds no picture; looked for {', '.join(PICTURE_SUFFIXES)} in all folders{some}"
+        )
     if labels is None:
         return Gathered(found, skipped, [])
     return _labelled(found, skipped, labels)
@@ -79,36 +81,36 @@ def _is_aligned(source: Path) -> bool:
 def _aligned(source: Path) -> tuple[list[Source], list[Skipped]]:
     """Samples whose picture, map and depth have equal names in folders of their own."""
     fields = [field for field, folder in FOLDERS.items() if (source / folder).is_dir()]
-    files = {field: dict(_named(source / FOLDERS[field], field)) for field in fields}
+    walks = {field: walk(source / FOLDERS[field], _SUFFIXES[field]) for field in fields}
+    files = {field: dict(_named(source / FOLDERS[field], walked)) for field, walked in walks.items()}
     found: list[Source] = []
     skipped: list[Skipped] = []
     for key in sorted(set().union(*files.values())):
-        missing = [FOLDERS[field] for field in fields if key not in files[field]]
+        missing = [field for field in fields if key not in files[field]]
         present = {field: files[field][key] for field in fields if key in files[field]}
         if missing:
-            some_file = str(next(iter(present.values())))
-            skipped.append(Skipped(key, some_file, f"has no counterpart in {' and '.join(missing)}"))
+            some_file = escaped(str(next(iter(present.values()))))
+            reason = f"has no counterpart in {' and '.join(FOLDERS[field] for field in missing)}"
+            hints = [f"; {FOLDERS[field]}/ has {other}" for field in missing for other in _others(walks[field])]
+            skipped.append(Skipped(key, some_file, reason + "".join(hints)))
         else:
             found.append(Source(key, present))
-    return found, skipped
+    return found, skipped + [left for walked in walks.values() for left in walked.skipped]
 
 
-def _named(folder: Path, field: str) -> list[tuple[str, Path]]:
-    """The files of a field below a folder with their keys, sorted by key."""
-    return _keyed((file.relative_to(folder), file) for file in _walk(folder, _SUFFIXES[field]))
+def _others(walked: Walk) -> list[str]:
+    """What a walk says of files of other suffixes."""
+    return [left.reason for left in walked.skipped if left.key.startswith(".") and left.key != ".*"]
 
 
-def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(suffixes):
-                yield Path(place, name)
+def _named(folder: Path, walked: Walk) -> list[tuple[str, Path]]:
+    """The files that were found below a folder with their keys, sorted by key."""
+    return _keyed((file.relative_to(folder), file) for file in walked.files)
 
 
 def _listed(file: Path) -> list[Source]:
     """The pictures that a text file lists; paths are relative to the file."""
-    lines = [line.strip() for line in file.read_text().splitlines()]
+    lines = [line.strip() for line in _text_of(file).splitlines()]
     names = [Path(line) for line in lines if line and not line.startswith("#")]
     return [Source(key, {"picture": path}) for key, path in _keyed((name, file.parent / name) for name in names)]
 
@@ -116,15 +118,29 @@ def _listed(file: Path) -> list[Source]:
 def _keyed(files: Iterable[tuple[Path, Path]]) -> list[tuple[str, Path]]:
     """Keys of files from their names: without suffix, and without dots, which would end the key in a tar.
 
-    Files that would share a key (``a.jpg`` beside ``a.png``) get their suffix into it.
+    Files that would share a key (``a.jpg`` beside ``a.png``) get their suffix into it, and a number where that is not
+    enough (``a.b.jpg`` beside ``a_b.jpg``).
     """
-    plain = [(_key(name.with_suffix("")), name, path) for name, path in files]
+    plain = [(_key((*name.parts[:-1], name.stem)), name, path) for name, path in files]
     often = Counter(key for key, _, _ in plain)
-    return sorted((key if often[key] == 1 else _key(name), path) for key, name, path in plain)
+    longer = sorted((key if often[key] == 1 else _key(name.parts), name, path) for key, name, path in plain)
+    taken = Counter(key for key, _, _ in longer)
+    used: Counter[str] = Counter()
+    keyed = []
+    for key, _, path in longer:
+        used[key] += 1
+        number, unique = used[key], key
+        while number > 1 and (unique := f"{key}-{number}") in taken:
+            number += 1
+        taken[unique] += 1
+        keyed.append((unique, path))
+    return sorted(keyed)
 
 
-def _key(name: Path) -> str:
-    return "/".join(part.replace(".", "_") for part in name.parts if part not in ("/", "..", "."))
+def _key(parts: Sequence[str]) -> str:
+    """A key from the parts of a path; nothing in it leads out of a folder, ends a key early, or is no text."""
+    kept = (escaped(part).replace(".", "_") for part in parts if part not in ("/", "..", "."))
+    return "/".join(kept) or "unnamed"
 
 
 def _labelled(found: list[Source], skipped: list[Skipped], labels: str) -> Gathered:
@@ -132,7 +148,9 @@ def _labelled(found: list[Source], skipped: list[Skipped], labels: str) -> Gathe
     if labels == "folders":
         named = {source.key: source.key.split("/")[0] for source in found if "/" in source.key}
     else:
-        named = {_key(Path(name).with_suffix("")): label for name, label in _label_file(Path(labels)).items()}
+        named = {
+            _key((*Path(name).parts[:-1], Path(name).stem)): label for name, label in _label_file(Path(labels)).items()
+        }
     texts = sorted({label for label in named.values()})
     numbers = all(text.isdecimal() for text in texts) and labels != "folders"
     classes = [] if numbers else texts
@@ -148,14 +166,32 @@ def _label_file(file: Path) -> dict[str, str]:
     if not file.exists():
         raise FileNotFoundError(f"there is no file of labels {file}; labels is 'folders' or a CSV or JSON file")
     if file.suffix.lower() == ".json":
-        said = json.loads(file.read_text())
+        try:
+            said = json.loads(_text_of(file))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{file} is no JSON: {error}") from None
         if not isinstance(said, dict):
             raise ValueError(f"{file} must hold one object, {{file: class, ...}}")
         return {str(name): str(label) for name, label in said.items()}
-    with file.open(newline="") as lines:
-        rows = [row for row in csv.reader(lines) if row]
+    try:
+        rows = [row for row in csv.reader(_text_of(file).splitlines()) if row]
+    except csv.Error as error:
+        raise ValueError(f"{file} is no CSV: {error}") from None
     if any(len(row) < 2 for row in rows):
         raise ValueError(f"{file} must have two columns, file and class, in every line")
     if rows and rows[0][0].strip().lower() in _HEADERS:
         rows = rows[1:]
     return {row[0]: row[1].strip() for row in rows}
+
+
+def _text_of(file: Path) -> str:
+    """The text of a list or a file of labels; bytes that are not UTF-8 stay, as in names of files.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not text.
+    """
+    data = read_regular(file, _LARGEST)
+    if b"\0" in data:
+        raise ValueError(f"{file} is not UTF-8 text (UTF-16?); save it as UTF-8")
+    return os.fsdecode(data.removeprefix(b"\xef\xbb\xbf"))

@@ -1,6 +1,7 @@
 """Which hosts of a hostfile answer."""
 
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -8,6 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 PATIENCE_S = 15.0  # for all hosts together
+_HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_\[][A-Za-z0-9_.:%\]-]*")  # [USER@]NAME or an address
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 
 
@@ -15,9 +17,12 @@ def listed(hostfile: Path) -> list[str]:
     """The hosts of a file with a line ``NAME slots=GPUS`` for each, as ``deepspeed --hostfile`` takes it.
 
     Raises:
-        OSError, ValueError: the file cannot be read, or names nobody.
+        OSError, ValueError: the file cannot be read, names nobody, or names what can be no host.
     """
     hosts = [name for line in hostfile.read_text(encoding="utf-8").splitlines() if (name := _name(line))]
+    for name in hosts:
+        if not _HOST.fullmatch(name):  # ssh and the launchers would take it for an option or give it to a shell
+            raise ValueError(f"{hostfile} names {name!r}, which can be no host; write [USER@]NAME slots=GPUS")
     if not hosts:
         raise ValueError(f"{hostfile} names no host; give each a line such as: node1 slots=8")
     return hosts
@@ -27,7 +32,7 @@ def silent(hosts: Sequence[str], patience_s: float = PATIENCE_S) -> list[str]:
     """The hosts on which ssh cannot run a command, with the options that pdsh takes from PDSH_SSH_ARGS_APPEND."""
     command = [*SSH, *shlex.split(os.environ.get("PDSH_SSH_ARGS_APPEND", ""))]
     deadline = time.monotonic() + patience_s
-    calls = [subprocess.Popen([*command, host, "true"], stdin=subprocess.DEVNULL) for host in hosts]
+    calls = [subprocess.Popen([*command, "--", host, "true"], stdin=subprocess.DEVNULL) for host in hosts]
     return [host for host, call in zip(hosts, calls, strict=True) if not _answered(call, deadline)]
 
 

@@ -1,13 +1,13 @@
 """The index of a shard: the place, size and checksum of every member, and the size of every picture.
 
 The file ``x.tar.idx`` lies beside ``x.tar``. It is a line that names the format and the checksum of the next, a line of
-JSON, then plain little-endian arrays that are mapped into memory and never parsed.
+JSON, then plain little-endian arrays that are never parsed.
 
 Shapes: N samples, F kinds of members (``jpg``, ``map.png``, ...).
 """
 
 import json
-import mmap
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import bounded_json
-from .files import write_whole
+from .files import read_regular, write_whole
 
 _FORMAT = b"smalti shard index 1 "
 SUFFIX = ".idx"
+_LARGEST = 1 << 33  # bytes of an index
 
 
 class Member(NamedTuple):
@@ -61,14 +62,22 @@ class ShardIndex:
         heights, widths: (N,) of the pictures, in pixels; 0 where a sample has no picture.
     """
 
-    def __init__(self, data: bytes | mmap.mmap, name: str) -> None:
+    def __init__(self, data: bytes, name: str) -> None:
+        if not data:
+            raise ValueError(f"{name} is empty; make it again with: pack --index")
         if data[: len(_FORMAT)] != _FORMAT:
             raise ValueError(f"{name} is not an index of this version; make it again with: pack --index")
         line = len(_FORMAT) + 9
         line_end = data.find(b"\n", line) + 1
         if data[len(_FORMAT) : line] != b"%08x\n" % zlib.crc32(data[line:line_end]):
             raise ValueError(f"{name} is damaged; make it again with: pack --index")
-        header = bounded_json.parsed(data[line:line_end])
+        try:
+            self._read(data, line_end, bounded_json.parsed(data[line:line_end]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+            raise ValueError(f"{name} is damaged; make it again with: pack --index") from None
+
+    def _read(self, data: bytes, place: int, header: dict[str, Any]) -> None:
+        """Takes in the header and the arrays behind it, which begin at ``place``."""
         self.samples: int = header["samples"]
         self.extensions: tuple[str, ...] = tuple(header["extensions"])
         self.tar_bytes: int = header["tar_bytes"]
@@ -76,18 +85,16 @@ class ShardIndex:
         self.notes: dict[str, Any] = header["notes"]
         self.digest: int = header["digest"]
         arrays: dict[str, npt.NDArray[Any]] = {}
-        place, checked = line_end, 0
+        checked = 0
         for array, dtype, shape in header["arrays"]:
-            count = int(np.prod(shape, dtype=np.int64))
+            count = math.prod(shape)
             length = count * np.dtype(dtype).itemsize
-            if place + length > len(data):
-                raise ValueError(f"{name} is cut off; make it again with: pack --index")
             if array != "layouts":  # each layout carries its own checksum and is read only when needed
                 checked = zlib.crc32(memoryview(data)[place : place + length], checked)
-            arrays[array] = np.frombuffer(data, dtype, count, place).reshape(shape)
+            arrays[array] = np.frombuffer(data, dtype, count, place).reshape(shape)  # ValueError where data end
             place += length
         if checked != self.digest:
-            raise ValueError(f"{name} is damaged; make it again with: pack --index")
+            raise ValueError("the checksum of the arrays is wrong")
         self._arrays = arrays
         self._columns = {extension: column for column, extension in enumerate(self.extensions)}
         self.heights = arrays["heights"]
@@ -95,16 +102,14 @@ class ShardIndex:
 
     @classmethod
     def read(cls, path: Path) -> "ShardIndex":
-        """The index in a file, mapped into memory.
+        """The index in a file, which is not held open: there may be more shards than a process may open files.
 
         Raises:
             FileNotFoundError: there is no such file.
+            OSError: it cannot be read.
             ValueError: the file is not an index, is cut off, or its checksum is wrong.
         """
-        with path.open("rb") as file:
-            if not path.stat().st_size:
-                raise ValueError(f"{path} is empty; make it again with: pack --index")
-            return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), str(path))
+        return cls(read_regular(path, _LARGEST), str(path))
 
     def key(self, sample: int) -> str:
         """The key of a sample: the common name of its members up to the first dot."""

@@ -15,8 +15,10 @@ from .keys import text_key
 from .pool import spread
 from .preparing import UnusableError, prepare
 from .shard_writer import Sample, finished, index_path, write_shard
+from .walking import escaped
 
 REPORT = "report.json"
+_FEW = 200  # samples that may be decoded once more, to know how many can be used
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,35 @@ def pack(gathered: Gathered, destination: Path, config: PackConfig, progress: Ca
     report = Report(sum(counts.values()) - held_out, shards, held_out, sorted(skipped))
     write_whole(destination / REPORT, _report_bytes(report))
     return report
+
+
+def automatic_held_out(sources: Sequence[Source], minimum_side: int) -> int:
+    """How many samples to hold out where nobody said: a tenth, and at least one.
+
+    Of few samples only those count that can be used, so that there is always something left to train on.
+
+    Raises:
+        ValueError: there are not two samples that can be used.
+    """
+    usable = len(sources)
+    if usable <= _FEW:
+        tried = [_why_unusable(source, minimum_side) for source in sources]
+        usable = tried.count(None)
+        if usable < 2:
+            reasons = [f"{source.files['picture']}: {why}" for source, why in zip(sources, tried, strict=True) if why]
+            raise ValueError(
+                f"one image to train on and one to hold out are needed, but only {usable} of {len(sources)} can be used"
+                + (f"; for example {escaped(reasons[0])}" if reasons else "; add images")
+            )
+    return max(1, usable // 10)
+
+
+def _why_unusable(source: Source, minimum_side: int) -> str | None:
+    try:
+        prepare(source, minimum_side)
+    except UnusableError as error:
+        return str(error)
+    return None
 
 
 def _held_out(sources: Sequence[Source], config: PackConfig) -> tuple[list[Source], list[Skipped]]:
@@ -205,7 +236,7 @@ def _is_done(task: _Task, index: ShardIndex | None) -> bool:
 
 
 def _left_out(source: Source, error: UnusableError) -> Skipped:
-    return Skipped(source.key, str(source.files["picture"]), str(error))
+    return Skipped(source.key, escaped(str(source.files["picture"])), str(error))
 
 
 def _nothing_left(folder: Path, skipped: Sequence[Skipped]) -> str:

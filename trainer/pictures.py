@@ -2,11 +2,12 @@
 
 import io
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .index import Measured
 from .regions import Region
@@ -17,6 +18,13 @@ except ImportError:  # an extra of the package: the same pixels, more slowly
     simplejpeg = None
 
 Pixels = npt.NDArray[Any]  # (H, W, 3) uint8, or (H, W) for maps and depth
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+LARGEST = 1 << 32  # bytes of a file
+MAX_PIXELS = 1 << 30  # decoded at once; 4 GiB inside Pillow
+_LARGE = 1 << 28  # pixels above which a file's own size must be in some proportion to them
+_PIXELS_PER_BYTE = 1 << 14  # twice what deflate can do with one bit a pixel
+Image.MAX_IMAGE_PIXELS = None  # 179 megapixels are less than a panorama, and than we paint: open_image has a limit
 
 _ORIENTATION = ExifTags.Base.Orientation
 _TURNS = {  # EXIF orientation: (rows and columns exchanged first, then upside down, then mirrored)
@@ -31,13 +39,54 @@ _TURNS = {  # EXIF orientation: (rows and columns exchanged first, then upside d
 }
 
 
+def open_image(source: bytes | Path, header_only: bool = False) -> Image.Image:
+    """An image, not yet decoded. All image files are opened here.
+
+    Only the decoders of ``FORMATS`` see the bytes, whatever the file is called: some others of Pillow start programs
+    (PostScript goes to Ghostscript).
+
+    Args:
+        source: the bytes of a file, or its path.
+        header_only: the image will not be decoded, so that it may be of any size.
+
+    Raises:
+        OSError: the file cannot be read, or is no image of these formats.
+        ValueError: the image has too many pixels to be decoded.
+    """
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except UnidentifiedImageError:  # whose text has an address in memory
+        raise UnidentifiedImageError(f"not an image of a format that is read ({', '.join(FORMATS)})") from None
+    if not header_only:
+        try:
+            _check_pixels(*image.size, len(source) if isinstance(source, bytes) else source.stat().st_size)
+        except ValueError:
+            image.close()
+            raise
+    return image
+
+
+def _check_pixels(width: int, height: int, file_bytes: int) -> None:
+    """Refuses, before it is decoded, an image that would take all memory."""
+    pixels = width * height
+    if pixels > MAX_PIXELS:
+        raise ValueError(
+            f"{width} x {height} pixels are more than the {MAX_PIXELS} that are decoded at once; cut or scale it first"
+        )
+    if pixels > _LARGE and pixels > file_bytes * _PIXELS_PER_BYTE:
+        raise ValueError(
+            f"{width} x {height} pixels cannot be in a file of {file_bytes} bytes: it is damaged or a bomb"
+        )
+
+
 def measure(data: bytes) -> Measured:
     """The size of a picture, from its header alone.
 
     Raises:
         OSError: these are not the bytes of a picture.
+        ValueError: it is a PNG of too many pixels; Pillow decodes one to look for EXIF behind its pixels.
     """
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_image(data, header_only=not data.startswith(b"\x89PNG")) as picture:
         orientation = int(picture.getexif().get(_ORIENTATION, 1))
         width, height = picture.size
     orientation = orientation if orientation in _TURNS else 1
@@ -71,16 +120,17 @@ def decode_stored(data: bytes, strict: bool = True, shrink: int = 1) -> Pixels:
     if simplejpeg is not None and data[:2] == b"\xff\xd8":
         with suppress(ValueError):  # four channels, or damage: Pillow decides
             return _decode_fast(data, strict, shrink)
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_image(data) as picture:
         if shrink > 1:
             picture.draft("RGB", (picture.width // shrink, picture.height // shrink))
         return np.asarray(picture.convert("RGB"))
 
 
 def _decode_fast(data: bytes, strict: bool, shrink: int) -> Pixels:
+    height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=strict)
+    _check_pixels(width // shrink, height // shrink, len(data))
     if shrink == 1:
         return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=strict))
-    height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=strict)
     smallest = -(-height // shrink), -(-width // shrink)  # it takes the strongest reduction that is not below
     return np.asarray(simplejpeg.decode_jpeg(data, "RGB", False, False, *smallest, strict=strict))
 
@@ -122,7 +172,7 @@ def decode_map(data: bytes) -> Pixels:
         OSError, SyntaxError: the bytes are damaged or not a picture.
         ValueError: the picture has several channels.
     """
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_image(data) as picture:
         labels = np.asarray(picture)
         if labels.ndim != 2 or labels.dtype.kind not in "uib":
             raise ValueError(f"a map has one channel of whole numbers, this one is {picture.mode} of {labels.dtype}")
@@ -144,7 +194,7 @@ def decode_numbers(data: bytes) -> Pixels:
     if data[:6] == b"\x93NUMPY":
         depth = np.load(io.BytesIO(data), allow_pickle=False)
     else:
-        with Image.open(io.BytesIO(data)) as picture:
+        with open_image(data) as picture:
             depth = np.asarray(picture)
             if picture.mode == "I":  # 16 bits a pixel, which older versions of Pillow open as 32
                 depth = depth.astype(np.uint16)

@@ -1,11 +1,12 @@
 """Work spread over processes that end when the one that started them is killed."""
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from typing import TypeVar
+
+from .parents import end_with
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -25,19 +26,7 @@ def spread(work: Callable[[Task], Result], tasks: Sequence[Task], processes: int
             yield task, work(task)
         return
     context = get_context("spawn")  # a forked process would hold copies of its parent's locks
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as pool:
         futures = {pool.submit(work, task): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
-
-
-def _end_with_parent() -> None:
-    """Makes a worker end when its parent is killed: it would wait for work for ever."""
-    parent = parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            connection.wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

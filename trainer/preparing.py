@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from . import jpeg, tiles
+from .files import read_regular
 from .gathering import Source
 from .index import Measured
-from .pictures import Pixels, decode_map, decode_numbers, decode_stored, measure
+from .pictures import LARGEST, Pixels, decode_map, decode_numbers, decode_stored, measure, open_image
 from .shard_writer import Sample
+from .walking import escaped
 
 _KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # other formats become PNG
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what PNG holds without a loss
@@ -64,7 +66,7 @@ def _picture(path: Path, data: bytes, minimum_side: int) -> tuple[Measured, Stor
         raise UnusableError("is not a picture") from None
     except Exception as error:  # decoders raise whatever the damage leads them to
         raise UnusableError(f"cannot be decoded: {type(error).__name__}: {error}") from error
-    with Image.open(io.BytesIO(data)) as opened:
+    with open_image(data, header_only=True) as opened:
         extension = _KEPT.get(opened.format or "")
     if extension is None:
         return measured, Stored("png", _png(path, data))
@@ -104,7 +106,7 @@ def _aligned(field: str, path: Path, data: bytes, measured: Measured) -> Stored:
 
 def _png(path: Path, data: bytes) -> bytes:
     """The same pixels as PNG, for formats that WebDataset's decoders do not know."""
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_image(data) as picture:
         if picture.mode not in _PNG_MODES:
             raise UnusableError(
                 f"{picture.format} of mode {picture.mode} cannot be kept without a loss; save {path} as PNG"
@@ -116,6 +118,6 @@ def _png(path: Path, data: bytes) -> bytes:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, LARGEST)
     except OSError as error:
-        raise UnusableError(f"cannot be read: {error}") from error
+        raise UnusableError(f"cannot be read: {escaped(str(error))}") from error

@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
+from .files import open_regular
+
 
 class Ranges(Protocol):
     """A file of which any stretch can be read."""
@@ -26,7 +28,7 @@ class LocalFile:
     """A file of the local file system. Safe to use in forked processes at once, for it has no position."""
 
     def __init__(self, path: str) -> None:
-        self._handle = os.open(path, os.O_RDONLY)
+        self._handle = open_regular(path)
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of each (offset, size), in order; fewer than ``size`` only where the file ends."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from .faults import Kind, SampleError
 from .index import SUFFIX, Measured, Member, ShardIndex
-from .patterns import expand, is_remote
+from .patterns import expand, is_remote, without_secrets
 from .ranges import LocalFile, Ranges
 from .remote import RemoteConfig, open_remote, remote_index
 
@@ -142,7 +142,7 @@ class ShardSet:
 
     def fault(self, shard: int, sample: int, kind: Kind, detail: str) -> SampleError:
         """A fault of a sample of this set, to be raised."""
-        return SampleError(kind, self.names[shard], self.key(shard, sample), detail)
+        return SampleError(kind, without_secrets(self.names[shard]), self.key(shard, sample), without_secrets(detail))
 
     def _file(self, shard: int) -> Ranges:
         file = self._files.get(shard)
@@ -166,11 +166,27 @@ class ShardSet:
 def _index_of(name: str, remote: RemoteConfig) -> ShardIndex:
     """The index of one shard."""
     if is_remote(name):
-        return remote_index(name, remote)
+        try:
+            return remote_index(name, remote)
+        except (FileNotFoundError, OSError, ValueError) as error:
+            kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(error, kind))
+            raise kind(without_secrets(str(error))) from None  # stores name the whole URL
     path = Path(name + SUFFIX)
     try:
-        return ShardIndex.read(path)
+        return _of_the_whole(ShardIndex.read(path), name)
     except FileNotFoundError:
         if Path(name).exists():
             raise FileNotFoundError(f"{name} has no index; make one with: pack --index {name}") from None
         raise FileNotFoundError(f"there is no shard {name}, and no index {path} of one") from None
+
+
+def _of_the_whole(index: ShardIndex, name: str) -> ShardIndex:
+    """The index, unless its tar has grown: what is new would be lost. (What is gone or cut off is a counted fault.)"""
+    tar = Path(name)
+    tar_bytes = tar.stat().st_size if tar.exists() else 0
+    if tar_bytes > index.tar_bytes:
+        raise ValueError(
+            f"{name} has grown from {index.tar_bytes} to {tar_bytes} bytes since it was indexed; index it again with: "
+            f"pack --index {name}"
+        )
+    return index

@@ -7,9 +7,13 @@ Letters: G samples in a global batch, m in a micro-batch, R ranks, A = G / (m R)
 K crops of a visited picture.
 """
 
+import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,12 +23,15 @@ from ..models.bounds import Count, Name, Natural, Positive, Share, check_ranges
 from .crops import AnyCropConfig, CodeCropConfig, CropConfig
 from .faults import FaultLog
 from .fields import CODE_FIELDS, EXTENSIONS, PICTURE_FIELDS
+from .parents import end_with
 from .reading import Crops, Delivery, Ordered, Request, Trained
 from .remote import RemoteConfig
 from .samples import Batch as Batch
 from .samples import SampleReader, join, part_of
 from .schedule import Schedule
 from .shards import ShardSet
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ class DataConfig:
             store at a time.
         crops_per_image: crops made of a picture each time it is visited (and decoded once); they go to as many
             consecutive steps, so that no batch has two of them.
-        repeats: how often a sample may be visited to fill a global batch; more than 1 only for tiny data sets.
+        repeats: how often a sample may be visited to fill a global batch. 0 takes what a tiny data set needs, and says
+            so.
         workers: processes that read and decode, on each rank; 0 does it in the training process.
         prefetch: micro-batches that each worker reads ahead.
         fault_limit: largest share of samples that may be unusable.
@@ -71,7 +79,7 @@ class DataConfig:
     members: dict[str, Name] = field(default_factory=dict)
     window: Natural = 0
     crops_per_image: Count = 1
-    repeats: Count = 1
+    repeats: Natural = 0
     workers: Natural = 0
     prefetch: Natural = 2
     fault_limit: Share = 0.01
@@ -81,7 +89,7 @@ class DataConfig:
         check_ranges(self)
         if bool(self.shards) == bool(self.mixture):
             raise ValueError("give either shards or mixture, and not both")
-        for name, smallest in (("window", 0), ("crops_per_image", 1), ("repeats", 1), ("workers", 0), ("prefetch", 1)):
+        for name, smallest in (("window", 0), ("crops_per_image", 1), ("repeats", 0), ("workers", 0), ("prefetch", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
         if not 0 <= self.fault_limit <= 1:
@@ -195,7 +203,8 @@ class Stream:
         """Every sample once over all ranks, in the order of the shards; rank r has the samples r, r + R, ...
 
         Samples that cannot be used are left out and counted. The last batch of a rank may be smaller, and ranks may
-        have different numbers of batches.
+        have different numbers of batches. With fewer samples than ranks, a rank without any gets the first one for
+        company: its batch names no keys.
 
         Args:
             batch: rows of a batch.
@@ -204,11 +213,13 @@ class Stream:
         """
         if crops is None:
             crops = "grid" if isinstance(self.config.crop, CodeCropConfig) else "centre"
-        turns = range(self._rank, self.samples, self._world)
+        mine = range(self._rank, self.samples, self._world)
+        turns = mine or range(min(self.samples, 1))
         chunks = (tuple(turns[start : start + batch]) for start in range(0, len(turns), batch))
         requests = (Request(chunk) for chunk in chunks)
         loaded = self._load(Ordered(self._readers, self._schedule, self.config.crop, crops), requests)
-        yield from _rebatched((made for delivery in loaded for made in delivery.batches), batch)
+        made = _rebatched((made for delivery in loaded for made in delivery.batches), batch)
+        yield from made if turns is mine else (spare | {"key": []} for spare in islice(made, 1))
 
     def state(self, step: int) -> dict[str, object]:
         """What must be stored to go on after ``step`` optimizer steps; equal on all ranks."""
@@ -262,6 +273,7 @@ class Stream:
             sampler=requests,
             collate_fn=_as_it_is,
             num_workers=workers,
+            worker_init_fn=partial(end_with, os.getpid()),
             prefetch_factor=self.config.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else it would draw from the global one
@@ -271,13 +283,22 @@ class Stream:
             yield delivery
 
     def _check_size(self) -> None:
-        available = self.samples * self.config.repeats
-        if available < self._global_batch:
+        """Makes sure that the samples fill a global batch, some of them several times if need be."""
+        if not self.samples:
+            raise ValueError("the data set has no samples")
+        needed = -(-self._global_batch // self.samples)
+        if self.config.repeats and self.config.repeats < needed:
             raise ValueError(
                 f"one global batch has {self._global_batch} samples but the data set only {self.samples}"
                 + (f" (x {self.config.repeats} repeats)" if self.config.repeats > 1 else "")
-                + "; make the batch smaller, or set repeats"
+                + f"; make the batch smaller, or set repeats to {needed} or more (0 chooses it)"
             )
+        if needed > 1 and not self.config.repeats and not self._rank:
+            _LOG.warning(
+                "the data set has %d samples, fewer than the %d of a global batch: repeats = %d was chosen, so that "
+                "each is seen up to so many times a step. More images, or a smaller batch.total, make it needless",
+                self.samples, self._global_batch, needed,
+            )  # fmt: skip
 
 
 def _accumulation(global_batch: int, micro_batch: int, rank: int, world: int) -> int:

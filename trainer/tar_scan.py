@@ -4,6 +4,7 @@ Reading a tar as a stream ends quietly at a damaged header, so that samples are 
 checked, and what does not fit is named with its byte.
 """
 
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +12,35 @@ from typing import BinaryIO, NamedTuple
 
 from . import jpeg
 from .fields import EXTENSIONS
-from .files import write_whole
+from .files import open_regular, write_whole
 from .gathering import Skipped
 from .index import Measured, Member, Row, index_bytes
 from .pictures import measure
 from .shard_writer import index_path
+from .walking import escaped
 
 _BLOCK = 512
 _REGULAR = (b"0", b"\0", b"7")
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
+_LEFT_OUT = {  # kinds of entries that are no samples, and are named
+    b"1": "is a hard link inside the tar, without data of its own; make the tar with --hard-dereference",
+    b"2": "is a symbolic link inside the tar; make the tar with --dereference",
+    b"3": "is a device",
+    b"4": "is a device",
+    b"6": "is a named pipe",
+    b"S": "is a sparse file, which lies in pieces; make the tar without --sparse",
+}
+_COMPRESSED = {  # first bytes: what it is, and what makes a plain tar of it
+    b"\x1f\x8b": ("compressed by gzip", "gunzip"),
+    b"BZh": ("compressed by bzip2", "bunzip2"),
+    b"\xfd7zXZ\0": ("compressed by xz", "unxz"),
+    b"(\xb5/\xfd": ("compressed by zstd", "unzstd"),
+    b"\x04\x22M\x18": ("compressed by lz4", "unlz4"),
+    b"PK\x03\x04": ("a zip archive", "unzip, then tar"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x, then tar"),
+}
+_LARGEST = 1 << 32  # bytes of a member
+_HIDDEN = "is hidden"
 
 
 class DamagedTarError(ValueError):
@@ -68,13 +89,13 @@ def scan(path: Path, minimum_side: int = 1) -> Scanned:
     rows: list[Row] = []
     skipped: list[Skipped] = []
     finished: set[str] = set()
-    with path.open("rb") as tar:
-        for key, files in _samples(_files(tar, path), finished, path):
+    with os.fdopen(open_regular(path), "rb") as tar:
+        for key, files in _samples(_files(tar, path, skipped), finished, path):
             try:
                 rows.append(_row(key, files, minimum_side))
             except ValueError as error:
                 skipped.append(Skipped(key, str(path), str(error)))
-        return Scanned(rows, skipped, tar.seek(0, 2))
+        return Scanned(rows, _with_hidden_counted(skipped, path), tar.seek(0, 2))
 
 
 def write_index_of(path: Path, minimum_side: int = 1) -> Indexed:
@@ -83,7 +104,9 @@ def write_index_of(path: Path, minimum_side: int = 1) -> Indexed:
         scanned = scan(path, minimum_side)
         write_whole(index_path(path), scanned.to_bytes())
     except (OSError, DamagedTarError) as error:
-        return Indexed(0, [], str(error))
+        return Indexed(0, [], escaped(str(error)))
+    except Exception as error:  # whatever is odd about one tar must not end the work on the others
+        return Indexed(0, [], escaped(f"{path} cannot be indexed: {type(error).__name__}: {error}"))
     return Indexed(len(scanned.rows), scanned.skipped, None)
 
 
@@ -134,35 +157,106 @@ def _row(key: str, files: dict[str, _File], minimum_side: int) -> Row:
     return Row(key, members, Measured(*measured))
 
 
-def _files(tar: BinaryIO, path: Path) -> Iterator[_File]:
-    """The regular files of a tar (POSIX.1-1988, GNU and pax forms), every header checked."""
-    name = ""  # given ahead of the header, where it is long
-    size = -1
+def _with_hidden_counted(skipped: list[Skipped], path: Path) -> list[Skipped]:
+    """What is left out, with one line for all files whose names begin with a dot."""
+    told = [left for left in skipped if left.reason != _HIDDEN]
+    if hidden := len(skipped) - len(told):
+        told.append(Skipped(".*", str(path), f"{hidden} hidden file(s), such as .DS_Store and ._ of macOS"))
+    return told
+
+
+def _files(tar: BinaryIO, path: Path, skipped: list[Skipped]) -> Iterator[_File]:
+    """The regular files of a tar (POSIX.1-1988, GNU and pax forms), every header checked; others are noted."""
+    said: dict[str, str] = {}  # of the next file, ahead of its header
+    tar_bytes = os.fstat(tar.fileno()).st_size
     while True:
         place = tar.tell()
         header = tar.read(_BLOCK)
         if header == bytes(_BLOCK):
             return _check_end(tar, path, place)
+        if not place:
+            _check_kind(header, path)
         _check_header(header, path, place)
         kind = header[156:157]
-        length = 0 if kind in _WITHOUT_DATA else _number(header[124:136])
-        if kind in _REGULAR and size >= 0:
-            length = size
-        begin = tar.tell()
-        data = tar.read(length)
-        padding = tar.read(-length % _BLOCK)
-        if len(data) < length or len(padding) < -length % _BLOCK:
-            raise DamagedTarError(f"{path} is cut off at byte {tar.tell()}, inside the file whose header is at {place}")
-        if kind == b"L":
-            name = data.rstrip(b"\0").decode()
-        elif kind == b"x":
-            records = _pax_records(data)
-            name, size = records.get("path", name), int(records.get("size", -1))
+        length = 0 if kind in _WITHOUT_DATA else _size(header, kind, said, path, place)
+        begin = _after_sparse_map(tar, header) if kind == b"S" else tar.tell()
+        if begin + length > tar_bytes:
+            raise DamagedTarError(
+                f"{path} is cut off at byte {tar_bytes}, inside the file whose header is at {place}: it should have "
+                f"{length} bytes"
+            )
+        name = said.get("path") or _plain_name(header)
+        reason = _reason_to_leave(kind, name, length, said)
+        data = b"" if reason else tar.read(length)
+        tar.seek(begin + length + -length % _BLOCK)
+        if tar.tell() > tar_bytes:
+            raise DamagedTarError(f"{path} is cut off at byte {tar_bytes}, inside the file whose header is at {place}")
+        if kind in (b"L", b"x", b"g", b"K"):
+            said |= _said_ahead(kind, data, path, place)
+            continue
+        if reason:
+            skipped.append(Skipped(_split(name)[0], f"{path}: {name}", reason))
         elif kind in _REGULAR:
-            yield _File(name or _plain_name(header), begin, data)
-            name, size = "", -1
-        else:
-            name, size = "", -1
+            yield _File(name, begin, data)
+        said = {}
+
+
+def _reason_to_leave(kind: bytes, name: str, length: int, said: dict[str, str]) -> str | None:
+    """Why an entry is no file of a sample, though one may think so."""
+    if kind in (b"L", b"x", b"g", b"K"):
+        return None if length < 1 << 20 else "says too much of the next file"
+    if kind in _LEFT_OUT:
+        return _LEFT_OUT[kind]
+    if kind not in (*_REGULAR, b"5", b"V"):
+        return f"is of a kind {escaped(kind)!r} that is not known"
+    if kind in _REGULAR and name.rpartition("/")[2].startswith("."):
+        return _HIDDEN
+    if any(record.startswith("GNU.sparse.") for record in said):
+        return _LEFT_OUT[b"S"]
+    if length > _LARGEST:
+        return f"has {length} bytes, more than the {_LARGEST} that are read at once"
+    return None
+
+
+def _size(header: bytes, kind: bytes, said: dict[str, str], path: Path, place: int) -> int:
+    """Bytes of an entry, by its header or by what was said ahead of it."""
+    try:
+        told = said.get("size") if kind in _REGULAR else None
+        if told is not None and not told.isdecimal():
+            raise ValueError
+        return _number(header[124:136]) if told is None else int(told)
+    except ValueError:
+        raise DamagedTarError(f"{path}, byte {place}: the header is damaged, its size is no number") from None
+
+
+def _said_ahead(kind: bytes, data: bytes, path: Path, place: int) -> dict[str, str]:
+    """What an extended header says of the next file."""
+    if kind == b"L":
+        return {"path": _name_of(data.rstrip(b"\0"))}
+    if kind != b"x":
+        return {}  # the target of a link, or what concerns all files
+    try:
+        return _pax_records(data)
+    except (ValueError, IndexError):
+        raise DamagedTarError(f"{path}, byte {place}: the extended (pax) header is malformed") from None
+
+
+def _after_sparse_map(tar: BinaryIO, header: bytes) -> int:
+    """Where the data of an old GNU sparse file begin: after further blocks of its map."""
+    more = header[482]
+    while more:
+        block = tar.read(_BLOCK)
+        more = block[504] if len(block) == _BLOCK else 0
+    return tar.tell()
+
+
+def _check_kind(header: bytes, path: Path) -> None:
+    """Tells what a file is that is no tar at all."""
+    for begin, (kind, way_out) in _COMPRESSED.items():
+        if header.startswith(begin):
+            raise DamagedTarError(f"{path} is {kind}; shards are read in parts, so make a plain tar of it: {way_out}")
+    if not header:
+        raise DamagedTarError(f"{path} is empty, which is no tar")
 
 
 def _check_header(header: bytes, path: Path, place: int) -> None:
@@ -197,17 +291,27 @@ def _number(field: bytes) -> int:
 
 
 def _plain_name(header: bytes) -> str:
-    name = header[:100].rstrip(b"\0").decode()
-    prefix = header[345:500].rstrip(b"\0").decode() if header[257:263] == b"ustar\0" else ""
-    return f"{prefix}/{name}" if prefix else name
+    name = header[:100].partition(b"\0")[0]
+    prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
+    return _name_of(prefix + b"/" + name if prefix else name)
+
+
+def _name_of(name: bytes) -> str:
+    """A member's name as text for a key: printable, below the folder, whatever its bytes are."""
+    parts = escaped(name).lstrip("/").split("/")
+    return "/".join("__" if part == ".." else part for part in parts)
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
     """The records "LENGTH NAME=VALUE" of an extended header."""
     records = {}
-    while data:
+    while data.rstrip(b"\0"):
         length = int(data.split(b" ", 1)[0])
-        name, _, value = data[:length].split(b" ", 1)[1].rstrip(b"\n").partition(b"=")
-        records[name.decode()] = value.decode()
+        if not 0 < length <= len(data):
+            raise ValueError(length)
+        name, equals, value = data[:length].split(b" ", 1)[1].rstrip(b"\n").partition(b"=")
+        if not equals:
+            raise ValueError(name)
+        records[escaped(name)] = _name_of(value) if name == b"path" else escaped(value)
         data = data[length:]
     return records

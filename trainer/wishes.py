@@ -16,8 +16,9 @@ from ..models import tiling
 from ..models.conditions import Condition
 from ..models.sampling import UNKNOWN
 from .encoding import Settings, commonest
+from .files import read_regular
 from .inference import Prior, Tokenizer
-from .pictures import decode_map
+from .pictures import LARGEST, Pixels, decode_map, open_image
 
 CAN_TELL = ("map_codes", "cls", "box", "source_size", "flip")
 
@@ -57,9 +58,7 @@ def wish(prior: Prior, tokenizer: Tokenizer, size: tuple[int, int] | None, told:
     _check_told(prior, told)
     factor: int = prior.card["factor"]
     photo = None if told.photo is None else read_photo(told.photo)
-    labels = (
-        None if told.map_file is None else torch.from_numpy(decode_map(told.map_file.read_bytes()).astype(np.int64))
-    )
+    labels = None if told.map_file is None else torch.from_numpy(_map_of(told.map_file).astype(np.int64))
     rows, columns = _grid(size, photo, labels, factor)
     height, width = rows * factor, columns * factor
     fields: dict[str, Tensor] = {
@@ -77,10 +76,24 @@ def wish(prior: Prior, tokenizer: Tokenizer, size: tuple[int, int] | None, told:
     return Wish((rows, columns), fields, given)
 
 
+def _map_of(path: Path) -> Pixels:
+    try:
+        return decode_map(read_regular(path, LARGEST))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the map {path} cannot be used: {error}") from error
+
+
 def read_photo(path: Path) -> Image.Image:
-    """A picture, upright, with its transparency."""
-    with Image.open(path) as opened:
-        return ImageOps.exif_transpose(opened).convert("RGBA")
+    """A picture, upright, with its transparency.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        with open_image(read_regular(path, LARGEST)) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the photo {path} cannot be used: {error}") from error
 
 
 def canvas(

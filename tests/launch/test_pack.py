@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import random
 import signal
 import subprocess
@@ -253,10 +254,47 @@ def test_shards_of_others_get_an_index_and_damaged_ones_are_named(tmp_path, caps
     damaged = bytearray((tmp_path / "b.tar").read_bytes())
     damaged[512 * 4] ^= 1
     (tmp_path / "b.tar").write_bytes(damaged)
-    assert pack.main(["--index", str(tmp_path / "{a,b}.tar")]) == 1
+    assert pack.main(["--index", str(tmp_path / "{a,b}.tar")]) == 2
     said = capsys.readouterr()
     assert said.out == "4 samples in 1 shards; 1 shards could not be indexed\n"
     assert "b.tar, byte" in said.err
     assert (tmp_path / "a.tar").read_bytes() == before
     batch = next(read_pictures(tmp_path / "a.tar", 16, ("picture", "cls")).once(4))
     assert batch["cls"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("photos", "held_out"), [(2, 1), (3, 1), (7, 1), (20, 2)])
+def test_a_tenth_is_held_out_where_nobody_says_how_many_and_it_is_told(tmp_path, capsys, photos, held_out):
+    write_photos(tmp_path / "in", photos)
+    assert pack_it(tmp_path / "in", tmp_path / "out", "--held-out", "auto") == 0
+    said = capsys.readouterr()
+    assert f"held out for evaluation: {held_out} of {photos}" in said.err
+    assert said.out.startswith(f"{photos - held_out} samples, {held_out} held out")
+
+
+def test_of_few_photos_only_those_count_that_can_be_used(tmp_path, capsys):
+    write_photos(tmp_path / "in", 2)
+    for number in range(30):
+        (tmp_path / "in" / f"bad{number}.jpg").write_bytes(b"no picture")
+    assert pack_it(tmp_path / "in", tmp_path / "out", "--held-out", "auto") == 0
+    assert capsys.readouterr().out.startswith("1 samples, 1 held out")
+    (tmp_path / "in" / "p000.jpg").unlink()
+    assert pack_it(tmp_path / "in", tmp_path / "other", "--held-out", "auto") == 1
+    assert "only 1 of 31 can be used; for example" in capsys.readouterr().err
+
+
+def test_one_bad_file_of_any_kind_ends_nothing(tmp_path, capsys):
+    folder = write_photos(tmp_path / "in", 3)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    (folder / "again").symlink_to(".")
+    (folder / "evil.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with (folder / "endless.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes((folder / "p000.jpg").read_bytes())
+    assert pack_it(tmp_path / "in", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("4 samples") and said.endswith("5 left out\n")
+    assert set(contents(tmp_path / "out")) == {"p000", "p001", "p002", r"caf\xe9"}
+    left = {Path(row["file"]).name for row in json.loads((tmp_path / "out" / "report.json").read_text())["skipped"]}
+    assert left == {"pipe.jpg", "zero.jpg", "again", "evil.jpg", "endless.jpg"}

@@ -43,23 +43,25 @@ def test_likelihood_of_a_prior_that_knows_nothing():
 
 def seen_by_ranks() -> dict[str, Any]:
     """Rank 0 has three batches, rank 1 one; both forward equally often, as a partitioned network asks."""
-    mine: list[Any] = [torch.tensor([1.0, 2.0]), torch.tensor([3.0]), torch.tensor([4.0])]
-    mine = mine if ranks.rank() == 0 else [torch.tensor([50.0])]
+    mine: list[Any] = [{"key": ["some"], "x": torch.tensor(x)} for x in ([1.0, 2.0], [3.0], [4.0])]
+    mine = mine if ranks.rank() == 0 else [{"key": ["one"], "x": torch.tensor([50.0])}]
     sums, turns = Sums(), 0
     for batch, counts in in_step(mine):
         turns += 1
         ranks.total_(torch.zeros(1))  # what a gather of weights would be
         if counts:
-            sums.add("x", batch)
+            sums.add("x", batch["x"])
     try:
         list(in_step([] if ranks.rank() == 1 else mine))
         refused = ""
     except ValueError as error:
         refused = str(error)
+    company = [counts for _, counts in in_step(mine[:1] if ranks.rank() == 0 else [{**mine[0], "key": []}])]
+    assert company == [ranks.rank() == 0]
     return {"turns": turns, **sums.means(), "refused": refused}
 
 
 def test_ranks_with_fewer_batches_go_along_without_counting_twice():
     for result in processes.run(seen_by_ranks, 2):
-        assert "fewer held-out samples than the 2 ranks" in result.pop("refused")
+        assert "fewer held-out samples that can be used than the 2 ranks" in result.pop("refused")
         assert result == {"turns": 3, "x": (1 + 2 + 3 + 4 + 50) / 5}

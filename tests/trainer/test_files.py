@@ -1,5 +1,10 @@
+import os
+import socket
+from pathlib import Path
+
 import pytest
 
+from smalti.trainer import files
 from smalti.trainer.files import whole_file, write_whole
 
 
@@ -29,3 +34,22 @@ def test_who_has_the_old_file_open_goes_on_reading_it(tmp_path):
         write_whole(path, b"new")
         assert old.read() == b"old and long"
     assert path.read_bytes() == b"new"
+
+
+def test_what_would_block_or_never_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for name, kind in (("pipe", "a named pipe"), ("zero", "a device"), ("socket", ""), (".", "a folder")):
+            with pytest.raises(OSError, match=kind):
+                files.read_regular(tmp_path / name, 100)
+
+
+def test_a_file_is_read_to_its_end_or_not_at_all(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    assert files.read_regular(tmp_path / "a", 5) == b"12345"
+    with pytest.raises(OSError, match="has 5 bytes, more than the 4"):
+        files.read_regular(tmp_path / "a", 4)
+    with pytest.raises(OSError, match="should have 0 bytes, and has more"):  # as endless files of /proc
+        files.read_regular(Path("/proc/self/maps"), 100)

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,84 @@ def test_nothing_to_gather_is_told(tmp_path):
     (tmp_path / "l.csv").write_text("1.jpg\n")
     with pytest.raises(ValueError, match="two columns"):
         gather(tmp_path, labels=str(tmp_path / "l.csv"))
+
+
+def reasons(gathered) -> dict[str, str]:
+    return {left.key: left.reason for left in gathered.skipped}
+
+
+def test_folders_that_are_linked_in_circles_are_read_once(tmp_path):
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    (tmp_path / "again").symlink_to(".")
+    (tmp_path / "a" / "b").symlink_to("../b")
+    (tmp_path / "b" / "a").symlink_to("../a")
+    gathered = gather(tmp_path)
+    assert keys(gathered) == ["a/1", "b/2"]
+    assert set(reasons(gathered)) == {"again", "a/b", "b/a"}
+    assert all("read already" in reason for reason in reasons(gathered).values())
+
+
+def test_a_linked_folder_from_elsewhere_is_read(tmp_path):
+    touch(tmp_path, "elsewhere/1.jpg", "in/2.jpg")
+    (tmp_path / "in" / "more").symlink_to("../elsewhere")
+    assert keys(gather(tmp_path / "in")) == ["2", "more/1"]
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    touch(tmp_path, "1.jpg")
+    os.mkfifo(tmp_path / "2.jpg")
+    (tmp_path / "3.jpg").symlink_to("/dev/zero")
+    (tmp_path / "4.jpg").symlink_to("nowhere")
+    (tmp_path / "5.jpg").symlink_to("5.jpg")
+    gathered = gather(tmp_path)
+    assert keys(gathered) == ["1"]
+    found = reasons(gathered)
+    assert set(found) == {"2.jpg", "3.jpg", "4.jpg", "5.jpg"}
+    assert "named pipe" in found["2.jpg"] and "device" in found["3.jpg"] and "to nothing" in found["4.jpg"]
+
+
+def test_other_suffixes_and_hidden_files_are_counted(tmp_path):
+    touch(tmp_path, "1.jpg", "a/2.HEIC", "3.heic", "notes", ".DS_Store", "a/._2.jpg")
+    gathered = gather(tmp_path)
+    assert keys(gathered) == ["1"]
+    found = reasons(gathered)
+    assert found[".heic"].startswith("2 file(s) .heic") and found[".*"].startswith("2 hidden")
+    assert set(found) == {".heic", ".*", "without a suffix"}
+
+
+def test_names_of_any_bytes_have_keys_that_can_be_written(tmp_path):
+    for name in (b"caf\xe9.jpg", b"a\nb.jpg", b"x\x1b[2J.jpg", rb"caf\xe9.jpg"):
+        (tmp_path / os.fsdecode(name)).touch()
+    found = keys(gather(tmp_path))
+    assert len(set(found)) == 4 and all(key.encode() and key.isprintable() for key in found)
+
+
+def test_names_that_differ_in_a_dot_only_are_both_read(tmp_path):
+    touch(tmp_path, "a.b.jpg", "a_b.jpg", "a.b.png", "a_b_jpg.webp")
+    gathered = gather(tmp_path)
+    assert len(set(keys(gathered))) == 4
+    assert sorted(source.files["picture"].name for source in gathered.sources) == sorted(
+        ["a.b.jpg", "a_b.jpg", "a.b.png", "a_b_jpg.webp"]
+    )
+
+
+def test_maps_of_another_suffix_are_told(tmp_path):
+    touch(tmp_path, "images/1.jpg", "maps/1.jpg")
+    (left,) = [left for left in gather(tmp_path).skipped if left.key == "1"]
+    assert "maps/ has 1 file(s) .jpg: only .png, .tif, .tiff are read here" in left.reason
+
+
+@pytest.mark.parametrize("data", ["1.jpg,0\n".encode("utf-16"), b"1.jpg,\0\n"])
+def test_labels_that_are_no_text_are_told_with_their_file(tmp_path, data):
+    touch(tmp_path / "p", "1.jpg")
+    (tmp_path / "l.csv").write_bytes(data)
+    with pytest.raises(ValueError, match=r"l\.csv is not UTF-8 text"):
+        gather(tmp_path / "p", labels=str(tmp_path / "l.csv"))
+
+
+def test_labels_and_lists_may_name_files_in_other_encodings(tmp_path):
+    touch(tmp_path / "p", os.fsdecode(b"caf\xe9.jpg"))
+    (tmp_path / "l.csv").write_bytes(b"\xef\xbb\xbfcaf\xe9.jpg,7\n")
+    assert [source.label for source in gather(tmp_path / "p", labels=str(tmp_path / "l.csv")).sources] == [7]
+    (tmp_path / "p" / "list.txt").write_bytes(b"caf\xe9.jpg\n")
+    assert gather(tmp_path / "p" / "list.txt").sources[0].files["picture"].exists()

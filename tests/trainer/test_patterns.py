@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from smalti.trainer.patterns import expand, expand_braces
+from smalti.trainer.patterns import expand, expand_braces, is_remote, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,62 @@ def test_naming_nothing_or_something_twice_is_refused(tmp_path: Path):
         expand([])
     with pytest.raises(ValueError, match=r"more than once: a\.tar"):
         expand(["a.tar", "{a,b}.tar"])
+
+
+@pytest.mark.parametrize("name", ["pipe:touch I-WAS-RUN #.tar", "pipe:x.tar", "memory::x.tar", "s3::x.tar"])
+def test_a_file_that_is_called_like_a_command_or_a_url_is_a_file(name, tmp_path: Path, monkeypatch):
+    (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("*.tar", ".", "./*.tar", str(tmp_path)):
+        (found,) = expand([pattern])
+        assert not is_remote(found)
+        assert Path(found).samefile(tmp_path / name)
+
+
+@pytest.mark.parametrize("folder", ["pipe:x", "http:", "file:"])
+def test_a_folder_that_is_called_like_a_command_or_a_url_is_a_folder(folder, tmp_path: Path, monkeypatch):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "a.tar").touch()
+    monkeypatch.chdir(tmp_path)
+    for pattern in (f"./{folder}", "*/*.tar", "*//*.tar", f"{tmp_path}/{folder}/*.tar"):
+        (found,) = expand([pattern])
+        assert not is_remote(found)
+        assert Path(found).samefile(tmp_path / folder / "a.tar")
+
+
+@pytest.mark.parametrize("folder", ["a [1]", "{a,b}", "what?", "*", "[!x]"])
+def test_a_path_that_is_there_is_taken_literally(folder, tmp_path: Path):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "b.tar").touch()
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "c.tar").touch()
+    tar = str(tmp_path / folder / "b.tar")
+    assert expand([tar]) == expand([str(tmp_path / folder)]) == [tar]
+    if "{" not in folder:
+        assert expand([str(tmp_path / folder / "*.tar")]) == [tar]
+
+
+def test_a_folder_without_shards_points_to_those_below_it(tmp_path: Path):
+    (tmp_path / "both" / "train").mkdir(parents=True)
+    (tmp_path / "both" / "train" / "a.tar").touch()
+    with pytest.raises(FileNotFoundError, match=r"no shards at \S+both, but in folders below it.*both/train"):
+        expand([str(tmp_path / "both")])
+
+
+@pytest.mark.parametrize("pattern", ["x-{0..99999999999}.tar", "{0..9999999}{0..9999999}", "{0.." + "9" * 5000 + "}"])
+def test_a_pattern_that_unfolds_without_end_is_refused(pattern):
+    with pytest.raises(ValueError, match="stands for more than"):
+        expand([pattern])
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:secret@host/a.tar", "https://...@host/a.tar"),
+        ("cannot reach 's3://key:word@bucket/a.tar'", "cannot reach 's3://...@bucket/a.tar'"),
+        ("https://host/a.tar?X-Amz-Signature=0123&x=1 is gone", "https://host/a.tar?... is gone"),
+        ("https://host/a.tar?version=2", "https://host/a.tar?version=2"),
+    ],
+)
+def test_passwords_and_signatures_of_urls_are_not_told(url, shown):
+    assert without_secrets(url) == shown

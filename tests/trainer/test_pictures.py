@@ -1,4 +1,7 @@
 import io
+import struct
+import subprocess
+import zlib
 
 import numpy as np
 import pytest
@@ -78,3 +81,51 @@ def test_whole_numbers_of_depth_are_scaled_and_others_are_not():
     np.save(packed, np.array([[0.5, 3.25]], np.float64))
     assert pictures.decode_depth(packed.getvalue()).tolist() == [[0.5, 3.25]]
     assert pictures.decode_depth(packed.getvalue()).dtype == np.float32
+
+
+def png_of_claimed(width: int, height: int) -> bytes:
+    """A small PNG whose header claims a size."""
+    data = bytearray(encoded(photo(8, 8), "PNG"))
+    struct.pack_into(">II", data, 16, width, height)
+    struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+HOSTILE = {
+    "postscript": POSTSCRIPT,
+    "postscript in a DOS header": b"\xc5\xd0\xd3\xc6"
+    + struct.pack("<IIIIII", 32, len(POSTSCRIPT), 0, 0, 0, 0)
+    + POSTSCRIPT,
+    "wmf": b"\xd7\xcd\xc6\x9a\0\0" + bytes(40),
+    "icns": b"icns\0\0\0\x08",
+    "fits": b"SIMPLE  =                    T",
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize(
+    "read", [pictures.measure, pictures.decode_picture, pictures.decode_map, pictures.decode_depth]
+)
+def test_only_listed_decoders_see_the_bytes(kind, read, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    with pytest.raises(OSError, match="not an image of a format that is read") as caught:
+        read(HOSTILE[kind])
+    assert "0x" not in str(caught.value)
+
+
+def test_an_image_above_the_limit_of_pillow_is_measured_and_decoded():
+    whole = np.zeros((9_000, 20_000), bool)  # 180 megapixels
+    data = encoded(whole, "PNG")
+    assert pictures.measure(data)[:2] == (9_000, 20_000)
+    assert pictures.decode_map(data).shape == (9_000, 20_000)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [((70_000, 70_000), "cut or scale it"), ((30_000, 30_000), "damaged or a bomb")]
+)
+def test_an_image_that_would_take_all_memory_is_refused_before_it_is_decoded(size, said):
+    with pytest.raises(ValueError, match=said):
+        pictures.decode_picture(png_of_claimed(*size))

@@ -3,6 +3,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -199,9 +200,25 @@ def test_a_changed_data_set_is_named_on_resume(folder, tmp_path):
 def test_fewer_samples_than_a_global_batch_is_an_error_with_both_numbers(tmp_path):
     few = write_pictures(tmp_path, 5)
     with pytest.raises(ValueError, match=r"one global batch has 8 samples but the data set only 5;.*repeats"):
-        make(few).steps()
+        make(few, repeats=1).steps()
     assert len(next(make(few, repeats=2).steps())[0]["key"]) == 8
     assert sum(len(batch["key"]) for batch in make(few).once(8)) == 5
+
+
+@pytest.mark.parametrize("photos", [3, 7, 20])
+def test_a_tiny_set_fills_its_batches_and_rank_0_says_how(tmp_path, caplog, photos):
+    few = make(write_pictures(tmp_path, photos))
+    assert [len(batches[0]["key"]) for batches in islice(few.steps(), 5)] == [8] * 5
+    chosen = {3: "repeats = 3 was chosen", 7: "repeats = 2 was chosen", 20: None}[photos]
+    assert len(caplog.messages) == (chosen is not None)
+    assert chosen is None or chosen in caplog.messages[0]
+
+
+def test_a_rank_without_a_held_out_sample_gets_one_that_does_not_count(tmp_path):
+    folder = write_pictures(tmp_path, 1)
+    made = [list(make(folder, rank=rank, world=2, micro=4).once(4)) for rank in range(2)]
+    assert [[len(batch["key"]) for batch in batches] for batches in made] == [[1], [0]]
+    assert torch.equal(made[0][0]["picture"], made[1][0]["picture"])
 
 
 def test_what_cannot_work_is_refused_before_training(folder):

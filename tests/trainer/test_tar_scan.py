@@ -1,4 +1,8 @@
+import bz2
+import gzip
 import io
+import lzma
+import os
 import tarfile
 from pathlib import Path
 
@@ -9,7 +13,7 @@ from made_pictures import encoded, photo, write_pictures
 
 from smalti.trainer.index import ShardIndex
 from smalti.trainer.shards import ShardSet
-from smalti.trainer.tar_scan import DamagedTarError, scan
+from smalti.trainer.tar_scan import DamagedTarError, scan, write_index_of
 
 
 @pytest.fixture
@@ -126,3 +130,115 @@ def test_seekable_pictures_are_recognized(tmp_path):
     data = encoded(photo(64, 64), "JPEG", restart_marker_blocks=1)
     scanned = scan(write_tar(tmp_path / "t.tar", [("a.jpg", data)]))
     assert scanned.rows[0].members["jpg"].layout
+
+
+def header(name: str | bytes, size: int = 0, kind: bytes = tarfile.REGTYPE, size_field: bytes | None = None) -> bytes:
+    """A header with a right checksum, whatever it says."""
+    entry = tarfile.TarInfo("x")
+    entry.type, entry.size = kind, size
+    made = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    raw = name if isinstance(name, bytes) else name.encode()
+    made[:100] = raw.ljust(100, b"\0")
+    made[124:136] = size_field or made[124:136]
+    made[148:156] = b" " * 8
+    made[148:156] = b"%06o\0 " % sum(made)
+    return bytes(made)
+
+
+def block(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+END = bytes(1024)
+GOOD = header("good.cls", 1) + block(b"1")
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, b"S", b"Q"])
+def test_entries_that_are_no_files_are_named_and_the_others_are_indexed(kind, tmp_path):
+    (tmp_path / "t.tar").write_bytes(GOOD + header("p05.png", kind=kind) + END)
+    scanned = scan(tmp_path / "t.tar")
+    assert [row.key for row in scanned.rows] == ["good"]
+    assert [left.key for left in scanned.skipped] == ["p05"] and "p05.png" in scanned.skipped[0].file
+
+
+def test_hidden_files_are_counted_in_one_line(tmp_path):
+    files = [("._a.cls", b"0"), ("a.cls", b"1"), ("d/.DS_Store", b"2"), ("d/._b.cls", b"3"), ("d/b.cls", b"4")]
+    scanned = scan(write_tar(tmp_path / "t.tar", files))
+    assert [row.key for row in scanned.rows] == ["a", "d/b"]
+    assert [left.reason.split(",")[0] for left in scanned.skipped] == ["3 hidden file(s)"]
+
+
+def test_a_sparse_file_in_the_form_of_pax_is_named(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        entry = tarfile.TarInfo("a.cls")
+        entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        tar.addfile(entry)
+    assert "sparse" in scan(tmp_path / "t.tar").skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        (b"caf\xe9.cls", r"caf\xe9"),
+        (b"a\nb\x1b[2J.cls", r"a\nb\x1b[2J"),
+        (b"../../etc/x.cls", "__/__/etc/x"),
+        (b"/etc/x.cls", "etc/x"),
+        ("ü ß.cls".encode(), "ü ß"),
+    ],
+)
+def test_names_of_strangers_become_keys_that_lead_nowhere(name, key, tmp_path):
+    (tmp_path / "t.tar").write_bytes(header(name, 1) + block(b"1") + END)
+    scanned = scan(tmp_path / "t.tar")
+    assert [row.key for row in scanned.rows] == [key]
+    (tmp_path / "t.tar.idx").write_bytes(scanned.to_bytes())
+    assert ShardSet.open([str(tmp_path)]).key(0, 0) == key
+
+
+def pax(records: bytes) -> bytes:
+    return header("x", len(records), tarfile.XHDTYPE) + block(records) + GOOD + END
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (header("a.cls", size_field=b"\x80" + (10**18).to_bytes(11, "big")) + GOOD + END, "cut off"),
+        (header("a.cls", size_field=b"\xff" * 12) + GOOD + END, "cut off"),
+        (header("a.cls", size_field=b"hello       ") + GOOD + END, "its size is no number"),
+        (pax(b"garbage without a length"), "malformed"),
+        (pax(b"0 path=x\n"), "malformed"),
+        (pax(b"999 path=x\n"), "malformed"),
+        (pax(b"9 nothing"), "malformed"),
+        (pax(b"14 size=hello\n"), "its size is no number"),
+        (pax(b"11 size=-1\n"), "its size is no number"),
+        (pax(b"32 size=99999999999999999999999\n"), "cut off"),
+        (gzip.compress(GOOD + END), "compressed by gzip.*gunzip"),
+        (bz2.compress(GOOD + END), "compressed by bzip2"),
+        (lzma.compress(GOOD + END), "compressed by xz"),
+        (b"(\xb5/\xfd" + bytes(600), "compressed by zstd"),
+        (b"PK\3\4" + bytes(600), "a zip archive"),
+        (b"", "is empty"),
+        (GOOD, "end of the archive is missing"),
+    ],
+)
+def test_an_odd_tar_is_named_and_the_others_are_indexed(data, said, tmp_path):
+    (tmp_path / "odd.tar").write_bytes(data)
+    with pytest.raises(DamagedTarError, match=said):
+        scan(tmp_path / "odd.tar")
+    indexed = write_index_of(tmp_path / "odd.tar")
+    assert indexed.samples == 0 and indexed.problem and "odd.tar" in indexed.problem
+    assert not (tmp_path / "odd.tar.idx").exists()
+
+
+def test_a_pipe_that_is_called_a_tar_holds_nobody_up(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    indexed = write_index_of(tmp_path / "a.tar")
+    assert indexed.problem and "a named pipe" in indexed.problem
+
+
+def test_a_tar_that_grew_after_it_was_indexed_is_named(shard):
+    with tarfile.open(shard, "a") as tar:
+        tar.addfile(tarfile.TarInfo("q.cls"))
+    with shard.open("ab") as file:
+        file.write(bytes(10240))
+    with pytest.raises(ValueError, match=r"has grown .* index it again with: pack --index"):
+        ShardSet.open([str(shard)])
