@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .files import write_whole
+
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 LATEST = "latest.txt"  # in the run's folder: tells a run that never saved from one whose checkpoints are gone
@@ -59,11 +61,7 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all, and on the disk when this returns."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    sync(aside)
-    aside.replace(path)
-    sync(path.parent)
+    write_whole(path, text.encode())
 
 
 def on_disk(run: Path) -> list[Found]:

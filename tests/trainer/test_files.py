@@ -1,3 +1,6 @@
+import os
+import threading
+
 import pytest
 
 from smalti.trainer.files import whole_file, write_whole
@@ -29,3 +32,28 @@ def test_who_has_the_old_file_open_goes_on_reading_it(tmp_path):
         write_whole(path, b"new")
         assert old.read() == b"old and long"
     assert path.read_bytes() == b"new"
+
+
+def test_what_a_killed_writer_left_is_taken_over(tmp_path):
+    path = tmp_path / "name"
+    if (pid := os.fork()) == 0:
+        with whole_file(path) as file:
+            file.write(b"long and never finished")
+            file.flush()
+            os.kill(os.getpid(), 9)
+    os.waitpid(pid, 0)
+    assert [left.name for left in tmp_path.iterdir()] == [".name.part"]
+    write_whole(path, b"whole")
+    assert path.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    path = tmp_path / "name"
+    with whole_file(path) as file:
+        second = threading.Thread(target=write_whole, args=(path, b"second"))
+        second.start()
+        second.join(0.1)
+        assert second.is_alive()
+        file.write(b"first, and longer")
+    second.join(10)
+    assert path.read_bytes() == b"second" and list(tmp_path.iterdir()) == [path]
