@@ -8,6 +8,7 @@ from . import ranks
 from .engine import EngineConfig
 from .keys import mix
 from .optimizer import OptimizerConfig
+from .schema import MAY_CHANGE
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class BatchConfig:
     """How many samples an optimizer step sees, and how many of them a rank holds at once."""
 
     total: int  # over all ranks and micro-batches
-    micro: int
+    micro: int = field(metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         if self.micro < 1 or self.total % self.micro:
