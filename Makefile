@@ -37,9 +37,9 @@ PAINT = python -m smalti.launch.sample $(1)/prior $(1)/vqgan --seed 3 --out $(2)
 
 demo: $(INSTALLED)
 	@$(MAKE) --no-print-directory $(DEMO)/painted-again.done
-	@cmp $(DEMO)/painting/seed-3-0000.png $(DEMO)/painting-of-export/seed-3-0000.png
+	@cmp $(DEMO)/painting/*.png $(DEMO)/painting-of-export/*.png
 	@python -m smalti.launch.report $(DEMO)/vqgan $(DEMO)/prior --seconds $(DEMO)/seconds.txt \
-		--pictures $(DEMO)/painting/seed-3-0000.png $(if $(PHOTOS),,$(DEMO)/unseen/maps/*.png) --out $(DEMO)/report.html
+		--pictures $(DEMO)/painting/*.png $(if $(PHOTOS),,$(DEMO)/unseen/maps/*.png) --out $(DEMO)/report.html
 
 $(DEMO)/packed.done:
 	@mkdir -p $(DEMO)

@@ -17,7 +17,7 @@ from ..trainer import ranks
 from ..trainer.developing import DevelopConfig, contact_sheet
 from ..trainer.encoding import Settings
 from ..trainer.gallery import Gallery, GalleryConfig
-from ..trainer.inference import load_prior, load_tokenizer
+from ..trainer.inference import find_tokenizer, load_prior, load_tokenizer
 from ..trainer.wishes import Told, wish
 
 TIMEOUT_S = 7 * 24 * 3600.0  # ranks wait for the slowest one's pictures
@@ -45,17 +45,25 @@ def _paint(asked: argparse.Namespace) -> None:
     maps = None if asked.map_tokenizer is None else load_tokenizer(asked.map_tokenizer, device)
     told = Told(asked.map, maps, asked.label, asked.complete, asked.keep)
     sizes = asked.size or [None]
+    stem = f"{_named(asked)}seed-{asked.seed}"
     wishes = [wish(prior, tokenizer, size, told, Settings(asked.tile, asked.halo)) for size in sizes]
     for size, wanted in zip(sizes, wishes, strict=True):
         several = f"-{size[0]}x{size[1]}" if len(sizes) > 1 else ""
         tasks = [
-            gallery.task(wanted, number, asked.out, f"seed-{asked.seed}-{number:04d}{several}")
+            gallery.task(wanted, number, asked.out, f"{stem}-{number:04d}{several}")
             for number in range(asked.count)
         ]
         gallery.paint(wanted, tasks[ranks.rank() :: ranks.world()])
         ranks.barrier()
         if asked.grid and ranks.rank() == 0:
-            contact_sheet([task.path for task in tasks], asked.out / f"seed-{asked.seed}{several}-grid.png")
+            contact_sheet([task.path for task in tasks], asked.out / f"{stem}{several}-grid.png")
+
+
+def _named(asked: argparse.Namespace) -> str:
+    """What is asked of the pictures, as the beginning of their names: two requests in one folder do not meet."""
+    said = [] if asked.label is None else [f"class-{asked.label}"]
+    said += [re.sub(r"[^\w.-]", "_", file.stem)[:60] for file in (asked.map, asked.complete) if file is not None]
+    return "".join(f"{part}-" for part in said)
 
 
 def _say(line: str) -> None:
@@ -63,16 +71,16 @@ def _say(line: str) -> None:
 
 
 def _tokenizer_of(run: Path) -> Path:
-    """The folder that a prior's run names as its tokenizer."""
+    """The folder that a prior's run names as its tokenizer, wherever this command runs."""
     from ..trainer import config  # with the runs comes DeepSpeed, which takes seconds to import
-    from ..trainer.folders import RESOLVED
+    from ..trainer.folders import RESOLVED, resolved_config
     from ..trainer.runs import PriorRun
 
-    if not (run / RESOLVED).is_file():
+    if not resolved_config(run).is_file():
         raise ValueError(
             f"{run} is not a run with a {RESOLVED}, so it does not tell its tokenizer; name that behind it"
         )
-    return Path(config.read(PriorRun, run / RESOLVED).tokenizer)
+    return find_tokenizer(run, config.read(PriorRun, resolved_config(run)).tokenizer)
 
 
 def _sampling(asked: argparse.Namespace) -> SamplingConfig:

@@ -3,12 +3,15 @@
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from .files import whole_file
+
+_COPY = re.compile(r"[0-9a-f]{24}\.tar")
 
 Download = Callable[[BinaryIO], None]  # writes a shard's bytes into an open file
 
@@ -59,7 +62,8 @@ class ShardCache:
 
     def _make_room(self, size: int, keep: Path) -> None:
         with _locked(self._folder / "room.lock"):
-            files = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._folder.glob("*.tar")]
+            mine = [path for path in self._folder.glob("*.tar") if _is_copy(path)]
+            files = [(path.stat().st_mtime, path.stat().st_size, path) for path in mine]
             held = sum(length for _, length, _ in files)
             for _, length, path in sorted(files):
                 if held + size <= self._limit:
@@ -67,6 +71,11 @@ class ShardCache:
                 if path != keep:
                     path.unlink(missing_ok=True)
                     held -= length
+
+
+def _is_copy(path: Path) -> bool:
+    """Whether a shard was downloaded here: its name is a URL's hash, and it has the lock of that name."""
+    return _COPY.fullmatch(path.name) is not None and path.with_suffix(".lock").exists()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import sealed
+from .files import write_whole
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
@@ -61,11 +62,7 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all, and on the disk when this returns."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    sync(aside)
-    aside.replace(path)
-    sync(path.parent)
+    write_whole(path, text.encode())
 
 
 def on_disk(run: Path) -> list[Found]:

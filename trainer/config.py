@@ -7,7 +7,7 @@ Every problem is reported at once (``schema`` finds those of types and names). T
 import re
 import types
 from collections.abc import Sequence
-from dataclasses import MISSING
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -16,7 +16,7 @@ import yaml
 from . import bounded_json
 from .schema import ConfigError, build, from_mapping, joined, listing, merged, shown, suggestion, to_mapping
 
-__all__ = ["ConfigError", "differences", "dump", "from_mapping", "read", "to_mapping"]
+__all__ = ["ConfigError", "differences", "dump", "from_mapping", "may_change", "read", "to_mapping"]
 
 T = TypeVar("T")
 MOST_BYTES = 1_000_000  # of one file
@@ -69,6 +69,23 @@ def dump(config: Any) -> str:
 def differences(old: Any, new: Any) -> list[str]:
     """One line ``path: old -> new`` for every value in which two configs differ; empty when they are equal."""
     return _differences(to_mapping(old), to_mapping(new), "")
+
+
+def may_change(config: Any, path: str) -> bool:
+    """Whether the field of a config that a dotted path names, or a section above it, may change between two starts.
+
+    A field says so beside its default: ``field(default=..., metadata=MAY_CHANGE)``.
+    """
+    for name in path.split("."):
+        if not is_dataclass(config):
+            return False
+        found = next((each for each in fields(config) if each.name == name), None)
+        if found is None:
+            return False
+        if found.metadata.get("may_change"):
+            return True
+        config = getattr(config, name)
+    return False
 
 
 def _differences(old: Any, new: Any, path: str) -> list[str]:

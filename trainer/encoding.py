@@ -29,7 +29,7 @@ from .order import Place
 from .parents import end_with
 from .samples import Item, SampleReader
 from .schedule import Schedule, Visit
-from .shard_writer import Sample, finished, write_shard
+from .shard_writer import Sample, finished, own_shard, write_shard
 from .shards import ShardSet
 
 __all__ = ["EncodeConfig", "Encoding", "Report", "Settings", "commonest", "encode", "provenance"]
@@ -174,7 +174,7 @@ def _unfinished(work: Encoding, made_as: dict[str, Any]) -> set[int]:
         raise ValueError("two shards of pictures have the same file name; encode their folders into different ones")
     todo = set(paths.values())
     for path in sorted(work.folder.glob("*.tar")):
-        index, shard = finished(path), paths.get(path)
+        index, shard = own_shard(path), paths.get(path)
         if shard is None:
             raise ValueError(f"{path} belongs to no shard of these pictures; remove it, or encode into another folder")
         if index is None:

@@ -9,7 +9,7 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from ..models.bounds import Name, Positive, check_ranges
 from .optimizer import OptimizerConfig
+from .schema import MAY_CHANGE
 
 logger.setLevel(logging.WARNING)
 
@@ -43,13 +44,15 @@ BUCKET = 500_000_000
 class EngineConfig:
     """How one network is sharded and in which numbers it is trained."""
 
-    zero: Literal[0, 1, 2, 3] = 1
+    zero: Literal[0, 1, 2, 3] = field(default=1, metadata=MAY_CHANGE)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16 scales its loss, and more or less as gradients overflow
     clip: Positive | None = None  # norm of the whole gradient over all ranks
-    offload_optimizer: bool = False  # optimizer states and masters live in the host's memory
-    offload_parameters: bool = False  # so do the parameters that are not in use
-    nvme: Name | None = None  # a folder on a fast local disk for what is offloaded, instead of the host's memory
-    compile: Name | None = None  # a backend of torch.compile, such as inductor
+    # optimizer states and masters live in the host's memory
+    offload_optimizer: bool = field(default=False, metadata=MAY_CHANGE)
+    offload_parameters: bool = field(default=False, metadata=MAY_CHANGE)  # so do the parameters that are not in use
+    # a folder on a fast local disk for what is offloaded, instead of the host's memory
+    nvme: Name | None = field(default=None, metadata=MAY_CHANGE)
+    compile: Name | None = field(default=None, metadata=MAY_CHANGE)  # a backend of torch.compile, such as inductor
 
     def __post_init__(self) -> None:
         if self.clip is not None and self.clip <= 0:

@@ -91,7 +91,11 @@ class Gallery:
         return Task(number, folder / (stem + self.develop.suffix(height, width)), made)
 
     def paint(self, wanted: Wish, tasks: Sequence[Task]) -> None:
-        """Paint the pictures that are not there yet; those that were begun go on."""
+        """Paint the pictures that are not there yet; those that were begun go on.
+
+        Raises:
+            ValueError: another picture, or something else, has the name of one of them.
+        """
         tasks = [task for task in tasks if not self._finished(task)]
         for begin in range(0, len(tasks), self.config.batch):
             self._paint(wanted, tasks[begin : begin + self.config.batch])
@@ -102,6 +106,11 @@ class Gallery:
         there = all(notes.get(name) == task.made[name] for name in deciding)
         if there:
             self.say(f"{task.path}: there already")
+        elif task.path.exists():
+            raise ValueError(
+                f"{task.path} is there and was asked for otherwise (another prior, condition or setting), or is not by "
+                "this command; move it away, or choose another --out"
+            )
         return there
 
     def _paint(self, wanted: Wish, tasks: Sequence[Task]) -> None:

@@ -117,6 +117,14 @@ class ShardIndex:
         begin = int(ends[sample - 1]) if sample else 0
         return bytes(self._arrays["keys"][begin : int(ends[sample])]).decode()
 
+    @property
+    def order_checksum(self) -> int:
+        """CRC-32 of what decides the order and the crops of samples: their keys and the sizes of their pictures."""
+        checked = 0
+        for name in ("key_ends", "keys", "heights", "widths"):
+            checked = zlib.crc32(self._arrays[name].tobytes(), checked)
+        return checked
+
     def measured(self, sample: int) -> Measured:
         """The size of a sample's picture, and the EXIF orientation to apply when decoding it."""
         return Measured(int(self.heights[sample]), int(self.widths[sample]), int(self._arrays["orientations"][sample]))

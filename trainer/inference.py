@@ -1,5 +1,6 @@
 """Trained networks, ready for use, from a run's folder or from an export."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,17 +33,37 @@ class Prior(NamedTuple):
 
 
 def weights_folder(path: Path) -> Path:
-    """Where the weights lie: the folder itself if it is an export, else the newest whole checkpoint of the run.
+    """Where the weights lie: the newest whole checkpoint of a run, else the folder itself if it is an export.
 
     Raises:
         ValueError: there are none.
     """
-    if (path / weights.CARD).is_file():
+    if not checkpoints.on_disk(path) and (path / weights.CARD).is_file():
         return path
     found = checkpoints.newest(path)
     if found is None:
         raise ValueError(f"{path} is neither an export (no {weights.CARD}) nor a run with a checkpoint; train it first")
     return found.folder
+
+
+def find_tokenizer(run: Path, named: str) -> Path:
+    """The folder of the tokenizer that a prior's run names, known by its content.
+
+    The run's config names it as seen from where it was trained: from here, else from a folder above the run.
+
+    Raises:
+        ValueError: it is at none of these places.
+    """
+    wanted = weights.read_card(weights_folder(run), "prior")["tokenizer"]
+    places = [Path(named), *(above / named for above in run.resolve().parents)]
+    for place in dict.fromkeys(places):
+        with suppress(ValueError):
+            if weights.read_card(weights_folder(place), "vqgan")["digest"] == wanted:
+                return place
+    raise ValueError(
+        f"the tokenizer {wanted[:12]} of {run} is not at {named}, seen from here or from a folder above the run; name "
+        "its folder behind that of the prior"
+    )
 
 
 def load_tokenizer(path: Path, device: torch.device) -> Tokenizer:
@@ -76,12 +97,32 @@ def export(run: Path, destination: Path) -> dict[str, Any]:
     """Copy the weights of a run's newest whole checkpoint, and their card, to a folder; the card is returned.
 
     Raises:
-        ValueError: the run has no whole checkpoint, or its weights are not what their card says.
+        ValueError: the run has no whole checkpoint, its weights are not what their card says, or the destination is a
+            run or holds files that no export has left there.
     """
     source = weights_folder(run)
     card = weights.read_card(source)
     weights.read(source, card)
+    _refuse_others(source, destination)
     destination.mkdir(parents=True, exist_ok=True)
     for name in (weights.WEIGHTS, weights.CARD):  # the card last: a folder with a card is an export
         write_whole(destination / name, (source / name).read_bytes())
     return card
+
+
+def _refuse_others(source: Path, destination: Path) -> None:
+    """Make sure that an export replaces nothing but an earlier export, or what a killed one left of this."""
+    if checkpoints.on_disk(destination) or source.resolve() == destination.resolve():
+        raise ValueError(f"{destination} is a run's folder; export to a new one, such as {destination}-export")
+    there = [destination / name for name in (weights.WEIGHTS, weights.CARD) if (destination / name).exists()]
+    same = all(path.read_bytes() == (source / path.name).read_bytes() for path in there)
+    if not same and not _is_export(destination):
+        raise ValueError(f"{there[0]} was not written by an export; move it away, or export to another folder")
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        weights.read(folder, weights.read_card(folder))
+    except ValueError:
+        return False
+    return True

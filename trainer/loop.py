@@ -127,4 +127,4 @@ def fit(
             if last or leave or step % config.save_every == 0:
                 metrics.note(checkpoints.save(task, step))
         metrics.note(checkpoints.wait())
-    return step == config.steps or finished()
+    return step >= config.steps or finished()  # beyond it, where a user has made the run shorter

@@ -14,7 +14,7 @@ from .index import ShardIndex
 from .keys import text_key
 from .pool import spread
 from .preparing import UnusableError, prepare
-from .shard_writer import Sample, finished, index_path, write_shard
+from .shard_writer import Sample, finished, index_path, own_shard, write_shard
 from .walking import escaped
 
 REPORT = "report.json"
@@ -198,8 +198,7 @@ def _refuse_strangers(folder: Path, tasks: Sequence[_Task]) -> None:
     planned = {task.path: task for task in tasks}
     for path in sorted(folder.glob("*.tar")):
         task = planned.get(path)
-        index = finished(path)
-        if task is None or (index is not None and not _is_done(task, index)):
+        if task is None or not _is_done(task, own_shard(path)):
             raise ValueError(
                 f"{path} is of another packing: other pictures, changed files or other options; remove the old shards, "
                 "or pack into another folder"

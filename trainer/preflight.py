@@ -11,6 +11,7 @@ import shutil
 import socket
 import time
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,18 @@ class Facts(NamedTuple):
 
 def versions() -> dict[str, str]:
     """Of everything that decides a run's numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    known = {"python": platform.python_version(), "smalti": _source_digest()}
+    return known | {name: version(name) for name in PACKAGES}
+
+
+@cache
+def _source_digest() -> str:
+    """Of the package's own source files, whatever their version says."""
+    root = Path(__file__).resolve().parents[1]
+    seen = hashlib.sha256()
+    for path in sorted(path for folder in ("models", "trainer", "launch") for path in (root / folder).rglob("*.py")):
+        seen.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return seen.hexdigest()[:12]
 
 
 def check(folder: Path, config: str, needed: int) -> str:

@@ -175,6 +175,11 @@ class PriorTask:
         with self.average.applied(best):
             return engines.whole_state(self.prior)
 
+    @property
+    def tokenizers(self) -> dict[str, str]:
+        """Digests of the frozen tokenizers that the numbers depend on, by what they encode."""
+        return {"picture": self.source.card["digest"]} | self.source.others
+
     def card(self) -> dict[str, Any]:
         """What the weights are."""
         return {

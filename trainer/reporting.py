@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .config import read
-from .folders import RESOLVED
+from .folders import RESOLVED, resolved_config
 from .metrics import FILE, history
 from .runs import Run, VQGANRun
 
@@ -32,12 +32,12 @@ def part(folder: Path) -> Part:
     Raises:
         ValueError: it is not a run, or has not been evaluated.
     """
-    if not (folder / RESOLVED).is_file() or not (folder / FILE).is_file():
+    if not resolved_config(folder).is_file() or not (folder / FILE).is_file():
         raise ValueError(f"{folder} is not a run's folder ({RESOLVED} and {FILE} are missing); train it first")
     lines = history(folder)
     if not curve(lines, "held_out/psnr") and not curve(lines, "held_out/nats_per_code"):
         raise ValueError(f"{folder} has not been evaluated yet; train it on")
-    return Part(folder, read(Run, folder / RESOLVED), lines)
+    return Part(folder, read(Run, resolved_config(folder)), lines)
 
 
 def curve(lines: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:

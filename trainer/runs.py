@@ -17,12 +17,15 @@ from . import config as configs
 from . import endings, failures, folders, preflight, prior_data, ranks, weights
 from .crops import CodeCropConfig, CropConfig, TamingCropConfig
 from .inference import weights_folder
+from .initial_weights import load_initial_weights
 from .loop import LoopConfig, fit
 from .metrics import Metrics
 from .previews import PreviewConfig
 from .prior_task import PriorTask
 from .reconstruction import VQGANLossConfig
+from .run_data import RunData
 from .saving import Checkpoints, Keep
+from .schema import MAY_CHANGE
 from .sentinels import SentinelsConfig
 from .sequence import SequenceGroup
 from .stopping import StoppingConfig
@@ -38,11 +41,11 @@ class VQGANRun:
     """Stage 1: an autoencoder of pictures, depths or label maps."""
 
     task: Literal["vqgan"] = "vqgan"
-    folder: Name
+    folder: Name = field(metadata=MAY_CHANGE)
     rebuilds: Field = "picture"
     data: DataConfig
     held_out: DataConfig
-    loop: LoopConfig
+    loop: LoopConfig = field(metadata=MAY_CHANGE)
     batch: BatchConfig
     model: VQGANConfig = field(default_factory=VQGANConfig)
     loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
@@ -53,10 +56,12 @@ class VQGANRun:
     channels_last: bool = False  # memory format of the pictures, which every layer hands on
     average: Decay = 0.999  # decay of the averaged weights, which are shown, evaluated and exported
     seed: Seed = 0
-    keep: Count = 3  # checkpoints, the newest
-    keep_every: Count | None = None  # steps: checkpoints at its multiples stay too
-    timeout_s: Seconds = 1800.0  # a collective that waits longer ends the job
-    wandb: WandbConfig | None = None
+    # a run or export to start from, at step 0 only
+    initial_weights: Name | None = field(default=None, metadata=MAY_CHANGE)
+    keep: Count = field(default=3, metadata=MAY_CHANGE)  # checkpoints, the newest
+    keep_every: Count | None = field(default=None, metadata=MAY_CHANGE)  # steps: checkpoints at its multiples stay too
+    timeout_s: Seconds = field(default=1800.0, metadata=MAY_CHANGE)  # a collective that waits longer ends the job
+    wandb: WandbConfig | None = field(default=None, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -135,25 +140,28 @@ class PriorRun:
     """
 
     task: Literal["prior"] = "prior"
-    folder: Name
-    tokenizer: Name  # folder of the VQGAN's run or export; the code shards must be its own
-    condition_tokenizers: dict[str, Name] = field(default_factory=dict)  # alike, of the fields map and depth
+    folder: Name = field(metadata=MAY_CHANGE)
+    tokenizer: Name = field(metadata=MAY_CHANGE)  # folder of the VQGAN's run or export; the code shards must be its own
+    # alike, of the fields map and depth
+    condition_tokenizers: dict[str, Name] = field(default_factory=dict, metadata=MAY_CHANGE)
     data: DataConfig
     held_out: DataConfig
-    loop: LoopConfig
+    loop: LoopConfig = field(metadata=MAY_CHANGE)
     batch: BatchConfig
     model: PriorConfig = field(default_factory=GPTConfig)
     condition: ConditionConfig = field(default_factory=UnconditionalConfig)
     training: NetworkConfig
-    sequence_ranks: Width = 1  # neighbouring ranks that share every sequence; as many fewer share out the batch
+    # neighbouring ranks that share every sequence; as many fewer share out the batch
+    sequence_ranks: Width = field(default=1, metadata=MAY_CHANGE)
     average: Decay = 0.999
     stopping: StoppingConfig | None = None
-    previews: PreviewConfig | None = field(default_factory=PreviewConfig)
+    previews: PreviewConfig | None = field(default_factory=PreviewConfig, metadata=MAY_CHANGE)
     seed: Seed = 0
-    keep: Count = 3
-    keep_every: Count | None = None
-    timeout_s: Seconds = 1800.0
-    wandb: WandbConfig | None = None
+    initial_weights: Name | None = field(default=None, metadata=MAY_CHANGE)
+    keep: Count = field(default=3, metadata=MAY_CHANGE)
+    keep_every: Count | None = field(default=None, metadata=MAY_CHANGE)
+    timeout_s: Seconds = field(default=1800.0, metadata=MAY_CHANGE)
+    wandb: WandbConfig | None = field(default=None, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -199,7 +207,8 @@ def train(run: Run, fresh: bool) -> bool:
         task, training, held_out = built(run)
         metrics = Metrics(folder, run.loop.steps, run.wandb, configs.to_mapping(run))
         record = {"config": configs.to_mapping(run), "versions": preflight.versions(), "wandb": metrics.identity}
-        checkpoints = Checkpoints(folder, Keep(run.keep, run.keep_every), training, metrics, record)
+        data = RunData(training, held_out, task.tokenizers)
+        checkpoints = Checkpoints(folder, Keep(run.keep, run.keep_every), data, metrics, record)
         finished = task.finished if isinstance(task, PriorTask) else lambda: False
         try:
             start = checkpoints.restore(task)
@@ -240,6 +249,7 @@ def built(run: Run) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
         training, held_out = _streams(run, (run.rebuilds,))
         return VQGANTask(run, training.accumulation), training, held_out
     prior = run.model.build(_codes(run), run.condition)
+    load_initial_weights(prior, run.initial_weights, Path(run.folder), "prior")
     if run.sequence_ranks > 1:
         prior.share_sequence(SequenceGroup(run.sequence_ranks))
     made = prior_data.source(run, prior.condition)
@@ -266,4 +276,23 @@ def _streams(run: Run, fields: tuple[str, ...], together: int = 1) -> tuple[Stre
     if problems:
         raise ValueError(problems[0])
     training, held_out = streams
+    _check_same_data(training, held_out)
     return training, held_out
+
+
+def _check_same_data(training: Stream, held_out: Stream) -> None:
+    """Every rank sees the same samples under the paths of the config.
+
+    Raises:
+        ValueError: a rank does not, as where a node has a stale copy on its own disk.
+    """
+    mine = {"data": (training.samples, training.fingerprint), "held_out": (held_out.samples, held_out.fingerprint)}
+    first, *others = ranks.listed((socket.gethostname(), mine))
+    for rank, (host, theirs) in enumerate(others, start=1):
+        for name, (samples, fingerprint) in theirs.items():
+            if (samples, fingerprint) != first[1][name]:
+                raise ValueError(
+                    f"rank {rank} on {host} finds other samples in {name} than rank 0 on {first[0]}: {samples} with "
+                    f"the fingerprint {fingerprint} against {first[1][name][0]} with {first[1][name][1]}; give every "
+                    "node the same shards"
+                )

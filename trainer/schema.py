@@ -17,6 +17,8 @@ from ..models.bounds import range_problems
 
 T = TypeVar("T")
 _SCALARS = (bool, int, float, str, Path, types.NoneType)
+# Of a field that changes no number of a run, or only by rounding: it may differ between two starts of the run.
+MAY_CHANGE = {"may_change": True}
 _UNREADABLE = object()  # stands in for a value whose problem has been noted already
 
 

@@ -28,13 +28,18 @@ def write_shard(
 ) -> int:
     """Writes one tar in the conventions of WebDataset and, last, its index; gives the number of samples.
 
-    A process killed at any moment leaves either no index or a whole shard. Equal samples give equal bytes.
+    The index is written first, and the tar gets its name last: a process killed at any moment leaves no tar or a whole
+    shard, and a tar without an index was written by somebody else. Equal samples give equal bytes.
 
     Args:
         path: of the tar; the index lies beside it with ``.idx`` appended.
         provenance: how the samples came about, as JSON; equal in all shards of one making.
         notes: what concerns this shard alone, as JSON; may be filled while the samples are drawn.
+
+    Raises:
+        ValueError: two samples have one key, or another program's tar has the name.
     """
+    own_shard(path)
     notes = {} if notes is None else notes
     rows: list[Row] = []
     keys: set[str] = set()
@@ -49,8 +54,8 @@ def write_shard(
             }
             rows.append(Row(sample.key, members, sample.measured))
         file.write(bytes(2 * _BLOCK))  # the end of an archive
-        tar_bytes = file.tell()
-    write_index(index_path(path), rows, tar_bytes, provenance, notes)
+        path.unlink(missing_ok=True)  # a shard of ours that is written again: no tar ever lies beside another's index
+        write_index(index_path(path), rows, file.tell(), provenance, notes)
     return len(rows)
 
 
@@ -66,6 +71,21 @@ def finished(path: Path) -> ShardIndex | None:
     except (FileNotFoundError, ValueError):
         return None
     return index if path.exists() and path.stat().st_size == index.tar_bytes else None
+
+
+def own_shard(path: Path) -> ShardIndex | None:
+    """The index of a shard that was written here; None where no tar has the name.
+
+    Raises:
+        ValueError: a tar has the name and no index of ours, so that it must not be replaced.
+    """
+    index = finished(path)
+    if index is None and path.exists():
+        raise ValueError(
+            f"{path} is there and has no index that fits it, so it was not written by this command; move it away, or "
+            "write to another folder"
+        )
+    return index
 
 
 class ShardWriter:
@@ -120,7 +140,7 @@ class ShardWriter:
         return self._folder / f"{self._prefix}-{number:06d}.tar"
 
     def _find_finished(self) -> None:
-        while (index := finished(self._path(self._shards_done))) is not None:
+        while (index := own_shard(self._path(self._shards_done))) is not None:
             path = self._path(self._shards_done)
             if index.provenance != self._provenance:
                 raise ValueError(

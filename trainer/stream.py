@@ -29,6 +29,7 @@ from .remote import RemoteConfig
 from .samples import Batch as Batch
 from .samples import SampleReader, join, part_of
 from .schedule import Schedule
+from .schema import MAY_CHANGE
 from .shards import ShardSet
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class SourceConfig:
         weight: its share of the stream, on any scale.
     """
 
-    shards: tuple[Name, ...]
+    shards: tuple[Name, ...] = field(metadata=MAY_CHANGE)
     weight: Positive = 1.0
 
     def __post_init__(self) -> None:
@@ -73,17 +74,17 @@ class DataConfig:
         remote: how shards are read that lie elsewhere.
     """
 
-    shards: tuple[Name, ...] = ()
-    mixture: tuple[SourceConfig, ...] = ()
+    shards: tuple[Name, ...] = field(default=(), metadata=MAY_CHANGE)
+    mixture: tuple[SourceConfig, ...] = field(default=(), metadata=MAY_CHANGE)
     crop: AnyCropConfig | None = field(default_factory=CropConfig)
     members: dict[str, Name] = field(default_factory=dict)
     window: Natural = 0
     crops_per_image: Count = 1
     repeats: Natural = 0
-    workers: Natural = 0
-    prefetch: Natural = 2
-    fault_limit: Share = 0.01
-    remote: RemoteConfig = field(default_factory=RemoteConfig)
+    workers: Natural = field(default=0, metadata=MAY_CHANGE)
+    prefetch: Natural = field(default=2, metadata=MAY_CHANGE)
+    fault_limit: Share = field(default=0.01, metadata=MAY_CHANGE)
+    remote: RemoteConfig = field(default_factory=RemoteConfig, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -234,15 +235,22 @@ class Stream:
             "shards": [len(shards.names) for shards in self._sets],
             "samples": [shards.samples for shards in self._sets],
             "fingerprint": self.fingerprint,
+            "order": "-".join(shards.order for shards in self._sets),
         }
 
     def check(self, state: dict[str, object]) -> None:
         """Makes sure that a stored state belongs to this stream. Ranks, workers and micro-batches may differ.
 
+        So may the bytes of samples, as when damaged pictures were repaired, which is said.
+
         Raises:
             ValueError: something that decides the order differs; all of it is named.
         """
         mine = self.state(0)
+        if "order" not in state:  # as older runs stored it
+            del mine["order"]
+        elif state["order"] == mine["order"] and state["fingerprint"] != mine.pop("fingerprint") and self._rank == 0:
+            print("the bytes of some samples have changed since the checkpoint was saved; their keys are the same")
         changed = [
             f"{name} was {state.get(name)!r} and is {value!r}"
             for name, value in mine.items()
@@ -252,7 +260,7 @@ class Stream:
             raise ValueError(
                 "the data are not those of the run that is resumed: "
                 + "; ".join(changed)
-                + ". Restore them, or start a new run from its weights"
+                + ". Restore them, or start a new run in another folder with initial_weights: the old run's folder"
             )
 
     def _requests(self, start_step: int) -> Iterator[Request]:

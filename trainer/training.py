@@ -9,6 +9,7 @@ from . import ranks
 from .engine import EngineConfig
 from .keys import mix
 from .optimizer import OptimizerConfig
+from .schema import MAY_CHANGE
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class BatchConfig:
     """How many samples an optimizer step sees, and how many of them a rank holds at once."""
 
     total: Count  # over all ranks and micro-batches
-    micro: Count
+    micro: Count = field(metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -10,6 +10,7 @@ Shapes: B samples of a rank's micro-batch, H rows and W columns, D channels of a
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from .codebook import CodebookKeeper, Coded
 from .config import to_mapping
 from .ema import WeightAverage
 from .evaluation import Sums, in_step
+from .initial_weights import load_initial_weights
 from .metrics import grid
 from .reconstruction import Judge
 from .sentinels import Sentinels
@@ -59,7 +61,9 @@ class VQGANTask:
     def __init__(self, run: "VQGANRun", accumulation: int) -> None:
         self.run = run
         self._sizes = {"micro_batch": run.batch.micro, "accumulation": accumulation}
-        self.generator = self._engine(run.model.build(), run.generator_training)
+        network = run.model.build()
+        load_initial_weights(network, run.initial_weights, Path(run.folder), "vqgan")
+        self.generator = self._engine(network, run.generator_training)
         self.engines: dict[str, Any] = {"generator": self.generator}
         self.average = WeightAverage(
             self.generator.module, run.average, engines.local, self.generator.empty_partition_cache
@@ -97,7 +101,7 @@ class VQGANTask:
         reseed(self.run.seed, step)
         self._set_schedules(step)
         reals = [self._target(batch) for batch in micro_batches]
-        if step == 0:
+        if step == 0 and self.run.initial_weights is None:
             with torch.no_grad():
                 self.codebook.place([self.model.latents(real) for real in reals])
         passes = [self._micro_step(real, step) for real in reals]
@@ -231,6 +235,11 @@ class VQGANTask:
         """The averaged weights of the generator, whole, in fp32, on the host."""
         with self.average.applied():
             return engines.whole_state(self.generator.module)
+
+    @property
+    def tokenizers(self) -> dict[str, str]:
+        """Digests of the frozen tokenizers that the numbers depend on: none."""
+        return {}
 
     def card(self) -> dict[str, Any]:
         """What the weights are."""

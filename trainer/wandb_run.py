@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import checkpoints
 
+PATIENCE_S = 30.0  # for a server that does not answer
 _SENT = "wandb-sent.txt"
 _HEAD_BYTES = 7  # of an offline file without records
 
@@ -103,7 +104,12 @@ def _started(config: WandbConfig, identity: str, rewind: int | None, about: dict
             except wandb.errors.Error as error:  # not every server can
                 print(f"wandb did not rewind the run to step {rewind} ({error}); old lines stay", file=sys.stderr)
         try:
-            return wandb.init(mode="online", **fresh, **about)
-        except wandb.errors.CommError as error:
-            print(f"wandb does not answer ({error}); going on offline", file=sys.stderr, flush=True)
+            return wandb.init(mode="online", settings=wandb.Settings(init_timeout=PATIENCE_S), **fresh, **about)
+        except wandb.errors.Error as error:  # no network, no key, a key that the server does not know
+            print(
+                f"wandb cannot be reached ({str(error).splitlines()[0]}); going on offline, for `wandb sync`",
+                file=sys.stderr,
+                flush=True,
+            )
+            wandb.teardown()  # the process that waits for the server would refuse the offline run too
     return wandb.init(mode="offline", **begin, **about)

@@ -14,9 +14,10 @@ import threading
 import time
 from pathlib import Path
 
+from . import early
+
 STALLED = 70  # exit code
 PERIOD_S = 0.5
-LAUNCHERS = (b"deepspeed", b"torchrun", b"torch.distributed")
 
 _last_sign = time.monotonic()
 
@@ -39,7 +40,8 @@ class Watchdog:
 
     def __init__(self, patience_s: float, launched: bool, wish: Path | None = None) -> None:
         self._patience_s = patience_s
-        self._launchers = _launchers() if launched else []
+        self._launchers = early.launchers() if launched else []
+        self._orphaned = launched and early.orphaned()
         self._wish = wish
         self._old_wish = _touched(wish)
         self._name = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
@@ -74,7 +76,7 @@ class Watchdog:
                 faulthandler.dump_traceback(sys.__stderr__ or 2)
 
     def _reason_to_leave(self) -> str:
-        if any(not _runs(pid) for pid in self._launchers):
+        if self._orphaned or any(not _runs(pid) for pid in self._launchers):
             return "the launcher is gone"
         return "" if _touched(self._wish) in (None, self._old_wish) else f"{self._wish} asks to"
 
@@ -90,33 +92,10 @@ def _touched(file: Path | None) -> int | None:
         return None
 
 
-def _launchers() -> list[int]:
-    """The parent, and the launcher's processes above it without a gap."""
-    found = [os.getppid()]
-    while above := _parent(found[-1]):
-        command = _read(above, "cmdline")
-        if not any(name in command for name in LAUNCHERS):
-            break
-        found.append(above)
-    return found
-
-
-def _parent(pid: int) -> int:
-    """The parent of a process; 0 when there is none, or no /proc to tell."""
-    fields = _read(pid, "stat").rpartition(b")")[2].split()
-    return int(fields[1]) if fields else 0
-
-
 def _runs(pid: int) -> bool:
     """Whether a process is there and has not ended; where there is no /proc, whether it is still the parent."""
     if not Path("/proc/self/stat").exists():
         return pid == os.getppid()
-    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    fields = early.read(pid, "stat").rpartition(b")")[2].split()
     return bool(fields) and fields[0] != b"Z"
 
-
-def _read(pid: int, name: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:
-        return b""

@@ -128,23 +128,36 @@ def test_a_run_that_is_killed_in_the_middle_goes_on_to_the_same_picture(capsys, 
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["seed-0-0000.png"]
 
 
-def test_finished_pictures_are_left_alone_and_others_painted_anew(capsys, tmp_path, of_classes, tokenizer):
+def test_finished_pictures_are_left_alone_and_none_is_replaced_by_another(capsys, tmp_path, of_classes, tokenizer):
     common = (of_classes, tokenizer, "--size", SIZE, "--class", 2)
     painted(capsys, tmp_path, *common)
-    stamp = (tmp_path / "seed-0-0000.png").stat().st_mtime_ns
+    stamp = (tmp_path / "class-2-seed-0-0000.png").stat().st_mtime_ns
     capsys.readouterr()
     painted(capsys, tmp_path, *common, "--count", 2, "--mode", "serial")
-    assert "seed-0-0000.png: there already" in capsys.readouterr().out
-    assert (tmp_path / "seed-0-0000.png").stat().st_mtime_ns == stamp
-    first = pixels(tmp_path)["seed-0-0000"]
-    for change in (("--class", 3), ("--temperature", 3), ("--tile", 5, "--halo", 1)):
-        assert not np.array_equal(first, painted(capsys, tmp_path, *common, *change)["seed-0-0000"]), change
+    assert "class-2-seed-0-0000.png: there already" in capsys.readouterr().out
+    first = pixels(tmp_path)["class-2-seed-0-0000"]
+    assert not np.array_equal(first, painted(capsys, tmp_path, *common, "--class", 3)["class-3-seed-0-0000"])
+    for change in (("--temperature", 3), ("--tile", 5, "--halo", 1)):
+        assert sample.main([*map(str, (*common, *change)), "--out", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert "class-2-seed-0-0000.png is there and was asked for otherwise" in said and "--out" in said
+        elsewhere = painted(capsys, tmp_path / change[0], *common, *change)
+        assert not np.array_equal(first, elsewhere["class-2-seed-0-0000"]), change
+    assert (tmp_path / "class-2-seed-0-0000.png").stat().st_mtime_ns == stamp
+
+
+def test_a_file_of_the_users_is_never_replaced_by_a_picture(capsys, tmp_path, prior, tokenizer):
+    Image.new("RGB", (8, 8)).save(tmp_path / "seed-0-0000.png")
+    before = (tmp_path / "seed-0-0000.png").read_bytes()
+    assert sample.main([str(prior), str(tokenizer), "--size", SIZE, "--out", str(tmp_path)]) == 2
+    assert "is not by this command" in capsys.readouterr().err
+    assert (tmp_path / "seed-0-0000.png").read_bytes() == before
 
 
 def test_metadata_say_how_a_picture_was_made(capsys, tmp_path, of_maps, tokenizer):
     labels(tmp_path / "map.png", (20, 28))
     painted(capsys, tmp_path, of_maps, tokenizer, "--map", tmp_path / "map.png", "--seed", 9, "--top-k", 5)
-    with Image.open(tmp_path / "seed-9-0000.png") as picture:
+    with Image.open(tmp_path / "map-seed-9-0000.png") as picture:
         notes = json.loads(picture.text["smalti"])
     assert notes["seed"] == 9 and notes["picture"] == 0 and notes["size"] == [20, 28]
     assert notes["prior"] == weights.read_card(of_maps)["digest"]
@@ -164,11 +177,11 @@ def test_a_map_of_another_size_is_laid_over_the_picture(capsys, tmp_path, of_map
         labels(tmp_path / f"map{number}.png", size) for number, size in enumerate([(48, 48), (96, 96), (50, 49)])
     )
     common = (of_maps, tokenizer, "--greedy")
-    first = painted(capsys, tmp_path / "a", *common, "--map", own)["seed-0-0000"]
+    first = painted(capsys, tmp_path / "a", *common, "--map", own)["map0-seed-0-0000"]
     assert first.shape == (48, 48, 3)
-    stretched = painted(capsys, tmp_path / "b", *common, "--map", twice, "--size", "48x48")["seed-0-0000"]
+    stretched = painted(capsys, tmp_path / "b", *common, "--map", twice, "--size", "48x48")["map1-seed-0-0000"]
     assert np.array_equal(first, stretched)
-    assert painted(capsys, tmp_path / "c", *common, "--map", odd)["seed-0-0000"].shape == (48, 48, 3)
+    assert painted(capsys, tmp_path / "c", *common, "--map", odd)["map2-seed-0-0000"].shape == (48, 48, 3)
 
 
 def test_several_sizes_are_painted_in_one_run(capsys, tmp_path, of_classes, tokenizer):
@@ -176,7 +189,7 @@ def test_several_sizes_are_painted_in_one_run(capsys, tmp_path, of_classes, toke
     both = painted(capsys, tmp_path / "both", *common, "--size", "12x16", "20x28")
     assert [picture.shape[:2] for picture in both.values()] == [(12, 16), (20, 28)] * 2
     one = painted(capsys, tmp_path / "one", *common, "--size", "20x28")
-    assert np.array_equal(both["seed-0-0001-20x28"], one["seed-0-0001"])
+    assert np.array_equal(both["class-1-seed-0-0001-20x28"], one["class-1-seed-0-0001"])
 
 
 def test_progress_tells_codes_a_second_and_the_time_left(capsys, tmp_path, of_classes, tokenizer):
@@ -189,8 +202,8 @@ def test_the_seam_between_tiles_is_told_for_every_picture_in_tiles(capsys, tmp_p
     common = (of_classes, tokenizer, "--class", 1, "--size", "36x28", "--count", 2, "--format", form)
     tiles = ("--tile", 4, "--halo", 0)
     pictures = painted(capsys, tmp_path / "hard", *common, *tiles, "--tiles", "blended")
-    told = re.findall(r"(seed-0-000\d)\S*: 36 x 28, seam (\d\.\d+) \(1 is none\)\n", capsys.readouterr().out)
-    assert [name for name, _ in told] == ["seed-0-0000", "seed-0-0001"]
+    told = re.findall(r"(class-1-seed-0-000\d)\S*: 36 x 28, seam (\d\.\d+) \(1 is none\)\n", capsys.readouterr().out)
+    assert [name for name, _ in told] == ["class-1-seed-0-0000", "class-1-seed-0-0001"]
     for name, value in told:
         pixels = torch.from_numpy(pictures[name].copy()).permute(2, 0, 1)[None].float()
         assert float(value) == pytest.approx(seam(pixels, [16, 32], [16]), abs=0.02)  # of colours that were rounded
@@ -321,7 +334,7 @@ def test_giant_pictures_become_tiled_tiffs_of_the_same_pixels(capsys, tmp_path, 
     plain = painted(capsys, tmp_path / "png", *common)
     tiled = painted(capsys, tmp_path / "tiff", *common, "--format", "tiff")
     assert same(plain, tiled)
-    with Image.open(tmp_path / "tiff" / "seed-0-0000.tiff") as picture:
+    with Image.open(tmp_path / "tiff" / "class-1-seed-0-0000.tiff") as picture:
         assert json.loads(picture.tag_v2[270])["size"] == [36, 28]
     capsys.readouterr()
     painted(capsys, tmp_path / "tiff", *common, "--format", "tiff")

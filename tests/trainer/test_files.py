@@ -1,5 +1,6 @@
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,28 @@ def test_a_file_is_read_to_its_end_or_not_at_all(tmp_path):
         files.read_regular(tmp_path / "a", 4)
     with pytest.raises(OSError, match="should have 0 bytes, and has more"):  # as endless files of /proc
         files.read_regular(Path("/proc/self/maps"), 100)
+
+
+def test_what_a_killed_writer_left_is_taken_over(tmp_path):
+    path = tmp_path / "name"
+    if (pid := os.fork()) == 0:
+        with whole_file(path) as file:
+            file.write(b"long and never finished")
+            file.flush()
+            os.kill(os.getpid(), 9)
+    os.waitpid(pid, 0)
+    assert [left.name for left in tmp_path.iterdir()] == [".name.part"]
+    write_whole(path, b"whole")
+    assert path.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    path = tmp_path / "name"
+    with whole_file(path) as file:
+        second = threading.Thread(target=write_whole, args=(path, b"second"))
+        second.start()
+        second.join(0.1)
+        assert second.is_alive()
+        file.write(b"first, and longer")
+    second.join(10)
+    assert path.read_bytes() == b"second" and list(tmp_path.iterdir()) == [path]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smalti.trainer.shard_writer import ShardWriter, finished
+from smalti.trainer.shard_writer import Sample, ShardWriter, finished, write_shard
 from smalti.trainer.shards import ShardSet
 
 WRITES_100 = """
@@ -39,7 +39,7 @@ def test_a_writer_killed_at_any_moment_goes_on_where_it_was(tmp_path):
     assert ShardSet.open([str(tmp_path)]).counts == (7,) * 14 + (2,)
 
 
-def test_a_tar_without_its_index_is_not_finished(tmp_path):
+def test_a_tar_without_its_index_is_somebody_elses_and_stays(tmp_path):
     with ShardWriter(tmp_path, "c", 2, {}) as writer:
         for number in range(4):
             writer.write(f"k{number}", {"cls": b"0"})
@@ -47,9 +47,21 @@ def test_a_tar_without_its_index_is_not_finished(tmp_path):
     assert finished(path) is not None
     (tmp_path / "c-000001.tar.idx").unlink()
     assert finished(path) is None
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"c-000001\.tar is there and has no index"):
+        ShardWriter(tmp_path, "c", 2, {})
+    assert path.read_bytes() == before
+    path.unlink()
     assert ShardWriter(tmp_path, "c", 2, {}).samples_done == 2
-    path.write_bytes(b"")
-    assert finished(path) is None
+
+
+def test_an_index_of_a_killed_writer_is_written_anew_with_its_tar(tmp_path):
+    write_shard(tmp_path / "c.tar", [Sample("a", {"cls": b"0"})], {})
+    (tmp_path / "c.tar").unlink()
+    assert finished(tmp_path / "c.tar") is None
+    write_shard(tmp_path / "c.tar", [Sample("b", {"cls": b"1"})], {})
+    index = finished(tmp_path / "c.tar")
+    assert index is not None and index.key(0) == "b"
 
 
 def test_a_failing_writer_leaves_no_half_shard(tmp_path):

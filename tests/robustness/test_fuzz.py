@@ -1,0 +1,202 @@
+"""Two thousand damaged files through the commands that read files from outside.
+
+Whatever the damage: the command ends within ten seconds with an exit code that is documented and without a traceback,
+takes no more than a gigabyte for it, and touches nothing outside the folders that it was given.
+"""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tarfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import processes
+import pytest
+from made_pictures import encoded, photo, write_pictures
+from made_priors import write_tokenizer
+from made_runs import write_vqgan
+from mutations import mutated
+
+from smalti.launch import export, pack, train
+from smalti.trainer import checkpoints
+
+LIMIT_S = 10
+LIMIT_BYTES = 1 << 30
+CODES = {0, 1, 2, 74}
+
+
+class Surface(NamedTuple):
+    """A kind of file, and the command that reads it."""
+
+    seeds: dict[str, bytes]  # a sound file's bytes, by a name for the file
+    command: Callable[[Path, str, bytes], int]  # (an empty folder, the file's name, its bytes) to the exit code
+    cases: int
+
+
+def ended(folder: Path, work: Callable[[], int]) -> tuple[int, str, float]:
+    """Exit code, output and seconds of a piece of work in a process of its own, with bounds on memory and time."""
+    output, began = folder / "output.txt", time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _be(output, work)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), output.read_text(errors="replace"), time.monotonic() - began
+
+
+def _be(output: Path, work: Callable[[], int]) -> None:
+    code = 99
+    try:
+        sys.stdout = sys.stderr = output.open("w", buffering=1)
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stdout.fileno(), 2)
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + LIMIT_BYTES, now + LIMIT_BYTES))
+        signal.alarm(LIMIT_S)
+        code = work()
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _tars(folder: Path) -> dict[str, bytes]:
+    """Tars as our writer, GNU tar and pax write them."""
+    found = {"ours.tar": next(write_pictures(folder / "shards", 3, side=16).glob("*.tar")).read_bytes()}
+    for name, form in (("gnu.tar", tarfile.GNU_FORMAT), ("pax.tar", tarfile.PAX_FORMAT)):
+        path = folder / name
+        with tarfile.open(path, "w", format=form) as tar:
+            for number in range(3):
+                image = folder / f"{'long' * 30}-{number}.png"
+                image.write_bytes(encoded(photo(16, 16, number), "PNG"))
+                tar.add(image, arcname=image.name)
+        found[name] = path.read_bytes()
+    return found
+
+
+def _index(folder: Path, name: str, data: bytes) -> int:
+    (folder / name).write_bytes(data)
+    return pack.main(["--index", str(folder / name), "--processes", "1"])
+
+
+def _images() -> dict[str, bytes]:
+    pixels = photo(24, 40)
+    kinds = {"a.jpg": "JPEG", "a.png": "PNG", "a.webp": "WEBP", "a.tif": "TIFF", "a.bmp": "BMP"}
+    found = {name: encoded(pixels, kind) for name, kind in kinds.items()}
+    found["b.jpg"] = encoded(pixels, "JPEG", progressive=True)
+    found["b.tif"] = encoded(pixels, "TIFF", compression="tiff_lzw")
+    return found
+
+
+def _pack(folder: Path, name: str, data: bytes) -> int:
+    source = folder / "images"
+    source.mkdir()
+    (source / name).write_bytes(data)
+    (source / "sound.png").write_bytes(encoded(photo(24, 24, 1), "PNG"))
+    return pack.main([str(source), str(folder / "shards"), "--processes", "1"])
+
+
+def _pack_labels(folder: Path, name: str, data: bytes) -> int:
+    source = folder / "images"
+    source.mkdir()
+    for number in range(3):
+        (source / f"p{number}.png").write_bytes(encoded(photo(16, 16, number), "PNG"))
+    (folder / name).write_bytes(data)
+    return pack.main([str(source), str(folder / "shards"), "--labels", str(folder / name), "--processes", "1"])
+
+
+def _print_config(folder: Path, name: str, data: bytes) -> int:
+    (folder / name).write_bytes(data)
+    return train.main([str(folder / name), "--print-config"])
+
+
+def _export_of(export_folder: Path) -> Callable[[Path, str, bytes], int]:
+    """Exports an export again, one of whose files is exchanged."""
+
+    def command(folder: Path, name: str, data: bytes) -> int:
+        shutil.copytree(export_folder, folder / "from")
+        (folder / "from" / name).write_bytes(data)
+        return export.main([str(folder / "from"), str(folder / "to")])
+
+    return command
+
+
+def _restore_from(run: Path) -> Callable[[Path, str, bytes], int]:
+    """Goes on with a run one of whose checkpoint's files is exchanged."""
+
+    def command(folder: Path, name: str, data: bytes) -> int:
+        shutil.copytree(run, folder / "run")
+        newest = checkpoints.on_disk(folder / "run")[0].folder
+        (newest / name).write_bytes(data)
+        return export.main([str(folder / "run"), str(folder / "to")])
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def surfaces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Surface]:
+    folder = tmp_path_factory.mktemp("sound")
+    write_tokenizer(folder / "export")
+    config = write_vqgan(folder, loop__steps=2)
+    _train_two_steps(config)
+    newest = checkpoints.on_disk(config.with_suffix(""))[0].folder
+    labels = {
+        "labels.csv": b"file,class\np0.png,0\np1.png,1\np2.png,2\n",
+        "labels.json": json.dumps({f"p{number}.png": number for number in range(3)}).encode(),
+    }
+    exported = {name: (folder / "export" / name).read_bytes() for name in ("model.safetensors", "config.json")}
+    kept = {name: (newest / name).read_bytes() for name in ("manifest.json", "model.safetensors", "config.json")}
+    text = config.read_bytes()
+    return {
+        "tars": Surface(_tars(folder), _index, 400),
+        "images": Surface(_images(), _pack, 500),
+        "labels": Surface(labels, _pack_labels, 200),
+        "configs": Surface({"run.yaml": text, "other.yaml": text.replace(b", ", b",\n ")}, _print_config, 300),
+        "exports": Surface(exported, _export_of(folder / "export"), 300),
+        "checkpoints": Surface(kept, _restore_from(config.with_suffix("")), 300),
+    }
+
+
+def _train_two_steps(config: Path) -> None:
+    job = processes.command("smalti.launch.train", [config]).wait()
+    assert job.codes == [0], job.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tars", "images", "labels", "configs", "exports", "checkpoints"])
+def test_damaged_files_end_in_a_sentence(name: str, surfaces: dict[str, Surface], tmp_path: Path, monkeypatch: Any):
+    surface = surfaces[name]
+    home = tmp_path / "elsewhere"
+    home.mkdir()
+    (home / "of-the-user.txt").write_text("years of notes")
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HOME", str(home))
+    wrong = []
+    for case in range(surface.cases):
+        draws = random.Random(f"{name} {case}")
+        file = draws.choice(sorted(surface.seeds))
+        data = mutated(surface.seeds[file], list(surface.seeds.values()), draws)
+        folder = tmp_path / f"case-{case}"
+        folder.mkdir()
+        code, output, seconds = ended(folder, lambda: surface.command(folder, file, data))  # noqa: B023 (called here)
+        if code not in CODES or "Traceback" in output or seconds > LIMIT_S:
+            wrong.append(f"case {case} of {file}: code {code} after {seconds:.1f} s: {output[-600:]}")
+        shutil.rmtree(folder)
+        assert [path.name for path in home.iterdir()] == ["of-the-user.txt"], f"case {case} of {file} wrote elsewhere"
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    assert not wrong, f"{len(wrong)} of {surface.cases}:\n" + "\n".join(wrong[:8])
+
+
+def test_mutations_are_the_same_for_a_seed_and_differ_between_seeds():
+    made = [mutated(b"0123456789" * 20, [b"other"], random.Random(seed)) for seed in range(50)]
+    again = [mutated(b"0123456789" * 20, [b"other"], random.Random(seed)) for seed in range(50)]
+    assert made == again and len(set(made)) > 40

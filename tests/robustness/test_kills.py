@@ -1,0 +1,121 @@
+"""A hundred SIGKILLs at random moments of commands that write: the same command again ends as if nothing had been.
+
+Equal results byte for byte, and no stale process, lock, port or temporary file.
+"""
+
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import processes
+import pytest
+from made_pairs import write_pair
+from made_pictures import encoded, photo, write_pictures
+from made_runs import lines, write_prior
+
+from smalti.trainer import checkpoints, weights
+
+KILLS = 20
+GRACE_S = 20.0
+
+
+class Command(NamedTuple):
+    """A command, the folder that it fills, and what that holds when all went well."""
+
+    module: str
+    arguments: list[object]
+    out: Path
+    result: Callable[[Path], object]
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def trained(run: Path) -> object:
+    """The weights that are left, the history, and every file's name."""
+    found = checkpoints.newest(run)
+    assert found is not None
+    return weights.read_card(found.folder)["digest"], lines(run), names(run)
+
+
+def _train(folder: Path) -> Command:
+    config = write_prior(folder)
+    return Command("smalti.launch.train", [config], config.with_suffix(""), trained)
+
+
+def _pack(folder: Path) -> Command:
+    source = folder / "images"
+    source.mkdir()
+    for number in range(24):
+        (source / f"p{number:03d}.jpg").write_bytes(encoded(photo(300, 400, number)))
+    options = ["--shard-count", 4, "--processes", 2, "--held-out", 4]
+    return Command("smalti.launch.pack", [source, folder / "out", *map(str, options)], folder / "out", contents)
+
+
+def _encode(folder: Path) -> Command:
+    tokenizer = write_pair(folder / "pair")[1]
+    shards = write_pictures(folder / "shards", 24, per_shard=4)
+    arguments = [tokenizer, shards, folder / "out", "--size", "16", "--workers", "1"]
+    return Command("smalti.launch.encode", arguments, folder / "out", contents)
+
+
+def _export(folder: Path) -> Command:
+    tokenizer = write_pair(folder / "pair")[1]
+    return Command("smalti.launch.export", [tokenizer, folder / "out"], folder / "out", contents)
+
+
+def _sample(folder: Path) -> Command:
+    prior, tokenizer = write_pair(folder / "pair")
+    arguments = [prior, tokenizer, "--size", "32x48", "--count", "2", "--save-every", "0", "--out", folder / "out"]
+    return Command("smalti.launch.sample", arguments, folder / "out", contents)
+
+
+def nobody_left(session: int) -> bool:
+    """Whether every process of a job is gone, its workers too."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(its_session) == session and state != "Z":
+            return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [_train, _pack, _encode, _export, _sample])
+def test_a_command_killed_at_a_random_moment_ends_as_if_it_had_not_been(
+    made: Callable[[Path], Command], tmp_path: Path
+):
+    command = made(tmp_path)
+    began = time.monotonic()
+    ended = processes.command(command.module, command.arguments).wait()
+    seconds = time.monotonic() - began
+    assert ended.codes == [0], ended.log
+    undisturbed = command.result(command.out)
+    draws, kills = random.Random(made.__name__), 0
+    for _ in range(20 * KILLS):
+        if kills == KILLS:
+            break
+        shutil.rmtree(command.out, ignore_errors=True)
+        job = processes.command(command.module, command.arguments)
+        time.sleep(draws.uniform(0.0, seconds))
+        job.signal(signal.SIGKILL, rank=0)
+        kills += job.wait().codes == [-signal.SIGKILL]
+        deadline = time.monotonic() + GRACE_S
+        while not nobody_left(job.leader):
+            assert time.monotonic() < deadline, f"a process of {command.module} outlives it"
+            time.sleep(0.05)
+        ended = processes.command(command.module, command.arguments).wait()
+        assert ended.codes == [0], ended.log
+        assert command.result(command.out) == undisturbed
+    assert kills == KILLS
