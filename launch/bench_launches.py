@@ -25,6 +25,7 @@ from ..trainer.config import from_mapping
 from ..trainer.prior_data import Source
 from ..trainer.prior_task import PriorTask
 from ..trainer.runs import PriorRun, VQGANRun
+from ..trainer.stream import Batch
 from ..trainer.vqgan_task import VQGANTask
 
 CODES, WINDOW, GRID = 64, 16, 64
@@ -157,7 +158,7 @@ def _vqgan() -> tuple[Step, Parts]:
     torch.manual_seed(0)
     task = VQGANTask(made, accumulation=1)
     image = torch.randint(256, (1, 3, size, size), dtype=torch.uint8)
-    batch = {"picture": image, "key": ["none"]}
+    batch: Batch = {"picture": image, "key": ["none"]}
     values = (image / 127.5 - 1).bfloat16()
     parts: Parts = [(task.model, (values,)), (task.engines["discriminator"].module, (values,))]
     return lambda number: task.step([batch], number), parts
@@ -178,13 +179,13 @@ def _prior(layers: int) -> tuple[Step, Parts]:
     prior = made.model.build(CODES, made.condition)
     task = PriorTask(made, prior, Source({"codes": CODES, "factor": 16, "digest": ""}, {}, None, ()), 1)
     grids = torch.randint(CODES, (2, WINDOW, WINDOW))
-    batch = {"codes": grids, "map_codes": grids, "key": ["first", "second"]}
+    batch: Batch = {"codes": grids, "map_codes": grids, "key": ["first", "second"]}
     return lambda number: task.step([batch], number), [(task.prior, (grids, {"map_codes": grids}, grids))]
 
 
 def _graph_breaks(network: nn.Module, positional: tuple[Any, ...]) -> int:
     """Where torch.compile would leave the graph of a network."""
-    explained = torch._dynamo.explain(network)(*positional)  # type: ignore[no-untyped-call]
+    explained = torch._dynamo.explain(network)(*positional)
     torch._dynamo.reset()
     return int(explained.graph_break_count)
 
@@ -192,8 +193,10 @@ def _graph_breaks(network: nn.Module, positional: tuple[Any, ...]) -> int:
 def _samplers(layers: int, top: int) -> dict[str, float]:
     """Launches of a sampler's step in mid-image: the most of one lane and of 64."""
     shape: dict[str, Any] = {"layers": layers, "heads": 2, "width": 64, "window": (WINDOW, WINDOW)}
-    figures = {}
-    for name, config in {"wavefront": GPTConfig(**shape), "windowed": NeighbourhoodConfig(**shape)}.items():
+    figures: dict[str, float] = {}
+    configs: dict[str, GPTConfig | NeighbourhoodConfig]
+    configs = {"wavefront": GPTConfig(**shape), "windowed": NeighbourhoodConfig(**shape)}
+    for name, config in configs.items():
         found = []
         for lanes in (1, 64):
             counts, counter = counted_sampling(config, lanes)
