@@ -27,7 +27,8 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 DEMO := runs/demo$(if $(PHOTOS),-$(notdir $(abspath $(PHOTOS))))
 MAPS := $(if $(PHOTOS),$(wildcard $(PHOTOS)/maps),yes)
 PRIOR := $(if $(MAPS),demo_prior,demo_prior_coordinates)
-RANKS := deepspeed --num_gpus 2 --module
+# At most two ranks, with a GPU each; two on a machine without GPUs, on its cores.
+RANKS = deepspeed --num_gpus $(shell python -c 'import torch; print(min(torch.cuda.device_count(), 2) or 2)') --module
 RUNS = --set folder=$(DEMO)/$(1) --set 'data.shards=[$(DEMO)/$(2)/train]' --set 'held_out.shards=[$(DEMO)/$(2)/held-out]'
 # What a step took goes into a file, also when it is stopped.
 timed = began=$$(date +%s); { $(2); }; code=$$?; echo "$(1) $$(($$(date +%s) - began))" >> $(DEMO)/seconds.txt; exit $$code
@@ -93,4 +94,4 @@ types: $(INSTALLED)
 	cd build/typecheck && mypy --config-file ../../pyproject.toml -p smalti
 
 test: lint types
-	OMP_NUM_THREADS=1 pytest
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest

@@ -42,8 +42,9 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Take in the weights after an optimizer step."""
         keep = min(self.decay, (1 + step) / (10 + step))
-        for name, average in self._average.items():
-            average.lerp_(self._local(self._parameters[name]).float(), 1 - keep)
+        if self._average:
+            weights = [self._local(self._parameters[name]).float() for name in self._average]
+            torch._foreach_lerp_(list(self._average.values()), weights, 1 - keep)
 
     def values(self) -> dict[str, Tensor]:
         """What this rank holds of the average: of the weights themselves where there is none."""

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
-from . import early
+from . import early, gpus
 
 T = TypeVar("T")
 
@@ -86,11 +87,9 @@ def group(timeout_s: float) -> Iterator[Place]:
         os.environ.setdefault("MASTER_PORT", port)
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world), LOCAL_RANK=str(place.local_rank))
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_world))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(place.local_rank)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        # Not all cores of the machine: a scheduler may have given this job a few of them.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world))
+    _join(place, timedelta(seconds=timeout_s))
     try:
         yield place
     except BaseException:
@@ -98,6 +97,18 @@ def group(timeout_s: float) -> Iterator[Place]:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _join(place: Place, timeout: timedelta) -> None:
+    """Make the process group, on GPUs after each rank has one of its own."""
+    if not torch.cuda.is_available():
+        dist.init_process_group("gloo", timeout=timeout)
+        return
+    gpu = gpus.take(place.local_rank)
+    store, rank, world = next(iter(rendezvous("env://", timeout=timeout)))
+    gpus.claim_for(store, gpu)
+    # With its device, the communicator is made now and no barrier guesses one.
+    dist.init_process_group("nccl", timeout=timeout, store=store, rank=rank, world_size=world, device_id=gpu)
 
 
 def device() -> torch.device:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..models import losses
 from ..models.discriminators import synchronise
 from ..models.quantizers import Quantizer, perplexity, usage
+from ..models.quantizers.base import count
 from ..models.vqgan import VQGAN, Reconstruction
 from . import engine as engines
 from . import ranks
@@ -197,7 +198,7 @@ class VQGANTask:
                 out: Reconstruction = module(real)
                 if counted:
                     add_figures(sums, self.run.rebuilds, real, out.rebuilt.float())
-                    counts += torch.bincount(out.quantized.indices.flatten(), minlength=len(counts))
+                    counts += count(out.quantized.indices, len(counts))
         module.train()
         ranks.total_(counts)
         return sums.means() | {"usage": usage(counts).item(), "perplexity": perplexity(counts).item()}

@@ -101,7 +101,10 @@ class Codebook(nn.Module):
 
 def count(indices: Tensor, codes: int) -> Tensor:
     """How often each of K codes occurs, (K,) float32."""
-    return torch.bincount(indices.flatten(), minlength=codes).float()
+    # Not bincount, which makes the host wait for the largest index.
+    flat = indices.flatten()
+    counts = torch.zeros(codes, dtype=torch.int64, device=flat.device)
+    return counts.scatter_add_(0, flat, torch.ones_like(flat)).float()
 
 
 def vectors(features: Tensor) -> Tensor:

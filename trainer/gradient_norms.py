@@ -1,0 +1,65 @@
+"""The norm of a ZeRO 1 or 2 optimizer's gradients in a few kernels, which is also what tells that they are not finite.
+
+DeepSpeed 0.19 walks the parameters one by one, twice: about twelve kernels each to look for values that are not finite
+and two for the norm. One fused call takes the norms of all of them, and a norm is finite just where every gradient is
+(or overflows beside one that nothing could learn from), so that the first walk is not needed.
+"""
+
+import types
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+REPLACED = (
+    "has_overflow", "get_grad_norm_direct", "unscale_and_clip_grads", "check_grad_overflow", "averaged_gradients",
+    "model_parallel_rank", "clip_grad",
+)  # fmt: skip
+
+
+def fuse(optimizer: Any) -> str:
+    """Give a DeepSpeed optimizer of ZeRO 1 or 2 the fused norm in place of its walks.
+
+    Returns:
+        Why it was left as it is, for the log; nothing where it was changed. States on the host keep DeepSpeed's own
+        way, which has a norm of its own there: that is no reason to speak of.
+    """
+    if getattr(optimizer, "cpu_offload", False):
+        return ""
+    missing = [name for name in REPLACED if not hasattr(optimizer, name)]
+    if missing:
+        return f"this DeepSpeed's optimizer has no {', '.join(missing)}, so its gradients are walked one by one: slower"
+    if optimizer.model_parallel_rank != 0 or getattr(optimizer, "has_moe_layers", False):
+        return ""
+    optimizer.has_overflow = lambda partition_gradients=True: False  # the norm tells
+    optimizer.get_grad_norm_direct = types.MethodType(_norm, optimizer)
+    optimizer.unscale_and_clip_grads = types.MethodType(_scale, optimizer)
+    return ""
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """The Euclidean norm of all of them together, () fp32."""
+    return torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)).square().sum().sqrt()
+
+
+@torch.no_grad()
+def _norm(self: Any, gradients: list[Tensor], params: Any, norm_type: float = 2) -> Tensor:
+    """The norm of a group's gradients over all ranks; -1, DeepSpeed's mark, where one is not finite."""
+    counted = [gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False)]
+    total = total_norm(counted).square() if counted else torch.zeros((), device=self.device)
+    dist.all_reduce(total, group=self.dp_process_group)
+    total = total.sqrt()
+    return torch.where(total.isfinite(), total, torch.full_like(total, -1.0))
+
+
+@torch.no_grad()
+def _scale(self: Any, grad_groups_flat: list[Tensor], total_norm: Tensor) -> None:
+    """Clip by the norm of all gradients and take the loss's scale out, on norms that ``step`` has found valid."""
+    scale = self.loss_scale
+    if self.clip_grad > 0:
+        scale = scale * ((total_norm / self.loss_scale + 1e-6) / self.clip_grad).clamp(min=1.0)
+    elif scale == 1.0:
+        return
+    for gradient in grad_groups_flat:
+        gradient.mul_(1.0 / scale)
