@@ -7,8 +7,27 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from ..conditions import Fields
-from .config import SamplingConfig
 from .schedule import Cell
+
+
+class DecodingConfig(Protocol):
+    """What decoders read of a sampling config; of these settings only ``stride`` and ``guided`` change the codes."""
+
+    @property
+    def stride(self) -> int:
+        """Codes of a row that share one window."""
+
+    @property
+    def lanes(self) -> int:
+        """Windows that share one forward."""
+
+    @property
+    def prefill(self) -> int:
+        """Windows read anew in one forward, a divisor of the lanes."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether the logits without the condition are needed too."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +37,12 @@ class Request:
     fields: Fields  # of the whole pictures, B rows each
     size: tuple[int, int]  # (H, W) codes of each
     pictures: tuple[int, ...]  # the B pictures' numbers, which key their randomness
-    config: SamplingConfig
+    config: DecodingConfig
 
     @property
     def guided(self) -> bool:
         """Whether the logits without the condition are needed too."""
-        return self.config.guidance.scale != 1
+        return self.config.guided
 
 
 class Logits(NamedTuple):
