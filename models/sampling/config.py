@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Mode = Literal["serial", "wavefront"]
-
 
 @dataclass(frozen=True)
 class GuidanceConfig:
@@ -47,15 +45,10 @@ class SamplingConfig:
     top_p: float | None = None  # the fewest most likely codes that hold this probability
     greedy: bool = False  # always the most likely code
     guidance: GuidanceConfig = GuidanceConfig()
-    mode: Mode = "wavefront"
+    mode: Literal["serial", "wavefront"] = "wavefront"
     stride: int = 1  # codes of a row that share one window; 1 is exact
     lanes: int = 1  # windows that share one forward; part of the arithmetic, so part of what gives the same bits
     prefill: int = 1  # windows read anew in one forward, a divisor of lanes; 1 suits CPUs, more suits GPUs
-
-    @property
-    def guided(self) -> bool:
-        """Whether the logits without the condition are needed too."""
-        return self.guidance.scale != 1
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:

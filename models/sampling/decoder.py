@@ -10,8 +10,16 @@ from ..conditions import Fields
 from .schedule import Cell
 
 
+class Guidance(Protocol):
+    """What decoders read of a guidance config."""
+
+    @property
+    def scale(self) -> float:
+        """1 where the logits without the condition are not needed."""
+
+
 class DecodingConfig(Protocol):
-    """What decoders read of a sampling config; of these settings only ``stride`` and ``guided`` change the codes."""
+    """What decoders read of a sampling config; ``lanes`` and ``prefill`` change speed and rounding alone."""
 
     @property
     def stride(self) -> int:
@@ -26,8 +34,8 @@ class DecodingConfig(Protocol):
         """Windows read anew in one forward, a divisor of the lanes."""
 
     @property
-    def guided(self) -> bool:
-        """Whether the logits without the condition are needed too."""
+    def guidance(self) -> Guidance:
+        """Classifier-free guidance."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Request:
     @property
     def guided(self) -> bool:
         """Whether the logits without the condition are needed too."""
-        return self.config.guided
+        return self.config.guidance.scale != 1
 
 
 class Logits(NamedTuple):

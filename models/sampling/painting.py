@@ -12,7 +12,7 @@ from torch import Tensor
 from ..conditions import Fields
 from ..prior import Prior
 from .choice import choose, guided
-from .config import Mode, SamplingConfig
+from .config import SamplingConfig
 from .decoder import Decoder, Logits, Request
 from .noise import gumbel, mix
 from .schedule import Cell, serial, wavefront
@@ -164,7 +164,7 @@ def _painted_before(stopped: Painting | None, codes: Tensor, scores: Tensor) -> 
     return fresh.cpu()
 
 
-def steps(decoder: Decoder, request: Request, mode: Mode, known: Callable[[Cell], bool]) -> Iterator[list[Cell]]:
+def steps(decoder: Decoder, request: Request, mode: str, known: Callable[[Cell], bool]) -> Iterator[list[Cell]]:
     """The cells that are not known, in a mode: lists of those that can be predicted together."""
     if mode == "serial" or decoder.rows_at_once == 1:
         return serial(decoder.order, known)

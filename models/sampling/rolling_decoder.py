@@ -67,7 +67,8 @@ class RollingDecoder:
 
     def reach(self, column: int) -> int:
         """The neighbourhood's right edge."""
-        return min(column + self.prior.config.beside, self.request.size[1] - 1)
+        right: int = min(column + self.prior.config.beside, self.request.size[1] - 1)
+        return right
 
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
         """See ``Decoder``; every cell must be asked for once, with all before it known."""
