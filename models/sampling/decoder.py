@@ -7,8 +7,35 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from ..conditions import Fields
-from .config import SamplingConfig
 from .schedule import Cell
+
+
+class Guidance(Protocol):
+    """What decoders read of a guidance config."""
+
+    @property
+    def scale(self) -> float:
+        """1 where the logits without the condition are not needed."""
+
+
+class DecodingConfig(Protocol):
+    """What decoders read of a sampling config; ``lanes`` and ``prefill`` change speed and rounding alone."""
+
+    @property
+    def stride(self) -> int:
+        """Codes of a row that share one window."""
+
+    @property
+    def lanes(self) -> int:
+        """Windows that share one forward."""
+
+    @property
+    def prefill(self) -> int:
+        """Windows read anew in one forward, a divisor of the lanes."""
+
+    @property
+    def guidance(self) -> Guidance:
+        """Classifier-free guidance."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +45,7 @@ class Request:
     fields: Fields  # of the whole pictures, B rows each
     size: tuple[int, int]  # (H, W) codes of each
     pictures: tuple[int, ...]  # the B pictures' numbers, which key their randomness
-    config: SamplingConfig
+    config: DecodingConfig
 
     @property
     def guided(self) -> bool:

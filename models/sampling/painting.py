@@ -81,7 +81,7 @@ def paint(
         )
     with torch.no_grad():
         decoder = prior.decoder(request)
-    return _paint(decoder, request, codes, seed, stopped)
+    return _paint(decoder, request, config, codes, seed, stopped)
 
 
 def sample(
@@ -127,7 +127,7 @@ def _check(given: Tensor, shape: tuple[int, ...], codes: int, name: str) -> None
 
 @torch.no_grad()
 def _paint(
-    decoder: Decoder, request: Request, codes: Tensor, seed: int, stopped: Painting | None
+    decoder: Decoder, request: Request, config: SamplingConfig, codes: Tensor, seed: int, stopped: Painting | None
 ) -> Iterator[Painting]:
     fixed = codes != UNKNOWN
     known = fixed.all(dim=0).cpu() & (not decoder.reads_given)
@@ -135,14 +135,14 @@ def _paint(
     scores = torch.zeros(codes.shape, device=codes.device)
     before = _painted_before(stopped, codes, scores)
     painted, cells = 0, int((~known).sum())
-    for step in steps(decoder, request, lambda cell: bool(known[cell])):
+    for step in steps(decoder, request, config.mode, lambda cell: bool(known[cell])):
         skipped, fresh = ([cell for cell in step if bool(before[cell]) is told] for told in (True, False))
         if skipped:
             decoder.skip(codes, skipped)
         if fresh:
             logits = decoder.logits(codes, fresh)
             progress = [rank[cell] / max(len(rank) - 1, 1) for cell in fresh]
-            chosen = _draw(logits, request, fresh, progress, seed)
+            chosen = _draw(logits, request, config, fresh, progress, seed)
             likely = logits.conditioned.log_softmax(dim=1).gather(1, chosen[:, None])
             for number, cell in enumerate(fresh):
                 part = slice(number * len(codes), (number + 1) * len(codes))
@@ -164,16 +164,18 @@ def _painted_before(stopped: Painting | None, codes: Tensor, scores: Tensor) -> 
     return fresh.cpu()
 
 
-def steps(decoder: Decoder, request: Request, known: Callable[[Cell], bool]) -> Iterator[list[Cell]]:
-    """The cells that are not known, in the request's mode: lists of those that can be predicted together."""
-    if request.config.mode == "serial" or decoder.rows_at_once == 1:
+def steps(decoder: Decoder, request: Request, mode: str, known: Callable[[Cell], bool]) -> Iterator[list[Cell]]:
+    """The cells that are not known, in a mode: lists of those that can be predicted together."""
+    if mode == "serial" or decoder.rows_at_once == 1:
         return serial(decoder.order, known)
     return wavefront(request.size, decoder.rows_at_once, decoder.reach, known)
 
 
-def _draw(logits: Logits, request: Request, step: Sequence[Cell], progress: Sequence[float], seed: int) -> Tensor:
+def _draw(
+    logits: Logits, request: Request, config: SamplingConfig, step: Sequence[Cell], progress: Sequence[float], seed: int
+) -> Tensor:
     """The (n,) codes of the step's cells, cell by cell and picture by picture in a cell."""
-    combined, config = logits.conditioned, request.config
+    combined = logits.conditioned
     if logits.absent is not None:
         scales = [config.guidance.at(share) for share in progress for _ in request.pictures]
         combined = guided(combined, logits.absent, combined.new_tensor(scales))

@@ -6,18 +6,35 @@ Shapes: B pictures, (H, W) their grids, n lanes, K codes, C channels.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..conditions import Place
-from ..rolling_cache import Aim
+from ..conditions import Condition, Fields, Place
+from ..rolling_cache import Aim, RollingCache
 from .decoder import Logits, Request
 from .schedule import Cell, window_start
 
-if TYPE_CHECKING:
-    from ..neighbourhood import NeighbourhoodPrior
+
+class RollingPrior(Protocol):
+    """What the decoder needs of a prior; a ``NeighbourhoodPrior`` has it."""
+
+    codes: int
+    window: tuple[int, int]
+    condition: Condition
+    edge: nn.Parameter
+    """(C,) what stands to the left of a row."""
+    config: Any
+
+    def cache(self, pictures: int, columns: int, rows: int) -> RollingCache:
+        """An empty cache for pictures of ``columns`` codes a row."""
+
+    def local(self, fields: Fields, batch: int, dropped: Tensor | None = None) -> Tensor:
+        """(B, h, w, C): what the condition says at every cell of a window."""
+
+    def step(self, left: Tensor, local: Tensor, aim: Aim, cache: RollingCache) -> Tensor:
+        """Read one position of every lane and predict its code."""
 
 
 class Job(NamedTuple):
@@ -34,7 +51,7 @@ class RollingDecoder:
 
     reads_given = True
 
-    def __init__(self, prior: "NeighbourhoodPrior", request: Request) -> None:
+    def __init__(self, prior: RollingPrior, request: Request) -> None:
         self.prior = prior
         self.request = request
         height, width = request.size
@@ -50,7 +67,8 @@ class RollingDecoder:
 
     def reach(self, column: int) -> int:
         """The neighbourhood's right edge."""
-        return min(column + self.prior.config.beside, self.request.size[1] - 1)
+        right: int = min(column + self.prior.config.beside, self.request.size[1] - 1)
+        return right
 
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
         """See ``Decoder``; every cell must be asked for once, with all before it known."""

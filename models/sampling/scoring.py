@@ -32,7 +32,7 @@ def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -
     request = Request(fields, (codes.shape[1], codes.shape[2]), tuple(range(len(codes))), manner)
     decoder = prior.decoder(request)
     scores = torch.zeros(codes.shape, device=codes.device)
-    for step in steps(decoder, request, lambda cell: False):
+    for step in steps(decoder, request, config.mode, lambda cell: False):
         rows, columns = (list(numbers) for numbers in zip(*step, strict=True))
         wanted = codes[:, rows, columns].t().flatten()
         found = decoder.logits(codes, step).conditioned.log_softmax(dim=1).gather(1, wanted[:, None])

@@ -10,18 +10,37 @@ Shapes: B pictures, (H, W) their grids, (h, w) the window, n cells, K codes, L l
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..attention import KeyValueCache
-from ..conditions import Place
+from ..conditions import Condition, Fields, Place
 from .decoder import Logits, Request
 from .schedule import Cell, strided_start
 
-if TYPE_CHECKING:
-    from ..gpt import GPT
+
+class WindowPrior(Protocol):
+    """What the decoder needs of a prior; a ``GPT`` has it."""
+
+    codes: int
+    window: tuple[int, int]
+    condition: Condition
+    cells: Tensor
+    """(N,) the cells of the window in the order of prediction."""
+    config: Any
+
+    def cache(self, lanes: int) -> KeyValueCache:
+        """An empty cache for ``lanes`` windows."""
+
+    def prefill(
+        self, codes: Tensor, fields: Fields, dropped: Tensor, cache: KeyValueCache, lanes: Tensor, live: Tensor
+    ) -> Tensor:
+        """Read the first codes of some windows and predict the next."""
+
+    def step(self, codes: Tensor, cache: KeyValueCache, lanes: Tensor) -> Tensor:
+        """Read one more code of every lane and predict the next."""
 
 
 class Window(NamedTuple):
@@ -63,7 +82,7 @@ class WindowDecoder:
 
     reads_given = False
 
-    def __init__(self, prior: "GPT", request: Request) -> None:
+    def __init__(self, prior: WindowPrior, request: Request) -> None:
         self.prior = prior
         self.request = request
         self.cells: list[int] = prior.cells.tolist()
