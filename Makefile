@@ -46,8 +46,8 @@ $(DEMO)/packed.done:
 	@mkdir -p $(DEMO)
 ifeq ($(PHOTOS),)
 	@echo '== painting landscapes to learn from, and a map to paint by'
-	@$(call timed,landscapes,python -m smalti.launch.landscapes $(DEMO)/pictures && \
-		python -m smalti.launch.landscapes $(DEMO)/unseen --first 1000 --count 1 --maps-only)
+	@$(call timed,landscapes,python -m smalti.launch.demo.landscapes $(DEMO)/pictures && \
+		python -m smalti.launch.demo.landscapes $(DEMO)/unseen --first 1000 --count 1 --maps-only)
 endif
 	@echo '== packing pictures into shards'
 	@$(call timed,pack,python -m smalti.launch.pack $(or $(PHOTOS),$(DEMO)/pictures) $(DEMO)/shards --held-out $(if $(PHOTOS),auto,4) \

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..trainer import ranks
-from ..trainer.crops import CropConfig, TamingCropConfig
-from ..trainer.encoding import EncodeConfig, Encoding, encode
-from ..trainer.faults import SampleError, TooManyFaultsError
-from ..trainer.inference import load_tokenizer
-from ..trainer.shards import ShardSet
+from ..trainer.checkpoint.loading import load_tokenizer
+from ..trainer.data.crops import CropConfig, TamingCropConfig
+from ..trainer.distributed import ranks
+from ..trainer.prepare.encode import EncodeConfig, Encoding, encode
+from ..trainer.shards.errors import SampleError, TooManyFaultsError
+from ..trainer.shards.reader import ShardSet
 
 TIMEOUT_S = 7200.0
 WRONG, TOO_MANY = 2, 1

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..trainer.inference import export
+from ..trainer.checkpoint.loading import export
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,11 +5,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from ..trainer.gathering import gather
-from ..trainer.packing import PackConfig, automatic_held_out, pack
-from ..trainer.patterns import expand
-from ..trainer.pool import spread
-from ..trainer.tar_scan import write_index_of
+from ..trainer.prepare.find_images import gather
+from ..trainer.prepare.pack import PackConfig, automatic_held_out, pack
+from ..trainer.prepare.process_pool import spread
+from ..trainer.shards.patterns import expand
+from ..trainer.shards.scan import write_index_of
 
 
 def main(arguments: list[str] | None = None) -> int:

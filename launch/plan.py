@@ -10,14 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..models.vqgan import VQGANConfig
+from ..models.vqgan.autoencoder import VQGANConfig
 from ..trainer import config as configs
-from ..trainer import perceptual_weights, weights
-from ..trainer.costs import Costs, measure
+from ..trainer.checkpoint import model_files
+from ..trainer.checkpoint.loading import weights_folder
 from ..trainer.files import write_whole
-from ..trainer.inference import weights_folder
-from ..trainer.planning import GIB, Fit, Machines, Plan, plan
-from ..trainer.runs import PriorRun, Run
+from ..trainer.jobs.run import Run
+from ..trainer.planning.costs import Costs, measure
+from ..trainer.planning.plan import GIB, Fit, Machines, Plan, plan
+from ..trainer.prior.config import PriorRun
+from ..trainer.vqgan import frozen_losses
 
 SCRIPT = Path(__file__).parent / "slurm" / "train.sbatch"
 WRONG, TOO_LARGE = 2, 1
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
         if asked.prefetch:
-            for path in perceptual_weights.prefetch():
+            for path in frozen_losses.prefetch():
                 print(f"there: {path}")
             if asked.config is None:
                 return 0
@@ -76,7 +78,7 @@ def _tokenizers(run: Run, codes: int | None) -> dict[str, VQGANConfig]:
             place = weights_folder(Path(folder))
         except ValueError as error:
             raise ValueError(f"{error}; or give the number of its codes with --codes") from None
-        found[field] = configs.from_mapping(VQGANConfig, weights.read_card(place, "vqgan")["model"], str(place))
+        found[field] = configs.from_mapping(VQGANConfig, model_files.read_card(place, "vqgan")["model"], str(place))
     return found
 
 

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..trainer import reporting
 from ..trainer.files import write_whole
+from ..trainer.jobs import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,10 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the HTML file")
     asked = parser.parse_args(arguments)
     try:
-        parts = [reporting.part(folder) for folder in asked.runs]
-        spent = {} if asked.seconds is None else reporting.seconds(asked.seconds)
-        said = reporting.summary(parts, spent, asked.pictures)
-        write_whole(asked.out, reporting.page(parts, said, asked.pictures).encode())
+        parts = [report.part(folder) for folder in asked.runs]
+        spent = {} if asked.seconds is None else report.seconds(asked.seconds)
+        said = report.summary(parts, spent, asked.pictures)
+        write_whole(asked.out, report.page(parts, said, asked.pictures).encode())
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

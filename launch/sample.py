@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 from ..models.sampling import GuidanceConfig, SamplingConfig
-from ..trainer import ranks
-from ..trainer.developing import DevelopConfig, contact_sheet
-from ..trainer.encoding import Settings
-from ..trainer.gallery import Gallery, GalleryConfig
-from ..trainer.inference import find_tokenizer, load_prior, load_tokenizer
-from ..trainer.wishes import Told, wish
+from ..models.vqgan.tiling import Settings
+from ..trainer.checkpoint.loading import find_tokenizer, load_prior, load_tokenizer
+from ..trainer.distributed import ranks
+from ..trainer.sampling.image_files import DevelopConfig, contact_sheet
+from ..trainer.sampling.job import Gallery
+from ..trainer.sampling.progress import GalleryConfig
+from ..trainer.sampling.request import Told, wish
 
 TIMEOUT_S = 7 * 24 * 3600.0  # ranks wait for the slowest one's pictures
 
@@ -73,8 +74,8 @@ def _say(line: str) -> None:
 def _tokenizer_of(run: Path) -> Path:
     """The folder that a prior's run names as its tokenizer, wherever this command runs."""
     from ..trainer import config  # with the runs comes DeepSpeed, which takes seconds to import
-    from ..trainer.folders import RESOLVED, resolved_config
-    from ..trainer.runs import PriorRun
+    from ..trainer.jobs.run_dir import RESOLVED, resolved_config
+    from ..trainer.prior.config import PriorRun
 
     if not resolved_config(run).is_file():
         raise ValueError(

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..trainer import early
+from ..trainer.distributed import signals
 from . import train
 
 TRAIN = "smalti.launch.train"
@@ -20,11 +20,11 @@ TRAIN = "smalti.launch.train"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call."""
-    early.listen()  # before the imports, which take seconds
+    signals.listen()  # before the imports, which take seconds
     from ..trainer import config as configs
-    from ..trainer.endings import WRONG
-    from ..trainer.runs import Run
-    from ..trainer.supervision import Hosts, supervise
+    from ..trainer.jobs.exit_codes import WRONG
+    from ..trainer.jobs.run import Run
+    from ..trainer.jobs.supervisor import Hosts, supervise
 
     asked = _parser().parse_args(arguments)
     try:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..trainer import early
+from ..trainer.distributed import signals
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,31 +28,32 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
-    early.listen()  # before the imports, which take seconds
+    signals.listen()  # before the imports, which take seconds
     from ..trainer import config as configs
-    from ..trainer import endings, ranks
-    from ..trainer.failures import FailedError
-    from ..trainer.runs import Run, train
-    from ..trainer.saving import SaveError
-    from ..trainer.watchdog import Watchdog
+    from ..trainer.checkpoint.save_error import SaveError
+    from ..trainer.distributed import ranks
+    from ..trainer.distributed.watchdog import Watchdog
+    from ..trainer.jobs import exit_codes
+    from ..trainer.jobs.failures import FailedError
+    from ..trainer.jobs.run import Run, train
 
     asked = parser().parse_args(arguments)
     try:
         run: Run = configs.read(Run, asked.config, asked.set)
         if asked.print_config:
             print(configs.dump(run), end="")
-            return endings.DONE
+            return exit_codes.DONE
         launched = "RANK" in os.environ
-        wish = Path(run.folder, endings.ASKED) if ranks.discover(os.environ).rank == 0 else None
+        wish = Path(run.folder, exit_codes.ASKED) if ranks.discover(os.environ).rank == 0 else None
         with Watchdog(run.timeout_s, launched, wish), ranks.group(run.timeout_s):
-            return endings.DONE if train(run, asked.fresh) else endings.LEFT
-    except early.LeftError:
-        return endings.LEFT
+            return exit_codes.DONE if train(run, asked.fresh) else exit_codes.LEFT
+    except signals.LeftError:
+        return exit_codes.LEFT
     except FailedError:
-        return endings.FAILED  # it has been said
+        return exit_codes.FAILED  # it has been said
     except (SaveError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return endings.code_of(error)
+        return exit_codes.code_of(error)
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def _launch(ancestor: str, place: str, world: str, module: str, *arguments: str)
 
 def _serve() -> None:
     """The ancestor: fork a leader for every folder that is named on stdin."""
-    import smalti.trainer.runs  # noqa: F401
+    import smalti.trainer.jobs.run  # noqa: F401
 
     for module in LATE:
         importlib.import_module(module)
@@ -282,7 +282,7 @@ def _be(rank: int, folder: Path, order: Mapping[str, Any]) -> None:
 def _call(rank: int, folder: Path, order: Mapping[str, Any]) -> None:
     import torch
 
-    from smalti.trainer import ranks
+    from smalti.trainer.distributed import ranks
 
     file = Path(order["file"])
     sys.path.insert(0, str(Path(__file__).parent))

@@ -16,8 +16,8 @@ ALLOWED = {
     "configs": set(),
 }
 HOMES = {
-    "deepspeed": "trainer/engine.py",
-    "wandb": "trainer/wandb_run.py",
+    "deepspeed": "trainer/distributed/engine.py",
+    "wandb": "trainer/training/wandb_logger.py",
     "yaml": "trainer/config.py",
 }
 MODELS_KNOW_NOTHING_OF = {"os", "io", "pathlib", "time", "json", "socket", "subprocess", "PIL", "torch.distributed"}

@@ -1,1 +1,1 @@
-"""Everything that knows ranks, files, engines or time."""
+"""Training, data, checkpoints and jobs: everything that knows ranks, files, engines or time."""

@@ -1,12 +1,17 @@
-"""Files that are whole or not there: written aside, synced, renamed."""
+"""Atomic file writes, fsync and SHA-256."""
 
 import fcntl
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+
+class ChecksumError(ValueError):
+    """Bytes are not those that were packed."""
 
 
 @contextmanager
@@ -99,3 +104,26 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Make sure a file or folder has reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all, and on the disk when this returns."""
+    write_whole(path, text.encode())

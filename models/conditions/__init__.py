@@ -5,11 +5,11 @@ from typing import Literal
 
 from .base import NOWHERE, Condition, Fields, Place
 from .code_map import CodeMapConfig
-from .coordinates import CoordinateFeaturesConfig, CoordinatesConfig
+from .composite import Several
+from .crop_position import CoordinateFeaturesConfig, CoordinatesConfig
 from .low_resolution import LowResolutionConfig
 from .objects import ObjectsConfig
-from .several import Several
-from .whole import ClassConfig, TextConfig, UnconditionalConfig
+from .whole_image import ClassConfig, TextConfig, UnconditionalConfig
 
 SingleConditionConfig = (
     UnconditionalConfig

@@ -7,11 +7,14 @@ Shapes: B samples, (h, w) the window, (H, W) a whole grid, C channels.
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from ..bounds import Count, Name, check_ranges
 from .base import Fields, Place, SingleCondition, window_cells
+
+LABELS = 256  # values of an 8-bit map
 
 
 @dataclass(frozen=True)
@@ -66,3 +69,24 @@ class CodeMap(SingleCondition):
     def cells(self) -> Tensor:
         """Each token stands at the cell that it describes."""
         return window_cells(self.window)
+
+
+def commonest(labels: Tensor, rows: int, columns: int) -> Tensor:
+    """The commonest label in each cell of a grid laid over a map; the lowest of those that are equally common.
+
+    Args:
+        labels: (H, W) integers in [0, 256).
+        rows, columns: of the grid; a cell takes the map's pixels whose centres lie in it.
+
+    Returns:
+        (rows, columns) uint8.
+
+    Raises:
+        ValueError: a label is 256 or more.
+    """
+    if int(labels.max()) >= LABELS:
+        raise ValueError(f"labels must lie below {LABELS}, got {int(labels.max())}; give a tokenizer of such maps")
+    height, width = labels.shape
+    cell = (torch.arange(height) * rows // height)[:, None] * columns + torch.arange(width) * columns // width
+    votes = torch.bincount((cell * LABELS + labels).flatten(), minlength=rows * columns * LABELS)
+    return votes.view(rows, columns, LABELS).argmax(-1).to(torch.uint8)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..bounds import Count, Width, check_ranges
 from .base import Fields
-from .located import Located
+from .crop_position import Located
 
 ABSENT = -1
 """The class of a place in ``objects`` that holds no object."""

@@ -1,10 +1,10 @@
 """The discriminators. To add one: its config and class in a file here, and its name in the union below."""
 
-from ..synchronised import synchronise
-from .batch_norm import BatchNorm
-from .blur_patch import BlurPatchConfig
-from .patch import PatchGANConfig
-from .style import StyleGANConfig
+from ..layers.cross_rank_statistics import synchronise
+from .blur_patchgan import BlurPatchConfig
+from .patchgan import PatchGANConfig
+from .stylegan import StyleGANConfig
+from .sync_batch_norm import BatchNorm
 
 DiscriminatorConfig = PatchGANConfig | BlurPatchConfig | StyleGANConfig
 

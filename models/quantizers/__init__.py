@@ -2,15 +2,15 @@
 
 from .base import Observed, Quantized, Quantizer
 from .cosine import CosineConfig
+from .ema import EMAConfig
 from .entropy import EntropyConfig
-from .finite_scalar import FSQConfig
+from .fsq import FSQConfig
 from .gumbel import GumbelConfig
-from .index_backpropagation import IBQConfig
-from .lookup_free import LFQConfig
-from .moving_average import EMAConfig
-from .projected import SimVQConfig
+from .ibq import IBQConfig
+from .lfq import LFQConfig
+from .simvq import SimVQConfig
 from .usage import RollingUse, perplexity, usage
-from .vector import VQConfig
+from .vq import VQConfig
 
 QuantizerConfig = VQConfig | EMAConfig | GumbelConfig | CosineConfig | FSQConfig | LFQConfig | SimVQConfig | IBQConfig
 

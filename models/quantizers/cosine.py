@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..bounds import Count, Weight, check_ranges
 from .base import Codebook, Observed, Quantized, Quantizer, grid, straight_through, vectors
-from .revival import k_means, replaced, revive
-from .vector import check_codebook, note_idle, search
+from .codebook_init import k_means, replaced, revive
+from .vq import check_codebook, note_idle, search
 
 
 @dataclass(frozen=True)

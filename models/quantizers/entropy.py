@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.special import entr
 
 from ..bounds import Positive, Weight, check_ranges
-from ..synchronised import Reduce
+from ..layers.cross_rank_statistics import Reduce
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..bounds import Count, Positive, Weight, check_ranges
 from .base import Codebook, Quantized, Quantizer, grid
-from .vector import check_codebook
+from .vq import check_codebook
 
 
 @dataclass(frozen=True)

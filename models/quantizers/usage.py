@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.special import entr
 
-from ..float32_buffers import Float32Buffers
+from ..layers.float32_buffers import Float32Buffers
 
 
 def perplexity(counts: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
 """Painting grids of codes with a prior: draws, windows, wavefronts."""
 
+from ..priors.decoding import Cell, Decoder, Logits, Request, window_start
+from .best_of import Judge, best, likelihood, recognised
 from .config import GuidanceConfig, SamplingConfig
-from .decoder import Decoder, Logits, Request
-from .painting import UNKNOWN, Painting, paint, sample
-from .ranking import Judge, best, likelihood, recognised
-from .schedule import Cell, window_start
+from .sampler import UNKNOWN, Painting, paint, sample
 from .scoring import score
 
 __all__ = [

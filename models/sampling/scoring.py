@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..conditions import Fields
-from ..prior import Prior
+from ..priors.base import Prior
+from ..priors.decoding import Request
 from .config import GuidanceConfig, SamplingConfig
-from .decoder import Request
-from .painting import steps
+from .sampler import steps
 
 
 @torch.no_grad()

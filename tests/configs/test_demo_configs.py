@@ -3,7 +3,9 @@
 from typing import cast
 
 from smalti.trainer import config as configs
-from smalti.trainer.runs import PriorRun, Run, VQGANRun
+from smalti.trainer.jobs.run import Run
+from smalti.trainer.prior.config import PriorRun
+from smalti.trainer.vqgan.config import VQGANRun
 
 
 def test_the_demo_trains_a_vqgan_under_zero_1_with_everything_that_the_published_one_has() -> None:

@@ -9,16 +9,18 @@ import numpy as np
 import processes
 import pytest
 import torch
-from made_pictures import encoded, photo
-from made_priors import condition_members, grids, npy, write_code_shards, write_tokenizer
+from fixtures.priors import condition_members, grids, npy, write_code_shards, write_tokenizer
+from fixtures.shards import encoded, photo
 
 import smalti.configs
 from smalti.models.conditions import ConditionConfig
 from smalti.models.priors import PriorConfig
 from smalti.trainer.config import read
-from smalti.trainer.index import Measured
-from smalti.trainer.runs import PriorRun, VQGANRun, built
-from smalti.trainer.shard_writer import ShardWriter
+from smalti.trainer.images.geometry import Measured
+from smalti.trainer.jobs.run import built
+from smalti.trainer.prior.config import PriorRun
+from smalti.trainer.shards.writer import ShardWriter
+from smalti.trainer.vqgan.config import VQGANRun
 
 FOLDER = Path(smalti.configs.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("prior_*.yaml") if path.stem != "prior_published")

@@ -8,14 +8,15 @@ import numpy as np
 import processes
 import pytest
 import torch
-from made_pictures import encoded, photo
+from fixtures.shards import encoded, photo
 
 import smalti.configs
 from smalti.trainer import config as configs
-from smalti.trainer.index import Measured
-from smalti.trainer.runs import VQGANRun, built
-from smalti.trainer.shard_writer import ShardWriter
-from smalti.trainer.vqgan_task import VQGANTask
+from smalti.trainer.images.geometry import Measured
+from smalti.trainer.jobs.run import built
+from smalti.trainer.shards.writer import ShardWriter
+from smalti.trainer.vqgan.config import VQGANRun
+from smalti.trainer.vqgan.task import VQGANTask
 
 FOLDER = Path(smalti.configs.__file__).parent
 TINY = ("vqgan_tiny", "vqgan_modern_tiny", "depth_tiny", "segmentation_tiny")

@@ -8,9 +8,10 @@ from pathlib import Path
 import processes
 import pytest
 import two_nodes
-from made_runs import write_prior
+from fixtures.runs import write_prior
 
-from smalti.trainer import checkpoints, metrics
+from smalti.trainer.checkpoint import storage
+from smalti.trainer.training import metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(two_nodes.missing()), reason=two_nodes.missing())]
 
@@ -61,5 +62,5 @@ def test_a_job_that_loses_a_node_ends_names_it_and_goes_on_on_the_other(tmp_path
     assert (run / "hosts.txt").read_text() == f"{two_nodes.FIRST} slots=1\n"
     assert "1 rank(s) on 1 host(s)" in said and "which 2 rank(s) saved" in said
     assert [line["step"] for line in metrics.history(run) if "train/nats_per_code" in line] == [*range(1, STEPS + 1)]
-    last = checkpoints.newest(run)
+    last = storage.newest(run)
     assert last is not None and last.step == STEPS

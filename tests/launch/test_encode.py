@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 
 import processes
-from made_pictures import write_pictures
-from made_tokenizers import write_tokenizer
+from fixtures.shards import write_pictures
+from fixtures.tokenizers import write_tokenizer
 
 from smalti.launch import encode
-from smalti.trainer.shards import ShardSet
+from smalti.trainer.shards.reader import ShardSet
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -1,22 +1,22 @@
 """An export is the weights and the card of a run's newest whole checkpoint, or nothing."""
 
-import made_pairs
 import pytest
 import torch
+from fixtures import pairs
 
 from smalti.launch import export
-from smalti.trainer import weights
-from smalti.trainer.inference import load_tokenizer
+from smalti.trainer.checkpoint import model_files
+from smalti.trainer.checkpoint.loading import load_tokenizer
 
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    return made_pairs.write_tokenizer(tmp_path / "tokenizer")
+    return pairs.write_tokenizer(tmp_path / "tokenizer")
 
 
 def test_what_is_exported_decodes_the_same_bits(capsys, tmp_path, tokenizer):
     assert export.main([str(tokenizer), str(tmp_path / "copy")]) == 0
-    digest = weights.read_card(tokenizer)["digest"]
+    digest = model_files.read_card(tokenizer)["digest"]
     assert capsys.readouterr().out == f"{tmp_path / 'copy'}: vqgan, weights {digest[:12]}\n"
     codes = torch.arange(12).view(1, 3, 4)
     first, second = (load_tokenizer(folder, torch.device("cpu")).model for folder in (tokenizer, tmp_path / "copy"))
@@ -31,7 +31,7 @@ def test_a_folder_without_weights_is_refused(capsys, tmp_path):
 
 
 def test_weights_that_are_not_their_cards_are_refused(capsys, tmp_path, tokenizer):
-    place = tokenizer / weights.WEIGHTS
+    place = tokenizer / model_files.WEIGHTS
     data = bytearray(place.read_bytes())
     data[-1] ^= 1
     place.write_bytes(bytes(data))

@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from made_pictures import decoded, encoded, photo
+from fixtures.shards import decoded, encoded, photo
 from PIL import Image, ImageOps
 
 from smalti.launch import pack
-from smalti.trainer import jpeg
-from smalti.trainer.crops import CropConfig
-from smalti.trainer.shards import ShardSet
-from smalti.trainer.stream import DataConfig, Stream
+from smalti.trainer.data.crops import CropConfig
+from smalti.trainer.data.stream import DataConfig, Stream
+from smalti.trainer.images import seekable_jpeg
+from smalti.trainer.shards.reader import ShardSet
 
-needs_tool = pytest.mark.skipif(jpeg.tool() is None, reason="jpegtran is not installed (Debian: libjpeg-turbo-progs)")
+needs_tool = pytest.mark.skipif(
+    seekable_jpeg.tool() is None, reason="jpegtran is not installed (Debian: libjpeg-turbo-progs)"
+)
 
 
 def write_photos(folder: Path, count: int, height: int = 40, width: int = 60) -> Path:
@@ -231,14 +233,14 @@ def test_large_photos_are_cut_without_decoding_them_whole_and_with_the_same_pixe
 
 def test_a_rewritten_photo_of_other_pixels_is_never_packed(tmp_path, monkeypatch):
     worse = encoded(photo(720, 1000), "JPEG", quality=30, restart_marker_blocks=1)
-    monkeypatch.setattr(jpeg, "seekable", lambda data: worse)
+    monkeypatch.setattr(seekable_jpeg, "seekable", lambda data: worse)
     source = write_photos(tmp_path / "in", 1, 720, 1000)
     assert pack_it(source, tmp_path / "out") == 0
     assert contents(tmp_path / "out")["p000"]["jpg"] == (source / "p000.jpg").read_bytes()
 
 
 def test_without_the_tool_large_photos_are_packed_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(jpeg, "tool", lambda: None)
+    monkeypatch.setattr(seekable_jpeg, "tool", lambda: None)
     source = write_photos(tmp_path / "in", 1, 720, 1000)
     assert pack_it(source, tmp_path / "out") == 0
     assert contents(tmp_path / "out")["p000"]["jpg"] == (source / "p000.jpg").read_bytes()

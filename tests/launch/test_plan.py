@@ -1,9 +1,9 @@
 import subprocess
 
-from made_runs import write_prior, write_vqgan
+from fixtures.runs import write_prior, write_vqgan
 
 from smalti.launch import plan
-from smalti.trainer import perceptual_weights
+from smalti.trainer.vqgan import frozen_losses
 
 
 def test_a_plan_says_what_fits_and_writes_the_job_script(tmp_path, capsys):
@@ -34,6 +34,6 @@ def test_what_does_not_fit_or_cannot_be_planned_is_told_by_the_exit_code(tmp_pat
 
 
 def test_prefetching_needs_no_config(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(perceptual_weights, "prefetch", lambda: [tmp_path / "vgg16.pth"])
+    monkeypatch.setattr(frozen_losses, "prefetch", lambda: [tmp_path / "vgg16.pth"])
     assert plan.main(["--prefetch"]) == 0
     assert "there: " in capsys.readouterr().out

@@ -8,17 +8,18 @@ import subprocess
 import sys
 import time
 
-import made_pairs
-import made_runs
 import numpy as np
 import processes
 import pytest
 import torch
+from fixtures import pairs, runs
 from PIL import Image
 
 from smalti.launch import sample
-from smalti.models.seams import seam
-from smalti.trainer import giant_tiff, unfinished, weights
+from smalti.models.vqgan.seams import seam
+from smalti.trainer.checkpoint import model_files
+from smalti.trainer.images import big_tiff
+from smalti.trainer.sampling import partial
 
 SIZE = "20x28"  # 5 x 7 codes
 
@@ -30,22 +31,22 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer(folder):
-    return made_pairs.write_tokenizer(folder / "tokenizer")
+    return pairs.write_tokenizer(folder / "tokenizer")
 
 
 @pytest.fixture(scope="module", params=["none-gpt", "none-neighbourhood"])
 def prior(request, folder, tokenizer):
-    return made_pairs.write_prior(folder / request.param, tokenizer, *request.param.split("-"))
+    return pairs.write_prior(folder / request.param, tokenizer, *request.param.split("-"))
 
 
 @pytest.fixture(scope="module")
 def of_maps(folder, tokenizer):
-    return made_pairs.write_prior(folder / "map", tokenizer, "map")
+    return pairs.write_prior(folder / "map", tokenizer, "map")
 
 
 @pytest.fixture(scope="module")
 def of_classes(folder, tokenizer):
-    return made_pairs.write_prior(folder / "class", tokenizer, "class")
+    return pairs.write_prior(folder / "class", tokenizer, "class")
 
 
 def painted(capsys, out, *arguments):
@@ -102,7 +103,7 @@ def test_a_run_that_is_killed_in_the_middle_goes_on_to_the_same_picture(capsys, 
     whole = painted(capsys, tmp_path / "whole", *common)
     common = [*map(str, common), "--out", str(tmp_path / "killed"), "--save-every", "0", "--preview", "0"]
     job = processes.command("smalti.launch.sample", common, 1)
-    kept = unfinished.place(tmp_path / "killed" / "seed-0-0000.png")
+    kept = partial.place(tmp_path / "killed" / "seed-0-0000.png")
     deadline = time.monotonic() + 60
     while not kept.exists() or (np.load(kept)["codes"] >= 0).sum() < 20:
         assert time.monotonic() < deadline and processes.alive(job.pids[0]), job.output()
@@ -160,8 +161,8 @@ def test_metadata_say_how_a_picture_was_made(capsys, tmp_path, of_maps, tokenize
     with Image.open(tmp_path / "map-seed-9-0000.png") as picture:
         notes = json.loads(picture.text["smalti"])
     assert notes["seed"] == 9 and notes["picture"] == 0 and notes["size"] == [20, 28]
-    assert notes["prior"] == weights.read_card(of_maps)["digest"]
-    assert notes["tokenizer"] == weights.read_card(tokenizer)["digest"]
+    assert notes["prior"] == model_files.read_card(of_maps)["digest"]
+    assert notes["tokenizer"] == model_files.read_card(tokenizer)["digest"]
     assert "top_k=5" in notes["sampling"] and "blended" in notes["developed"] and len(notes["wish"]) == 64
 
 
@@ -278,14 +279,14 @@ def test_what_the_prior_needs_is_asked_for(capsys, tmp_path, of_maps, of_classes
     said = refused(capsys, tmp_path, of_maps, tokenizer, "--map", wild)
     assert "the prior knows 7 numbers of map_codes, 0 to 6, got 7" in said
     said = refused(capsys, tmp_path, of_maps, tokenizer, "--map", wild, "--map-tokenizer", tokenizer)
-    digest = weights.read_card(tokenizer)["digest"][:12]
+    digest = model_files.read_card(tokenizer)["digest"][:12]
     assert f"maps as the commonest label of each cell, and --map-tokenizer is {digest}; omit it" in said
 
 
 def test_a_tokenized_map_needs_its_tokenizer(capsys, tmp_path, tokenizer):
-    maps, others = (made_pairs.write_tokenizer(tmp_path / name, seed, labels=7) for seed, name in enumerate("ab"))
-    learnt, other = (weights.read_card(each)["digest"] for each in (maps, others))
-    prior = made_pairs.write_prior(tmp_path / "prior", tokenizer, "map", condition_tokenizers={"map": learnt})
+    maps, others = (pairs.write_tokenizer(tmp_path / name, seed, labels=7) for seed, name in enumerate("ab"))
+    learnt, other = (model_files.read_card(each)["digest"] for each in (maps, others))
+    prior = pairs.write_prior(tmp_path / "prior", tokenizer, "map", condition_tokenizers={"map": learnt})
     exported = tmp_path / "exported"
     subprocess.run([sys.executable, "-m", "smalti.launch.export", prior, exported], check=True, capture_output=True)
     drawn = labels(tmp_path / "map.bmp", (20, 28))
@@ -307,9 +308,9 @@ def test_what_the_prior_does_not_read_is_refused(capsys, tmp_path, of_maps, of_c
 
 
 def test_another_tokenizer_is_refused(capsys, tmp_path, of_classes, tokenizer):
-    other = made_pairs.write_tokenizer(tmp_path / "other", seed=1)
+    other = pairs.write_tokenizer(tmp_path / "other", seed=1)
     said = refused(capsys, tmp_path, of_classes, other, "--class", 1, "--size", SIZE)
-    digests = [weights.read_card(folder)["digest"][:12] for folder in (tokenizer, other)]
+    digests = [model_files.read_card(folder)["digest"][:12] for folder in (tokenizer, other)]
     assert f"the prior learnt the codes of the tokenizer {digests[0]}, and this one is {digests[1]}" in said
 
 
@@ -317,7 +318,7 @@ def test_a_priors_run_tells_its_tokenizer(capsys, tmp_path, of_classes, tokenize
     """A run is its config beside checkpoints; here the weights lie beside it, as an export's do."""
     run = tmp_path / "run"
     shutil.copytree(of_classes, run)
-    recipe = made_runs.write_prior(tmp_path, tokenizer=str(tokenizer))
+    recipe = runs.write_prior(tmp_path, tokenizer=str(tokenizer))
     shutil.copy(recipe, run / "config.yaml")
     arguments = ("--class", 1, "--size", SIZE)
     told = painted(capsys, tmp_path / "told", run, *arguments)
@@ -329,7 +330,7 @@ def test_an_export_does_not_tell_its_tokenizer(capsys, tmp_path, of_classes):
 
 
 def test_giant_pictures_become_tiled_tiffs_of_the_same_pixels(capsys, tmp_path, of_classes, tokenizer, monkeypatch):
-    monkeypatch.setattr(giant_tiff, "SIDE", 16)
+    monkeypatch.setattr(big_tiff, "SIDE", 16)
     common = (of_classes, tokenizer, "--class", 1, "--size", "36x28", "--tile", "5", "--halo", "1")
     plain = painted(capsys, tmp_path / "png", *common)
     tiled = painted(capsys, tmp_path / "tiff", *common, "--format", "tiff")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import processes
 import pytest
-from made_runs import lines, write_prior
+from fixtures.runs import lines, write_prior
 
-from smalti.trainer import checkpoints, endings, weights
+from smalti.trainer.checkpoint import model_files, storage
+from smalti.trainer.jobs import exit_codes
 
 TRAIN = "smalti.launch.train"
 STEPS = 40
@@ -38,7 +39,7 @@ def supervised(config: Path, *command: str, restarts: int = 3) -> processes.Job:
 
 def wait_for_a_checkpoint(config: Path, job: processes.Job) -> None:
     deadline = time.monotonic() + processes.PATIENCE_S
-    while not checkpoints.on_disk(config.with_suffix("")):
+    while not storage.on_disk(config.with_suffix("")):
         assert time.monotonic() < deadline and processes.alive(job.pids[0]), job.output()
         time.sleep(0.005)
 
@@ -46,9 +47,9 @@ def wait_for_a_checkpoint(config: Path, job: processes.Job) -> None:
 def same_as_undisturbed(config: Path, place: Path) -> None:
     run, straight = config.with_suffix(""), place / "straight"
     assert lines(run) == lines(straight)
-    found = [checkpoints.newest(run), checkpoints.newest(straight)]
+    found = [storage.newest(run), storage.newest(straight)]
     assert [checkpoint and checkpoint.step for checkpoint in found] == [STEPS, STEPS]
-    assert len({weights.read_card(checkpoint.folder)["digest"] for checkpoint in found if checkpoint}) == 1
+    assert len({model_files.read_card(checkpoint.folder)["digest"] for checkpoint in found if checkpoint}) == 1
 
 
 def test_a_run_whose_rank_is_killed_comes_back_by_itself_and_ends_with_the_same_weights(config: Path, place: Path):
@@ -67,9 +68,9 @@ def test_a_supervisor_that_is_told_to_leave_has_the_ranks_save_and_leaves_with_7
     wait_for_a_checkpoint(config, job)
     job.signal(signal.SIGTERM, rank=0)
     ended = job.wait()
-    assert ended.codes == [endings.LEFT], ended.log
+    assert ended.codes == [exit_codes.LEFT], ended.log
     assert "leave.txt asks to; saving and leaving" in ended.log and "restart" not in ended.log
-    assert checkpoints.on_disk(config.with_suffix(""))[0].step < STEPS
+    assert storage.on_disk(config.with_suffix(""))[0].step < STEPS
     assert supervised(config).wait().codes == [0]
     same_as_undisturbed(config, place)
 
@@ -79,13 +80,13 @@ def test_ranks_that_refuse_their_data_are_not_started_again(place: Path):
     # A launcher such as torchrun ends with 1 whatever its ranks say.
     careless = '"$@"; exit 1'
     ended = supervised(config, "sh", "-c", careless, "sh", *processes.launcher(2)).wait()
-    assert ended.codes == [endings.WRONG] and "restart" not in ended.log, ended.log
+    assert ended.codes == [exit_codes.WRONG] and "restart" not in ended.log, ended.log
 
 
 def test_a_command_that_cannot_be_supervised_is_refused_with_a_way_out(config: Path, tmp_path: Path):
     def refused(*arguments: object) -> str:
         ended = processes.command("smalti.launch.supervise", list(map(str, arguments))).wait()
-        assert ended.codes == [endings.WRONG]
+        assert ended.codes == [exit_codes.WRONG]
         return ended.log
 
     hostfile = tmp_path / "hosts"

@@ -10,12 +10,13 @@ from typing import Any
 import processes
 import pytest
 import torch
-from made_runs import STEPS, lines, write_prior, write_vqgan
+from fixtures.runs import STEPS, lines, write_prior, write_vqgan
 
-from smalti.trainer import checkpoints, ranks
 from smalti.trainer import config as configs
-from smalti.trainer import engine as engines
-from smalti.trainer.runs import Run, train
+from smalti.trainer.checkpoint import storage
+from smalti.trainer.distributed import engine as engines
+from smalti.trainer.distributed import ranks
+from smalti.trainer.jobs.run import Run, train
 
 TRAIN = "smalti.launch.train"
 
@@ -29,7 +30,7 @@ def trained(config: Path, world: int) -> Path:
 
 def final(run: Path, steps: int = STEPS) -> dict[str, Any]:
     """All that a run's last checkpoint holds, by file: tensors and numbers, flattened."""
-    newest = checkpoints.newest(run)
+    newest = storage.newest(run)
     assert newest is not None and newest.step == steps
     found: dict[str, Any] = {}
     for file in sorted(newest.folder.rglob("*")):

@@ -14,9 +14,10 @@ from typing import Any
 
 import processes
 import pytest
-from made_runs import STEPS, lines, write_prior, write_vqgan
+from fixtures.runs import STEPS, lines, write_prior, write_vqgan
 
-from smalti.trainer import checkpoints, endings, sealed, weights
+from smalti.trainer.checkpoint import model_files, sealed, storage
+from smalti.trainer.jobs import exit_codes
 
 TRAIN = "smalti.launch.train"
 
@@ -51,13 +52,13 @@ def train(config: Path, world: int = 1, *options: str) -> processes.Ended:
 
 def digest(run: Path) -> str:
     """Of the final weights for use."""
-    found = checkpoints.newest(run)
+    found = storage.newest(run)
     assert found is not None and found.step == STEPS
-    return str(weights.read_card(found.folder)["digest"])
+    return str(model_files.read_card(found.folder)["digest"])
 
 
 def steps_on_disk(run: Path) -> list[int]:
-    return [found.step for found in checkpoints.on_disk(run)]
+    return [found.step for found in storage.on_disk(run)]
 
 
 def started(config: Path, world: int, mark: str) -> processes.Job:
@@ -70,18 +71,18 @@ def started(config: Path, world: int, mark: str) -> processes.Job:
 
 
 def test_the_manifest_says_all_that_a_resume_and_a_reader_need(place: Path):
-    newest = checkpoints.newest(place / "straight")
+    newest = storage.newest(place / "straight")
     assert newest is not None
-    manifest = json.loads((newest.folder / checkpoints.MANIFEST).read_text())
+    manifest = json.loads((newest.folder / storage.MANIFEST).read_text())
     assert (manifest["step"], manifest["ranks"], manifest["zero"]) == (STEPS, 2, {"prior": 1})
     assert manifest["data"]["position"] == 8 * STEPS and manifest["data"]["fingerprint"]
     assert manifest["config"]["batch"] == {"total": 8, "micro": 2}
     assert manifest["versions"]["torch"] and manifest["versions"]["python"] and manifest["wandb"] is None
-    assert {"rank-0000.pt", "rank-0001.pt", weights.WEIGHTS, weights.CARD} < set(manifest["files"])
+    assert {"rank-0000.pt", "rank-0001.pt", model_files.WEIGHTS, model_files.CARD} < set(manifest["files"])
     on_disk = {str(path.relative_to(newest.folder)) for path in newest.folder.rglob("*") if path.is_file()}
-    assert on_disk == {*manifest["files"], checkpoints.MANIFEST}
+    assert on_disk == {*manifest["files"], storage.MANIFEST}
     assert steps_on_disk(place / "straight") == [6, 5, 4]
-    assert not checkpoints.leftovers(place / "straight", checkpoints.SAVING)
+    assert not storage.leftovers(place / "straight", storage.SAVING)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -89,7 +90,7 @@ def test_a_job_that_is_asked_to_leave_saves_and_goes_on_bit_for_bit(config: Path
     job = started(config, 2, "step 2/")
     job.signal(number, rank=1)
     ended = job.wait()
-    assert ended.codes == [endings.LEFT] * 2, ended.log
+    assert ended.codes == [exit_codes.LEFT] * 2, ended.log
     assert 2 <= steps_on_disk(config.with_suffix(""))[0] < STEPS
     assert train(config, 2).codes == [0, 0]
     assert lines(config.with_suffix("")) == lines(place / "straight")
@@ -111,10 +112,10 @@ def test_a_signal_that_comes_while_the_command_imports_makes_it_leave_before_the
             time.sleep(0.001)
         process.send_signal(signal.SIGUSR1)
         said = process.communicate(timeout=processes.PATIENCE_S)[0]
-    assert process.returncode == endings.LEFT, said
+    assert process.returncode == exit_codes.LEFT, said
     assert "rank(s) on" in said and "step 1/" not in said  # the ranks came together, and did nothing
     assert not steps_on_disk(config.with_suffix(""))
-    assert endings.last(config.with_suffix("")) == endings.LEFT
+    assert exit_codes.last(config.with_suffix("")) == exit_codes.LEFT
 
 
 def test_a_dead_rank_ends_the_job_and_the_other_says_so(config: Path):
@@ -122,7 +123,7 @@ def test_a_dead_rank_ends_the_job_and_the_other_says_so(config: Path):
     killed = time.monotonic()
     job.signal(signal.SIGKILL, rank=1)
     ended = job.wait()
-    assert ended.codes[0] == endings.FAILED and ended.codes[1] == -9, ended.log
+    assert ended.codes[0] == exit_codes.FAILED and ended.codes[1] == -9, ended.log
     assert "lost contact with another rank. None of them said why" in ended.outputs[0]
     assert time.monotonic() - killed < 60
 
@@ -170,10 +171,10 @@ def test_a_run_without_a_loadable_checkpoint_is_refused_unless_it_is_to_start_an
     for folder in (run / "checkpoints").glob("step-*"):
         flip(folder)
     refused = train(half_done, 2)
-    assert refused.codes == [endings.WRONG] * 2
+    assert refused.codes == [exit_codes.WRONG] * 2
     assert "no checkpoint of this run is whole; start anew with --fresh" in refused.outputs[0]
     shutil.rmtree(run / "checkpoints")
-    assert train(half_done, 2).codes == [endings.WRONG] * 2
+    assert train(half_done, 2).codes == [exit_codes.WRONG] * 2
     assert train(half_done, 2, "--fresh").codes == [0, 0]
     assert digest(run) == digest(place / "straight")
 
@@ -216,11 +217,11 @@ def test_a_run_goes_on_on_other_ranks_at_another_stage(elastic: tuple[Path, Any]
 def test_a_full_disk_ends_the_job_with_its_own_code_and_keeps_what_was_saved(half_done: Path, place: Path):
     run = half_done.with_suffix("")
     ended = processes.command("full_disk", [half_done], 2).wait()
-    assert ended.codes == [endings.NOT_SAVED] * 2, ended.log
+    assert ended.codes == [exit_codes.NOT_SAVED] * 2, ended.log
     for said in ended.outputs:
         assert "could not be written: rank " in said and "make room" in said and "the ones before it" in said
-    assert steps_on_disk(run)[0] == 5 and checkpoints.damage(run / "checkpoints" / "step-00000005") is None
-    assert not checkpoints.leftovers(run, checkpoints.SAVING)
+    assert steps_on_disk(run)[0] == 5 and storage.damage(run / "checkpoints" / "step-00000005") is None
+    assert not storage.leftovers(run, storage.SAVING)
     assert train(half_done, 2).codes == [0, 0]
     assert digest(run) == digest(place / "straight")
 
@@ -236,14 +237,14 @@ def test_another_data_set_is_refused(half_done: Path):
     config["data"]["shards"] = [str(moved)]
     half_done.write_text(json.dumps(config))
     ended = train(half_done, 2)
-    assert ended.codes == [endings.WRONG] * 2
+    assert ended.codes == [exit_codes.WRONG] * 2
     assert "data.shards" in ended.outputs[0] and "--fresh" in ended.outputs[0]
 
 
 def wrong(place: Path, stage: Any, **settings: Any) -> str:
     config = stage(place, name=f"wrong-{len(list(place.glob('wrong-*')))}", **settings)
     ended = processes.command(TRAIN, [config], 2).wait()
-    assert ended.codes == [endings.WRONG] * 2, ended.log
+    assert ended.codes == [exit_codes.WRONG] * 2, ended.log
     return ended.outputs[0]
 
 
@@ -253,7 +254,7 @@ def test_bad_input_is_refused_on_every_rank_with_a_way_out(place: Path, tmp_path
     assert "must be a multiple of micro_batch x world" in wrong(place, write_prior, batch__total=6)
     assert "no-such-folder" in wrong(place, write_prior, data__shards=[str(tmp_path / "no-such-folder")])
     assert "crop.size must be a multiple of the factor" in wrong(place, write_vqgan, data__crop__size=15)
-    card = weights.read_card(place / "tokenizer")
+    card = model_files.read_card(place / "tokenizer")
     other = tmp_path / "other"
     shutil.copytree(place / "tokenizer", other)
     (other / "config.json").write_text(sealed.sealed(card | {"digest": "0" * 64}))

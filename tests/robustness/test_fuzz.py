@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 import processes
 import pytest
-from made_pictures import encoded, photo, write_pictures
-from made_priors import write_tokenizer
-from made_runs import write_vqgan
+from fixtures.priors import write_tokenizer
+from fixtures.runs import write_vqgan
+from fixtures.shards import encoded, photo, write_pictures
 from mutations import mutated
 
 from smalti.launch import export, pack, train
-from smalti.trainer import checkpoints
+from smalti.trainer.checkpoint import storage
 
 LIMIT_S = 10
 LIMIT_BYTES = 1 << 30
@@ -135,7 +135,7 @@ def _restore_from(run: Path) -> Callable[[Path, str, bytes], int]:
 
     def command(folder: Path, name: str, data: bytes) -> int:
         shutil.copytree(run, folder / "run")
-        newest = checkpoints.on_disk(folder / "run")[0].folder
+        newest = storage.on_disk(folder / "run")[0].folder
         (newest / name).write_bytes(data)
         return export.main([str(folder / "run"), str(folder / "to")])
 
@@ -148,7 +148,7 @@ def surfaces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Surface]:
     write_tokenizer(folder / "export")
     config = write_vqgan(folder, loop__steps=2)
     _train_two_steps(config)
-    newest = checkpoints.on_disk(config.with_suffix(""))[0].folder
+    newest = storage.on_disk(config.with_suffix(""))[0].folder
     labels = {
         "labels.csv": b"file,class\np0.png,0\np1.png,1\np2.png,2\n",
         "labels.json": json.dumps({f"p{number}.png": number for number in range(3)}).encode(),

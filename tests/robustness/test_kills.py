@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import processes
 import pytest
-from made_pairs import write_pair
-from made_pictures import encoded, photo, write_pictures
-from made_runs import lines, write_prior
+from fixtures.pairs import write_pair
+from fixtures.runs import lines, write_prior
+from fixtures.shards import encoded, photo, write_pictures
 
-from smalti.trainer import checkpoints, weights
+from smalti.trainer.checkpoint import model_files, storage
 
 KILLS = 20
 GRACE_S = 20.0
@@ -42,9 +42,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def trained(run: Path) -> object:
     """The weights that are left, the history, and every file's name."""
-    found = checkpoints.newest(run)
+    found = storage.newest(run)
     assert found is not None
-    return weights.read_card(found.folder)["digest"], lines(run), names(run)
+    return model_files.read_card(found.folder)["digest"], lines(run), names(run)
 
 
 def _train(folder: Path) -> Command:

@@ -1,0 +1,220 @@
+"""Counts what a step asks of a device: kernels, waits of the host, collectives, and graph breaks under torch.compile.
+
+Everything runs on the CPU, at full depth and small width: what is counted depends on neither width nor device. A kernel
+is a dispatched operator that is not a view and does not only allocate; on a GPU that is about a launch each. A wait is
+an operator, or a call from Python, whose result the host reads before it goes on. Each step is counted after two that
+are not, which fill the optimizer's state and the caches.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ...models.conditions import CodeMapConfig
+from ...models.priors.gpt import GPTConfig
+from ...models.priors.neighborhood import NeighbourhoodConfig
+from ...models.sampling import SamplingConfig, paint
+from ...trainer.config import from_mapping
+from ...trainer.data.collate import Batch
+from ...trainer.distributed import ranks
+from ...trainer.prior.config import PriorRun
+from ...trainer.prior.data import Source
+from ...trainer.prior.task import PriorTask
+from ...trainer.vqgan.config import VQGANRun
+from ...trainer.vqgan.task import VQGANTask
+
+CODES, WINDOW, GRID = 64, 16, 64
+WAITING = {  # operators whose result, or its size, the host must know
+    "_local_scalar_dense", "nonzero", "masked_select", "bincount", "histc", "equal", "_unique2", "unique_dim",
+    "unique_consecutive", "repeat_interleave.Tensor", "allclose", "is_nonzero",
+}  # fmt: skip
+READING = {"tolist", "numpy", "cpu"}  # methods of a tensor that bring it to the host
+ALLOCATING = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+COUNTED_STEP = 2  # the steps before it fill the optimizer's state
+
+
+class Counts(NamedTuple):
+    """What one step asked for."""
+
+    launches: int
+    waits: int
+    collectives: int
+    empty_collectives: int  # of no element
+
+
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators dispatched inside, backward passes too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launched: Counter[str] = Counter()
+        self.waited: Counter[str] = Counter()
+        self.collectives: list[int] = []  # numbers in each message
+
+    def __torch_dispatch__(self, operator: Any, types: Any, positional: Any = (), named: Any = None) -> Any:
+        self._note(operator, positional)
+        return operator(*positional, **(named or {}))
+
+    def _note(self, operator: Any, positional: Any) -> None:
+        name = operator._schema.name.split("::")[-1]
+        if operator.namespace == "c10d":
+            self.collectives.append(_numbers(positional))
+        elif name in WAITING or f"{name}.{operator._overloadname}" in WAITING:
+            self.waited[name] += 1
+        elif name not in ALLOCATING and not _is_view(operator):
+            self.launched[name] += 1
+
+
+class Reads(TorchFunctionMode):
+    """Counts the calls by which Python itself brings a tensor to the host, which dispatch nothing on a CPU."""
+
+    def __init__(self, counter: Operators) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_function__(self, function: Any, types: Any, positional: Any = (), named: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in READING:
+            self._counter.waited[name] += 1
+        return function(*positional, **(named or {}))
+
+
+def _is_view(operator: Any) -> bool:
+    returned = [result.alias_info for result in operator._schema.returns]
+    return bool(returned) and all(alias is not None and not alias.is_write for alias in returned)
+
+
+def _numbers(tensors: Any) -> int:
+    """How many numbers the first argument of a collective has, a tensor or lists of them."""
+    while isinstance(tensors, list | tuple) and tensors:
+        tensors = tensors[0]
+    return tensors.numel() if isinstance(tensors, torch.Tensor) else 1
+
+
+def counted(step: Callable[[], object]) -> tuple[Counts, Operators]:
+    """What a call asks for."""
+    counter = Operators()
+    with counter, Reads(counter):
+        step()
+    sizes = counter.collectives
+    counts = Counts(counter.launched.total(), counter.waited.total(), len(sizes), sizes.count(0))
+    return counts, counter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this measurement."""
+    parser.add_argument("--layers", type=int, default=24, help="of the priors (24)")
+    parser.add_argument("--top", type=int, default=0, help="also name the so many operators called most often (0)")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, float]:
+    """Count, print the table, and return the figures."""
+    torch.set_num_threads(1)
+    figures: dict[str, float] = {}
+    print("| step | launches | waits | collectives | of no element |\n|---|---|---|---|---|")
+    with ranks.group(300.0):
+        vqgan, prior = _vqgan(), _prior(arguments.layers)
+        for name, step in {"vqgan": vqgan[0], "prior": prior[0]}.items():
+            for number in range(COUNTED_STEP):
+                step(number)
+            counts, counter = counted(lambda step=step: step(COUNTED_STEP))  # type: ignore[misc]
+            print(f"| {name} | {' | '.join(str(count) for count in counts)} |", flush=True)
+            _named(counter, arguments.top)
+            figures |= {f"launches_{name}_step": counts.launches, f"waits_{name}_step": counts.waits}
+        figures |= _samplers(arguments.layers, arguments.top)
+        figures["graph_breaks"] = sum(_graph_breaks(*part) for part in [*vqgan[1], *prior[1]])
+    print(f"\ngraph breaks: {figures['graph_breaks']}")
+    return figures
+
+
+def _named(counter: Operators, top: int) -> None:
+    for kind, counts in (("launched", counter.launched), ("waited", counter.waited)):
+        if top and counts:
+            print(f"{kind}: {', '.join(f'{name} {count}' for name, count in counts.most_common(top))}")
+
+
+Step = Callable[[int], object]
+Parts = list[tuple[nn.Module, tuple[Any, ...]]]  # networks that may be compiled, each with its arguments
+
+
+def _vqgan() -> tuple[Step, Parts]:
+    """A step of the published networks, narrow, with LPIPS, discriminator, ZeRO 1 and EMA."""
+    size = 64
+    engine, optimizer = {"zero": 1, "precision": "bf16"}, {"learning_rate": 1e-5, "betas": [0.5, 0.9]}
+    data = {"shards": ["none"], "crop": {"size": size}}
+    made: VQGANRun = from_mapping(VQGANRun, {
+        "folder": "none", "data": data, "held_out": data, "loop": {"steps": 1 << 30}, "batch": {"total": 1, "micro": 1},
+        "model": {"channels": 32, "resolution": size, "z_channels": 64, "embed_dim": 64,
+                  "attention_resolutions": [size // 16]},
+        "loss": {"perceptual": {"trunk": "random"}},
+        "generator_training": {"optimizer": optimizer, "engine": engine},
+        "discriminator_training": {"optimizer": optimizer, "engine": engine},
+    })  # fmt: skip
+    torch.manual_seed(0)
+    task = VQGANTask(made, accumulation=1)
+    image = torch.randint(256, (1, 3, size, size), dtype=torch.uint8)
+    batch: Batch = {"picture": image, "key": ["none"]}
+    values = (image / 127.5 - 1).bfloat16()
+    parts: Parts = [(task.model, (values,)), (task.engines["discriminator"].module, (values,))]
+    return lambda number: task.step([batch], number), parts
+
+
+def _prior(layers: int) -> tuple[Step, Parts]:
+    """A step of a prior conditioned on a segmentation map, narrow, with ZeRO 1 and EMA."""
+    window = [WINDOW, WINDOW]
+    data = {"shards": ["none"], "crop": {"kind": "codes", "window": window}}
+    made: PriorRun = from_mapping(PriorRun, {
+        "folder": "none", "tokenizer": "none", "data": data, "held_out": data, "loop": {"steps": 1 << 30},
+        "batch": {"total": 2, "micro": 2}, "previews": None,
+        "model": {"kind": "gpt", "layers": layers, "heads": 2, "width": 64, "window": window},
+        "condition": {"kind": "code_map", "codes": CODES},
+        "training": {"optimizer": {"learning_rate": 1e-5}, "engine": {"zero": 1, "precision": "bf16", "clip": 1.0}},
+    })  # fmt: skip
+    torch.manual_seed(0)
+    prior = made.model.build(CODES, made.condition)
+    task = PriorTask(made, prior, Source({"codes": CODES, "factor": 16, "digest": ""}, {}, None, ()), 1)
+    grids = torch.randint(CODES, (2, WINDOW, WINDOW))
+    batch: Batch = {"codes": grids, "map_codes": grids, "key": ["first", "second"]}
+    return lambda number: task.step([batch], number), [(task.prior, (grids, {"map_codes": grids}, grids))]
+
+
+def _graph_breaks(network: nn.Module, positional: tuple[Any, ...]) -> int:
+    """Where torch.compile would leave the graph of a network."""
+    explained = torch._dynamo.explain(network)(*positional)
+    torch._dynamo.reset()
+    return int(explained.graph_break_count)
+
+
+def _samplers(layers: int, top: int) -> dict[str, float]:
+    """Launches of a sampler's step in mid-image: the most of one lane and of 64."""
+    shape: dict[str, Any] = {"layers": layers, "heads": 2, "width": 64, "window": (WINDOW, WINDOW)}
+    figures: dict[str, float] = {}
+    configs: dict[str, GPTConfig | NeighbourhoodConfig]
+    configs = {"wavefront": GPTConfig(**shape), "windowed": NeighbourhoodConfig(**shape)}
+    for name, config in configs.items():
+        found = []
+        for lanes in (1, 64):
+            counts, counter = counted_sampling(config, lanes)
+            print(f"| {name}, {lanes} lanes | {' | '.join(str(count) for count in counts)} |", flush=True)
+            _named(counter, top)
+            found.append(counts.launches)
+        figures[f"launches_{name}_step"] = max(found)
+    return figures
+
+
+def counted_sampling(config: GPTConfig | NeighbourhoodConfig, lanes: int) -> tuple[Counts, Operators]:
+    """What a step of painting asks for, where as many rows as can run staggered do."""
+    torch.manual_seed(0)
+    prior = config.build(CODES, CodeMapConfig(codes=CODES)).eval()
+    images = -(-lanes // 8)
+    fields = {"map_codes": torch.randint(CODES, (images, GRID, GRID))}
+    steps: Iterator[Any] = paint(prior, fields, (GRID, GRID), range(images), 1, SamplingConfig(lanes=lanes))
+    for _ in range(WINDOW + 2):
+        next(steps)
+    return counted(lambda: next(steps))

@@ -1,0 +1,1 @@
+"""The demo's procedural landscapes, with a label for every pixel."""

@@ -1,0 +1,1 @@
+"""Reconstruction, perceptual, adversarial and cross-entropy losses."""

@@ -1,0 +1,110 @@
+"""What every prior over grids of codes shares: its results, its chances in training, and how it is called.
+
+Shapes: B samples, (h, w) the window of codes a prior is trained on, N = h * w, K codes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..conditions import Condition
+from ..transformer.sequence_parallel import Exchange
+from .decoding import Decoder, Request
+
+
+class Prediction(NamedTuple):
+    """What a prior says of a batch: the loss where targets were given, the logits where not."""
+
+    logits: Tensor | None  # (B, h, w, K)
+    loss: Tensor | None  # (B, h, w) float32: nats a code, 0 where the target is ignored
+
+
+class Draw(NamedTuple):
+    """What chance decides about one training batch."""
+
+    inputs: Tensor  # (B, h, w) the codes to be read, some replaced
+    dropped: Tensor  # (B,) bool: samples that lose their condition
+    order: Tensor | None  # (B, N) the cells in the order of prediction; None for the prior's own
+
+
+class Prior(nn.Module):
+    """A causal model of grids of codes: what samplers and tasks rely on.
+
+    ``prior(inputs, fields, targets, dropped, order)`` gives a ``Prediction``. Training calls it once a micro-batch,
+    through its engine and with targets, so that every parameter is used inside that one call.
+
+    Args:
+        codes: K, the codes of the pictures' tokenizer.
+        window: rows and columns of codes the prior is trained on.
+        condition: what it is told about a picture.
+        keep: the chance that an input code is kept in training.
+        condition_drop: the chance that a sample loses its condition in training.
+    """
+
+    def __init__(
+        self, codes: int, window: tuple[int, int], condition: Condition, keep: float, condition_drop: float
+    ) -> None:
+        super().__init__()
+        self.codes = codes
+        self.window = window
+        self.condition = condition
+        self.keep = keep
+        self.condition_drop = condition_drop
+
+    def draw(self, indices: Tensor, seeds: Sequence[int], progress: float = 0.0) -> Draw:
+        """The chances of a training batch: replaced codes, dropped conditions, random orders.
+
+        Sample b depends on ``seeds[b]`` alone, so it is the same on whichever rank and in whichever batch it comes.
+
+        Args:
+            indices: (B, h, w) int64 codes.
+            seeds: B numbers, such as hashes of (seed, step, place in the global batch).
+            progress: in [0, 1] through the training.
+        """
+        inputs, dropped, orders = [], [], []
+        for grid, seed in zip(indices, seeds, strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            dropped.append(torch.rand((), generator=generator) < self.condition_drop)
+            inputs.append(replace_codes(grid, self.codes, self.keep, generator) if self.keep < 1 else grid)
+            orders.append(self.draw_order(generator, progress))
+        drawn = [order for order in orders if order is not None]
+        return Draw(
+            torch.stack(inputs),
+            torch.stack(dropped).to(indices.device),
+            torch.stack(drawn).to(indices.device) if drawn else None,
+        )
+
+    def draw_order(self, generator: torch.Generator, progress: float) -> Tensor | None:
+        """The (N,) order of one training sample on the CPU; None for a prior that has but one."""
+        return None
+
+    def decoder(self, request: Request) -> Decoder:
+        """What paints the pictures of a request code by code."""
+        raise NotImplementedError
+
+    def share_sequence(self, exchange: Exchange) -> None:
+        """Let several ranks share every sequence of a training forward, each with some of its positions.
+
+        All of them must then call it with the same batch, and all get the whole result.
+
+        Raises:
+            ValueError: the prior cannot be shared.
+        """
+        raise ValueError("sequence_ranks above 1 are for priors of kind gpt; set sequence_ranks: 1")
+
+    def check_window(self, indices: Tensor) -> None:
+        """Refuse (B, h, w) codes of another size than the window's."""
+        if indices.shape[1:] != self.window:
+            raise ValueError(
+                f"the prior reads windows of {self.window} codes, got {tuple(indices.shape[1:])}; "
+                "cut the grid to windows, or paint with smalti.models.sampling"
+            )
+
+
+def replace_codes(indices: Tensor, codes: int, keep: float, generator: torch.Generator) -> Tensor:
+    """(h, w) codes, each kept with the chance ``keep`` and else drawn anew from all codes (the reference's pkeep)."""
+    kept = torch.rand(indices.shape, generator=generator) < keep
+    fresh = torch.randint(codes, indices.shape, generator=generator)
+    return torch.where(kept.to(indices.device), indices, fresh.to(indices.device))

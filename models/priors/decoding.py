@@ -1,0 +1,133 @@
+"""What a sampler asks of a prior: the logits of some cells, given everything painted before them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from ..conditions import Fields
+
+
+class Cell(NamedTuple):
+    """A code of a grid."""
+
+    row: int
+    column: int
+
+
+class Guidance(Protocol):
+    """What decoders read of a guidance config."""
+
+    @property
+    def scale(self) -> float:
+        """1 where the logits without the condition are not needed."""
+
+
+class DecodingConfig(Protocol):
+    """What decoders read of a sampling config; ``lanes`` and ``prefill`` change speed and rounding alone."""
+
+    @property
+    def stride(self) -> int:
+        """Codes of a row that share one window."""
+
+    @property
+    def lanes(self) -> int:
+        """Windows that share one forward."""
+
+    @property
+    def prefill(self) -> int:
+        """Windows read anew in one forward, a divisor of the lanes."""
+
+    @property
+    def guidance(self) -> Guidance:
+        """Classifier-free guidance."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The pictures to be painted together."""
+
+    fields: Fields  # of the whole pictures, B rows each
+    size: tuple[int, int]  # (H, W) codes of each
+    pictures: tuple[int, ...]  # the B pictures' numbers, which key their randomness
+    config: DecodingConfig
+
+    @property
+    def guided(self) -> bool:
+        """Whether the logits without the condition are needed too."""
+        return self.config.guidance.scale != 1
+
+
+class Logits(NamedTuple):
+    """The logits of some cells of all pictures: cell by cell, and picture by picture in a cell."""
+
+    conditioned: Tensor  # (n, K) float32
+    absent: Tensor | None  # (n, K) float32 without the condition; None where nothing is guided
+
+
+class Decoder(Protocol):
+    """Paints the grids of one request; it may remember what it has computed.
+
+    The numbers that it gives for a cell of a picture depend on that picture's codes and number, on the cell, and on
+    the request's config alone: not on the other pictures, nor on which cells are asked for together.
+    """
+
+    order: Sequence[Cell]
+    """Every cell in the order of prediction."""
+
+    rows_at_once: int
+    """How many rows can be painted as one wavefront; 1 where the order does not run row by row."""
+
+    reads_given: bool
+    """Whether given cells are to be asked for too, as their keys and values are needed."""
+
+    def reach(self, column: int) -> int:
+        """The last column of the rows above that a code of this column depends on."""
+        ...
+
+    def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
+        """The logits of cells of different rows, for (B, H, W) codes that are known wherever these depend on them."""
+        ...
+
+    def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
+        """Take note of cells that were painted before a painting was stopped.
+
+        What follows has the same bits as if these cells had been asked for.
+        """
+        ...
+
+
+def window_start(position: int, length: int, window: int) -> int:
+    """Where the prior's window begins along one axis of the grid, so that it predicts ``position``.
+
+    The window centres on the position and stops at the edges: Esser et al. 2021, figure 3.
+
+    Args:
+        position: row or column to predict, in codes, 0 <= position < length.
+        length: rows or columns of the whole grid, in codes; 64 for 1024 pixels at factor 16.
+        window: rows or columns the prior was trained on, in codes.
+
+    Raises:
+        ValueError: the grid is smaller than the window, or the position is outside of it.
+    """
+    return strided_start(position, length, window, 1)
+
+
+def strided_start(position: int, length: int, window: int, stride: int) -> int:
+    """The same where ``stride`` neighbours, counted from 0, share one window that centres on all of them.
+
+    Raises:
+        ValueError: as ``window_start``, or the stride is wider than the window.
+    """
+    if length < window:
+        raise ValueError(
+            f"the prior needs grids of at least {window} codes a side, got {length}; "
+            "ask for a larger picture, or train a prior with a smaller window"
+        )
+    if not 0 <= position < length:
+        raise ValueError(f"position must be in [0, {length}), got {position}")
+    if not 1 <= stride <= window:
+        raise ValueError(f"stride must be from 1 to the window's {window} codes, got {stride}")
+    first = position - position % stride
+    return min(max(first - (window - stride + 1) // 2, 0), length - window)

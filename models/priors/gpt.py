@@ -1,0 +1,289 @@
+"""The transformer prior: a GPT over [condition | codes of one window] (Esser et al. 2021, section 3.2).
+
+Shapes: B samples, P tokens of the condition, (h, w) the window, N = h * w codes, T = P + N positions,
+C channels, K codes, L lanes of a cache.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..bounds import Count, Decay, PositiveShare, Width, check_ranges
+from ..conditions import Condition, ConditionConfig, Fields
+from ..losses.chunked_cross_entropy import code_cross_entropy
+from ..transformer.attention import Attention, KeyValueCache
+from ..transformer.block import Block, BlockKind, final_norm, initialise
+from ..transformer.rope import Rotation, rotation
+from ..transformer.sequence_parallel import Exchange, part
+from .base import Prediction, Prior
+from .decoding import Decoder, Request
+from .orders import AnnealingConfig, OrderConfig
+from .window_decoder import WindowDecoder
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """A prior over windows of codes; the default is the reference's 24 x 16 x 1024."""
+
+    kind: Literal["gpt"] = "gpt"
+    layers: Width = 24
+    heads: Width = 16
+    width: Width = 1024
+    window: tuple[Width, Width] = (16, 16)  # rows and columns of codes
+    block: BlockKind = "gpt2"
+    embedding_dropout: Decay = 0.0
+    attention_dropout: Decay = 0.0
+    residual_dropout: Decay = 0.0
+    keep: PositiveShare = 1.0  # the chance that an input code is kept in training, else it is a random one
+    condition_drop: Decay = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
+    label_smoothing: Decay = 0.0
+    order: OrderConfig = field(default_factory=OrderConfig)
+    annealing: AnnealingConfig | None = None
+    checkpoint_activations: bool = False
+    loss_rows: Count = 1024  # positions whose logits are alive at a time
+
+    def __post_init__(self) -> None:
+        problems = [f"{name} must be at least 1, got {value}" for name, value in self._sizes().items() if value < 1]
+        if self.heads >= 1 and self.width % self.heads:
+            problems.append(f"width (={self.width}) must be a multiple of heads (={self.heads})")
+        elif self.heads >= 1 and self.block == "modern" and self.width // self.heads % 4:
+            problems.append(
+                f"width / heads (={self.width // self.heads}) must be a multiple of 4 for the block 'modern'"
+            )
+        for name in ("embedding_dropout", "attention_dropout", "residual_dropout", "condition_drop", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                problems.append(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.keep <= 1:
+            problems.append(f"keep must be in (0, 1], got {self.keep}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        check_ranges(self)
+
+    def _sizes(self) -> dict[str, int]:
+        rows, columns = self.window
+        sizes = {"layers": self.layers, "heads": self.heads, "width": self.width, "loss_rows": self.loss_rows}
+        return sizes | {"the window's rows": rows, "the window's columns": columns}
+
+    def build(self, codes: int, condition: ConditionConfig) -> "GPT":
+        """A fresh prior over ``codes`` codes."""
+        return GPT(self, codes, condition.build(self.width, self.window))
+
+
+class CodeHead(nn.Linear):
+    """Features to logits, or with targets to losses, so that the weight is used in this module's call alone.
+
+    ZeRO stage 3 has the weight at hand only there.
+    """
+
+    def forward(
+        self, features: Tensor, targets: Tensor | None = None, smoothing: float = 0.0, rows: int = 1024
+    ) -> Tensor:
+        """(..., C) to logits (..., K); with targets (...) to losses (...)."""
+        if targets is None:
+            return super().forward(features)
+        head = partial(F.linear, weight=self.weight)
+        return code_cross_entropy(head, features.flatten(0, -2), targets.flatten(), smoothing, rows).view_as(targets)
+
+
+class GPT(Prior):
+    """The prior. Parameters are named as in the reference; the condition has tables of its own."""
+
+    cells: Tensor
+    places: Tensor
+
+    def __init__(self, config: GPTConfig, codes: int, condition: Condition) -> None:
+        super().__init__(codes, config.window, condition, config.keep, config.condition_drop)
+        self.config = config
+        self.exchange: Exchange | None = None
+        positions = condition.length + config.window[0] * config.window[1]
+        self.tok_emb = nn.Embedding(codes, config.width)
+        if config.block == "gpt2":
+            self.pos_emb = nn.Parameter(torch.zeros(1, positions, config.width))
+        if config.annealing is not None:
+            self.next_emb = nn.Parameter(torch.zeros(1, positions - condition.length, config.width))
+        self.drop = nn.Dropout(config.embedding_dropout)
+        self.blocks = nn.ModuleList(
+            Block(config.block, config.width, config.heads, config.attention_dropout, config.residual_dropout)
+            for _ in range(config.layers)
+        )
+        self.ln_f = final_norm(config.block, config.width)
+        self.head = CodeHead(config.width, codes, bias=False)
+        self.register_buffer("cells", config.order.build(config.window), persistent=False)  # (N,)
+        self.register_buffer("places", self._places(), persistent=False)  # (T, 2)
+        self.apply(initialise)
+
+    def forward(
+        self,
+        indices: Tensor,
+        fields: Fields,
+        targets: Tensor | None = None,
+        dropped: Tensor | None = None,
+        order: Tensor | None = None,
+    ) -> Prediction:
+        """Predict every code from those before it in the order.
+
+        Args:
+            indices: (B, h, w) int64, the codes read; h and w are the window's.
+            fields: what the condition reads, each (B, ...).
+            targets: (B, h, w) int64, the codes to predict; ``IGNORED`` ones have no loss. Without them: logits.
+            dropped: (B,) bool, samples that lose their condition.
+            order: (B, N) int64 as ``Draw.order``; by default the prior's own.
+        """
+        batch = len(indices)
+        self.check_window(indices)
+        cells = self.cells.expand(batch, -1) if order is None else order
+        codes = rearrange(indices, "b h w -> b (h w)").gather(1, cells)
+        x = self._embed(codes[:, :-1], self.condition(fields, batch, dropped), cells)
+        places = self.places[:-1] if order is None else self._places_of(cells[:, :-1])
+        positions = x.shape[1]
+        if self.exchange is not None:
+            x, places = part(x, self.exchange), part(places, self.exchange)
+        turn = self._turn(places)
+        for block in self.blocks:
+            if self.config.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, turn, use_reentrant=False)
+            else:
+                x = block(x, turn)
+        if self.exchange is not None:
+            x = self.exchange.whole(x)[:, :positions]
+        # The outputs stand in the order of prediction; the grid wants them by cell.
+        back = cells.argsort(dim=1)[..., None].expand(-1, -1, x.shape[2])
+        features = self.ln_f(x[:, self.condition.length - 1 :]).gather(1, back)
+        features = rearrange(features, "b (h w) c -> b h w c", h=self.window[0])
+        if targets is None:
+            return Prediction(self.head(features), None)
+        loss = self.head(features, targets, self.config.label_smoothing, self.config.loss_rows)
+        return Prediction(None, loss)
+
+    def share_sequence(self, exchange: Exchange) -> None:
+        """Let ``forward`` hold one rank's share of the positions; see ``Prior``."""
+        share(self, exchange)
+        self.exchange = exchange
+
+    def draw_order(self, generator: torch.Generator, progress: float) -> Tensor | None:
+        """A random order with the annealing's chance, else the prior's own; see ``Prior``."""
+        if self.config.annealing is None:
+            return None
+        if torch.rand((), generator=generator) < self.config.annealing.chance(progress):
+            return torch.randperm(len(self.cells), generator=generator)
+        return self.cells.cpu()
+
+    def decoder(self, request: Request) -> Decoder:
+        """What paints grids as large as the window or larger, code by code."""
+        return WindowDecoder(self, request)
+
+    def cache(self, lanes: int) -> KeyValueCache:
+        """An empty cache for ``lanes`` windows."""
+        config = self.config
+        channels = config.width // config.heads
+        return KeyValueCache(config.layers, lanes, config.heads, len(self.places), channels, self.head.weight)
+
+    def prefill(
+        self, codes: Tensor, fields: Fields, dropped: Tensor, cache: KeyValueCache, lanes: Tensor, live: Tensor
+    ) -> Tensor:
+        """Read the first codes of some windows and predict the next.
+
+        Args:
+            codes: (n, t) the first t codes of n windows, in the prior's order; t may be 0.
+            fields: what the condition reads, each (n, ...).
+            dropped: (n,) bool, windows that are read without their condition.
+            cache: whose lanes are filled anew.
+            lanes: (m,) the lanes to fill.
+            live: (m,) which of the n windows goes into each of them.
+
+        Returns:
+            (n, K) logits of code t.
+        """
+        prefix = self.condition(fields, len(codes), dropped)
+        x = self._embed(codes, prefix, self.cells.expand(len(codes), -1))
+        turn = self._turn(self.places[: x.shape[1]])
+        for layer, block in enumerate(self._blocks()):
+            x, keys, values = block.prefill(x, turn, last=layer == self.config.layers - 1)
+            cache.fill(layer, lanes, keys[live], values[live])
+        cache.lengths[lanes] = prefix.shape[1] + codes.shape[1]
+        logits: Tensor = self.head(self.ln_f(x[:, -1]))
+        return logits
+
+    def step(self, codes: Tensor, cache: KeyValueCache, lanes: Tensor) -> Tensor:
+        """Read one more code of every lane and predict the next.
+
+        Args:
+            codes: (L,) the code behind those that the lanes hold.
+            cache: of L lanes.
+            lanes: (m,) the lanes that take part; the others' codes and results mean nothing and leave no trace.
+
+        Returns:
+            (L, K) logits.
+        """
+        position = cache.lengths.clamp(self.condition.length, len(self.places) - 1)
+        read = position - self.condition.length  # how many codes the lane held before this one
+        x = self.tok_emb(codes)
+        if self.config.block == "gpt2":
+            x = x + self.pos_emb[0, self.condition.length + self.cells[read]]
+        if self.config.annealing is not None:
+            x = x + self.next_emb[0, self.cells[(read + 1).clamp(max=len(self.cells) - 1)]]
+        x = rearrange(x, "l c -> l 1 c")
+        turn = self._turn(rearrange(self.places[position], "l place -> l 1 1 place"))
+        for layer, block in enumerate(self._blocks()):
+            x = block.step(x, turn, partial(cache.extend, layer, lanes))
+        cache.lengths[lanes] += 1
+        logits: Tensor = self.head(self.ln_f(x[:, 0]))
+        return logits
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _embed(self, codes: Tensor, prefix: Tensor, cells: Tensor) -> Tensor:
+        """(B, P + t, C) inputs from (B, t) codes; ``cells`` (B, N) tells where each of them and the next one stand."""
+        x = torch.cat((prefix, self.tok_emb(codes)), dim=1)
+        held = codes.shape[1]
+        if self.config.block == "gpt2":
+            table = self.pos_emb[0]
+            behind = table[self.condition.length :][cells[:, :held]]
+            x = x + torch.cat((table[: self.condition.length].expand_as(prefix), behind), dim=1)
+        if self.config.annealing is not None:
+            # A random order leaves open which cell comes next: the input says so (RAR, Yu et al. 2024, equation 5).
+            following = self.next_emb[0][cells[:, : held + 1]]
+            x = x + F.pad(following, (0, 0, x.shape[1] - following.shape[1], 0))
+        output: Tensor = self.drop(x)
+        return output
+
+    def _places(self) -> Tensor:
+        """(T, 2) rows and columns of the condition's tokens and of the codes in the prior's order."""
+        columns = self.window[1]
+        codes = torch.stack((self.cells // columns, self.cells % columns), dim=1)
+        return torch.cat((self.condition.cells().clamp(min=0), codes))
+
+    def _places_of(self, cells: Tensor) -> Tensor:
+        """(B, 1, P + t, 2) places where every sample has its own order, (B, t) cells."""
+        codes = torch.stack((cells // self.window[1], cells % self.window[1]), dim=-1)
+        prefix = self.places[: self.condition.length].expand(len(cells), -1, -1)
+        return rearrange(torch.cat((prefix, codes), dim=1), "b t place -> b 1 t place")
+
+    def _turn(self, places: Tensor) -> Rotation | None:
+        """The rotary tables at (..., t, 2) places; the block gpt2 has learned positions in their stead."""
+        if self.config.block == "gpt2":
+            return None
+        return rotation(places, self.config.width // self.config.heads)
+
+
+def share(network: nn.Module, exchange: Exchange) -> None:
+    """Let every attention of a network exchange positions for heads.
+
+    Raises:
+        ValueError: the heads cannot be dealt out.
+    """
+    for module in network.modules():
+        if isinstance(module, Attention):
+            if module.heads % exchange.ranks:
+                raise ValueError(
+                    f"{module.heads} heads cannot be dealt to {exchange.ranks} ranks; "
+                    "share a sequence among a divisor of the heads"
+                )
+            module.exchange = exchange

@@ -1,0 +1,120 @@
+"""In which order a prior reads and writes the codes of its window (Esser et al. 2021, appendix F).
+
+An order is a permutation ``cells`` of shape (N,), N = rows * columns: ``cells[t]`` is the raster number of the cell
+that is predicted at step t.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..bounds import Seed, Share, check_ranges
+
+OrderKind = Literal["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate", "random"]
+
+
+@dataclass(frozen=True)
+class OrderConfig:
+    """A fixed order; only ``raster`` can slide over grids larger than the window."""
+
+    kind: OrderKind = "raster"
+    seed: Seed = 1  # of the kind random
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def build(self, window: tuple[int, int]) -> Tensor:
+        """The (N,) int64 raster numbers of the window's cells, in the order of prediction; on the CPU."""
+        rows, columns = window
+        if self.kind == "random":
+            return torch.randperm(rows * columns, generator=torch.Generator("cpu").manual_seed(self.seed), device="cpu")
+        cells = _ORDERS[self.kind](rows, columns)
+        return torch.tensor([row * columns + column for row, column in cells], device="cpu")
+
+
+@dataclass(frozen=True)
+class AnnealingConfig:
+    """Random orders that turn into the fixed one during training: RAR, Yu et al. 2024, section 3.2.
+
+    The chance of a random order falls linearly from 1 at ``start`` to 0 at ``end``, both shares of the training.
+    """
+
+    start: Share = 0.5
+    end: Share = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= 1:
+            raise ValueError(
+                "annealing needs 0 <= start <= end <= 1, shares of the training, "
+                f"got start {self.start} and end {self.end}"
+            )
+        check_ranges(self)
+
+    def chance(self, progress: float) -> float:
+        """The chance that a sample is read in a random order, ``progress`` in [0, 1] through the training."""
+        if progress < self.start:
+            return 1.0
+        if progress >= self.end:
+            return 0.0
+        return (self.end - progress) / (self.end - self.start)
+
+
+Cells = list[tuple[int, int]]
+
+
+def _raster(rows: int, columns: int) -> Cells:
+    return [(row, column) for row in range(rows) for column in range(columns)]
+
+
+def _alternate(rows: int, columns: int) -> Cells:
+    """Every second row runs from right to left."""
+    return [(row, column if row % 2 == 0 else columns - 1 - column) for row, column in _raster(rows, columns)]
+
+
+def _spiral_in(rows: int, columns: int) -> Cells:
+    """Clockwise from the top left corner to the centre: peel the upper row, turn the rest a quarter, again."""
+    rest = [[(row, column) for column in range(columns)] for row in range(rows)]
+    cells: Cells = []
+    while rest:
+        cells += rest[0]
+        rest = [list(line) for line in zip(*rest[1:], strict=True)][::-1]
+    return cells
+
+
+def _spiral_out(rows: int, columns: int) -> Cells:
+    return _spiral_in(rows, columns)[::-1]
+
+
+def _z_curve(rows: int, columns: int) -> Cells:
+    """By the Morton number: the bits of row and column interleaved, the row's first."""
+    return sorted(_raster(rows, columns), key=lambda cell: _morton(*cell))
+
+
+def _morton(row: int, column: int) -> int:
+    number = 0
+    for bit in range(max(row, column).bit_length()):
+        number |= (row >> bit & 1) << (2 * bit + 1) | (column >> bit & 1) << (2 * bit)
+    return number
+
+
+def _subsample(rows: int, columns: int) -> Cells:
+    """Coarse to fine: even rows and columns first, each quarter in the same manner."""
+
+    def place(cell: tuple[int, int]) -> list[int]:
+        row, column = cell
+        bits = range(max(rows, columns).bit_length())
+        return [(row >> bit & 1) << 1 | (column >> bit & 1) for bit in bits]
+
+    return sorted(_raster(rows, columns), key=place)
+
+
+_ORDERS = {
+    "raster": _raster,
+    "alternate": _alternate,
+    "spiral_in": _spiral_in,
+    "spiral_out": _spiral_out,
+    "z_curve": _z_curve,
+    "subsample": _subsample,
+}

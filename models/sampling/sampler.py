@@ -1,0 +1,185 @@
+"""Painting grids of codes of any size with a prior.
+
+Shapes: B pictures, (H, W) their grids, K codes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..conditions import Fields
+from ..priors.base import Prior
+from ..priors.decoding import Cell, Decoder, Logits, Request
+from .config import SamplingConfig
+from .gumbel_noise import gumbel, mix
+from .logits import choose, guided
+from .wavefront import serial, wavefront
+
+UNKNOWN = -1
+"""A code that is still to be painted."""
+
+
+class Painting(NamedTuple):
+    """Grids that are being painted. The tensors are the painter's own and change with its next step."""
+
+    codes: Tensor  # (B, H, W) int64, UNKNOWN where not yet painted
+    scores: Tensor  # (B, H, W) float32: log-likelihood of every painted code, in nats, 0 elsewhere
+    painted: int  # cells passed so far
+    cells: int  # cells to pass in all; priors with a rolling cache pass given ones too
+
+
+def paint(
+    prior: Prior,
+    fields: Fields,
+    size: tuple[int, int],
+    pictures: Sequence[int],
+    seed: int,
+    config: SamplingConfig,
+    given: Tensor | None = None,
+    stopped: Painting | None = None,
+) -> Iterator[Painting]:
+    """Paint step by step, so that a caller can look, save and stop in between.
+
+    A code's randomness belongs to (seed, picture's number, row, column). On one device with deterministic kernels the
+    same codes come, bit for bit, whatever other pictures are painted beside, in either mode, on whichever rank.
+    That holds for a painting that goes on from where it was ``stopped`` too, even if that was in the other mode.
+
+    Args:
+        prior: in evaluation mode.
+        fields: what its condition reads, for the whole pictures, B rows each.
+        size: rows and columns of the grids.
+        pictures: the numbers of the B pictures; they key the randomness.
+        seed: of all pictures.
+        config: how to draw and in which manner to go.
+        given: (B, H, W) int64, codes to keep; ``UNKNOWN`` ones are painted. By default all are.
+        stopped: what a painting of the same pictures had yielded when it was stopped; its codes are not drawn again.
+
+    Yields:
+        After every step of dependent codes, the state of the painting.
+
+    Raises:
+        KeyError: a field that the condition reads is missing.
+        ValueError: the grid does not suit the prior, the prior is in training mode, or a tensor does not fit.
+    """
+    if prior.training:
+        raise ValueError("painting needs the prior in evaluation mode; call prior.eval() before")
+    shape = (len(pictures), *size)
+    device = next(prior.parameters()).device
+    codes = torch.full(shape, UNKNOWN, dtype=torch.int64, device=device)
+    if given is not None:
+        _check(given, shape, prior.codes, "given")
+        codes = given.to(device, torch.int64).clone()
+    if stopped is not None:
+        _check(stopped.codes, shape, prior.codes, "stopped")
+    request = Request(_whole(prior, fields, len(pictures)), size, tuple(pictures), config)
+    if request.guided and prior.condition_drop == 0:
+        raise ValueError(
+            "guidance needs a prior that was trained without its condition now and then; "
+            "train one with condition_drop above 0 (0.1 is usual), or leave the scale at 1"
+        )
+    with torch.no_grad():
+        decoder = prior.decoder(request)
+    return _paint(decoder, request, config, codes, seed, stopped)
+
+
+def sample(
+    prior: Prior,
+    fields: Fields,
+    size: tuple[int, int],
+    pictures: Sequence[int],
+    seed: int,
+    config: SamplingConfig,
+    given: Tensor | None = None,
+    progress: Callable[[Painting], None] | None = None,
+    stopped: Painting | None = None,
+) -> Painting:
+    """Paint to the end; see ``paint``. ``progress`` is called after every step."""
+    shape = (len(pictures), *size)
+    codes = torch.zeros(shape, dtype=torch.int64) if given is None else given
+    painting = Painting(codes, torch.zeros(shape), 0, 0)  # of a grid that is given whole
+    for painting in paint(prior, fields, size, pictures, seed, config, given, stopped):
+        if progress is not None:
+            progress(painting)
+    return painting
+
+
+def _whole(prior: Prior, fields: Fields, batch: int) -> Fields:
+    """The fields that the prior's condition reads, on the prior's device."""
+    device = next(prior.parameters()).device
+    wanted = {name: prior.condition.field(fields, name).to(device) for name in prior.condition.fields}
+    for name, field in wanted.items():
+        if len(field) != batch:
+            raise ValueError(f"the field {name!r} must have a row for each of {batch} pictures, got {len(field)}")
+    return wanted
+
+
+def _check(given: Tensor, shape: tuple[int, ...], codes: int, name: str) -> None:
+    if given.shape != shape:
+        raise ValueError(f"the {name} codes must be {shape} (pictures, rows, columns), got {tuple(given.shape)}")
+    if given.min() < UNKNOWN or given.max() >= codes:
+        raise ValueError(
+            f"{name} codes must be {UNKNOWN} (to be painted) or in [0, {codes}), "
+            f"got {int(given.min())} to {int(given.max())}"
+        )
+
+
+@torch.no_grad()
+def _paint(
+    decoder: Decoder, request: Request, config: SamplingConfig, codes: Tensor, seed: int, stopped: Painting | None
+) -> Iterator[Painting]:
+    fixed = codes != UNKNOWN
+    known = fixed.all(dim=0).cpu() & (not decoder.reads_given)
+    rank = {cell: number for number, cell in enumerate(decoder.order)}
+    scores = torch.zeros(codes.shape, device=codes.device)
+    before = _painted_before(stopped, codes, scores)
+    painted, cells = 0, int((~known).sum())
+    for step in steps(decoder, request, config.mode, lambda cell: bool(known[cell])):
+        skipped, fresh = ([cell for cell in step if bool(before[cell]) is told] for told in (True, False))
+        if skipped:
+            decoder.skip(codes, skipped)
+        if fresh:
+            logits = decoder.logits(codes, fresh)
+            progress = [rank[cell] / max(len(rank) - 1, 1) for cell in fresh]
+            chosen = _draw(logits, request, config, fresh, progress, seed)
+            likely = logits.conditioned.log_softmax(dim=1).gather(1, chosen[:, None])
+            for number, cell in enumerate(fresh):
+                part = slice(number * len(codes), (number + 1) * len(codes))
+                place = (slice(None), *cell)
+                codes[place] = torch.where(fixed[place], codes[place], chosen[part])
+                scores[place] = torch.where(fixed[place], 0.0, likely[part, 0])
+        painted += len(step)
+        yield Painting(codes, scores, painted, cells)
+
+
+def _painted_before(stopped: Painting | None, codes: Tensor, scores: Tensor) -> Tensor:
+    """Write to the codes and the scores what was painted before; the (H, W) cells that all pictures have of it."""
+    if stopped is None:
+        return torch.zeros(codes.shape[1:], dtype=torch.bool)
+    done = stopped.codes.to(codes.device)
+    fresh = (done != UNKNOWN).all(dim=0)
+    codes[:, fresh] = done[:, fresh]
+    scores[:, fresh] = stopped.scores.to(scores.device)[:, fresh]
+    return fresh.cpu()
+
+
+def steps(decoder: Decoder, request: Request, mode: str, known: Callable[[Cell], bool]) -> Iterator[list[Cell]]:
+    """The cells that are not known, in a mode: lists of those that can be predicted together."""
+    if mode == "serial" or decoder.rows_at_once == 1:
+        return serial(decoder.order, known)
+    return wavefront(request.size, decoder.rows_at_once, decoder.reach, known)
+
+
+def _draw(
+    logits: Logits, request: Request, config: SamplingConfig, step: Sequence[Cell], progress: Sequence[float], seed: int
+) -> Tensor:
+    """The (n,) codes of the step's cells, cell by cell and picture by picture in a cell."""
+    combined = logits.conditioned
+    if logits.absent is not None:
+        scales = [config.guidance.at(share) for share in progress for _ in request.pictures]
+        combined = guided(combined, logits.absent, combined.new_tensor(scales))
+    if config.greedy:
+        return choose(combined, None, config)
+    keys = [mix(seed, picture, *cell) for cell in step for picture in request.pictures]
+    return choose(combined, gumbel(keys, combined.shape[1], combined.device), config)

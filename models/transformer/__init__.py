@@ -1,0 +1,1 @@
+"""Building blocks of transformers: attention, blocks, rotary embeddings, sequence parallelism."""

@@ -1,0 +1,1 @@
+"""The VQGAN autoencoder and its tiled encoding and decoding."""

@@ -1,0 +1,26 @@
+"""What a step is counted for: kernels without views, waits, and messages."""
+
+import torch
+
+from smalti.launch.bench.launches import counted
+
+
+def test_views_and_empty_tensors_are_not_kernels():
+    tensor = torch.ones(4, 6)
+    counts, _ = counted(lambda: torch.empty(3) is not None and tensor.t()[0] + 1)
+    assert counts.launches == 1
+
+
+def test_backward_passes_count():
+    weight = torch.ones(3, requires_grad=True)
+    forward = counted(lambda: (weight * 2).sum())[0].launches
+    assert counted(lambda: (weight * 2).sum().backward())[0].launches > forward
+
+
+def test_every_way_to_read_a_number_is_a_wait():
+    tensor = torch.ones(3)
+    assert counted(lambda: tensor[0].item())[0].waits == 1
+    assert counted(lambda: bool(tensor.isfinite().all()))[0].waits == 1
+    assert counted(lambda: tensor.tolist())[0].waits == 1
+    assert counted(lambda: tensor.nonzero())[0].waits == 1
+    assert counted(lambda: tensor + 1)[0].waits == 0

@@ -1,0 +1,53 @@
+"""The best of several paintings is the best by its judge, picture by picture."""
+
+import pytest
+import torch
+
+from smalti.models.conditions import UnconditionalConfig
+from smalti.models.priors.gpt import GPTConfig
+from smalti.models.sampling import SamplingConfig, best, likelihood, recognised, sample
+from smalti.models.sampling.gumbel_noise import mix
+
+SIZE = (3, 3)
+
+
+def prior():
+    torch.manual_seed(0)
+    built = GPTConfig(layers=1, heads=1, width=8, window=SIZE).build(5, UnconditionalConfig()).eval()
+    for parameter in built.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return built
+
+
+def paintings(candidates):
+    seeds = [4] + [mix(4, candidate) for candidate in range(1, candidates)]
+    return [sample(prior(), {}, SIZE, range(8), seed, SamplingConfig()) for seed in seeds]
+
+
+def test_the_likeliest_candidate_of_every_picture_is_kept():
+    every = paintings(4)
+    marks = torch.stack([painting.scores.sum((1, 2)) for painting in every])
+    chosen = best(prior(), {}, SIZE, range(8), 4, SamplingConfig(), candidates=4)
+    assert len(set(marks.argmax(0).tolist())) > 1  # else the test would not tell pictures apart
+    for picture, candidate in enumerate(marks.argmax(0).tolist()):
+        assert torch.equal(chosen.codes[picture], every[candidate].codes[picture])
+    torch.testing.assert_close(likelihood(chosen), marks.max(0).values)
+
+
+def test_a_classifier_keeps_what_it_recognises():
+    def count_of_each_code(pictures):
+        return torch.nn.functional.one_hot(pictures, 5).sum((1, 2)).float()
+
+    wanted = torch.tensor([0, 3, 1, 4, 2, 0, 3, 1])
+    judge = recognised(lambda codes: codes, count_of_each_code, wanted)
+    chosen = best(prior(), {}, SIZE, range(8), 4, SamplingConfig(), candidates=6, judge=judge)
+    sure = torch.stack(
+        [count_of_each_code(painting.codes).softmax(1)[torch.arange(8), wanted] for painting in paintings(6)]
+    )
+    torch.testing.assert_close(judge(chosen).exp(), sure.max(0).values)
+
+
+def test_one_candidate_is_what_sample_paints():
+    assert torch.equal(best(prior(), {}, SIZE, range(8), 4, SamplingConfig(), 1).codes, paintings(1)[0].codes)
+    with pytest.raises(ValueError, match="candidates must be at least 1"):
+        best(prior(), {}, SIZE, range(8), 4, SamplingConfig(), 0)

@@ -1,0 +1,152 @@
+"""Ranks are found under every launcher, and what they agree on is what all of them hold."""
+
+import os
+import signal
+from typing import Any
+
+import processes
+import pytest
+import torch
+from torch import Tensor
+
+from smalti.trainer.distributed import ranks
+from smalti.trainer.distributed.ranks import Place, discover
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+DEEPSPEED = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_SIZE": "4"}
+SRUN = {
+    "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "17", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("environment", [TORCHRUN, DEEPSPEED, SRUN, SRUN | {"SLURM_NTASKS_PER_NODE": "4"}])
+def test_every_launcher_gives_the_same_place(environment: dict[str, str]):
+    assert discover(environment) == Place(rank=5, world=8, local_rank=1, local_world=4)
+
+
+def test_without_a_launcher_the_job_is_one_process():
+    assert discover({}) == Place(0, 1, 0, 1)
+
+
+def test_the_batch_shell_of_slurm_is_no_rank():
+    batch_shell = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}
+    assert discover(batch_shell) == Place(0, 1, 0, 1)
+
+
+def test_launchers_variables_count_more_than_those_of_slurm():
+    assert discover(SRUN | TORCHRUN | {"RANK": "7"}).rank == 7
+
+
+def test_half_a_launcher_is_refused():
+    with pytest.raises(ValueError, match="RANK=3 is set without WORLD_SIZE, LOCAL_RANK"):
+        discover({"RANK": "3"})
+
+
+def test_outside_a_group_every_agreement_is_with_oneself():
+    assert (ranks.rank(), ranks.world()) == (0, 1)
+    assert ranks.mean({"loss": torch.tensor(2.0)}) == {"loss": 2.0}
+    assert ranks.agreed(True) and not ranks.agreed(False)
+    assert ranks.from_first({"a": 1}) == {"a": 1}
+    assert torch.equal(ranks.gathered(torch.arange(3)), torch.arange(3))
+    assert torch.equal(ranks.total(torch.arange(3.0)), torch.arange(3.0))
+
+
+def agreements() -> dict[str, Any]:
+    """Everything that ranks say to each other, in one job: rank 0 holds 1, rank 1 holds 2."""
+    mine = torch.tensor([1.0 + ranks.rank()])
+    names = ("a", "b") if ranks.rank() == 0 else ("b", "a")  # each rank in an order of its own
+    found = {
+        "place": [ranks.rank(), ranks.world()],
+        "total": ranks.total(mine).item(),
+        "mean": ranks.mean({name: mine[0] * (1 if name == "a" else 10) for name in names}),
+        "gathered": ranks.gathered(torch.tensor([ranks.rank(), 7])),
+        "one says yes": ranks.agreed(ranks.rank() == 1),
+        "nobody says yes": ranks.agreed(False),
+        "from first": ranks.from_first({"rank": ranks.rank()} if ranks.rank() == 0 else None),
+        "left alone": mine.item(),
+    }
+    ranks.average_(mine)
+    found["average_"] = mine.item()
+    ranks.total_(mine)
+    found["total_"] = mine.item()
+    with ranks.Interrupt() as interrupt:
+        found["before the signal"] = interrupt.agreed()
+        if ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        found["after it"] = interrupt.agreed()
+    return found
+
+
+def test_two_ranks_agree():
+    results = processes.run(agreements, 2)
+    assert [result.pop("place") for result in results] == [[0, 2], [1, 2]]
+    assert [result.pop("left alone") for result in results] == [1.0, 2.0]
+    for result in results:
+        assert result.pop("gathered").tolist() == [0, 7, 1, 7]
+        assert result == {
+            "total": 3.0,
+            "mean": {"a": 1.5, "b": 15.0},
+            "one says yes": True,
+            "nobody says yes": False,
+            "from first": {"rank": 0},
+            "average_": 1.5,
+            "total_": 3.0,
+            "before the signal": False,
+            "after it": True,
+        }
+
+
+def weighed(parts: list[Tensor], weights: list[Tensor]) -> Tensor:
+    """A loss in which every rank uses the sum over ranks in its own way, and its own part besides."""
+    whole = torch.stack(parts).sum(0)
+    return torch.stack([(w * whole.square()).sum() + part.sum() for w, part in zip(weights, parts, strict=True)]).sum()
+
+
+def operands() -> tuple[list[Tensor], list[Tensor]]:
+    draws = torch.Generator().manual_seed(1)
+    drawn = torch.randn(4, 5, generator=draws, dtype=torch.float64)
+    return list(drawn[:2].clone()), list(drawn[2:].clone())
+
+
+def gradient_of_total() -> Tensor:
+    parts, weights = operands()
+    mine = parts[ranks.rank()].requires_grad_()
+    whole = ranks.total(mine)
+    ((weights[ranks.rank()] * whole.square()).sum() + mine.sum()).backward()
+    assert mine.grad is not None
+    return mine.grad
+
+
+def test_the_gradient_of_a_sum_over_ranks_is_that_of_one_process_holding_all_parts():
+    parts, weights = operands()
+    for part in parts:
+        part.requires_grad_()
+    weighed(parts, weights).backward()
+    for rank, gradient in enumerate(processes.run(gradient_of_total, 2)):
+        assert torch.allclose(gradient, parts[rank].grad, rtol=1e-12)
+
+
+def test_an_interrupt_puts_the_handlers_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with ranks.Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.raised == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.fixture
+def heard_ctrl_c():
+    """Python's own answer to Ctrl-C, which a program that a shell has put into the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_ctrl_c")
+def test_a_second_ctrl_c_is_not_caught():
+    with ranks.Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.raised == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

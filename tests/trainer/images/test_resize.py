@@ -1,0 +1,59 @@
+import numpy as np
+import torch
+from fixtures.shards import photo
+from PIL import Image
+from torch.nn import functional as F
+
+from smalti.trainer.data.crops import TamingCropConfig
+from smalti.trainer.images.geometry import Crop
+from smalti.trainer.images.resize import antialiased, bilinear_points, nearest_points, region_of, scaled
+
+
+def test_the_faithful_resizing_is_bilinear_without_antialiasing():
+    pixels = photo(200, 333)
+    config = TamingCropConfig(size=64)
+    crop = config.draw(200, 333, key=5)
+    region = region_of(crop, 200, 333)
+    part = pixels[region.top : region.bottom, region.left : region.right]
+    ours = bilinear_points(part, region, crop, config.output)
+
+    whole = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].double()
+    resized = F.interpolate(whole, size=(64, 107), mode="bilinear", align_corners=False, antialias=False)
+    left = round(crop.left / (333 / 107))
+    theirs = resized[0, :, :, left : left + 64].permute(1, 2, 0).numpy()
+    assert np.abs(ours - theirs).max() < 0.51 + 0.01  # rounding to whole numbers
+
+
+def test_labels_are_taken_and_never_mixed():
+    labels = np.random.default_rng(0).integers(0, 182, (90, 120), dtype=np.uint8)
+    crop = Crop(10, 20, 70, 80)
+    region = region_of(crop, 90, 120)
+    ours = nearest_points(labels[20:80, 10:70], region, crop, (24, 24))
+    part = torch.from_numpy(labels[20:80, 10:70].copy())[None, None].float()
+    theirs = F.interpolate(part, size=(24, 24), mode="nearest-exact")[0, 0].numpy()
+    assert np.array_equal(ours, theirs)
+
+
+def test_a_crop_of_the_output_size_is_left_as_it_is():
+    pixels = photo(40, 40)
+    assert antialiased(pixels, (40, 40)) is pixels
+    crop = Crop(0, 0, 40, 40)
+    assert nearest_points(pixels[..., 0], region_of(crop, 40, 40), crop, (40, 40)).tolist() == pixels[..., 0].tolist()
+
+
+def test_reduction_is_antialiased():
+    checks = np.indices((64, 64)).sum(0) % 2 * 255  # a checkerboard of single pixels is grey from afar
+    pixels = np.repeat(checks[..., None], 3, 2).astype(np.uint8)
+    assert np.abs(antialiased(pixels, (16, 16)).astype(int)[2:-2, 2:-2] - 127).max() <= 2
+    expected = Image.fromarray(pixels).resize((16, 16), Image.Resampling.LANCZOS)
+    assert np.array_equal(antialiased(pixels, (16, 16)), np.asarray(expected))
+
+
+def test_a_box_of_broken_pixels_needs_their_neighbours():
+    assert region_of(Crop(1.5, 2.0, 5.5, 6.0), 100, 100) == (1, 1, 6, 7)
+    assert region_of(Crop(0.25, 0.25, 9.9, 9.9), 10, 10) == (0, 0, 10, 10)
+    assert region_of(Crop(1, 2, 5, 6), 100, 100) == (1, 2, 5, 6)
+
+
+def test_a_map_of_half_the_size_is_cut_at_half_the_numbers():
+    assert scaled(Crop(10, 20, 30, 40, True), 0.5) == Crop(5, 10, 15, 20, True)

@@ -1,0 +1,158 @@
+import io
+
+import numpy as np
+import pytest
+from fixtures.shards import decoded, encoded, photo
+from PIL import Image
+
+from smalti.trainer.files import ChecksumError
+from smalti.trainer.images import seekable_jpeg
+from smalti.trainer.images.geometry import Region
+
+needs_tool = pytest.mark.skipif(
+    seekable_jpeg.tool() is None, reason="jpegtran is not installed (Debian: libjpeg-turbo-progs)"
+)
+SIZES = [(96, 160), (97, 161), (130, 75)]
+
+
+class Reader:
+    """Reads from bytes in memory, and counts them."""
+
+    def __init__(self, data):
+        self.data = data
+        self.read = 0
+
+    def __call__(self, ranges):
+        self.read += sum(size for _, size in ranges)
+        return [self.data[offset : offset + size] for offset, size in ranges]
+
+
+def seekable_by_pillow(height, width, **options):
+    """A JPEG with a restart after every MCU, which always divides a row."""
+    return encoded(photo(height, width), "JPEG", quality=90, restart_marker_blocks=1, **options)
+
+
+def regions(height, width, count, seed=0):
+    draws = np.random.default_rng(seed)
+    for _ in range(count):
+        left, right = sorted(draws.choice(width + 1, 2, replace=False).tolist())
+        top, bottom = sorted(draws.choice(height + 1, 2, replace=False).tolist())
+        yield Region(left, top, right, bottom)
+
+
+def cut(layout, reader, region):
+    spliced = seekable_jpeg.splice(layout, reader, region)
+    top, left = region.top - spliced.shows.top, region.left - spliced.shows.left
+    return decoded(spliced.data)[top : top + region.height, left : left + region.width]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_any_region_is_bit_equal_to_that_of_the_whole(height, width, subsampling):
+    data = seekable_by_pillow(height, width, subsampling=subsampling)
+    layout, whole = seekable_jpeg.layout_of(data), decoded(data)
+    assert layout is not None
+    for region in regions(height, width, 25):
+        expected = whole[region.top : region.bottom, region.left : region.right]
+        assert np.array_equal(cut(layout, Reader(data), region), expected), region
+
+
+def test_grey_pictures_have_parts_too():
+    packed = io.BytesIO()
+    Image.fromarray(photo(70, 91)).convert("L").save(packed, "JPEG", restart_marker_blocks=4)
+    data = packed.getvalue()
+    layout, whole = seekable_jpeg.layout_of(data), decoded(data)
+    for region in regions(70, 91, 20):
+        expected = whole[region.top : region.bottom, region.left : region.right]
+        assert np.array_equal(cut(layout, Reader(data), region), expected)
+
+
+def test_a_region_costs_only_the_segments_that_it_touches():
+    data = seekable_by_pillow(640, 640, subsampling=2)
+    reader = Reader(data)
+    cut(seekable_jpeg.layout_of(data), reader, Region(300, 300, 364, 364))
+    assert reader.read < len(data) / 40  # 6 x 6 of 40 x 40 MCUs
+
+
+def test_a_layout_survives_being_stored():
+    data = seekable_by_pillow(64, 96)
+    layout = seekable_jpeg.layout_of(data)
+    again = seekable_jpeg.JpegLayout.from_bytes(layout.to_bytes())
+    assert again.header == layout.header and again.interval == layout.interval
+    assert np.array_equal(cut(again, Reader(data), Region(5, 6, 50, 40)), decoded(data)[6:40, 5:50])
+
+
+def test_damage_is_found_in_the_part_that_is_read_and_only_there():
+    data = seekable_by_pillow(96, 160)
+    layout = seekable_jpeg.layout_of(data)
+    damaged = bytearray(data)
+    damaged[int(layout.starts[1]) - 3] ^= 1  # before the marker
+    with pytest.raises(ChecksumError, match="segment 0 at byte"):
+        cut(layout, Reader(bytes(damaged)), Region(0, 0, 8, 8))
+    cut(layout, Reader(bytes(damaged)), Region(100, 60, 140, 90))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True, "restart_marker_blocks": 1}, {"restart_marker_blocks": 3}]
+)
+def test_files_whose_parts_cannot_be_had_have_no_layout(options):
+    assert (
+        seekable_jpeg.layout_of(encoded(photo(64, 160), "JPEG", **options)) is None
+    )  # 10 MCUs a row: 3 does not divide them
+
+
+def test_what_is_no_jpeg_or_cut_off_has_no_layout():
+    data = seekable_by_pillow(64, 64)
+    assert seekable_jpeg.layout_of(b"") is None
+    assert seekable_jpeg.layout_of(encoded(photo(8, 8), "PNG")) is None
+    assert all(seekable_jpeg.layout_of(data[:length]) is None for length in range(0, len(data) - 2, 7))
+
+
+@pytest.mark.parametrize("mcus", [1, 7, 8, 131, 250, 252, 262, 375])
+def test_intervals_divide_a_row(mcus):
+    interval = seekable_jpeg._interval(mcus)
+    assert mcus % interval == 0
+    assert interval >= min(mcus, 6)
+    assert {252: 7, 250: 10, 375: 15, 262: 131, 131: 131}.get(mcus, interval) == interval
+
+
+@needs_tool
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}])
+def test_rewriting_keeps_every_pixel(options):
+    original = encoded(photo(300, 420), "JPEG", quality=85, **options)
+    rewritten = seekable_jpeg.seekable(original)
+    assert np.array_equal(decoded(rewritten), decoded(original))
+    layout = seekable_jpeg.layout_of(rewritten)
+    expected = decoded(original)[100:200, 50:150]
+    assert np.array_equal(cut(layout, Reader(rewritten), Region(50, 100, 150, 200)), expected)
+
+
+def test_the_orientation_can_be_put_back_for_other_programs():
+    data = seekable_by_pillow(32, 48)
+    turned = seekable_jpeg.with_orientation(data, 6)
+    with Image.open(io.BytesIO(turned)) as picture:
+        assert picture.getexif()[0x0112] == 6
+    assert np.array_equal(decoded(turned), decoded(data))
+    assert seekable_jpeg.layout_of(turned) is not None
+
+
+def test_without_the_tool_files_are_left_alone(monkeypatch):
+    monkeypatch.setattr(seekable_jpeg, "tool", lambda: None)
+    assert seekable_jpeg.seekable(encoded(photo(32, 32))) is None
+
+
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"restart_marker_blocks": 3}])
+def test_a_file_can_be_made_to_end_early_with_the_same_rows(options):
+    data = encoded(photo(160, 96), "JPEG", quality=90, **options)
+    for rows in (1, 14, 16, 30, 100):
+        short = decoded(seekable_jpeg.shortened(data, rows))
+        assert rows + 2 <= len(short) <= rows + 18
+        assert np.array_equal(short[:rows], decoded(data)[:rows])
+
+
+def test_what_must_be_decoded_whole_is_not_shortened():
+    assert seekable_jpeg.shortened(encoded(photo(64, 64), "JPEG", progressive=True), 10) is None
+    assert seekable_jpeg.shortened(encoded(photo(64, 64), "PNG"), 10) is None
+    data = encoded(photo(64, 64))
+    assert seekable_jpeg.shortened(data, 60) is None
+    assert seekable_jpeg.shortened(data[:-40], 10) is None

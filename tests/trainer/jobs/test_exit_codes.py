@@ -1,0 +1,48 @@
+"""What a job leaves in its run's folder about its end, and how it is asked for it."""
+
+from pathlib import Path
+
+import pytest
+
+from smalti.trainer.checkpoint.save_error import SaveError
+from smalti.trainer.jobs import exit_codes
+from smalti.trainer.jobs.failures import FailedError
+
+
+@pytest.mark.parametrize("code", [exit_codes.DONE, exit_codes.LEFT])
+def test_what_a_job_ended_with_is_found_again(tmp_path: Path, code: int):
+    with exit_codes.told(tmp_path) as ending:
+        ending.code = code
+    assert exit_codes.last(tmp_path) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("a wrong value"), exit_codes.WRONG),
+        (FileNotFoundError("no such shard"), exit_codes.WRONG),
+        (SaveError("the disk is full"), exit_codes.NOT_SAVED),
+        (FailedError(), exit_codes.FAILED),
+        (RuntimeError("out of memory"), exit_codes.FAILED),
+    ],
+)
+def test_an_error_passes_and_leaves_its_code(tmp_path: Path, error: Exception, code: int):
+    with pytest.raises(type(error)), exit_codes.told(tmp_path):
+        raise error
+    assert exit_codes.last(tmp_path) == code
+
+
+def test_nothing_is_known_of_a_job_that_was_killed(tmp_path: Path):
+    with exit_codes.told(tmp_path) as ending:
+        ending.code = exit_codes.DONE
+    exit_codes.forget(tmp_path)  # the next job begins, and never comes to tell
+    assert exit_codes.last(tmp_path) is None
+
+
+def test_a_wish_may_come_before_the_folder_is_there_and_be_withdrawn(tmp_path: Path):
+    run = tmp_path / "run"
+    exit_codes.ask(run)
+    assert (run / exit_codes.ASKED).exists()
+    exit_codes.withdraw(run)
+    exit_codes.withdraw(run)
+    assert not list(run.iterdir())

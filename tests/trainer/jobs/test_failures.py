@@ -1,0 +1,45 @@
+"""The first cause of a failure is the last thing that every rank says."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import processes
+import torch
+
+from smalti.trainer.distributed import ranks
+from smalti.trainer.jobs import failures
+
+
+def fail(folder: str) -> None:
+    """Rank 1 fails on its own while rank 0 is in a collective with it."""
+    with failures.explained(Path(folder)):
+        ranks.total_(torch.zeros(1))
+        if ranks.rank() == 1:
+            raise ArithmeticError("the seventh sample cannot be divided")
+        ranks.total_(torch.zeros(1))
+
+
+def test_every_rank_says_the_first_cause(tmp_path: Path):
+    ended = processes.start(fail, 2, tmp_path).wait()
+    assert 0 not in ended.codes
+    cause = "ArithmeticError: the seventh sample cannot be divided"
+    assert f"rank 1 on {socket.gethostname()}: {cause}" in (tmp_path / "failure.txt").read_text()
+    assert "lost contact with another rank. The first cause: rank 1 on " in ended.outputs[0]
+    assert cause in ended.outputs[0]
+    assert "in fail" in ended.outputs[1]  # where it happened
+
+
+def vanish(folder: str) -> None:
+    """Rank 1 is killed without a word."""
+    with failures.explained(Path(folder)):
+        if ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        ranks.total_(torch.zeros(1))
+
+
+def test_a_rank_that_was_killed_is_said_to_be_gone(tmp_path: Path):
+    ended = processes.start(vanish, 2, tmp_path).wait()
+    assert ended.codes[1] == -9 and ended.codes[0] == 1
+    assert "None of them said why" in ended.outputs[0]

@@ -1,0 +1,159 @@
+"""A run's folder takes one job at a time, and goes on only with the config it began with."""
+
+import errno
+import fcntl
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fixtures import runs
+
+from smalti.trainer import config as configs
+from smalti.trainer.distributed import signals
+from smalti.trainer.jobs import run_dir
+from smalti.trainer.jobs.run_dir import alone_in, take_over
+from smalti.trainer.prior.config import PriorRun
+from smalti.trainer.schema import MAY_CHANGE
+from smalti.trainer.vqgan.config import VQGANRun
+
+
+@dataclass(frozen=True)
+class Inner:
+    zero: int = 1
+    steps: int = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    keep: int = field(default=3, metadata=MAY_CHANGE)
+    loss: float = 1.0
+    engine: Inner = field(default_factory=Inner)
+    loop: Inner = field(default_factory=Inner, metadata=MAY_CHANGE)
+
+
+def saved(run: Path) -> None:
+    """Leave in a folder what a first save leaves."""
+    (run / "latest.txt").write_text("step-00000001")
+
+
+def test_the_resolved_config_is_left_in_the_folder(tmp_path: Path):
+    take_over(tmp_path, Run(loss=2.0), Run, fresh=False)
+    assert configs.read(Run, tmp_path / "config.yaml") == Run(loss=2.0)
+
+
+def test_harmless_changes_are_said_and_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    take_over(tmp_path, Run(), Run, fresh=False)
+    saved(tmp_path)
+    changed = Run(keep=5, loop=Inner(steps=20))
+    take_over(tmp_path, changed, Run, fresh=False)
+    said = capsys.readouterr().out
+    assert "keep: 3 -> 5" in said and "loop.steps: 10 -> 20" in said
+    assert configs.read(Run, tmp_path / "config.yaml") == changed
+
+
+def test_a_harmful_change_is_refused_with_its_values_and_nothing_is_changed(tmp_path: Path):
+    take_over(tmp_path, Run(), Run, fresh=False)
+    saved(tmp_path)
+    with pytest.raises(ValueError, match=r"loss: 1\.0 -> 2\.0\n.*initial_weights.*--fresh"):
+        take_over(tmp_path, Run(loss=2.0), Run, fresh=False)
+    assert configs.read(Run, tmp_path / "config.yaml") == Run()
+
+
+def test_a_start_that_saved_nothing_binds_nobody(tmp_path: Path):
+    take_over(tmp_path, Run(), Run, fresh=False)
+    take_over(tmp_path, Run(loss=2.0), Run, fresh=False)
+    assert configs.read(Run, tmp_path / "config.yaml") == Run(loss=2.0)
+
+
+def test_a_config_of_the_users_in_the_folder_stays(tmp_path: Path):
+    own = "# found by hand\nloss: 2.0\n"
+    (tmp_path / "config.yaml").write_text(own)
+    take_over(tmp_path, Run(loss=2.0), Run, fresh=False)
+    saved(tmp_path)
+    take_over(tmp_path, Run(loss=2.0, keep=4), Run, fresh=False)
+    assert (tmp_path / "config.yaml").read_text() == own
+    assert configs.read(Run, run_dir.resolved_config(tmp_path)) == Run(loss=2.0, keep=4)
+    with pytest.raises(ValueError, match="loss"):
+        take_over(tmp_path, Run(loss=3.0), Run, fresh=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("training.engine.zero", True),
+        ("batch.micro", True),
+        ("timeout_s", True),
+        ("sequence_ranks", True),
+        ("previews.share", True),
+        ("data.prefetch", True),
+        ("data.fault_limit", True),
+        ("held_out.remote.cache", True),
+        ("data.shards", True),
+        ("keep_every", True),
+        ("tokenizer", True),
+        ("batch.total", False),
+        ("training.engine.precision", False),
+        ("seed", False),
+        ("model.layers", False),
+        ("data.window", False),
+        ("data.crop.window", False),
+        ("average", False),
+    ],
+)
+def test_what_changes_numbers_by_more_than_rounding_is_harmful(path: str, expected: bool, tmp_path: Path):
+    run = configs.read(PriorRun | VQGANRun, runs.write_prior(tmp_path))
+    assert configs.may_change(run, path) is expected
+
+
+def test_fresh_removes_what_the_run_left_and_nothing_else(tmp_path: Path):
+    take_over(tmp_path, Run(), Run, fresh=False)
+    of_the_run = (
+        "checkpoints/step-00000001/a", "checkpoints/torn-step-00000002/a", "pictures/reconstructions-00000004.png",
+        "metrics.jsonl", "latest.txt",
+    )  # fmt: skip
+    of_the_user = (
+        "notes.md", "notes.txt", "my.yaml", "labels.jsonl", "own/c.txt", "pictures/holiday-20240115.png",
+        "checkpoints/best/weights.pt",
+    )  # fmt: skip
+    for name in (*of_the_run, *of_the_user):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    take_over(tmp_path, Run(loss=2.0), Run, fresh=True)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == sorted(["config.yaml", *of_the_user])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_does_not_hold_the_run_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+):
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with alone_in(tmp_path):
+        assert "without locks" in capsys.readouterr().err
+
+
+def test_a_second_job_waits_for_the_folder_and_then_says_who_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run_dir, "LOCK_PATIENCE_S", 1.0)
+    held = pytest.raises(ValueError, match=r"another job is training in .* \(process \d+ on ")
+    with alone_in(tmp_path), held, alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):  # it fell with its holder
+        pass
+
+
+def test_a_job_that_is_asked_to_leave_waits_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(signals, "raised", lambda: signal.SIGTERM)
+    with alone_in(tmp_path), pytest.raises(signals.LeftError), alone_in(tmp_path):
+        pass
+
+
+def test_the_lock_falls_after_an_error(tmp_path: Path):
+    with pytest.raises(RuntimeError), alone_in(tmp_path):
+        raise RuntimeError
+    with (tmp_path / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,130 @@
+"""The loop does each thing at its step, goes on where it is told to, and leaves when it is asked to."""
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from smalti.trainer.distributed import signals
+from smalti.trainer.training.loop import LoopConfig, fit
+
+CONFIG = LoopConfig(steps=10, log_every=2, preview_every=5, evaluate_every=4, save_every=3)
+
+
+class Recorder:
+    """A task, its batches, metrics and checkpoints, which note what is asked of them in one diary."""
+
+    def __init__(self) -> None:
+        self.diary: list[tuple[str, int]] = []
+        self.engines: Mapping[str, Any] = {}
+        self.steps_done: list[int] = []
+        self.leave_at: int | None = None
+
+    def step(self, micro_batches: list[Any], step: int) -> Mapping[str, Tensor]:
+        assert micro_batches == [step]  # the stream's step is the task's
+        self.steps_done.append(step)
+        if step == self.leave_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": torch.tensor(float(step))}
+
+    def evaluate(self, batches: Iterable[Any]) -> Mapping[str, float]:
+        return {"seen": float(len(list(batches)))}
+
+    def preview(self, batch: Any) -> Mapping[str, Tensor]:
+        return {"first": torch.tensor(batch)}
+
+    def once(self, batch: int) -> Iterator[Any]:
+        assert batch == 7
+        return iter([0, 1, 2])
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None: ...
+
+    def write(self, step: int) -> None:
+        self.diary.append(("write", step))
+
+    def write_held_out(self, step: int, values: Mapping[str, float]) -> None:
+        assert values == {"seen": 3.0}
+        self.diary.append(("held out", step))
+
+    def write_images(self, step: int, pictures: Mapping[str, Tensor]) -> None:
+        self.diary.append(("images", step))
+
+    def note(self, saved: Any) -> None: ...
+
+    def save(self, task: Any, step: int) -> None:
+        self.diary.append(("save", step))
+
+    def wait(self) -> None:
+        self.diary.append(("wait", len(self.steps_done)))
+
+    def at(self, name: str) -> list[int]:
+        return [step for what, step in self.diary if what == name]
+
+
+def run(recorder: Any, **options: Any) -> bool:
+    batches = ([step] for step in range(options.get("start", 0), 10**6))
+    return fit(recorder, batches, recorder, 7, CONFIG, recorder, recorder, **options)
+
+
+def test_everything_happens_at_its_step_and_at_the_last():
+    recorder = Recorder()
+    assert run(recorder)
+    assert recorder.steps_done == list(range(10))
+    assert recorder.at("write") == [2, 4, 6, 8, 10]
+    assert recorder.at("held out") == [0, 4, 8, 10]
+    assert recorder.at("images") == [5, 10]
+    assert recorder.at("save") == [3, 6, 9, 10]
+    assert recorder.diary[-1] == ("wait", 10)  # nothing is left half written
+
+
+def test_a_resumed_run_does_the_rest_and_does_not_evaluate_its_beginning_again():
+    recorder = Recorder()
+    assert run(recorder, start=6)
+    assert recorder.steps_done == [6, 7, 8, 9]
+    assert recorder.at("held out") == [8, 10]
+
+
+def test_a_run_that_is_done_does_nothing():
+    recorder = Recorder()
+    assert run(recorder, start=10)
+    assert recorder.diary == [("wait", 0)]
+
+
+def test_a_job_that_is_asked_to_leave_saves_this_step_and_leaves():
+    recorder = Recorder()
+    recorder.leave_at = 4  # counted from 0: the fifth step
+    assert not run(recorder)
+    assert recorder.steps_done == [0, 1, 2, 3, 4]
+    assert recorder.at("save") == [3, 5]
+    assert recorder.diary[-1] == ("wait", 5)
+
+
+def test_a_job_that_is_asked_to_leave_at_its_last_step_is_done():
+    recorder = Recorder()
+    recorder.leave_at = 9
+    assert run(recorder)
+    assert recorder.at("save") == [3, 6, 9, 10]
+
+
+def test_a_job_that_was_asked_to_leave_while_it_started_does_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(signals, "raised", lambda: signal.SIGUSR1)
+    recorder = Recorder()
+    assert not run(recorder, start=3)
+    assert recorder.diary == [("wait", 0)] and not recorder.steps_done
+
+
+def test_a_task_may_end_at_an_evaluation():
+    recorder = Recorder()
+    assert run(recorder, finished=lambda: 4 in recorder.at("held out"))
+    assert recorder.steps_done == [0, 1, 2, 3]
+    assert recorder.at("save") == [3, 4]
+
+
+@pytest.mark.parametrize("name", ["steps", "log_every", "preview_every", "evaluate_every", "save_every"])
+def test_intervals_are_at_least_one_step(name: str):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1 step, got 0"):
+        LoopConfig(**{"steps": 10, name: 0})

@@ -1,0 +1,1 @@
+"""Checkpoints that are complete or absent, resharding, and model files for inference."""

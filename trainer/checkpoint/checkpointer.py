@@ -1,0 +1,289 @@
+"""Saving a task and bringing it back, on any number of ranks.
+
+A save holds the steps up only while every rank copies its state into the host's memory; a thread of each rank then
+writes the copy (``save_thread``).
+"""
+
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..distributed import engine as engines
+from ..distributed import ranks
+from . import resharding
+from .save_error import SaveError, needed, way_out
+from .storage import (
+    FOLDER,
+    LATEST,
+    SAVING,
+    Found,
+    damage,
+    is_sealed,
+    leftovers,
+    manifest_of,
+    none_is_whole,
+    on_disk,
+    set_aside,
+)
+from .writer import Copy, Keep, Report, SaveThread, mark_file
+
+__all__ = ["Checkpoints", "Keep", "Kept", "Report", "SaveError"]
+
+
+class Kept(Protocol):
+    """What a checkpoint needs of a task."""
+
+    @property
+    def engines(self) -> Mapping[str, Any]:
+        """Every engine by its name, which is its folder's name here."""
+
+    def state(self) -> dict[str, Any]:
+        """This rank's state besides its engines: tensors, numbers and strings in plain containers."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what ``state`` gave."""
+
+    def resharded(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What ``state`` would have given here, from what it gave on each of the ranks of another job."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights for use, whole, on every rank. Every rank must call this."""
+
+    def card(self) -> dict[str, Any]:
+        """What these weights are: all that it takes to build the network around them."""
+
+
+class Position(Protocol):
+    """What a checkpoint needs of the data."""
+
+    def state(self, step: int) -> dict[str, object]: ...
+
+    def check(self, state: dict[str, object]) -> None: ...
+
+
+class Sums(Protocol):
+    """What a checkpoint needs of the metrics."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every rank makes one and calls the same methods.
+
+    Args:
+        run: the run's folder.
+        keep: which ones stay.
+        data: the training stream, whose position is kept and checked.
+        metrics: whose sums are kept, so that the next line is that of an undisturbed run.
+        record: what else the manifest is to say: config, versions, the run's number in wandb.
+    """
+
+    def __init__(self, run: Path, keep: Keep, data: Position, metrics: Sums, record: Mapping[str, Any]) -> None:
+        self.run = run
+        self.keep = keep
+        self._data = data
+        self._metrics = metrics
+        self._record = record
+        self._writing: SaveThread | None = None
+
+    def restore(self, task: Kept) -> int:
+        """Bring the task to its newest whole checkpoint and return the step to go on with; 0 when there is none.
+
+        Every rank must call this. What is not whole is named on stderr and set aside.
+
+        Raises:
+            ValueError: none is whole, or its data are not those of this run.
+        """
+        found = self._choose()
+        if found is None:
+            return 0
+        manifest = manifest_of(found.folder)
+        self._data.check(manifest["data"])
+        saved_on: int = manifest["ranks"]
+        here = {name: engine.zero_optimization_stage() for name, engine in task.engines.items()}
+        alike = saved_on == ranks.world() and manifest["zero"] == here
+        if ranks.rank() == 0:
+            changed = "" if alike else f", which {saved_on} rank(s) saved at ZeRO {manifest['zero']}"
+            print(f"going on at step {found.step} from {found.folder}{changed}", flush=True)
+            if not is_sealed(found.folder):
+                _say("its manifest is of an earlier version, which has no checksum of its own")
+        if alike:
+            for name, engine in task.engines.items():
+                engines.load(engine, found.folder / name)
+            state = _read_state(found.folder, ranks.rank())
+            task.load_state(state["task"])
+            self._metrics.load_state(state["metrics"])
+            return found.step
+        for name, engine in task.engines.items():
+            resharding.load(engine, found.folder / name, manifest["zero"][name], saved_on)
+        states = [_read_state(found.folder, rank) for rank in range(saved_on)]
+        task.load_state(task.resharded([state["task"] for state in states]))
+        self._metrics.load_state(states[0]["metrics"])
+        return found.step
+
+    def _choose(self) -> Found | None:
+        """The newest whole checkpoint; each rank reads its share of every file's bytes."""
+        damaged: list[Path] = []
+        problems: list[str] = []
+        chosen = None
+        for found in ranks.from_first(on_disk(self.run)):
+            problem = next(filter(None, ranks.listed(damage(found.folder, ranks.rank(), ranks.world()))), None)
+            if problem is None:
+                chosen = found
+                break
+            damaged.append(found.folder)
+            problems.append(f"{found.folder}: {problem}")
+        vanished = ranks.from_first((self.run / LATEST).exists())
+        if chosen is None and (problems or vanished):
+            raise ValueError(none_is_whole(self.run, problems))
+        if ranks.rank() == 0:
+            for folder, problem in zip(damaged, problems, strict=True):
+                _say(f"passing over a damaged checkpoint: {problem}")
+                _set_aside(folder)
+            for folder in leftovers(self.run, SAVING):
+                _say(f"passing over a save that was interrupted: {folder}")
+                _set_aside(folder)
+        ranks.barrier()
+        return chosen
+
+    def save(self, task: Kept, step: int) -> Report | None:
+        """Begin to write the task's checkpoint of a step; what the one before has cost is returned.
+
+        Every rank must call this. It waits for the save before, and for the copy into the host's memory.
+
+        Raises:
+            SaveError: the one before could not be written.
+        """
+        began = time.monotonic()
+        before = self.wait()
+        aside = self.run / FOLDER / f"{SAVING}step-{step:08d}"
+        self._begin(aside, step, list(task.engines))
+        with needed(self._name(step), self.run):
+            files = [file for name, engine in task.engines.items() for file in engines.save(engine, aside / name)]
+        state = engines.snapshot({"task": task.state(), "metrics": self._metrics.state()})
+        files.append(engines.File(aside / _state_file(ranks.rank()), state))
+        for_use = task.weights()
+        manifest = {
+            "step": step,
+            "ranks": ranks.world(),
+            "zero": {name: engine.zero_optimization_stage() for name, engine in task.engines.items()},
+            "data": self._data.state(step),
+            **self._record,
+        }
+        copy = Copy(files, (for_use, task.card()) if ranks.rank() == 0 else None, manifest)
+        self._writing = SaveThread(self.run, aside, copy, self.keep, began)
+        self._writing.start()
+        return before
+
+    def _begin(self, aside: Path, step: int, engine_names: Sequence[str]) -> None:
+        """Make the folders to write in. Every rank must call this.
+
+        Raises:
+            SaveError: some rank cannot; on every rank.
+        """
+        self._agree(step, self._try(lambda: _emptied(aside)) if ranks.rank() == 0 else "")
+
+        def make() -> None:
+            for name in engine_names:
+                (aside / name).mkdir(exist_ok=True)
+            (aside / mark_file(ranks.rank())).touch()
+
+        self._agree(step, self._try(make))
+
+    @staticmethod
+    def _try(make: Callable[[], None]) -> str:
+        try:
+            make()
+        except OSError as error:
+            return f"rank {ranks.rank()} on {socket.gethostname()}: {type(error).__name__}: {error}"
+        return ""
+
+    def _agree(self, step: int, problem: str) -> None:
+        """Raise on every rank what any of them has met. Every rank must call this."""
+        first = next(filter(None, ranks.listed(problem)), None)
+        if first:
+            raise SaveError(
+                f"{self._name(step)} could not be written: {first}; the ones before it are as they were; "
+                f"{way_out(self.run)}"
+            )
+
+    @staticmethod
+    def _name(step: int) -> str:
+        return f"the checkpoint of step {step}"
+
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is still writing a save."""
+        return self._writing is not None and self._writing.is_alive()
+
+    def wait(self) -> Report | None:
+        """Wait until the save that was begun is whole on the disk; what it has cost. Every rank must call this.
+
+        Raises:
+            SaveError: some rank could not write its part.
+        """
+        writing = self._writing
+        if writing is None:
+            return None
+        waited = time.monotonic()
+        writing.join()
+        problems = ranks.listed(writing.problem)
+        self._writing = None
+        if any(problems) and ranks.rank() == 0:
+            shutil.rmtree(writing.aside, ignore_errors=True)
+        self._agree(writing.step, next(filter(None, problems), ""))
+        return writing.report(time.monotonic() - waited)
+
+    def settle(self) -> None:
+        """After a failure: let the save that was begun come to its end, so that its step is not lost, and say how.
+
+        Only the rank that failed need call this; it waits for the others' parts, though not for long.
+        """
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        name = self._name(writing.step)
+        if writing.is_alive() and ranks.rank() == 0:
+            _say(f"waiting for {name}, which is being written")
+        problem = writing.settle()
+        if problem and ranks.rank() == 0:
+            shutil.rmtree(writing.aside, ignore_errors=True)
+        if ranks.rank() == 0:
+            _say(f"{name} could not be written: {problem}" if problem else f"step {writing.step} is saved")
+
+
+def _emptied(folder: Path) -> None:
+    """An empty folder in place of what an interrupted save has left there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def _state_file(rank: int) -> str:
+    return f"rank-{rank:04d}.pt"
+
+
+def _read_state(folder: Path, rank: int) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / _state_file(rank), map_location=ranks.device(), weights_only=True)
+    return state
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename what is not whole; where that cannot be, the next start passes over it again."""
+    try:
+        set_aside(folder)
+    except OSError as error:
+        _say(f"{folder} could not be renamed: {error}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

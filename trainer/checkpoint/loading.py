@@ -1,0 +1,130 @@
+"""Trained networks, ready for use, from a run's folder or from an export."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from ...models.conditions import ConditionConfig
+from ...models.priors import PriorConfig
+from ...models.priors.base import Prior as PriorNetwork
+from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
+from ..config import from_mapping
+from ..files import write_whole
+from . import model_files, storage
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Tokenizer(NamedTuple):
+    """A VQGAN in evaluation mode, and its card."""
+
+    model: VQGAN
+    card: dict[str, Any]
+
+
+class Prior(NamedTuple):
+    """A prior in evaluation mode, and its card."""
+
+    model: PriorNetwork
+    card: dict[str, Any]
+
+
+def weights_folder(path: Path) -> Path:
+    """Where the weights lie: the newest whole checkpoint of a run, else the folder itself if it is an export.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not storage.on_disk(path) and (path / model_files.CARD).is_file():
+        return path
+    found = storage.newest(path)
+    if found is None:
+        raise ValueError(
+            f"{path} is neither an export (no {model_files.CARD}) nor a run with a checkpoint; train it first"
+        )
+    return found.folder
+
+
+def find_tokenizer(run: Path, named: str) -> Path:
+    """The folder of the tokenizer that a prior's run names, known by its content.
+
+    The run's config names it as seen from where it was trained: from here, else from a folder above the run.
+
+    Raises:
+        ValueError: it is at none of these places.
+    """
+    wanted = model_files.read_card(weights_folder(run), "prior")["tokenizer"]
+    places = [Path(named), *(above / named for above in run.resolve().parents)]
+    for place in dict.fromkeys(places):
+        with suppress(ValueError):
+            if model_files.read_card(weights_folder(place), "vqgan")["digest"] == wanted:
+                return place
+    raise ValueError(
+        f"the tokenizer {wanted[:12]} of {run} is not at {named}, seen from here or from a folder above the run; name "
+        "its folder behind that of the prior"
+    )
+
+
+def load_tokenizer(path: Path, device: torch.device) -> Tokenizer:
+    """The VQGAN of a run or an export.
+
+    Raises:
+        ValueError: no weights there, of another task, or not those that the card speaks of.
+    """
+    folder = weights_folder(path)
+    card = model_files.read_card(folder, "vqgan")
+    config = from_mapping(VQGANConfig, card["model"], f"the card in {folder}")
+    return Tokenizer(_filled(config.build(), folder, card, device), card)
+
+
+def load_prior(path: Path, device: torch.device) -> Prior:
+    """The prior of a run or an export. Raises as ``load_tokenizer``."""
+    folder = weights_folder(path)
+    card = model_files.read_card(folder, "prior")
+    source = f"the card in {folder}"
+    config: Any = from_mapping(PriorConfig, card["model"], source)
+    condition: Any = from_mapping(ConditionConfig, card["condition"], source)
+    return Prior(_filled(config.build(card["codes"], condition), folder, card, device), card)
+
+
+def _filled(model: Module, folder: Path, card: dict[str, Any], device: torch.device) -> Module:
+    model.load_state_dict(model_files.read(folder, card))
+    return model.to(device).eval().requires_grad_(False)
+
+
+def export(run: Path, destination: Path) -> dict[str, Any]:
+    """Copy the weights of a run's newest whole checkpoint, and their card, to a folder; the card is returned.
+
+    Raises:
+        ValueError: the run has no whole checkpoint, its weights are not what their card says, or the destination is a
+            run or holds files that no export has left there.
+    """
+    source = weights_folder(run)
+    card = model_files.read_card(source)
+    model_files.read(source, card)
+    _refuse_others(source, destination)
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in (model_files.WEIGHTS, model_files.CARD):  # the card last: a folder with a card is an export
+        write_whole(destination / name, (source / name).read_bytes())
+    return card
+
+
+def _refuse_others(source: Path, destination: Path) -> None:
+    """Make sure that an export replaces nothing but an earlier export, or what a killed one left of this."""
+    if storage.on_disk(destination) or source.resolve() == destination.resolve():
+        raise ValueError(f"{destination} is a run's folder; export to a new one, such as {destination}-export")
+    there = [destination / name for name in (model_files.WEIGHTS, model_files.CARD) if (destination / name).exists()]
+    same = all(path.read_bytes() == (source / path.name).read_bytes() for path in there)
+    if not same and not _is_export(destination):
+        raise ValueError(f"{there[0]} was not written by an export; move it away, or export to another folder")
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        model_files.read(folder, model_files.read_card(folder))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,142 @@
+"""Checkpoints on the disk, which are whole or not there.
+
+A checkpoint is written aside, synced to the disk, checksummed in a manifest written last, and renamed:
+
+    RUN/checkpoints/step-00000100/
+        generator/ discriminator/    DeepSpeed's own files, an engine each
+        rank-0000.pt ...             what a rank keeps besides its engines
+        model.safetensors config.json   the weights for use, averaged and in one piece, and their card
+        manifest.json                step, position in the data, config, versions; size and sha256 of every file above,
+                                     and the sha256 of itself
+    RUN/checkpoints/.saving-...      being written, or left by a kill
+    RUN/checkpoints/torn-...         found damaged or unfinished, set aside; removed after the next good save
+
+The newest one whose every byte is as the manifest says is the one that is restored; others are named and passed over.
+"""
+
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..files import sha256, sync
+from . import sealed
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+LATEST = "latest.txt"  # in the run's folder: tells a run that never saved from one whose checkpoints are gone
+SAVING, TORN = ".saving-", "torn-"
+_NAME = re.compile(r"step-(\d{8})")
+
+Described = tuple[int, str]  # size and SHA-256 of a file
+
+
+class Found(NamedTuple):
+    """A checkpoint on the disk."""
+
+    step: int
+    folder: Path
+
+
+def on_disk(run: Path) -> list[Found]:
+    """The checkpoints of a run's folder that have a name, newest first; whether they are whole is another question."""
+    folder = run / FOLDER
+    if not folder.is_dir():
+        return []
+    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((Found(int(match[1]), path) for match, path in named if match), reverse=True)
+
+
+def described(path: Path) -> Described:
+    """Size and checksum of a file that is on the disk when this returns."""
+    sync(path)
+    return path.stat().st_size, sha256(path)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not what was written.
+    """
+    return sealed.opened(folder / MANIFEST).content
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a checkpoint's manifest has a checksum of its own; those of earlier versions have none.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    return sealed.opened(folder / MANIFEST).is_sealed
+
+
+def damage(folder: Path, rank: int = 0, world: int = 1) -> str | None:
+    """What is wrong with a checkpoint, naming the file; None when every byte is as its manifest says.
+
+    Args:
+        rank, world: where several share the work, this one's share of the files.
+    """
+    try:
+        manifest = manifest_of(folder)
+        files = sorted(manifest["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    named = _NAME.fullmatch(folder.name)
+    if named and manifest.get("step") != int(named[1]):
+        return f"{MANIFEST} is of step {manifest.get('step')}"
+    return next(filter(None, (_difference(folder, name, about) for name, about in files[rank::world])), None)
+
+
+def _difference(folder: Path, name: str, about: Any) -> str | None:
+    """In what a file of a checkpoint differs from what the manifest says; None when in nothing."""
+    path = folder / name
+    try:
+        size, digest = about
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, not {size}"
+        if sha256(path) != digest:
+            return f"{name} is not what was written (its checksum differs)"
+    except (OSError, ValueError, TypeError) as error:
+        return f"{name} cannot be read ({error})"
+    return None
+
+
+def newest(run: Path) -> Found | None:
+    """The newest whole checkpoint of a run; damaged ones are named on stderr. None when the run has never saved.
+
+    Raises:
+        ValueError: there were checkpoints, and none is whole.
+    """
+    problems = []
+    for checkpoint in on_disk(run):
+        problem = damage(checkpoint.folder)
+        if problem is None:
+            return checkpoint
+        problems.append(f"{checkpoint.folder}: {problem}")
+        print(f"passing over a damaged checkpoint: {problems[-1]}", file=sys.stderr, flush=True)
+    if problems or (run / LATEST).exists():
+        raise ValueError(none_is_whole(run, problems))
+    return None
+
+
+def none_is_whole(run: Path, problems: Sequence[str]) -> str:
+    """The message for a run that cannot go on, and must not start from scratch unasked."""
+    found = "".join(f"\n  {problem}" for problem in problems) or f"\n  there is none left in {run / FOLDER}"
+    return f"no checkpoint of this run is whole; start anew with --fresh, which removes them:{found}"
+
+
+def leftovers(run: Path, mark: str) -> list[Path]:
+    """The folders of unfinished (``SAVING``) or damaged (``TORN``) checkpoints of a run."""
+    return sorted((run / FOLDER).glob(f"{mark}*"))
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a checkpoint that is not whole, so that nothing takes it for one."""
+    torn = folder.with_name(TORN + folder.name.removeprefix(SAVING))
+    shutil.rmtree(torn, ignore_errors=True)
+    folder.rename(torn)

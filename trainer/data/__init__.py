@@ -1,0 +1,1 @@
+"""Shards to batches: which samples, which crops, in which order."""

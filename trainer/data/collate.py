@@ -1,0 +1,50 @@
+"""Samples to batches: padding, stacking, joining and cutting micro-batches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Batch = dict[str, Tensor | list[str]]
+Item = dict[str, Any]  # one row of a batch: arrays, numbers and the key
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Rows put together: a field's tensors get a first dimension B, keys become a list.
+
+    Raises:
+        ValueError: rows differ in shape.
+    """
+    batch: Batch = {}
+    for field in items[0]:
+        values = [item[field] for item in items]
+        if field == "key":
+            batch[field] = values
+            continue
+        arrays = [np.asarray(value) for value in values]
+        if len({array.shape for array in arrays}) > 1:
+            raise ValueError(
+                f"{field!r} has different shapes in one batch: {sorted({array.shape for array in arrays})}; "
+                "set a crop, or use batches of 1"
+            )
+        batch[field] = torch.from_numpy(np.stack(arrays))
+    return batch
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches in one."""
+    joined: Batch = {}
+    for field in batches[0]:
+        values = [batch[field] for batch in batches]
+        if field == "key":
+            joined[field] = [key for keys in values for key in keys]
+        else:
+            joined[field] = torch.cat([value for value in values if isinstance(value, Tensor)])
+    return joined
+
+
+def part_of(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch."""
+    return {field: values[rows] for field, values in batch.items()}

@@ -1,0 +1,28 @@
+"""Batches to network inputs: images to [-1, 1], depth to [-1, 1], segmentation labels to int64.
+
+Shapes: B samples, H rows, W columns.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from ..distributed import ranks
+from .collate import Batch
+
+Field = Literal["picture", "depth", "map"]
+
+
+def target(batch: Batch, field: Field) -> Tensor:
+    """The batch's field on this rank's device, as the network takes it.
+
+    Returns:
+        (B, 3, H, W) float32 in [-1, 1] of pictures, (B, 1, H, W) of depths, (B, H, W) int64 of maps.
+    """
+    values = batch[field]
+    if not isinstance(values, Tensor):
+        raise TypeError(f"the batch's {field} must be a tensor, got {type(values).__name__}")
+    values = values.to(ranks.device(), non_blocking=True)
+    if field == "map":
+        return values.long()
+    return values.float() / 127.5 - 1 if field == "picture" else values[:, None].float() * 2 - 1

@@ -1,0 +1,183 @@
+"""Maps a draw number to (source, epoch, sample): shard order, mixtures and the schedule of draws.
+
+A permutation is computed, not stored, so that any position can be had without those before it.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
+
+from ..keyed_random import mix, splitmix64, text_key
+from ..shards.index import Place
+
+
+class Visit(NamedTuple):
+    """One coming to one sample."""
+
+    source: int
+    epoch: int
+    place: Place
+    attempt: int = 0  # counts the samples that were tried in its place and could not be used
+
+
+_ROUNDS = 6
+_CYCLE = 1024  # positions in which the sources of a mixture have their exact shares
+
+
+class Turn(NamedTuple):
+    """One visit to one sample of one source of a mixture."""
+
+    source: int
+    epoch: int  # of that source
+    number: int  # 0 <= number < visits of that source in an epoch
+
+
+def permute(position: int, length: int, key: int) -> int:
+    """The image of ``position`` under a permutation of range(length) that ``key`` chooses.
+
+    A Feistel network on the smallest power of two that holds the range, walked until it lands inside (Black and
+    Rogaway 2002, "Ciphers with arbitrary finite domains", method 2). Less than two walks on average from 9 items on.
+    """
+    if not 0 <= position < length:
+        raise ValueError(f"position must lie in [0, {length}), got {position}")
+    if length == 1:
+        return 0
+    bits = max((length - 1).bit_length(), 4)
+    low_bits = bits // 2
+    low_mask = (1 << low_bits) - 1
+    high_mask = (1 << (bits - low_bits)) - 1
+    while True:
+        high, low = position >> low_bits, position & low_mask
+        for step in range(0, _ROUNDS, 2):
+            high ^= splitmix64(key ^ (step << 56) ^ low) & high_mask
+            low ^= splitmix64(key ^ ((step + 1) << 56) ^ high) & low_mask
+        position = high << low_bits | low
+        if position < length:
+            return position
+
+
+class ShardOrder:
+    """The order in which the epochs of one set of shards visit its samples.
+
+    The shards of an epoch stand in a keyed order; ``window`` of them at a time are permuted sample by sample, so that
+    at most that many shards are in use at once. Each epoch holds every sample exactly once.
+
+    Args:
+        counts: samples of each shard.
+        seed: another seed is another order.
+        window: shards permuted together; 0 permutes all of them.
+    """
+
+    def __init__(self, counts: Sequence[int], seed: int, window: int = 0) -> None:
+        self.length = sum(counts)
+        if self.length == 0:
+            raise ValueError("the shards hold no sample")
+        self._counts = tuple(counts)
+        self._seed = seed
+        self._window = window or len(counts)
+        self._arrange = lru_cache(maxsize=2)(self._arrangement)
+
+    def place(self, epoch: int, position: int) -> Place:
+        """The sample at ``position``, 0 <= position < length, of an epoch."""
+        shards, starts = self._arrange(epoch)
+        window = bisect_right(starts, position) - 1
+        first = window // self._window * self._window
+        last = min(first + self._window, len(shards))
+        begin = starts[first]
+        length = starts[last] - begin
+        inside = permute(position - begin, length, mix(self._seed, epoch, first)) + begin
+        slot = bisect_right(starts, inside) - 1
+        return Place(shards[slot], inside - starts[slot])
+
+    def _arrangement(self, epoch: int) -> tuple[list[int], list[int]]:
+        """The shards of an epoch in their order, and the position at which each begins (and the last ends)."""
+        shards = [shard for shard, count in enumerate(self._counts) if count]
+        shards.sort(key=lambda shard: mix(self._seed, epoch, shard, 1))
+        return shards, list(accumulate((self._counts[shard] for shard in shards), initial=0))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"counts": self._counts, "seed": self._seed, "window": self._window}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+class Mixture:
+    """Which source each visit of an endless stream goes to.
+
+    Every run of 1024 visits that starts at a multiple of 1024 holds each source its exact share of times (weights are
+    rounded to 1/1024 by largest remainder, at least one each); their order inside is keyed. Each source goes through
+    its own epochs, each visit of an epoch exactly once.
+
+    Args:
+        lengths: visits in an epoch of each source.
+        weights: shares of the stream, any positive scale.
+        seed: another seed is another order.
+    """
+
+    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int) -> None:
+        self._lengths = tuple(lengths)
+        self._seed = seed
+        self._shares = shares(weights, _CYCLE if len(weights) > 1 else 1)
+        self._starts = list(accumulate(self._shares, initial=0))
+
+    def turn(self, visit: int) -> Turn:
+        """The source, its epoch and the number in that epoch of the ``visit``-th visit, counted from 0."""
+        cycle, inside = divmod(visit, self._starts[-1])
+        slot = permute(inside, self._starts[-1], mix(self._seed, cycle, 2))
+        source = bisect_right(self._starts, slot) - 1
+        count = cycle * self._shares[source] + slot - self._starts[source]
+        epoch, number = divmod(count, self._lengths[source])
+        return Turn(source, epoch, number)
+
+
+def shares(weights: Sequence[float], total: int) -> list[int]:
+    """Whole numbers, at least 1 each, that add up to ``total`` in the proportion of the weights.
+
+    Raises:
+        ValueError: a weight is not positive, or there are more weights than ``total``.
+    """
+    if not weights or min(weights) <= 0 or len(weights) > total:
+        raise ValueError(f"a mixture needs 1 to {total} sources with positive weights, got {list(weights)}")
+    exact = [weight / sum(weights) * total for weight in weights]
+    wholes = [max(int(share), 1) for share in exact]
+    while sum(wholes) > total:  # many tiny weights were raised to 1
+        wholes[max(range(len(wholes)), key=wholes.__getitem__)] -= 1
+    by_remainder = sorted(range(len(wholes)), key=lambda i: (wholes[i] - exact[i], i))
+    for i in by_remainder[: total - sum(wholes)]:
+        wholes[i] += 1
+    return wholes
+
+
+class Schedule:
+    """Visits as a function of their number.
+
+    Args:
+        counts: samples of each shard of each source.
+        weights: share of each source.
+        seed: another seed is another order.
+        window: shards of a source permuted together; 0 for all.
+    """
+
+    def __init__(self, counts: Sequence[Sequence[int]], weights: Sequence[float], seed: int, window: int) -> None:
+        self._seed = seed
+        self._orders = [ShardOrder(shards, mix(seed, source), window) for source, shards in enumerate(counts)]
+        self._mixture = Mixture([order.length for order in self._orders], weights, seed)
+
+    def visit(self, number: int) -> Visit:
+        """The ``number``-th visit, counted from 0 without end."""
+        source, epoch, position = self._mixture.turn(number)
+        return Visit(source, epoch, self._orders[source].place(epoch, position))
+
+    def substitute(self, number: int, failed: Visit) -> Visit:
+        """The sample to take when that of a visit cannot be used: drawn by arithmetic, so the same on every rank."""
+        order = self._orders[failed.source]
+        attempt = failed.attempt + 1
+        position = mix(self._seed, number, attempt, 3) % order.length
+        return Visit(failed.source, failed.epoch, order.place(failed.epoch, position), attempt)
+
+    def crop_key(self, visit: Visit, key: str, crop: int) -> int:
+        """The key of the randomness of one crop of the sample that a visit goes to."""
+        return mix(self._seed, visit.epoch, text_key(key), crop, visit.attempt)

@@ -1,0 +1,358 @@
+"""The stream of batches: which samples a step sees is a function of (seed, step) and nothing else.
+
+Positions of the stream are dealt to micro-batches and ranks by arithmetic; worker processes are asked for numbers and
+keep no state. So ranks, workers, prefetching, accumulation and restarts cannot change what a step sees.
+
+Letters: G samples in a global batch, m in a micro-batch, R ranks, A = G / (m R) micro-batches a step and rank,
+K crops of a visited picture.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ...models.bounds import Count, Name, Natural, Positive, Share, check_ranges
+from ..distributed.child_processes import end_with
+from ..schema import MAY_CHANGE
+from ..shards.errors import FaultLog
+from ..shards.fields import CODE_FIELDS, EXTENSIONS, PICTURE_FIELDS
+from ..shards.reader import ShardSet
+from ..shards.remote import RemoteConfig
+from .collate import Batch as Batch
+from .collate import join, part_of
+from .crops import AnyCropConfig, CodeCropConfig, CropConfig
+from .sampler import Schedule
+from .samples import SampleReader
+from .worker_datasets import Crops, Delivery, Ordered, Request, Trained
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One of several data sets that a stream mixes.
+
+    Attributes:
+        shards: as in DataConfig.
+        weight: its share of the stream, on any scale.
+    """
+
+    shards: tuple[Name, ...] = field(metadata=MAY_CHANGE)
+    weight: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"weight must be positive, got {self.weight}; leave the source out instead")
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from and how they are cut.
+
+    Attributes:
+        shards: folders, files, wildcards or brace patterns of tar shards with indexes.
+        mixture: several data sets instead of ``shards``.
+        crop: which parts of a picture (or grid of codes) samples show; None takes them whole.
+        members: extension to read a field from, where it is not the usual one: {"map": "seg.png"}.
+        window: shards shuffled together; 0 shuffles over all of them. Smaller windows need less of a slow or remote
+            store at a time.
+        crops_per_image: crops made of a picture each time it is visited (and decoded once); they go to as many
+            consecutive steps, so that no batch has two of them.
+        repeats: how often a sample may be visited to fill a global batch. 0 takes what a tiny data set needs, and says
+            so.
+        workers: processes that read and decode, on each rank; 0 does it in the training process.
+        prefetch: micro-batches that each worker reads ahead.
+        fault_limit: largest share of samples that may be unusable.
+        remote: how shards are read that lie elsewhere.
+    """
+
+    shards: tuple[Name, ...] = field(default=(), metadata=MAY_CHANGE)
+    mixture: tuple[SourceConfig, ...] = field(default=(), metadata=MAY_CHANGE)
+    crop: AnyCropConfig | None = field(default_factory=CropConfig)
+    members: dict[str, Name] = field(default_factory=dict)
+    window: Natural = 0
+    crops_per_image: Count = 1
+    repeats: Natural = 0
+    workers: Natural = field(default=0, metadata=MAY_CHANGE)
+    prefetch: Natural = field(default=2, metadata=MAY_CHANGE)
+    fault_limit: Share = field(default=0.01, metadata=MAY_CHANGE)
+    remote: RemoteConfig = field(default_factory=RemoteConfig, metadata=MAY_CHANGE)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if bool(self.shards) == bool(self.mixture):
+            raise ValueError("give either shards or mixture, and not both")
+        for name, smallest in (("window", 0), ("crops_per_image", 1), ("repeats", 0), ("workers", 0), ("prefetch", 1)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
+        if not 0 <= self.fault_limit <= 1:
+            raise ValueError(f"fault_limit is a share between 0 and 1, got {self.fault_limit}")
+        unknown = sorted(set(self.members) - set(EXTENSIONS))
+        if unknown:
+            raise ValueError(f"members names unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """The data sets, one or several."""
+        return self.mixture or (SourceConfig(self.shards),)
+
+
+class Stream:
+    """Batches of samples for one rank of a job.
+
+    All ranks construct it with the same arguments but ``rank``; nothing is exchanged between them.
+
+    Args:
+        config: where samples come from and how they are cut.
+        fields: what batches hold: "picture", "map", "depth", "cls", or "codes", "map_codes", "cls". Always there
+            besides: "key", "box", "source_size", "flip".
+        global_batch: samples of one optimizer step over all ranks, G.
+        micro_batch: samples of one batch, m.
+        rank, world: of this process, R.
+        seed: of the order and of all crops.
+
+    Attributes:
+        samples: in the data set.
+        fingerprint: of the data set.
+        accumulation: micro-batches in a step of this rank, A.
+        config: as given.
+
+    Raises:
+        ValueError: the batches do not divide, a field is nowhere in the shards, or pictures are too small for the
+            crops.
+        FileNotFoundError: a shard or its index is missing.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        fields: Sequence[str] = ("picture",),
+        *,
+        global_batch: int,
+        micro_batch: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.accumulation = _accumulation(global_batch, micro_batch, rank, world)
+        self.config = config
+        self._global_batch = global_batch
+        self._micro_batch = micro_batch
+        self._rank = rank
+        self._world = world
+        self._seed = seed
+        self._sets = [ShardSet.open(source.shards, config.remote) for source in config.sources]
+        self.samples = sum(shards.samples for shards in self._sets)
+        self.fingerprint = "-".join(shards.fingerprint for shards in self._sets)
+        _check_fields(fields, config.crop)
+        self._readers = [SampleReader(shards, fields, config.crop, config.members) for shards in self._sets]
+        for reader in self._readers:
+            reader.check_fields()
+            reader.check_sides()
+        weights = [source.weight for source in config.sources]
+        self._schedule = Schedule([shards.counts for shards in self._sets], weights, seed, config.window)
+        self._faults = FaultLog(config.fault_limit, self.samples)
+
+    @property
+    def faults(self) -> Counter[str]:
+        """How many samples this rank had to replace (in ``once``: leave out), by kind."""
+        return self._faults.counts
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the samples came about, as all their shards say.
+
+        Raises:
+            ValueError: they say different things.
+        """
+        first = self._sets[0].provenance
+        if any(shards.provenance != first for shards in self._sets):
+            raise ValueError(f"the sources of {self.config.mixture} were made in different ways")
+        return first
+
+    def steps(self, start_step: int = 0) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of each optimizer step, from ``start_step`` on, without end.
+
+        Starting anywhere costs the same as starting at 0. Every rank yields for ever, so none waits for another.
+
+        Raises:
+            ValueError: there are fewer samples than one global batch.
+            TooManyFaultsError: more samples than ``fault_limit`` allows cannot be used.
+        """
+        self._check_size()
+        return self._steps(start_step)
+
+    def _steps(self, start_step: int) -> Iterator[list[Batch]]:
+        crops_each = self.config.crops_per_image
+        deliveries = self._load(Trained(self._readers, self._schedule, self.config.crop), self._requests(start_step))
+        first = start_step % crops_each
+        while True:
+            block = [next(deliveries).batches for _ in range(self.accumulation)]
+            for number in range(crops_each - first):
+                yield [batches[number] for batches in block]
+            first = 0
+
+    def once(self, batch: int, crops: Crops | None = None) -> Iterator[Batch]:
+        """Every sample once over all ranks, in the order of the shards; rank r has the samples r, r + R, ...
+
+        Samples that cannot be used are left out and counted. The last batch of a rank may be smaller, and ranks may
+        have different numbers of batches. With fewer samples than ranks, a rank without any gets the first one for
+        company: its batch names no keys.
+
+        Args:
+            batch: rows of a batch.
+            crops: "centre" makes the middle of every picture, "grid" crops that cover it, a number so many of those
+                that training draws in its first epoch; None covers grids of codes and takes the middle of pictures.
+        """
+        if crops is None:
+            crops = "grid" if isinstance(self.config.crop, CodeCropConfig) else "centre"
+        mine = range(self._rank, self.samples, self._world)
+        turns = mine or range(min(self.samples, 1))
+        chunks = (tuple(turns[start : start + batch]) for start in range(0, len(turns), batch))
+        requests = (Request(chunk) for chunk in chunks)
+        loaded = self._load(Ordered(self._readers, self._schedule, self.config.crop, crops), requests)
+        made = _rebatched((made for delivery in loaded for made in delivery.batches), batch)
+        yield from made if turns is mine else (spare | {"key": []} for spare in islice(made, 1))
+
+    def state(self, step: int) -> dict[str, object]:
+        """What must be stored to go on after ``step`` optimizer steps; equal on all ranks."""
+        return {
+            "step": step,
+            "position": step * self._global_batch,
+            "seed": self._seed,
+            "global_batch": self._global_batch,
+            "window": self.config.window,
+            "crops_per_image": self.config.crops_per_image,
+            "weights": [source.weight for source in self.config.sources],
+            "shards": [len(shards.names) for shards in self._sets],
+            "samples": [shards.samples for shards in self._sets],
+            "fingerprint": self.fingerprint,
+            "order": "-".join(shards.order for shards in self._sets),
+        }
+
+    def check(self, state: dict[str, object]) -> None:
+        """Makes sure that a stored state belongs to this stream. Ranks, workers and micro-batches may differ.
+
+        So may the bytes of samples, as when damaged pictures were repaired, which is said.
+
+        Raises:
+            ValueError: something that decides the order differs; all of it is named.
+        """
+        mine = self.state(0)
+        if "order" not in state:  # as older runs stored it
+            del mine["order"]
+        elif state["order"] == mine["order"] and state["fingerprint"] != mine.pop("fingerprint") and self._rank == 0:
+            print("the bytes of some samples have changed since the checkpoint was saved; their keys are the same")
+        changed = [
+            f"{name} was {state.get(name)!r} and is {value!r}"
+            for name, value in mine.items()
+            if name not in ("step", "position") and state.get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                "the data are not those of the run that is resumed: "
+                + "; ".join(changed)
+                + ". Restore them, or start a new run in another folder with initial_weights: the old run's folder"
+            )
+
+    def _requests(self, start_step: int) -> Iterator[Request]:
+        """What this rank asks for, in order. The crops of a picture belong to K consecutive steps, a block."""
+        crops_each = self.config.crops_per_image
+        block, first = divmod(start_step, crops_each)
+        while True:
+            for part in range(self.accumulation):
+                begin = block * self._global_batch + (part * self._world + self._rank) * self._micro_batch
+                yield Request(tuple(range(begin, begin + self._micro_batch)), tuple(range(first, crops_each)))
+            block, first = block + 1, 0
+
+    def _load(self, source: Dataset[Delivery], requests: Iterable[Request]) -> Iterator[Delivery]:
+        workers = self.config.workers
+        loader: DataLoader[Delivery] = DataLoader(
+            source,
+            batch_size=None,
+            sampler=requests,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            worker_init_fn=partial(end_with, os.getpid()),
+            prefetch_factor=self.config.prefetch if workers else None,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it would draw from the global one
+        )
+        for delivery in loader:
+            self._faults.add(delivery.seen, delivery.faults)
+            yield delivery
+
+    def _check_size(self) -> None:
+        """Makes sure that the samples fill a global batch, some of them several times if need be."""
+        if not self.samples:
+            raise ValueError("the data set has no samples")
+        needed = -(-self._global_batch // self.samples)
+        if self.config.repeats and self.config.repeats < needed:
+            raise ValueError(
+                f"one global batch has {self._global_batch} samples but the data set only {self.samples}"
+                + (f" (x {self.config.repeats} repeats)" if self.config.repeats > 1 else "")
+                + f"; make the batch smaller, or set repeats to {needed} or more (0 chooses it)"
+            )
+        if needed > 1 and not self.config.repeats and not self._rank:
+            _LOG.warning(
+                "the data set has %d samples, fewer than the %d of a global batch: repeats = %d was chosen, so that "
+                "each is seen up to so many times a step. More images, or a smaller batch.total, make it needless",
+                self.samples, self._global_batch, needed,
+            )  # fmt: skip
+
+
+def _accumulation(global_batch: int, micro_batch: int, rank: int, world: int) -> int:
+    """Micro-batches of each rank in a step."""
+    if min(global_batch, micro_batch, world) < 1 or not 0 <= rank < world:
+        raise ValueError(
+            f"batches and world must be at least 1 and 0 <= rank < world, got global_batch={global_batch}, "
+            f"micro_batch={micro_batch}, rank={rank}, world={world}"
+        )
+    if global_batch % (micro_batch * world):
+        raise ValueError(
+            f"global_batch = {global_batch} must be a multiple of micro_batch x world = {micro_batch} x {world} = "
+            f"{micro_batch * world}; change one of them"
+        )
+    return global_batch // (micro_batch * world)
+
+
+def _check_fields(fields: Sequence[str], crop: AnyCropConfig | None) -> None:
+    """Makes sure that the fields exist and go with the crop."""
+    unknown = sorted(set(fields) - set(EXTENSIONS))
+    if unknown:
+        raise ValueError(f"unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
+    of_codes = isinstance(crop, CodeCropConfig)
+    wrong = [name for name in fields if name in (PICTURE_FIELDS if of_codes else CODE_FIELDS)]
+    if wrong:
+        needed = "a crop of kind 'patch' or 'taming'" if of_codes else "a crop of kind 'codes'"
+        raise ValueError(f"fields {wrong} need {needed}, the data section has {crop.kind if crop else 'none'!r}")
+    if not set(fields) - {"cls"}:
+        raise ValueError(f"fields must name something besides 'cls', got {list(fields)}")
+
+
+def _rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The same rows in batches of ``size``; the last may be smaller."""
+    waiting: list[Batch] = []
+    for batch in batches:
+        waiting.append(batch)
+        while sum(len(part["key"]) for part in waiting) >= size:
+            joined = join(waiting)
+            yield part_of(joined, slice(size))
+            rest = part_of(joined, slice(size, None))
+            waiting = [rest] if rest["key"] else []
+    if waiting:
+        yield join(waiting)
+
+
+def _as_it_is(delivery: Any) -> Any:
+    """In place of the collation that a loader does by itself; a function of the module can be pickled."""
+    return delivery

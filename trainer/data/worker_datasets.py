@@ -1,0 +1,110 @@
+"""What worker processes do: they are asked for numbers of visits and give batches. They keep no state.
+
+Letters: m samples in a micro-batch, K crops of a visited picture.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ..images.geometry import Crop
+from ..shards.errors import SampleError
+from ..shards.index import Place
+from .collate import Batch, Item, collate
+from .crops import AnyCropConfig, crop_box
+from .sampler import Schedule, Visit
+from .samples import SampleReader
+
+Crops = Literal["centre", "grid"] | int
+
+_ATTEMPTS = 64  # samples tried in place of one that cannot be used
+
+
+class Request(NamedTuple):
+    """What a worker is asked for: of each of m visits, the crops of these K numbers."""
+
+    visits: tuple[int, ...]
+    crops: tuple[int, ...] = ()
+
+
+class Delivery(NamedTuple):
+    """What a worker gives: a batch of m rows for each of the K crops, and what was wrong on the way."""
+
+    batches: list[Batch]
+    faults: list[SampleError]
+    seen: int  # samples asked for
+
+
+class Trained(Dataset[Delivery]):
+    """Answers requests of training: faulty samples are replaced, so that every batch is full."""
+
+    def __init__(self, readers: Sequence[SampleReader], schedule: Schedule, crop: AnyCropConfig | None) -> None:
+        self._readers = readers
+        self._schedule = schedule
+        self._crop = crop
+
+    def __getitem__(self, request: Request) -> Delivery:
+        faults: list[SampleError] = []
+        rows = [self._rows(number, request.crops, faults) for number in request.visits]
+        batches = [collate([crops[place] for crops in rows]) for place in range(len(request.crops))]
+        return Delivery(batches, faults, len(rows))
+
+    def _rows(self, number: int, crops: Sequence[int], faults: list[SampleError]) -> list[Item]:
+        visit = self._schedule.visit(number)
+        for _ in range(_ATTEMPTS):
+            reader = self._readers[visit.source]
+            try:
+                return reader.read(visit.place, partial(self._choose, visit, crops))
+            except SampleError as fault:
+                faults.append(fault)
+                visit = self._schedule.substitute(number, visit)
+        raise RuntimeError(f"{_ATTEMPTS} samples in a row could not be used; the last: {faults[-1]}")
+
+    def _choose(self, visit: Visit, crops: Sequence[int], key: str, height: int, width: int) -> list[Crop]:
+        keys = [self._schedule.crop_key(visit, key, crop) for crop in crops]
+        return [crop_box(self._crop, height, width, crop_key) for crop_key in keys]
+
+
+class Ordered(Dataset[Delivery]):
+    """Answers requests for every sample once: faulty samples are left out."""
+
+    def __init__(
+        self, readers: Sequence[SampleReader], schedule: Schedule, crop: AnyCropConfig | None, crops: Crops
+    ) -> None:
+        self._readers = readers
+        self._schedule = schedule
+        self._crop = crop
+        self._crops = crops
+        counts = [reader.shards.counts for reader in readers]
+        self._shards = [(source, shard) for source, shards in enumerate(counts) for shard in range(len(shards))]
+        self._ends = np.cumsum([count for shards in counts for count in shards])
+
+    def __getitem__(self, request: Request) -> Delivery:
+        faults: list[SampleError] = []
+        rows: list[Item] = []
+        for number in request.visits:
+            visit = self._visit(number)
+            try:
+                rows += self._readers[visit.source].read(visit.place, partial(self._choose, visit))
+            except SampleError as fault:
+                faults.append(fault)
+        return Delivery([collate(rows)] if rows else [], faults, len(request.visits))
+
+    def _visit(self, number: int) -> Visit:
+        slot = int(np.searchsorted(self._ends, number, side="right"))
+        source, shard = self._shards[slot]
+        before = int(self._ends[slot - 1]) if slot else 0
+        return Visit(source, 0, Place(shard, number - before))
+
+    def _choose(self, visit: Visit, key: str, height: int, width: int) -> list[Crop]:
+        if self._crop is None:
+            return [crop_box(None, height, width, 0)]
+        if self._crops == "centre":
+            return [self._crop.centre(height, width)]
+        if self._crops == "grid":
+            return self._crop.grid(height, width)
+        keys = [self._schedule.crop_key(visit, key, crop) for crop in range(self._crops)]
+        return [self._crop.draw(height, width, crop_key) for crop_key in keys]

@@ -1,0 +1,1 @@
+"""Process groups, signals, DeepSpeed engines and sequence parallelism."""

@@ -1,0 +1,245 @@
+"""The ranks of a job: who am I, how many are we, and what do we agree on.
+
+A rank is found from RANK/WORLD_SIZE (``deepspeed``, ``torchrun``), else from SLURM's variables (``srun python -m``),
+else the job is one process. Outside ``group`` every function here also works: a world of one.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from . import gpus, signals
+
+T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """Where this process stands in its job."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+
+def discover(environment: Mapping[str, str]) -> Place:
+    """The place that the launcher's variables name; a world of one where there are none.
+
+    SLURM's variables count only inside a step (SLURM_STEP_ID): the batch shell has SLURM_PROCID=0 too.
+
+    Raises:
+        ValueError: RANK is there without the rest.
+    """
+    if "RANK" in environment:
+        missing = [name for name in ("WORLD_SIZE", "LOCAL_RANK") if name not in environment]
+        if missing:
+            raise ValueError(f"RANK={environment['RANK']} is set without {', '.join(missing)}; launch with deepspeed")
+        world = int(environment["WORLD_SIZE"])
+        local_world = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", world)))
+        return Place(int(environment["RANK"]), world, int(environment["LOCAL_RANK"]), local_world)
+    if "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
+        world = int(environment["SLURM_NTASKS"])
+        per_node = environment.get("SLURM_NTASKS_PER_NODE") or environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0]
+        return Place(
+            int(environment["SLURM_PROCID"]), world, int(environment["SLURM_LOCALID"]), int(per_node.split(",")[0])
+        )
+    return Place(0, 1, 0, 1)
+
+
+def _slurm_master(environment: Mapping[str, str]) -> tuple[str, str]:
+    """The first host of the job and a port derived from its number, the same on every rank."""
+    hosts = subprocess.run(
+        ["scontrol", "show", "hostnames", environment["SLURM_STEP_NODELIST"]],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return hosts.stdout.split()[0], str(20_000 + int(environment["SLURM_JOB_ID"]) % 20_000)
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@contextmanager
+def group(timeout_s: float) -> Iterator[Place]:
+    """The job's process group: NCCL on GPUs, gloo elsewhere. Collectives that wait longer than the timeout raise.
+
+    Every rank must enter. The processor's cores are shared out among the ranks of a machine unless OMP_NUM_THREADS says
+    otherwise. A rank that raises must leave first: the block does not wait for the others on an error.
+    """
+    place = discover(os.environ)
+    if "RANK" not in os.environ:
+        alone = place.world == 1
+        master, port = ("127.0.0.1", _free_port()) if alone else _slurm_master(os.environ)
+        os.environ.setdefault("MASTER_ADDR", master)
+        os.environ.setdefault("MASTER_PORT", port)
+        os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world), LOCAL_RANK=str(place.local_rank))
+    if "OMP_NUM_THREADS" not in os.environ:
+        # Not all cores of the machine: a scheduler may have given this job a few of them.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world))
+    _join(place, timedelta(seconds=timeout_s))
+    try:
+        yield place
+    except BaseException:
+        if place.world == 1:  # nobody to wait for
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _join(place: Place, timeout: timedelta) -> None:
+    """Make the process group, on GPUs after each rank has one of its own."""
+    if not torch.cuda.is_available():
+        dist.init_process_group("gloo", timeout=timeout)
+        return
+    gpu = gpus.take(place.local_rank)
+    store, rank, world = next(iter(rendezvous("env://", timeout=timeout)))
+    gpus.claim_for(store, gpu)
+    # With its device, the communicator is made now and no barrier guesses one.
+    dist.init_process_group("nccl", timeout=timeout, store=store, rank=rank, world_size=world, device_id=gpu)
+
+
+def device() -> torch.device:
+    """The device of this rank: its GPU, or the processor."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Every rank waits here for all the others."""
+    if world() > 1:
+        dist.barrier()
+
+
+def total_(tensor: Tensor) -> Tensor:
+    """The sum over ranks, written into the tensor. Every rank must call this with the same shape."""
+    if world() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def average_(tensor: Tensor) -> Tensor:
+    """The mean over ranks, written into the tensor. Every rank must call this with the same shape."""
+    return total_(tensor).div_(world())
+
+
+class _Total(torch.autograd.Function):
+    """The sum over ranks; the gradient of a sum that every rank uses is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(_: Any, tensor: Tensor) -> Tensor:
+        return total_(tensor.clone())
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return total(gradient)  # itself differentiable: a penalty on gradients is differentiated twice
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum over ranks, through which gradients pass. Every rank must run its forward and its backward."""
+    summed: Tensor = _Total.apply(tensor)  # type: ignore[no-untyped-call]
+    return summed
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The ranks' tensors of equal shape, joined along the first axis in the order of ranks; the same on every rank."""
+    if world() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def mean(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean of every scalar over all ranks, in one message and one wait for the device.
+
+    Every rank must call this with the same names; their order does not matter.
+    """
+    names = sorted(scalars)
+    if not names:
+        return {}
+    values = torch.stack([scalars[name].detach().float().to(device()) for name in names])
+    return dict(zip(names, average_(values).tolist(), strict=True))
+
+
+def agreed(value: bool) -> bool:
+    """Whether any rank says yes. Every rank must call this."""
+    flag = torch.tensor(float(value), device=device())
+    if world() > 1:
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag.item())
+
+
+def from_first(value: T | None) -> T:
+    """Rank 0's value on every rank; the others' arguments are ignored. Small picklable values of our own only."""
+    box: list[Any] = [value]
+    if world() > 1:
+        dist.broadcast_object_list(box, src=0, device=device())
+    return box[0]  # type: ignore[no-any-return]
+
+
+def collected(value: T) -> list[T]:
+    """Every rank's value on every rank, in the order of ranks. Every rank must call this. Small picklable values."""
+    box: list[Any] = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(box, value)
+    return box
+
+
+def listed(value: T) -> list[T]:
+    """Every rank's value, in the order of ranks, on every rank. Small picklable values of our own only."""
+    values: list[Any] = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+class Interrupt:
+    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a question that all ranks answer alike at a step's end.
+
+    A second Ctrl-C is not caught. One that came before, when only ``early`` listened, counts. Create it in the main
+    thread.
+    """
+
+    SIGNALS: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.raised: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interrupt":
+        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self.raised = self.raised or signals.raised()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.raised = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+
+    def agreed(self) -> bool:
+        """Whether any rank was asked to leave. Every rank must call this at the same step."""
+        return agreed(self.raised is not None)

@@ -1,0 +1,208 @@
+"""Pictures and label maps as bytes and as arrays."""
+
+import io
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from .geometry import Measured, Region
+
+try:
+    import simplejpeg
+except ImportError:  # an extra of the package: the same pixels, more slowly
+    simplejpeg = None
+
+Pixels = npt.NDArray[Any]  # (H, W, 3) uint8, or (H, W) for maps and depth
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+LARGEST = 1 << 32  # bytes of a file
+MAX_PIXELS = 1 << 30  # decoded at once; 4 GiB inside Pillow
+_LARGE = 1 << 28  # pixels above which a file's own size must be in some proportion to them
+_PIXELS_PER_BYTE = 1 << 14  # twice what deflate can do with one bit a pixel
+Image.MAX_IMAGE_PIXELS = None  # 179 megapixels are less than a panorama, and than we paint: open_image has a limit
+
+_ORIENTATION = ExifTags.Base.Orientation
+_TURNS = {  # EXIF orientation: (rows and columns exchanged first, then upside down, then mirrored)
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def open_image(source: bytes | Path, header_only: bool = False) -> Image.Image:
+    """An image, not yet decoded. All image files are opened here.
+
+    Only the decoders of ``FORMATS`` see the bytes, whatever the file is called: some others of Pillow start programs
+    (PostScript goes to Ghostscript).
+
+    Args:
+        source: the bytes of a file, or its path.
+        header_only: the image will not be decoded, so that it may be of any size.
+
+    Raises:
+        OSError: the file cannot be read, or is no image of these formats.
+        ValueError: the image has too many pixels to be decoded.
+    """
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except UnidentifiedImageError:  # whose text has an address in memory
+        raise UnidentifiedImageError(f"not an image of a format that is read ({', '.join(FORMATS)})") from None
+    if not header_only:
+        try:
+            _check_pixels(*image.size, len(source) if isinstance(source, bytes) else source.stat().st_size)
+        except ValueError:
+            image.close()
+            raise
+    return image
+
+
+def _check_pixels(width: int, height: int, file_bytes: int) -> None:
+    """Refuses, before it is decoded, an image that would take all memory."""
+    pixels = width * height
+    if pixels > MAX_PIXELS:
+        raise ValueError(
+            f"{width} x {height} pixels are more than the {MAX_PIXELS} that are decoded at once; cut or scale it first"
+        )
+    if pixels > _LARGE and pixels > file_bytes * _PIXELS_PER_BYTE:
+        raise ValueError(
+            f"{width} x {height} pixels cannot be in a file of {file_bytes} bytes: it is damaged or a bomb"
+        )
+
+
+def measure(data: bytes) -> Measured:
+    """The size of a picture, from its header alone.
+
+    Raises:
+        OSError: these are not the bytes of a picture.
+        ValueError: it is a PNG of too many pixels; Pillow decodes one to look for EXIF behind its pixels.
+    """
+    with open_image(data, header_only=not data.startswith(b"\x89PNG")) as picture:
+        orientation = int(picture.getexif().get(_ORIENTATION, 1))
+        width, height = picture.size
+    orientation = orientation if orientation in _TURNS else 1
+    if _TURNS[orientation][0]:
+        width, height = height, width
+    return Measured(height, width, orientation)
+
+
+def decode_picture(data: bytes) -> Pixels:
+    """(H, W, 3) uint8 RGB of a picture, upright. Transparency is dropped; grey, palette and CMYK become RGB.
+
+    Raises:
+        OSError, ValueError, SyntaxError: the bytes are damaged or not a picture.
+    """
+    return oriented(decode_stored(data), measure(data).orientation)
+
+
+def decode_stored(data: bytes, strict: bool = True, shrink: int = 1) -> Pixels:
+    """(H, W, 3) uint8 RGB of a picture as it is stored, before any EXIF orientation.
+
+    JPEGs go through simplejpeg where it is installed, which takes half the time for the same pixels.
+
+    Args:
+        data: of the file.
+        strict: False overlooks bytes that follow the last row.
+        shrink: 2, 4 or 8 decodes a JPEG to ceil(H / shrink) x ceil(W / shrink), from its low frequencies.
+
+    Raises:
+        OSError, ValueError, SyntaxError: the bytes are damaged or not a picture.
+    """
+    if simplejpeg is not None and data[:2] == b"\xff\xd8":
+        with suppress(ValueError):  # four channels, or damage: Pillow decides
+            return _decode_fast(data, strict, shrink)
+    with open_image(data) as picture:
+        if shrink > 1:
+            picture.draft("RGB", (picture.width // shrink, picture.height // shrink))
+        return np.asarray(picture.convert("RGB"))
+
+
+def _decode_fast(data: bytes, strict: bool, shrink: int) -> Pixels:
+    height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=strict)
+    _check_pixels(width // shrink, height // shrink, len(data))
+    if shrink == 1:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=strict))
+    smallest = -(-height // shrink), -(-width // shrink)  # it takes the strongest reduction that is not below
+    return np.asarray(simplejpeg.decode_jpeg(data, "RGB", False, False, *smallest, strict=strict))
+
+
+def oriented(pixels: Pixels, orientation: int) -> Pixels:
+    """Pixels as they are to be seen, from pixels as they are stored, for an EXIF orientation."""
+    transposed, upside_down, mirrored = _TURNS[orientation]
+    if transposed:
+        pixels = pixels.swapaxes(0, 1)
+    return pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+
+
+def stored_region(region: Region, height: int, width: int, orientation: int) -> Region:
+    """Where a region of the upright picture of ``height`` x ``width`` lies in the picture as it is stored."""
+    transposed, upside_down, mirrored = _TURNS[orientation]
+    left, top, right, bottom = region
+    if upside_down:
+        top, bottom = height - bottom, height - top
+    if mirrored:
+        left, right = width - right, width - left
+    return Region(top, left, bottom, right) if transposed else Region(left, top, right, bottom)
+
+
+def upright_region(stored: Region, height: int, width: int, orientation: int) -> Region:
+    """Where a region of the picture as it is stored lies in the upright one of ``height`` x ``width``."""
+    transposed, upside_down, mirrored = _TURNS[orientation]
+    left, top, right, bottom = (stored.top, stored.left, stored.bottom, stored.right) if transposed else stored
+    if upside_down:
+        top, bottom = height - bottom, height - top
+    if mirrored:
+        left, right = width - right, width - left
+    return Region(left, top, right, bottom)
+
+
+def decode_map(data: bytes) -> Pixels:
+    """(H, W) labels of a map: the numbers in the file, for a palette picture those of the palette's entries.
+
+    Raises:
+        OSError, SyntaxError: the bytes are damaged or not a picture.
+        ValueError: the picture has several channels.
+    """
+    with open_image(data) as picture:
+        labels = np.asarray(picture)
+        if labels.ndim != 2 or labels.dtype.kind not in "uib":
+            raise ValueError(f"a map has one channel of whole numbers, this one is {picture.mode} of {labels.dtype}")
+    return labels.astype(np.uint8) if labels.dtype.kind == "b" else labels
+
+
+def decode_depth(data: bytes) -> Pixels:
+    """(H, W) float32 depth: whole numbers are scaled to [0, 1] by their type's largest, others taken as they are.
+
+    Raises:
+        OSError, SyntaxError: the bytes are damaged or not a picture.
+        ValueError: there are several channels.
+    """
+    return scaled_depth(decode_numbers(data))
+
+
+def decode_numbers(data: bytes) -> Pixels:
+    """(H, W) numbers of a depth map as they are stored, in their own type."""
+    if data[:6] == b"\x93NUMPY":
+        depth = np.load(io.BytesIO(data), allow_pickle=False)
+    else:
+        with open_image(data) as picture:
+            depth = np.asarray(picture)
+            if picture.mode == "I":  # 16 bits a pixel, which older versions of Pillow open as 32
+                depth = depth.astype(np.uint16)
+    if depth.ndim != 2:
+        raise ValueError(f"a depth map has one channel, this one has the shape {depth.shape}")
+    return np.asarray(depth)
+
+
+def scaled_depth(depth: Pixels) -> Pixels:
+    """Numbers of a depth map as float32."""
+    scale = float(np.iinfo(depth.dtype).max) if depth.dtype.kind in "ui" else 1.0
+    return np.asarray(depth / scale, dtype=np.float32)

@@ -1,0 +1,74 @@
+"""The end of a job, asked for and told by files in the run's folder.
+
+Launchers do not pass on what they are told: DeepSpeed's leaves its ranks unsignalled and may end with 0 when it is
+killed, torchrun makes every code a 1, and no signal reaches the ranks of another node. The folder is on every node.
+
+    RUN/leave.txt    touched while the job is asked to save and leave
+    RUN/ended.txt    the exit code that rank 0 of the last job left with; a killed one leaves none
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..checkpoint.save_error import SaveError
+from ..distributed import ranks
+from ..files import write_text
+
+DONE, FAILED, WRONG, NOT_SAVED, LEFT = 0, 1, 2, 74, 75
+ASKED, ENDED = "leave.txt", "ended.txt"
+
+
+class Ending:
+    """What a job will have ended with, unless it fails."""
+
+    code = FAILED
+
+
+@contextmanager
+def told(run: Path) -> Iterator[Ending]:
+    """Around all that a job does in its run's folder: rank 0 leaves the exit code there, also after an error."""
+    ending = Ending()
+    try:
+        yield ending
+    except Exception as error:
+        ending.code = code_of(error)
+        raise
+    finally:
+        if ranks.rank() == 0:
+            with suppress(OSError):  # a full disk, of which the launcher's code tells
+                write_text(run / ENDED, f"{ending.code}\n")
+
+
+def code_of(error: Exception) -> int:
+    """The exit code of a training that ended with an error."""
+    if isinstance(error, SaveError):
+        return NOT_SAVED
+    return WRONG if isinstance(error, OSError | ValueError) else FAILED
+
+
+def last(run: Path) -> int | None:
+    """What rank 0 of the last job left with; None where it did not come to tell."""
+    try:
+        return int((run / ENDED).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def forget(run: Path) -> None:
+    """Before a job begins: how the one before ended."""
+    (run / ENDED).unlink(missing_ok=True)
+
+
+def ask(run: Path) -> None:
+    """Ask the job that trains in a folder to save and leave.
+
+    To be repeated until the job has ended: a rank that starts takes what it finds for an old wish.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    (run / ASKED).touch()
+
+
+def withdraw(run: Path) -> None:
+    """Nobody asks any more."""
+    (run / ASKED).unlink(missing_ok=True)

@@ -1,0 +1,138 @@
+"""From a run config to a finished training run: build the task and its streams, restore, train."""
+
+import socket
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .. import config as configs
+from ..checkpoint import model_files
+from ..checkpoint.checkpointer import Checkpoints
+from ..checkpoint.initial_weights import load_initial_weights
+from ..checkpoint.loading import weights_folder
+from ..checkpoint.writer import Keep
+from ..data.stream import Stream
+from ..distributed import ranks
+from ..distributed.sequence_parallel import SequenceGroup
+from ..prior import data as prior_data
+from ..prior.config import PriorRun
+from ..prior.task import PriorTask
+from ..training.loop import fit
+from ..training.metrics import Metrics
+from ..vqgan.config import VQGANRun
+from ..vqgan.task import VQGANTask
+from . import exit_codes, failures, preflight, run_dir
+from .run_data import RunData
+
+Run = VQGANRun | PriorRun
+
+
+def train(run: Run, fresh: bool) -> bool:
+    """Carry a run to its last step, from where it stands; False when the job was asked to leave before.
+
+    Every rank must call this, inside ``ranks.group``.
+
+    Raises:
+        ValueError: something about the run, its data or its folder is not as it must be; nothing was trained.
+        SaveError: a checkpoint could not be written; those before it are as they were.
+        FailedError: something else failed in mid-training, and why has been said.
+        LeftError: the job was asked to leave while it waited for the folder.
+    """
+    folder = Path(run.folder)
+    with run_dir.alone_in(folder), exit_codes.told(folder) as ending:
+        run_dir.take_over(folder, run, Run, fresh)
+        about = preflight.check(folder, configs.dump(run), checkpoint_bytes(run))
+        if ranks.rank() == 0:
+            print(about, flush=True)
+        torch.manual_seed(run.seed)  # the same weights on every rank
+        task, training, held_out = built(run)
+        metrics = Metrics(folder, run.loop.steps, run.wandb, configs.to_mapping(run))
+        record = {"config": configs.to_mapping(run), "versions": preflight.versions(), "wandb": metrics.identity}
+        data = RunData(training, held_out, task.tokenizers)
+        checkpoints = Checkpoints(folder, Keep(run.keep, run.keep_every), data, metrics, record)
+        finished = task.finished if isinstance(task, PriorTask) else lambda: False
+        try:
+            start = checkpoints.restore(task)
+            metrics.rewind(start)
+            batches = training.steps(start)
+            with failures.explained(folder):
+                done = fit(task, batches, held_out, run.batch.micro, run.loop, metrics, checkpoints, start, finished)
+        finally:
+            checkpoints.settle()
+            metrics.close()
+        ending.code = exit_codes.DONE if done else exit_codes.LEFT
+        return done
+
+
+def checkpoint_bytes(run: Run) -> int:
+    """About what a checkpoint of the run takes on the disk: masters, two moments, weights, and their average twice."""
+    networks: list[nn.Module] = []
+    with torch.device("meta"):
+        if isinstance(run, VQGANRun):
+            networks.append(run.model.build())
+            if run.loss.adversarial is not None:
+                networks.append(run.discriminator.build(run.model.out_channels))
+        else:
+            networks.append(run.model.build(_codes(run), run.condition))
+    return sum(4 * 6 * parameter.numel() for network in networks for parameter in network.parameters())
+
+
+def _codes(run: PriorRun) -> int:
+    codes: int = model_files.read_card(weights_folder(Path(run.tokenizer)), "vqgan")["codes"]
+    return codes
+
+
+def built(run: Run) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
+    """The task of a run and its two streams. Every rank must call this, inside ``ranks.group``."""
+    if isinstance(run, VQGANRun):
+        training, held_out = _streams(run, (run.rebuilds,))
+        return VQGANTask(run, training.accumulation), training, held_out
+    prior = run.model.build(_codes(run), run.condition)
+    load_initial_weights(prior, run.initial_weights, Path(run.folder), "prior")
+    if run.sequence_ranks > 1:
+        prior.share_sequence(SequenceGroup(run.sequence_ranks))
+    made = prior_data.source(run, prior.condition)
+    training, held_out = _streams(run, made.fields, run.sequence_ranks)
+    made = prior_data.completed(made, (training, held_out), run)
+    return PriorTask(run, prior, made, training.accumulation), training, held_out
+
+
+def _streams(run: Run, fields: tuple[str, ...], together: int = 1) -> tuple[Stream, Stream]:
+    """Both streams of this rank; where one rank cannot read its shards, all of them say so.
+
+    Args:
+        together: neighbouring ranks that get the same samples.
+    """
+    rank, world = ranks.rank() // together, ranks.world() // together
+    place = {"rank": rank, "world": world, "micro_batch": run.batch.micro, "seed": run.seed}
+    problem, streams = "", []
+    try:
+        for data, batch in ((run.data, run.batch.total), (run.held_out, run.batch.micro * world)):
+            streams.append(Stream(data, fields, global_batch=batch, **place))
+    except (OSError, ValueError) as error:
+        problem = f"rank {ranks.rank()} on {socket.gethostname()}: {error}"
+    problems = [problem for problem in ranks.listed(problem) if problem]
+    if problems:
+        raise ValueError(problems[0])
+    training, held_out = streams
+    _check_same_data(training, held_out)
+    return training, held_out
+
+
+def _check_same_data(training: Stream, held_out: Stream) -> None:
+    """Every rank sees the same samples under the paths of the config.
+
+    Raises:
+        ValueError: a rank does not, as where a node has a stale copy on its own disk.
+    """
+    mine = {"data": (training.samples, training.fingerprint), "held_out": (held_out.samples, held_out.fingerprint)}
+    first, *others = ranks.listed((socket.gethostname(), mine))
+    for rank, (host, theirs) in enumerate(others, start=1):
+        for name, (samples, fingerprint) in theirs.items():
+            if (samples, fingerprint) != first[1][name]:
+                raise ValueError(
+                    f"rank {rank} on {host} finds other samples in {name} than rank 0 on {first[0]}: {samples} with "
+                    f"the fingerprint {fingerprint} against {first[1][name][0]} with {first[1][name][1]}; give every "
+                    "node the same shards"
+                )

@@ -1,0 +1,184 @@
+"""A run's folder: one job at a time, and one config from the first step to the last.
+
+    RUN/config.yaml    the run as it was resolved, every default written out; a file of that name which is the user's
+                       stays, and config.resolved.yaml takes its place
+    RUN/.lock          held by rank 0 of the job that trains here
+"""
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from .. import config as configs
+from ..checkpoint.storage import FOLDER, LATEST, on_disk
+from ..distributed import ranks, signals
+from ..files import write_text
+from . import exit_codes, failures
+
+RESOLVED = "config.yaml"
+RESOLVED_BESIDE = "config.resolved.yaml"  # where config.yaml is the user's own
+MARK = "# Written by smalti: the run as it was resolved. Its changes are not read.\n"
+LOCK_PATIENCE_S = 1800.0
+LEFT = "asked to leave"
+# All that a run leaves in its folder, besides checkpoints and previews.
+OF_A_RUN = (
+    "metrics.jsonl", "latest.txt", "leave.txt", "ended.txt", "failure.txt", "hosts.txt", "wandb-id.txt",
+    "wandb-sent.txt",
+)  # fmt: skip
+_CHECKPOINT = re.compile(r"step-\d{8}|torn-.*|\.saving-.*")
+_PREVIEW = re.compile(r"(reconstructions|paintings)-\d{8}\.png")
+
+
+def resolved_config(folder: Path) -> Path:
+    """Where a run's folder holds its resolved config; the file need not be there."""
+    beside = folder / RESOLVED_BESIDE
+    return beside if beside.is_file() else folder / RESOLVED
+
+
+def take_over(folder: Path, run: Any, kinds: Any, fresh: bool) -> None:
+    """Check a run against what its folder holds of it, and leave its resolved config there. Every rank must call this.
+
+    A folder without a checkpoint binds nobody: what a start that did nothing left there is replaced.
+
+    Args:
+        kinds: the dataclasses that a run may be.
+        fresh: first remove what the folder holds of a run.
+
+    Raises:
+        ValueError: the folder holds a run with another config.
+    """
+    problem = ranks.from_first(_taken_over(folder, run, kinds, fresh) if ranks.rank() == 0 else None)
+    if problem:
+        raise ValueError(problem)
+
+
+def _taken_over(folder: Path, run: Any, kinds: Any, fresh: bool) -> str:
+    """Do it; what is wrong when it cannot be done, else nothing."""
+    if fresh:
+        _clear(folder)
+    elif _has_saved(folder) and resolved_config(folder).is_file():
+        before = configs.read(kinds, resolved_config(folder))
+        changes = configs.differences(before, run)
+        refused = [change for change in changes if not _harmless(change, before, run)]
+        if refused:
+            return (
+                f"{folder} holds a run with another config:\n  " + "\n  ".join(refused) + "\n"
+                "go on with the old values, choose another folder (initial_weights names weights to start from), or "
+                "start anew with --fresh"
+            )
+        for change in changes:
+            print(f"changed since the run began: {change}", flush=True)
+    write_text(_place_of_resolved(folder), MARK + configs.dump(run))
+    failures.forget(folder)
+    exit_codes.forget(folder)
+    return ""
+
+
+def _harmless(change: str, before: Any, after: Any) -> bool:
+    """Whether a run may go on with a difference, as ``config.differences`` words it."""
+    path = change.partition(":")[0]
+    return any(configs.may_change(config, path) for config in (before, after))
+
+
+def _has_saved(folder: Path) -> bool:
+    return (folder / LATEST).exists() or bool(on_disk(folder))
+
+
+def _place_of_resolved(folder: Path) -> Path:
+    """Where the resolved config goes without replacing a file of the user's."""
+    usual = folder / RESOLVED
+    if not usual.exists() or _is_ours(usual):
+        return usual
+    return folder / RESOLVED_BESIDE
+
+
+def _is_ours(config: Path) -> bool:
+    """Whether a config was written by ``take_over``: it has the mark, or, of older runs, every default written out."""
+    text = config.read_text(encoding="utf-8", errors="replace")
+    if text.startswith(MARK):
+        return True
+    return _has_saved(config.parent) and not (config.parent / RESOLVED_BESIDE).exists() and "#" not in text
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run leaves in its folder, by its exact names, and nothing else."""
+    for inside, pattern in ((folder / FOLDER, _CHECKPOINT), (folder / "pictures", _PREVIEW)):
+        for path in inside.iterdir() if inside.is_dir() else ():
+            if pattern.fullmatch(path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with suppress(OSError):  # it is not there, or holds files of the user's
+            inside.rmdir()
+    for config in (folder / RESOLVED, folder / RESOLVED_BESIDE):
+        if config.is_file() and _is_ours(config):
+            config.unlink()
+    for name in OF_A_RUN:
+        (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Rank 0 holds the folder's lock, so that a job that was orphaned and its successor never write into one run.
+
+    The successor waits; the lock falls with the process that held it.
+
+    Raises:
+        ValueError: the other job did not leave in time.
+        LeftError: rank 0 was asked to leave while it waited.
+    """
+    handle: IO[str] | None = None
+    problem = ""
+    if ranks.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("a+", encoding="utf-8")
+        problem = _lock(handle, folder)
+    problem = ranks.from_first(problem)
+    if problem == LEFT:
+        raise signals.LeftError
+    if problem:
+        raise ValueError(problem)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.close()
+
+
+def _lock(handle: IO[str], folder: Path) -> str:
+    """Wait for the lock; what is wrong when it does not come, else nothing."""
+    waited = 0.0
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                print(
+                    f"{folder} lies on a file system without locks ({error.strerror}); make sure that no other job "
+                    "trains in it",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                return ""
+            handle.seek(0)
+            holder = handle.read().strip()
+            if signals.raised():
+                return LEFT
+            if waited >= LOCK_PATIENCE_S:
+                return f"another job is training in {folder} ({holder}); stop it, or choose another folder"
+            if waited % 30 == 0:
+                print(f"waiting for another job that trains in {folder} ({holder})", file=sys.stderr, flush=True)
+            time.sleep(1.0)
+            waited += 1.0
+        else:
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            handle.flush()
+            return ""

@@ -1,0 +1,184 @@
+"""One job after another until the run is done: what fails is started again, and goes on from its last checkpoint.
+
+A rank cannot restart the others, and a launcher does not know what the run has saved. This stands above both.
+
+    RUN/hosts.txt    the hostfile without the hosts that did not answer before the last restart
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...models.bounds import Count, check_ranges
+from ..checkpoint import storage
+from ..distributed import ranks
+from ..distributed.watchdog import STALLED
+from . import exit_codes, failures, hosts
+
+FINAL = (exit_codes.DONE, exit_codes.WRONG, exit_codes.NOT_SAVED, exit_codes.LEFT)
+SSH_FAILED = 255  # ssh's own exit code, which pdsh gives before any other
+LOOK_S = 0.5  # between two looks at whether the job was asked to leave
+ORPHANS_S = 600.0  # for ranks whose launcher died while the job was asked to leave
+REMAINING = "hosts.txt"
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The hostfile of a command, and how many of its hosts are enough to go on."""
+
+    file: Path
+    minimum: Count = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        there = len(hosts.listed(self.file))
+        if not 1 <= self.minimum <= there:
+            raise ValueError(f"minimum_hosts must be from 1 to the {there} of {self.file}, got {self.minimum}")
+
+
+class TooFewError(Exception):
+    """Not enough hosts are left to go on."""
+
+
+def supervise(command: Sequence[str], run: Path, restarts: int, pool: Hosts | None = None) -> int:
+    """Run a command that trains until the run is done, and give the exit code of the last job.
+
+    What does not get better by itself is not started again: a wrong config, a full disk, a job that was asked to leave.
+
+    Args:
+        command: a launcher and the train command, or that alone.
+        run: the run's folder.
+        restarts: how often a job is started again, whether it got on or not.
+        pool: hosts of which those that do not answer are left out of the next start; the command must name its file.
+
+    Raises:
+        OSError, ValueError: the command cannot be started, or does not name the hostfile.
+    """
+    if pool is not None and _renamed(command, pool.file, Path(REMAINING)) == list(command):
+        raise ValueError(f"the command must name {pool.file}, so that a host can be left out, got {' '.join(command)}")
+    words, started = list(command), 0
+    with ranks.Interrupt() as interrupt:
+        while not interrupt.raised:
+            code = _run(words, run, interrupt)
+            if code in FINAL or interrupt.raised:
+                return code
+            ended = f"the job ended with {code} ({_meaning(code, run)})"
+            if started == restarts:
+                _say(f"{ended}; it was started again {restarts} time(s). The same command goes on {_beginning(run)}")
+                return code
+            started += 1
+            try:
+                words, without = _among_the_living(command, run, pool)
+            except TooFewError as error:
+                _say(f"{ended}; {error}. The same command goes on {_beginning(run)}")
+                return code
+            _say(f"{ended}; restart {started} of {restarts} {_beginning(run)}{without}")
+    return exit_codes.LEFT
+
+
+def _run(command: Sequence[str], run: Path, interrupt: ranks.Interrupt) -> int:
+    """Start a job, pass on the wish to leave, and wait for its end; what it ended with.
+
+    The job is a process group of its own: a first Ctrl-C reaches it as that wish alone, a second one ends it.
+    """
+    exit_codes.forget(run)
+    failures.forget(run)
+    job = subprocess.Popen(command, start_new_session=True)
+    try:
+        while job.poll() is None:
+            _pass_on(interrupt, run)
+        orphaned = time.monotonic()
+        while interrupt.raised and exit_codes.last(run) is None and _any_left(job.pid):
+            if time.monotonic() - orphaned > ORPHANS_S:
+                break
+            _pass_on(interrupt, run)
+    except KeyboardInterrupt:
+        with suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGTERM)
+        raise
+    finally:
+        exit_codes.withdraw(run)
+    return _code(job.returncode, exit_codes.last(run), bool(interrupt.raised))
+
+
+def _pass_on(interrupt: ranks.Interrupt, run: Path) -> None:
+    if interrupt.raised:
+        exit_codes.ask(run)
+    time.sleep(LOOK_S)
+
+
+def _any_left(group: int) -> bool:
+    """Whether a process group still has a process."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _code(launcher: int, told: int | None, asked: bool) -> int:
+    """What a job ended with: rank 0's word where there is one, for launchers change the codes of their ranks.
+
+    A launcher's 0 alone is not believed. Ranks that left unasked because their launcher was killed have failed.
+    """
+    launcher = 128 - launcher if launcher < 0 else launcher
+    orphans = told == exit_codes.LEFT and not asked and (launcher == 0 or launcher > 128)
+    if told is None or orphans:
+        return launcher or exit_codes.FAILED
+    return told
+
+
+def _meaning(code: int, run: Path) -> str:
+    """What is known of the end of a job, in a few words."""
+    cause = failures.said(run)
+    if cause:
+        return cause
+    if code == STALLED:
+        return "nothing was done for timeout_s"
+    if code == SSH_FAILED:
+        return "ssh has lost a host, see above"
+    if code > 128:
+        number = 256 - code if code > 192 else code - 128  # sys.exit(-9) of a launcher, 128 + 9 of a shell
+        with suppress(ValueError):
+            return f"killed by {signal.Signals(number).name}"
+    return "see above"
+
+
+def _beginning(run: Path) -> str:
+    saved = storage.on_disk(run)
+    return f"from the checkpoint of step {saved[0].step}" if saved else "from the start: nothing is saved yet"
+
+
+def _among_the_living(command: Sequence[str], run: Path, pool: Hosts | None) -> tuple[list[str], str]:
+    """The command for the hosts that answer, and which do not, in words.
+
+    Raises:
+        TooFewError: fewer than the minimum answer.
+    """
+    if pool is None:
+        return list(command), ""
+    listed = hosts.listed(pool.file)
+    silent = hosts.silent(listed)
+    left = len(listed) - len(silent)
+    if left < pool.minimum:
+        raise TooFewError(f"only {left} host(s) answer, not {', '.join(silent)}, and {pool.minimum} are needed")
+    if not silent:
+        return list(command), ""
+    hosts.write_without(pool.file, silent, run / REMAINING)
+    return _renamed(command, pool.file, run / REMAINING), f", without {', '.join(silent)} (no answer by ssh)"
+
+
+def _renamed(command: Sequence[str], old: Path, new: Path) -> list[str]:
+    """The words of a command with another file in place of one: ``FILE`` or ``--option=FILE``."""
+    split = (word.rpartition("=") for word in command)
+    return [f"{option}{equals}{new if Path(word) == old else word}" for option, equals, word in split]
+
+
+def _say(text: str) -> None:
+    print(f"supervise: {text}", file=sys.stderr, flush=True)

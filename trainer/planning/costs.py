@@ -1,0 +1,180 @@
+"""What a training step of one sample costs, and the networks that it trains, from simulating the run's own networks.
+
+Shapes: one sample; S the side of a crop, (h, w) the window of a prior.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...models.conditions import (
+    Condition,
+    ConditionConfig,
+    LowResolutionConfig,
+    ObjectsConfig,
+    SeveralConfig,
+    TextConfig,
+)
+from ...models.discriminators import DiscriminatorConfig
+from ...models.losses import adversarial
+from ...models.vqgan.autoencoder import VQGANConfig
+from ..data.crops import CodeCropConfig
+from ..distributed.engine import NetworkConfig
+from ..jobs.run import Run
+from ..prior.config import PriorRun
+from ..vqgan.config import VQGANRun
+from ..vqgan.reconstruction_loss import Judge, VQGANLossConfig
+from .fake_tensor_meter import Cost, Meter, forget_gradients, simulated
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Network(NamedTuple):
+    """A network that is trained."""
+
+    section: str  # of the config: its training
+    parameters: int
+    training: NetworkConfig
+    averaged: bool  # whether averaged weights are kept beside it
+
+
+class Costs(NamedTuple):
+    """What a run trains, and what one sample costs it."""
+
+    networks: list[Network]
+    frozen: int  # bytes of networks that only judge or encode
+    sample: Cost  # forward and backward of one sample through all networks
+    tokens: int  # codes of a sample
+
+
+def measure(run: Run, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
+    """Simulates one step of one sample. Nothing is read but the installed package, and no network is filled.
+
+    Args:
+        tokenizers: of a prior's run, the pictures' under "picture"; others by their field, where they encode on line.
+    """
+    return _of_vqgan(run) if isinstance(run, VQGANRun) else _of_prior(run, tokenizers)
+
+
+def _of_vqgan(run: VQGANRun) -> Costs:
+    size = run.data.crop.output[0] if run.data.crop is not None else 0
+    with simulated(DTYPES[run.generator_training.engine.precision]):
+        generator = run.model.build()
+        forget_gradients(generator)
+    networks = [Network("generator_training", _parameters(generator), run.generator_training, averaged=True)]
+    discriminator = None
+    if run.loss.adversarial is not None and run.discriminator_training is not None:
+        training = run.discriminator_training
+        discriminator = _discriminator(run.discriminator, run.model.out_channels, training)
+        networks.append(Network("discriminator_training", _parameters(discriminator), training, averaged=False))
+    judge = _judge(run.loss, maps=run.rebuilds == "map")
+    meter = Meter()
+    with simulated():
+        real = torch.zeros(1, run.model.in_channels, size, size)
+        if run.rebuilds == "map":
+            real = torch.zeros(1, size, size, dtype=torch.int64)
+        with meter():
+            _vqgan_step(run, generator, discriminator, judge, real)
+    frozen = sum(_bytes(network) for network in (judge.lpips, judge.logits) if network is not None)
+    return Costs(networks, frozen, meter.cost, (size // run.model.factor) ** 2)
+
+
+def _vqgan_step(
+    run: VQGANRun, generator: nn.Module, discriminator: nn.Module | None, judge: Judge, real: Tensor
+) -> None:
+    """The order of ``VQGANTask``: what is alive together matters."""
+    out = generator(real)
+    cut = out.rebuilt.detach().float().requires_grad_()
+    rebuilt = cut.view_as(cut)  # the counter of operations does not bear a gradient at a leaf
+    gradient, _ = judge(real, rebuilt)
+    if discriminator is not None and run.loss.adversarial is not None:
+        fake_logits = discriminator(rebuilt)
+        push = adversarial.generator_loss(run.loss.adversarial.kind, fake_logits)
+        (pushed,) = torch.autograd.grad(push, rebuilt, retain_graph=True)
+        gradient = gradient + pushed
+        adversarial.discriminator_loss(run.loss.adversarial.kind, discriminator(real), fake_logits).backward()  # type: ignore[no-untyped-call]
+    ((out.rebuilt * gradient.to(out.rebuilt.dtype)).sum() + out.quantized.loss).backward()
+
+
+def _of_prior(run: PriorRun, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
+    picture = tokenizers["picture"]
+    meter = Meter()
+    on_line = not isinstance(run.data.crop, CodeCropConfig)
+    frozen = 0
+    if on_line:
+        with simulated():
+            for config in tokenizers.values():
+                network = config.build().requires_grad_(False)
+                frozen += _bytes(network)
+                with meter():
+                    network.encode(_input_of(config, run.model.window))
+    with simulated(DTYPES[run.training.engine.precision]):
+        prior = run.model.build(picture.codes, run.condition)
+        forget_gradients(prior)
+        fields = _fields(run.condition, prior.condition, run.model.window)
+        codes = torch.zeros(1, *run.model.window, dtype=torch.int64)
+        dropped = torch.zeros(1, dtype=torch.bool)
+        with meter():
+            prior(codes, fields, targets=codes, dropped=dropped).loss.mean().backward()
+    networks = [Network("training", _parameters(prior), run.training, averaged=True)]
+    return Costs(networks, frozen, meter.cost, run.model.window[0] * run.model.window[1])
+
+
+def _fields(config: ConditionConfig, condition: Condition, window: tuple[int, int]) -> dict[str, Tensor]:
+    """A made-up sample with everything that a condition reads."""
+    fields = {
+        "cls": torch.zeros(1, dtype=torch.int64),
+        "box": torch.zeros(1, 4, dtype=torch.float32),
+        "source_size": torch.ones(1, 2, dtype=torch.float32),
+        "flip": torch.zeros(1, dtype=torch.bool),
+    }
+    fields |= {name: torch.zeros(1, *window, dtype=torch.int64) for name in condition.fields if name.endswith("codes")}
+    for part in config.parts if isinstance(config, SeveralConfig) else (config,):
+        if isinstance(part, TextConfig):
+            fields[part.field] = torch.zeros(1, part.tokens, part.channels)
+        elif isinstance(part, LowResolutionConfig):
+            sides = (side * part.pixels for side in window)
+            fields[part.field] = torch.zeros(1, part.channels, *sides)
+        elif isinstance(part, ObjectsConfig):
+            fields["object_classes"] = torch.zeros(1, part.objects, dtype=torch.int64)
+            fields["object_boxes"] = torch.zeros(1, part.objects, 4)
+    return fields
+
+
+def _discriminator(config: DiscriminatorConfig, channels: int, training: NetworkConfig) -> nn.Module:
+    with simulated(DTYPES[training.engine.precision]):
+        network = config.build(channels)
+        forget_gradients(network)
+        return network
+
+
+def _judge(config: VQGANLossConfig, maps: bool) -> Judge:
+    """The judge of a run with random networks of the same shapes: theirs need not be on this machine."""
+    perceptual = config.perceptual and replace(config.perceptual, trunk="random", path=None)
+    logits = config.logits and replace(config.logits, classifier="random", path=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they are random
+        judge = Judge(replace(config, perceptual=perceptual, logits=logits), maps)
+    for network in (judge.lpips, judge.logits):
+        if network is not None:
+            network.cpu()  # the simulation is of one device
+    return judge
+
+
+def _input_of(config: VQGANConfig, window: tuple[int, int]) -> Tensor:
+    height, width = (side * config.factor for side in window)
+    if config.labels is not None:
+        return torch.zeros(1, height, width, dtype=torch.int64)
+    return torch.zeros(1, config.in_channels, height, width)
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())

@@ -1,0 +1,211 @@
+"""What a run will take, before it is started: bytes a rank, the largest micro-batch, time, and what to set.
+
+Bytes of weights and of their optimizer are ZeRO's arithmetic (Rajbhandari et al. 2020, figure 1) as DeepSpeed does it;
+those of activations come from ``costs``. All is said of the fullest rank.
+
+Letters: P trained parameters of a network, N ranks, b bytes of a number in training.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from ...models.bounds import Count, Positive, PositiveShare, Width, check_ranges
+from ..distributed.engine import BUCKET, EngineConfig
+from ..jobs.run import Run
+from .costs import Costs, Network
+
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+_RESERVE = 0.1  # of a GPU, for the workspaces of kernels, the driver's own and fragments
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What the run is to be trained on."""
+
+    nodes: Count = 1
+    gpus: Width = 8  # of a node
+    memory: Positive = 80.0  # of a GPU, in GiB
+    teraflops: Positive = 989.0  # of a GPU at its best, dense: an H100 in bf16
+    mfu: PositiveShare = 0.35  # share of that which training reaches
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if min(self.nodes, self.gpus) < 1 or min(self.memory, self.teraflops, self.mfu) <= 0:
+            raise ValueError(f"nodes, gpus, memory, teraflops and mfu must be positive, got {self}")
+
+    @property
+    def ranks(self) -> int:
+        """One a GPU, N."""
+        return self.nodes * self.gpus
+
+
+class Held(NamedTuple):
+    """Bytes that a rank holds of its networks through a step, on its GPU but for ``host``."""
+
+    weights: float
+    gradients: float
+    masters: float
+    moments: float
+    average: float
+    buffers: float  # of gradients on their way to other ranks
+    host: float  # what is offloaded
+
+    @property
+    def device(self) -> float:
+        """All that lies on the GPU."""
+        return sum(self) - self.host
+
+
+class Fit(NamedTuple):
+    """How one way of sharding fits."""
+
+    engine: EngineConfig
+    held: Held
+    frozen: float  # bytes
+    largest: int  # samples of a micro-batch that fit; 0 if none do
+    micro: int  # the largest of them that divides the global batch
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        offloaded = [word for word in ("optimizer", "parameters") if getattr(self.engine, f"offload_{word}")]
+        return f"zero {self.engine.zero}" + "".join(f" + {word} on the host" for word in offloaded)
+
+
+class Plan(NamedTuple):
+    """What a run will take."""
+
+    fits: list[Fit]
+    chosen: Fit | None
+    reasons: list[str]
+    steps: int
+    samples: int
+    tokens: int
+    flops: float
+    seconds: float
+    checkpoint: float  # bytes
+
+    def settings(self, networks: Sequence[Network]) -> list[str]:
+        """The recommendation as ``--set`` understands it."""
+        if self.chosen is None:
+            return []
+        found = [f"batch.micro={self.chosen.micro}"]
+        for network in networks:
+            for name in ("zero", "offload_optimizer", "offload_parameters"):
+                value = getattr(self.chosen.engine, name)
+                if value != getattr(network.training.engine, name):
+                    found.append(f"{network.section}.engine.{name}={str(value).lower()}")
+        return found
+
+
+def held(network: Network, engine: EngineConfig, ranks: int) -> Held:
+    """What a rank holds of one network at the end of a backward, when there is most of it."""
+    p, b = network.parameters, _BYTES[engine.precision]
+    share = p / ranks
+    weights = b * (share if engine.zero == 3 else p)
+    # Stage 1 reduces at the end of the accumulation: until then a rank has the whole gradient, then its own part too.
+    gradients = {0: b * p, 1: b * (p + share), 2: b * share, 3: b * share}[engine.zero]
+    masters = 0.0 if engine.zero == 0 else 4 * share
+    moments = 8.0 * (p if engine.zero == 0 else share)
+    average = 4.0 * (share if engine.zero == 3 else p) if network.averaged else 0.0
+    buffers = 0 if engine.zero == 0 else min(BUCKET, p) * (4 if engine.zero == 1 else b)
+    host = 0.0
+    if engine.offload_optimizer:
+        host, masters, moments = host + masters + moments, 0.0, 0.0
+    if engine.offload_parameters:
+        host, weights = host + weights, 0.0
+    return Held(weights, gradients, masters, moments, average, buffers, host)
+
+
+def plan(run: Run, costs: Costs, machines: Machines) -> Plan:
+    """Weighs the ways of sharding, from the least talkative on, and chooses the first that holds the micro-batch asked.
+
+    Raises:
+        ValueError: the global batch cannot be divided among the ranks.
+    """
+    if run.batch.total % machines.ranks:
+        raise ValueError(
+            f"batch.total = {run.batch.total} must be a multiple of the {machines.ranks} ranks of {machines.nodes} x "
+            f"{machines.gpus} GPUs; nearest: {_nearest(run.batch.total, machines.ranks)}"
+        )
+    fits = [_fit(run, costs, machines, engine) for engine in _ways(costs)]
+    chosen, reasons = _choose(run, fits, machines)
+    samples = run.loop.steps * run.batch.total
+    flops = samples * costs.sample.flops
+    seconds = flops / (machines.ranks * machines.teraflops * 1e12 * machines.mfu)
+    engine = (chosen or fits[-1]).engine
+    parts = [(network, _in_its_numbers(network, engine)) for network in costs.networks]
+    checkpoint = sum(checkpoint_bytes(network, numbers, machines.ranks) for network, numbers in parts)
+    tokens = samples * costs.tokens
+    return Plan(fits, chosen, reasons, run.loop.steps, samples, tokens, flops, seconds, checkpoint)
+
+
+def checkpoint_bytes(network: Network, engine: EngineConfig, ranks: int) -> float:
+    """Of one network in a checkpoint: DeepSpeed's files of all ranks, averages, and the weights for use in fp32.
+
+    Below ZeRO 3, every rank keeps an average of the whole network.
+    """
+    states = 8 if engine.zero == 0 else 12  # moments, and masters where weights are not their own
+    average = 4 * (1 if engine.zero == 3 else ranks) + 4 if network.averaged else 0
+    return network.parameters * (_BYTES[engine.precision] + states + average)
+
+
+def _in_its_numbers(network: Network, engine: EngineConfig) -> EngineConfig:
+    """A way of sharding in the numbers that this network is trained in."""
+    return replace(engine, precision=network.training.engine.precision)
+
+
+def _ways(costs: Costs) -> list[EngineConfig]:
+    """From the fewest messages to the least memory."""
+    precision = costs.networks[0].training.engine.precision
+    ways = [EngineConfig(zero=stage, precision=precision) for stage in (1, 2, 3)]
+    last = ways[-1]
+    return [
+        *ways,
+        replace(last, offload_optimizer=True),
+        replace(last, offload_optimizer=True, offload_parameters=True),
+    ]
+
+
+def _fit(run: Run, costs: Costs, machines: Machines, engine: EngineConfig) -> Fit:
+    parts = [held(network, _in_its_numbers(network, engine), machines.ranks) for network in costs.networks]
+    whole = Held(*(sum(column) for column in zip(*parts, strict=True)))
+    room = machines.memory * GIB * (1 - _RESERVE) - whole.device - costs.frozen
+    largest = max(math.floor(room / costs.sample.bytes), 0)
+    each = run.batch.total // machines.ranks
+    micro = max((size for size in range(1, each + 1) if each % size == 0 and size <= largest), default=0)
+    return Fit(engine, whole, costs.frozen, largest, micro)
+
+
+def _choose(run: Run, fits: Sequence[Fit], machines: Machines) -> tuple[Fit | None, list[str]]:
+    each = run.batch.total // machines.ranks
+    wanted = min(run.batch.micro, each)
+    chosen = next((fit for fit in fits if fit.micro >= wanted), None) or max(fits, key=lambda fit: fit.micro)
+    if not chosen.micro:
+        return None, [
+            f"not even one sample fits into {machines.memory:g} GiB, whatever is sharded: activations of one sample "
+            "and the frozen networks alone are too large; set checkpoint_activations, or cut smaller"
+        ]
+    reasons = []
+    skipped = fits[: fits.index(chosen)]
+    if skipped:
+        reasons.append(
+            f"{skipped[-1].name} holds {skipped[-1].micro} samples of the {wanted} that batch.micro asks for"
+        )
+    reasons.append(
+        f"{chosen.name} holds {chosen.micro} samples of the {each} that a step has for each rank: "
+        f"{each // chosen.micro} micro-batch(es) a step"
+    )
+    later = fits[fits.index(chosen) + 1 :]
+    if later:
+        spared = (chosen.held.device - later[0].held.device) / GIB
+        reasons.append(f"{later[0].name} would spare {spared:.1f} GiB a rank and send more between ranks")
+    return chosen, reasons
+
+
+def _nearest(total: int, ranks: int) -> str:
+    below = total // ranks * ranks
+    return " or ".join(str(size) for size in (below, below + ranks) if size)

@@ -1,0 +1,1 @@
+"""Making shards offline: packing images, and encoding them to codes."""

@@ -1,0 +1,123 @@
+"""One sample as it goes into a shard: read, checked to the last pixel, and never re-encoded with a loss."""
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from ..files import read_regular
+from ..images import seekable_jpeg, tiled_tiff
+from ..images.decode import LARGEST, Pixels, decode_map, decode_numbers, decode_stored, measure, open_image
+from ..images.geometry import Measured
+from ..shards.folder_walk import escaped
+from ..shards.writer import Sample
+from .find_images import Source
+
+_KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # other formats become PNG
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what PNG holds without a loss
+_LARGE = 3 * 500_000  # numbers of a picture, of three channels, from which on its parts can be read alone
+
+
+class UnusableError(Exception):
+    """A sample cannot be packed; the text says why."""
+
+
+class Stored(NamedTuple):
+    """A file as it goes into a tar."""
+
+    extension: str
+    data: bytes
+    layout: bytes = b""  # where its parts lie, if they can be read alone
+
+
+def prepare(source: Source, minimum_side: int) -> Sample:
+    """The members of a sample.
+
+    Args:
+        source: its files.
+        minimum_side: pictures with a shorter side are refused, in pixels.
+
+    Raises:
+        UnusableError: a file cannot be read or decoded, is too small, or does not fit the others.
+    """
+    picture = source.files["picture"]
+    measured, first = _picture(picture, _bytes_of(picture), minimum_side)
+    stored = [first]
+    for field, path in source.files.items():
+        if field != "picture":
+            stored.append(_aligned(field, path, _bytes_of(path), measured))
+    if source.label is not None:
+        stored.append(Stored("cls", str(source.label).encode()))
+    members = {member.extension: member.data for member in stored}
+    return Sample(source.key, members, measured, {member.extension: member.layout for member in stored})
+
+
+def _picture(path: Path, data: bytes, minimum_side: int) -> tuple[Measured, Stored]:
+    try:
+        measured = measure(data)
+        if min(measured.height, measured.width) < minimum_side:
+            raise UnusableError(f"its sides of {measured.width} x {measured.height} must be at least {minimum_side}")
+        pixels = decode_stored(data)  # a damaged file may have a sound header
+    except UnusableError:
+        raise
+    except UnidentifiedImageError:
+        raise UnusableError("is not a picture") from None
+    except Exception as error:  # decoders raise whatever the damage leads them to
+        raise UnusableError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+    with open_image(data, header_only=True) as opened:
+        extension = _KEPT.get(opened.format or "")
+    if extension is None:
+        return measured, Stored("png", _png(path, data))
+    if extension == "jpg" and pixels.size >= _LARGE:
+        return measured, _seekable(data, pixels, measured.orientation)
+    return measured, Stored(extension, data)
+
+
+def _seekable(data: bytes, pixels: Pixels, orientation: int) -> Stored:
+    """A JPEG whose parts can be decoded alone, of the same pixels; the original where that cannot be had."""
+    rewritten = seekable_jpeg.seekable(data)
+    if rewritten is None or not np.array_equal(decode_stored(rewritten), pixels):
+        return Stored("jpg", data)
+    if orientation != 1:
+        rewritten = seekable_jpeg.with_orientation(rewritten, orientation)
+    layout = seekable_jpeg.layout_of(rewritten)
+    return Stored("jpg", rewritten, layout.to_bytes()) if layout else Stored("jpg", data)
+
+
+def _aligned(field: str, path: Path, data: bytes, measured: Measured) -> Stored:
+    """A map or depth of a picture, of the same proportions; a large one in tiles."""
+    try:
+        numbers = decode_map(data) if field == "map" else decode_numbers(data)
+    except Exception as error:  # decoders raise whatever the damage leads them to
+        raise UnusableError(f"its {field} cannot be used: {type(error).__name__}: {error}") from error
+    height, width = numbers.shape
+    if abs(height * measured.width - width * measured.height) > max(measured.height, measured.width):
+        raise UnusableError(
+            f"its {field} of {width} x {height} has other proportions than its picture of "
+            f"{measured.width} x {measured.height}"
+        )
+    if numbers.size * 3 >= _LARGE and numbers.dtype.newbyteorder("<").str in tiled_tiff.TYPES:
+        packed, layout = tiled_tiff.tiled(numbers)
+        return Stored(f"{field}.tif", packed, layout.to_bytes())
+    return Stored(f"{field}{path.suffix.lower().replace('.tiff', '.tif')}", data)
+
+
+def _png(path: Path, data: bytes) -> bytes:
+    """The same pixels as PNG, for formats that WebDataset's decoders do not know."""
+    with open_image(data) as picture:
+        if picture.mode not in _PNG_MODES:
+            raise UnusableError(
+                f"{picture.format} of mode {picture.mode} cannot be kept without a loss; save {path} as PNG"
+            )
+        packed = io.BytesIO()
+        picture.save(packed, "PNG")
+    return packed.getvalue()
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return read_regular(path, LARGEST)
+    except OSError as error:
+        raise UnusableError(f"cannot be read: {escaped(str(error))}") from error

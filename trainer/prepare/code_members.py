@@ -1,0 +1,118 @@
+"""Rows of pictures to the members of code shards: the grids of codes, and what belongs to the same part of a picture.
+
+A map or a depth becomes codes of the same cells: by a tokenizer of its own, or, for a map without one, the commonest
+label of each cell, a vocabulary that needs no training.
+
+Shapes: B rows, H and W the sides of a part of a picture, (h, w) its grid of codes.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...models.conditions.code_map import commonest
+from ...models.vqgan import tiling
+from ...models.vqgan.tiling import Settings
+from ..checkpoint.loading import Tokenizer
+from ..data.collate import Item
+from ..distributed import ranks
+from ..images.resize import antialiased
+from ..shards.fields import PICTURE_FIELDS
+
+
+class Coder:
+    """Makes members of a code shard.
+
+    Args:
+        tokenizer: of the pictures.
+        others: tokenizers of other fields by the field's name, "map" or "depth", of the same factor.
+        with_maps: rows have a map, which becomes codes with or without a tokenizer.
+        tiles: how whole pictures are encoded; None encodes every row at once.
+        low: side of the small picture that is kept beside a grid, in pixels a code; 0 for none.
+
+    Raises:
+        ValueError: the tokenizers have different factors.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, others: Mapping[str, Tokenizer], with_maps: bool, tiles: Settings | None, low: int
+    ) -> None:
+        self.factor: int = tokenizer.card["factor"]
+        for field, other in others.items():
+            if other.card["factor"] != self.factor:
+                raise ValueError(
+                    f"the {field} tokenizer has factor {other.card['factor']} and the pictures' {self.factor}; "
+                    "both must have a code for the same pixels"
+                )
+        self._tokenizers = {"picture": tokenizer, **others}
+        self._with_maps = with_maps
+        self._tiles = tiles
+        self._low = low
+
+    def members(self, rows: Sequence[Item]) -> list[dict[str, bytes]]:
+        """The members of rows of one size, a multiple of the factor along both sides."""
+        grids = {"codes": self._codes("picture", rows)}
+        for field in ("map", "depth"):
+            if field in self._tokenizers:
+                grids[f"{field}_codes"] = self._codes(field, rows)
+        if self._with_maps and "map" not in self._tokenizers:
+            shape = grids["codes"].shape[1:]
+            labels = [commonest(torch.from_numpy(row["map"].astype(np.int64)), *shape) for row in rows]
+            grids["map_codes"] = torch.stack(labels).numpy()
+        return [
+            {f"{name}.npy": _npy(grid[number]) for name, grid in grids.items()} | self._beside(row)
+            for number, row in enumerate(rows)
+        ]
+
+    def _codes(self, field: str, rows: Sequence[Item]) -> NDArray[Any]:
+        """(B, h, w) codes of a field, in the smallest type that code shards know."""
+        tokenizer = self._tokenizers[field]
+        pixels = torch.from_numpy(np.stack([row[field] for row in rows])).to(ranks.device())
+        if field == "picture":
+            pixels = pixels.float() / 127.5 - 1
+        elif field == "depth":
+            pixels = pixels[:, None] * 2 - 1
+        if self._tiles is None:
+            with torch.no_grad():
+                codes = tokenizer.model.encode(pixels).indices
+        else:
+            codes = tiling.encode(tokenizer.model, pixels, *self._tiles)
+        number = np.uint16 if tokenizer.card["codes"] <= 1 << 16 else np.uint32
+        return codes.cpu().numpy().astype(number)
+
+    def _beside(self, row: Item) -> dict[str, bytes]:
+        """Where the part lies in its picture, and the part made small."""
+        where = {"box": row["box"].tolist(), "source_size": row["source_size"].tolist(), "flip": bool(row["flip"])}
+        members = {"json": json.dumps(where).encode()}
+        if self._low:
+            picture = np.ascontiguousarray(row["picture"].transpose(1, 2, 0))
+            height, width = (side // self.factor * self._low for side in picture.shape[:2])
+            packed = io.BytesIO()
+            Image.fromarray(antialiased(picture, (height, width))).save(packed, "PNG")
+            members["low.png"] = packed.getvalue()
+        return members
+
+
+def filling(row: Item, factor: int) -> Item | None:
+    """The row without the pixels at its right and bottom that do not fill a code; None if they fill not one."""
+    height, width = row["picture"].shape[-2:]
+    rows, columns = height // factor * factor, width // factor * factor
+    if not rows or not columns:
+        return None
+    if (height, width) == (rows, columns):
+        return row
+    left, top = row["box"][:2]
+    cut = {field: row[field][..., :rows, :columns] for field in PICTURE_FIELDS if field in row}
+    return {**row, **cut, "box": np.array([left, top, left + columns, top + rows], np.float32)}
+
+
+def _npy(grid: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, grid)
+    return file.getvalue()

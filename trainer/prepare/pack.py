@@ -1,0 +1,261 @@
+"""Packing samples into shards: all cores, safe to kill, and nothing left out silently."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...models.bounds import Bytes, Count, Name, Natural, check_ranges
+from ..files import write_whole
+from ..keyed_random import text_key
+from ..shards.folder_walk import Skipped, escaped
+from ..shards.index import ShardIndex
+from ..shards.writer import Sample, finished, index_path, own_shard, write_shard
+from .check_image import UnusableError, prepare
+from .find_images import Gathered, Source
+from .process_pool import spread
+
+REPORT = "report.json"
+_FEW = 200  # samples that may be decoded once more, to know how many can be used
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """How samples are put into shards.
+
+    Attributes:
+        shard_bytes: a shard is closed when its sources reach this size; 0 for no limit.
+        shard_samples: or when it has so many samples; 0 for no limit.
+        held_out: samples that are kept aside for evaluation.
+        minimum_side: pictures with a shorter side are left out, in pixels.
+        processes: how many work at once; 0 for one a core.
+        prefix: of the names of the shards.
+    """
+
+    shard_bytes: Bytes = 500_000_000
+    shard_samples: Natural = 0
+    held_out: Natural = 0
+    minimum_side: Count = 1
+    processes: Natural = 0
+    prefix: Name = "shard"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        for name in ("shard_bytes", "shard_samples", "held_out", "minimum_side", "processes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.shard_bytes and not self.shard_samples:
+            raise ValueError("one of shard_bytes and shard_samples must limit the shards")
+
+
+class Report(NamedTuple):
+    """What came of packing."""
+
+    samples: int
+    shards: int
+    held_out: int
+    skipped: list[Skipped]
+
+
+class _Task(NamedTuple):
+    """One shard to write, as a worker gets it."""
+
+    path: Path
+    sources: list[Source]
+    minimum_side: int
+    plan: str  # stands for everything that decides what the shard will hold
+    provenance: dict[str, Any]
+
+
+def pack(gathered: Gathered, destination: Path, config: PackConfig, progress: Callable[[str], None]) -> Report:
+    """Writes the samples into shards below a folder and gives, also as ``report.json``, what was left out.
+
+    The samples stand in a keyed order, so that each shard is a fair draw of all of them. Called again after a kill it
+    writes only what is missing; the result is the same to the byte. With ``held_out``, the shards lie in ``train/``
+    and ``held-out/``.
+
+    Raises:
+        ValueError: nothing can be used, or nothing is left for one of the two parts, or the folder holds shards of
+            another packing.
+    """
+    sources = sorted(gathered.sources, key=lambda source: (text_key(source.key), source.key))
+    skipped = list(gathered.skipped)
+    parts = {destination: sources}
+    if config.held_out:
+        kept_aside, unusable = _held_out(sources, config)
+        skipped += unusable
+        gone = {source.key for source in kept_aside} | {key for key, _, _ in unusable}
+        rest = [source for source in sources if source.key not in gone]
+        parts = {destination / "held-out": kept_aside, destination / "train": rest}
+    provenance = {"kind": "pictures", "classes": gathered.classes}
+    tasks = {folder: _plan(folder, part, config, provenance) for folder, part in parts.items()}
+    for folder, planned in tasks.items():
+        _refuse_strangers(folder, planned)
+    counts: dict[Path, int] = {}
+    for folder, planned in tasks.items():
+        indexes = _write_all(planned, config.processes, progress)
+        skipped += [Skipped(*left) for index in indexes for left in index.notes["skipped"]]
+        counts[folder] = sum(index.samples for index in indexes)
+        if not counts[folder]:
+            _remove_empty(planned)
+            raise ValueError(_nothing_left(folder, skipped))
+        _remove_unfinished(folder)
+    held_out = counts.get(destination / "held-out", 0)
+    shards = sum(len(planned) for planned in tasks.values())
+    report = Report(sum(counts.values()) - held_out, shards, held_out, sorted(skipped))
+    write_whole(destination / REPORT, _report_bytes(report))
+    return report
+
+
+def automatic_held_out(sources: Sequence[Source], minimum_side: int) -> int:
+    """How many samples to hold out where nobody said: a tenth, and at least one.
+
+    Of few samples only those count that can be used, so that there is always something left to train on.
+
+    Raises:
+        ValueError: there are not two samples that can be used.
+    """
+    usable = len(sources)
+    if usable <= _FEW:
+        tried = [_why_unusable(source, minimum_side) for source in sources]
+        usable = tried.count(None)
+        if usable < 2:
+            reasons = [f"{source.files['picture']}: {why}" for source, why in zip(sources, tried, strict=True) if why]
+            raise ValueError(
+                f"one image to train on and one to hold out are needed, but only {usable} of {len(sources)} can be used"
+                + (f"; for example {escaped(reasons[0])}" if reasons else "; add images")
+            )
+    return max(1, usable // 10)
+
+
+def _why_unusable(source: Source, minimum_side: int) -> str | None:
+    try:
+        prepare(source, minimum_side)
+    except UnusableError as error:
+        return str(error)
+    return None
+
+
+def _held_out(sources: Sequence[Source], config: PackConfig) -> tuple[list[Source], list[Skipped]]:
+    """The samples to keep aside, each known to be usable, and those that were tried and are not."""
+    chosen: list[Source] = []
+    unusable: list[Skipped] = []
+    for source in sorted(sources, key=lambda source: (text_key("held out " + source.key), source.key)):
+        if len(chosen) == config.held_out:
+            break
+        try:
+            prepare(source, config.minimum_side)
+            chosen.append(source)
+        except UnusableError as error:
+            unusable.append(_left_out(source, error))
+    usable = len(sources) - len(unusable)
+    if usable <= config.held_out:
+        raise ValueError(
+            f"held_out = {config.held_out} leaves nothing to train on: only {usable} of {len(sources)} samples can be "
+            f"used" + (f"; for example {unusable[0].file}: {unusable[0].reason}" if unusable else "")
+        )
+    return chosen, unusable
+
+
+def _plan(folder: Path, sources: Sequence[Source], config: PackConfig, provenance: dict[str, Any]) -> list[_Task]:
+    """Which samples go into which shard: decided by the names, sizes and dates of their files alone."""
+    tasks = []
+    for number, shard in enumerate(_divided(sources, config)):
+        path = folder / f"{config.prefix}-{number:06d}.tar"
+        tasks.append(_Task(path, shard, config.minimum_side, _digest(shard, config.minimum_side), provenance))
+    return tasks
+
+
+def _divided(sources: Sequence[Source], config: PackConfig) -> Iterator[list[Source]]:
+    shard: list[Source] = []
+    held = 0
+    for source in sources:
+        size = sum(path.stat().st_size for path in source.files.values() if path.exists())
+        full = config.shard_bytes and held + size > config.shard_bytes
+        if shard and (full or len(shard) == config.shard_samples):
+            yield shard
+            shard, held = [], 0
+        shard.append(source)
+        held += size
+    if shard:
+        yield shard
+
+
+def _digest(sources: Sequence[Source], minimum_side: int) -> str:
+    seen = hashlib.sha256(f"{minimum_side}".encode())
+    for source in sources:
+        seen.update(f"\n{source.key} {source.label}".encode())
+        for field, path in source.files.items():
+            status = path.stat() if path.exists() else None
+            seen.update(f" {field} {status and (status.st_size, status.st_mtime_ns)}".encode())
+    return seen.hexdigest()[:16]
+
+
+def _refuse_strangers(folder: Path, tasks: Sequence[_Task]) -> None:
+    """Makes sure that a folder holds no shards but those of an earlier, unfinished packing of the same samples."""
+    planned = {task.path: task for task in tasks}
+    for path in sorted(folder.glob("*.tar")):
+        task = planned.get(path)
+        if task is None or not _is_done(task, own_shard(path)):
+            raise ValueError(
+                f"{path} is of another packing: other pictures, changed files or other options; remove the old shards, "
+                "or pack into another folder"
+            )
+
+
+def _write_all(tasks: Sequence[_Task], processes: int, progress: Callable[[str], None]) -> list[ShardIndex]:
+    """Writes the shards that are not there yet, several at once; gives the indexes of all."""
+    waiting = [task for task in tasks if not _is_done(task, finished(task.path))]
+    samples = sum(len(task.sources) for task in tasks)
+    done = samples - sum(len(task.sources) for task in waiting)
+    for task, _ in spread(_write, waiting, processes):
+        done += len(task.sources)
+        progress(f"{done} of {samples} samples, {task.path}")
+    indexes = [finished(task.path) for task in tasks]
+    return [index for index in indexes if index is not None]
+
+
+def _write(task: _Task) -> None:
+    notes: dict[str, Any] = {"plan": task.plan, "skipped": []}
+    write_shard(task.path, _samples(task, notes["skipped"]), task.provenance, notes)
+
+
+def _samples(task: _Task, skipped: list[Skipped]) -> Iterator[Sample]:
+    for source in task.sources:
+        try:
+            yield prepare(source, task.minimum_side)
+        except UnusableError as error:
+            skipped.append(_left_out(source, error))
+
+
+def _is_done(task: _Task, index: ShardIndex | None) -> bool:
+    return index is not None and index.notes.get("plan") == task.plan and index.provenance == task.provenance
+
+
+def _left_out(source: Source, error: UnusableError) -> Skipped:
+    return Skipped(source.key, escaped(str(source.files["picture"])), str(error))
+
+
+def _nothing_left(folder: Path, skipped: Sequence[Skipped]) -> str:
+    first = f"; for example {skipped[0].file}: {skipped[0].reason}" if skipped else ""
+    return f"no sample for {folder} can be used, {len(skipped)} were left out{first}"
+
+
+def _report_bytes(report: Report) -> bytes:
+    said = report._asdict() | {"skipped": [left._asdict() for left in report.skipped]}
+    return json.dumps(said, indent=1).encode() + b"\n"
+
+
+def _remove_empty(tasks: Sequence[_Task]) -> None:
+    """Removes shards without a sample, which would stand in the way of another try."""
+    for task in tasks:
+        index_path(task.path).unlink(missing_ok=True)
+        task.path.unlink(missing_ok=True)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes left behind; everything is finished now."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""The run config of stage 2: an autoregressive prior over a tokenizer's codes."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...models.bounds import Count, Decay, Name, Seconds, Seed, Width, check_ranges
+from ...models.conditions import ConditionConfig, UnconditionalConfig
+from ...models.priors import PriorConfig
+from ...models.priors.gpt import GPTConfig
+from ..data.crops import CodeCropConfig
+from ..data.stream import DataConfig
+from ..distributed.engine import NetworkConfig
+from ..schema import MAY_CHANGE
+from ..training.early_stopping import StoppingConfig
+from ..training.loop import BatchConfig, LoopConfig
+from ..training.wandb_logger import WandbConfig
+from .previews import PreviewConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorRun:
+    """Stage 2: a prior over a tokenizer's codes.
+
+    With a crop of kind ``codes``, the data are code shards. With a crop of pictures they are picture shards, which the
+    frozen tokenizers encode on line.
+    """
+
+    task: Literal["prior"] = "prior"
+    folder: Name = field(metadata=MAY_CHANGE)
+    tokenizer: Name = field(metadata=MAY_CHANGE)  # folder of the VQGAN's run or export; the code shards must be its own
+    # alike, of the fields map and depth
+    condition_tokenizers: dict[str, Name] = field(default_factory=dict, metadata=MAY_CHANGE)
+    data: DataConfig
+    held_out: DataConfig
+    loop: LoopConfig = field(metadata=MAY_CHANGE)
+    batch: BatchConfig
+    model: PriorConfig = field(default_factory=GPTConfig)
+    condition: ConditionConfig = field(default_factory=UnconditionalConfig)
+    training: NetworkConfig
+    # neighbouring ranks that share every sequence; as many fewer share out the batch
+    sequence_ranks: Width = field(default=1, metadata=MAY_CHANGE)
+    average: Decay = 0.999
+    stopping: StoppingConfig | None = None
+    previews: PreviewConfig | None = field(default_factory=PreviewConfig, metadata=MAY_CHANGE)
+    seed: Seed = 0
+    initial_weights: Name | None = field(default=None, metadata=MAY_CHANGE)
+    keep: Count = field(default=3, metadata=MAY_CHANGE)
+    keep_every: Count | None = field(default=None, metadata=MAY_CHANGE)
+    timeout_s: Seconds = field(default=1800.0, metadata=MAY_CHANGE)
+    wandb: WandbConfig | None = field(default=None, metadata=MAY_CHANGE)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        self.training.optimizer.peak(self.batch.total)
+        if self.sequence_ranks < 1:
+            raise ValueError(f"sequence_ranks must be at least 1, got {self.sequence_ranks}")
+        unknown = sorted(set(self.condition_tokenizers) - {"map", "depth"})
+        if unknown:
+            raise ValueError(f"condition_tokenizers are of the fields map and depth, got {', '.join(unknown)}")
+        kinds = [isinstance(data.crop, CodeCropConfig) for data in (self.data, self.held_out)]
+        if kinds[0] != kinds[1]:
+            raise ValueError("data and held_out must both be code shards (crop: {kind: codes}), or both of pictures")
+        for name, data in (("data", self.data), ("held_out", self.held_out)):
+            if data.crop is None:
+                raise ValueError(f"{name}.crop must be of kind codes, or cut pictures to the prior's window")
+            if isinstance(data.crop, CodeCropConfig) and data.crop.window not in (self.model.window, (0, 0)):
+                raise ValueError(
+                    f"{name}.crop.window must be the prior's model.window {self.model.window}, got {data.crop.window}"
+                )

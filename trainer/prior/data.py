@@ -1,0 +1,114 @@
+"""What a prior is trained on: code shards of its tokenizer, or picture shards that are encoded on line."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...models.conditions import Condition
+from ..checkpoint import model_files
+from ..checkpoint.loading import load_tokenizer, weights_folder
+from ..data.crops import CodeCropConfig
+from ..data.stream import Stream
+from ..distributed import ranks
+from ..shards.fields import LOCATION_FIELDS
+from .config import PriorRun
+from .online_encoder import SOURCES, OnlineEncoder
+
+
+class Source(NamedTuple):
+    """Where a prior's codes come from."""
+
+    card: dict[str, Any]  # of the pictures' tokenizer
+    others: dict[str, str]  # digests of the conditions' tokenizers, by the field that they encode
+    encoder: OnlineEncoder | None  # None where shards hold the codes
+    condition: tuple[str, ...]  # fields that the condition reads
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What a stream has to read."""
+        if self.encoder is not None:
+            return self.encoder.fields
+        return ("codes", *(name for name in self.condition if name not in LOCATION_FIELDS))
+
+
+def source(run: PriorRun, condition: Condition) -> Source:
+    """The tokenizers of a run, loaded where pictures are encoded on line. Every rank must call this.
+
+    Raises:
+        ValueError: a tokenizer is not there, or its codes do not fit the prior.
+    """
+    places = {field: weights_folder(Path(folder)) for field, folder in run.condition_tokenizers.items()}
+    place = weights_folder(Path(run.tokenizer))
+    card = model_files.read_card(place, "vqgan")
+    cards = {field: model_files.read_card(other, "vqgan") for field, other in places.items()}
+    for field, other in cards.items():
+        if other["factor"] != card["factor"]:
+            raise ValueError(
+                f"condition_tokenizers.{field} has factor {other['factor']} and the pictures' tokenizer "
+                f"{card['factor']}; both must have a code for the same pixels"
+            )
+    encoder = None
+    if not isinstance(run.data.crop, CodeCropConfig):
+        _check_side(run, card["factor"])
+        device = ranks.device()
+        others = {field: load_tokenizer(other, device) for field, other in places.items()}
+        encoder = OnlineEncoder(load_tokenizer(place, device), others, condition)
+    digests = {field: other["digest"] for field, other in cards.items()}
+    return Source(card, digests, encoder, condition.fields)
+
+
+def completed(made: Source, streams: Sequence[Stream], run: PriorRun) -> Source:
+    """The source with all tokenizers that made what the condition reads: code shards tell those that no run names.
+
+    Raises:
+        ValueError: code shards were made by other tokenizers, or one part of them otherwise than another; naming both.
+    """
+    if made.encoder is not None:
+        return made
+    named = {"": run.tokenizer} | run.condition_tokenizers
+    wanted: Mapping[str, str] = {"": made.card["digest"]} | made.others
+    for stream in streams:
+        for field, digest in wanted.items():
+            said = _tokenizer_of(field, stream)
+            if said != digest:
+                raise ValueError(
+                    f"the codes {f'of each {field} ' if field else ''}in {_place(stream)} were made "
+                    f"by the tokenizer {str(said)[:12]}, and {named[field]} is {digest[:12]}; "
+                    "encode the pictures again with this one, or name the other"
+                )
+    told = {field: _agreed(field, streams) for name, field in SOURCES.items() if name in made.condition}
+    return made._replace(others=made.others | {field: digest for field, digest in told.items() if digest is not None})
+
+
+def _tokenizer_of(field: str, stream: Stream) -> str | None:
+    """The digest of what made a field's codes in shards, of the pictures' for no field; None: they are labels."""
+    said = stream.provenance if not field else stream.provenance.get(f"{field}s") or {}
+    digest: str | None = said.get("tokenizer")
+    return digest
+
+
+def _agreed(field: str, streams: Sequence[Stream]) -> str | None:
+    """What all streams say made a field's codes."""
+    digests = [_tokenizer_of(field, stream) for stream in streams]
+    for stream, digest in zip(streams, digests, strict=True):
+        if digest != digests[0]:
+            raise ValueError(
+                f"the codes of each {field} in {_place(streams[0])} were made by the tokenizer {str(digests[0])[:12]}, "
+                f"and those in {_place(stream)} by {str(digest)[:12]}; encode both in the same way"
+            )
+    return digests[0]
+
+
+def _place(stream: Stream) -> str:
+    return ", ".join(shards for part in stream.config.sources for shards in part.shards)
+
+
+def _check_side(run: PriorRun, factor: int) -> None:
+    """The crops of pictures must have the prior's window of codes."""
+    for name, data in (("data", run.data), ("held_out", run.held_out)):
+        size = data.crop.size if data.crop is not None and not isinstance(data.crop, CodeCropConfig) else 0
+        if (size // factor, size // factor) != run.model.window or size % factor:
+            raise ValueError(
+                f"{name}.crop.size must be {run.model.window[0] * factor} pixels, {factor} for each of the "
+                f"{run.model.window} codes of model.window, got {size}"
+            )

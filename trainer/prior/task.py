@@ -1,0 +1,204 @@
+"""One optimizer step of next-code prediction.
+
+Shapes: B grids of a rank's micro-batch, h rows and w columns of codes, K codes.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.priors.base import Prediction, Prior
+from ...models.vqgan.autoencoder import VQGAN
+from ..checkpoint.loading import load_tokenizer
+from ..config import to_mapping
+from ..data.collate import Batch
+from ..distributed import engine as engines
+from ..distributed import ranks, sharded_parameters
+from ..keyed_random import mix, text_key
+from ..training.early_stopping import Stopping
+from ..training.ema import WeightAverage
+from ..training.evaluation import Sums, in_step, likelihood
+from ..training.loop import reseed
+from .config import PriorRun
+from .data import Source
+from .previews import Budget, painted
+
+
+class PriorTask:
+    """Trains a prior over a tokenizer's codes. Every rank makes one and calls the same methods.
+
+    Args:
+        prior: the network.
+        source: where the codes come from.
+        accumulation: micro-batches of one optimizer step.
+    """
+
+    def __init__(self, run: PriorRun, prior: Prior, source: Source, accumulation: int) -> None:
+        self.run = run
+        self.source = source
+        self.codes: int = source.card["codes"]
+        self.engine = engines.build(
+            prior.to(ranks.device()),
+            run.training.engine,
+            run.training.optimizer,
+            micro_batch=run.batch.micro,
+            accumulation=accumulation,
+        )
+        self.engines: dict[str, Any] = {"prior": self.engine}
+        self.average = WeightAverage(
+            self.prior, run.average, sharded_parameters.local, self.engine.empty_partition_cache
+        )
+        self.stopping = None if run.stopping is None else Stopping(run.stopping)
+        self.budget = None if run.previews is None else Budget(run.previews.share)
+
+    @property
+    def prior(self) -> Prior:
+        """The network inside the engine."""
+        prior: Prior = self.engine.module
+        return prior
+
+    def step(self, micro_batches: list[Batch], step: int) -> Mapping[str, Tensor]:
+        """One optimizer step; the loss is in nats a code."""
+        began = time.monotonic()
+        reseed(self.run.seed, step)
+        steps = self.run.loop.steps
+        engines.set_rate(self.engine, self.run.training.optimizer.rate(step, steps, self.run.batch.total))
+        losses = []
+        for batch in micro_batches:
+            fields = self.fields(batch)
+            codes = fields["codes"]
+            keys = [mix(self.run.seed, step, text_key(str(key))) for key in batch["key"]]
+            draw = self.prior.draw(codes, keys, step / steps)
+            predicted: Prediction = self.engine(
+                draw.inputs, fields, targets=codes, dropped=draw.dropped, order=draw.order
+            )
+            loss = nats(predicted).mean()
+            self.engine.backward(loss)
+            self.engine.step()
+            losses.append(loss.detach())
+        self.average.update(step)
+        if self.budget is not None:
+            self.budget.train(time.monotonic() - began)
+        return {"nats_per_code": torch.stack(losses).mean()}
+
+    def fields(self, batch: Batch) -> dict[str, Tensor]:
+        """The codes and what the condition reads, on this rank's device."""
+        device = ranks.device()
+        fields = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+        if self.source.encoder is not None:
+            fields = self.source.encoder(fields)
+        if "low" in fields:
+            fields["low"] = fields["low"].float() / 127.5 - 1
+        return fields | {"codes": fields["codes"].long()}
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
+        """Held-out nats and bits a code, perplexity and share of ln K, with the averaged weights."""
+        sums = Sums()
+        prior = self.prior.eval()
+        with self.average.applied():
+            for batch, counted in in_step(batches):
+                fields = self.fields(batch)
+                each = nats(prior(fields["codes"], fields, targets=fields["codes"]))
+                if counted:
+                    sums.add("nats", each)
+        prior.train()
+        figures = likelihood(sums.means()["nats"], self.codes)
+        if self.stopping is not None:
+            self.stopping.take(figures["nats_per_code"], self.average.values)
+        return figures
+
+    def finished(self) -> bool:
+        """Whether the held-out loss has stopped falling. Alike on all ranks."""
+        return self.stopping is not None and self.stopping.finished
+
+    def preview(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What the averaged weights paint, on rank 0; nothing where that would take too much of the training's time."""
+        if self.budget is None or not self.budget.allows():
+            return {}
+        began = self.budget.clock()
+        weights = self.weights()
+        shown = self._painted(batch, weights, began) if ranks.rank() == 0 else {}
+        spent = self.budget.clock() - began
+        self.budget.spent += spent
+        if shown:
+            self.budget.price = spent
+        return shown
+
+    def _painted(self, batch: Batch, weights: dict[str, Tensor], began: float) -> dict[str, Tensor]:
+        """The preview by a copy of the network, or nothing and a note of its price."""
+        config, budget = self.run.previews, self.budget
+        if config is None or budget is None:
+            return {}
+        prior = self.run.model.build(self.codes, self.run.condition)
+        prior.load_state_dict(weights)
+        prior = prior.to(ranks.device()).eval()
+        fields = {name: value[: config.pictures] for name, value in self.fields(batch).items()}
+        ready = budget.clock()
+
+        def affordable(share: float) -> bool:
+            budget.price = ready - began + (budget.clock() - ready) / share
+            return budget.price <= budget.left
+
+        return painted(prior, self._tokenizer, fields, fields["codes"], config, affordable)
+
+    def _tokenizer(self) -> VQGAN:
+        return load_tokenizer(Path(self.run.tokenizer), ranks.device()).model
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "average": self.average.state(),
+            "stopping": None if self.stopping is None else self.stopping.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.average.load_state(state["average"])
+        if self.stopping is not None and state["stopping"] is not None:
+            self.stopping.load_state(state["stopping"])
+
+    def resharded(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What ``state`` would have given here, from what it gave on each of the ranks of another job."""
+        average = self.average.resharded([state["average"] for state in states])
+        stopping = states[0]["stopping"]
+        if stopping is not None and stopping["weights"]:
+            best = self.average.resharded([state["stopping"]["weights"] for state in states])
+            stopping = stopping | {"weights": best}
+        return {"average": average, "stopping": stopping}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights, whole, in fp32, on the host: of the best evaluation where the run stops early."""
+        best = None if self.stopping is None else self.stopping.weights
+        with self.average.applied(best):
+            return sharded_parameters.whole_state(self.prior)
+
+    @property
+    def tokenizers(self) -> dict[str, str]:
+        """Digests of the frozen tokenizers that the numbers depend on, by what they encode."""
+        return {"picture": self.source.card["digest"]} | self.source.others
+
+    def card(self) -> dict[str, Any]:
+        """What the weights are."""
+        return {
+            "task": "prior",
+            "model": to_mapping(self.run.model),
+            "condition": to_mapping(self.run.condition),
+            "codes": self.codes,
+            "factor": self.source.card["factor"],
+            "tokenizer": self.source.card["digest"],
+            "condition_tokenizers": self.source.others,
+        }
+
+
+def nats(prediction: Prediction) -> Tensor:
+    """The loss of every code, (B, h, w) in nats.
+
+    Raises:
+        ValueError: the prior was asked for logits.
+    """
+    if prediction.loss is None:
+        raise ValueError("the prior was called without targets, so it has no loss; pass targets")
+    return prediction.loss

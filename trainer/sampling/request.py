@@ -1,0 +1,210 @@
+"""What is to be painted: a size, what the prior is told of the picture, and what of it is there already.
+
+Shapes: one picture of H x W pixels, its grid of h x w codes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from ...models.conditions import Condition
+from ...models.conditions.code_map import commonest
+from ...models.sampling import UNKNOWN
+from ...models.vqgan import tiling
+from ...models.vqgan.tiling import Settings
+from ..checkpoint.loading import Prior, Tokenizer
+from ..files import read_regular
+from ..images.decode import LARGEST, Pixels, decode_map, open_image
+
+CAN_TELL = ("map_codes", "cls", "box", "source_size", "flip")
+
+
+class Wish(NamedTuple):
+    """One picture to be painted."""
+
+    size: tuple[int, int]  # rows and columns, in codes
+    fields: Mapping[str, Tensor]  # what the prior is told of the whole picture, a row each
+    given: Tensor | None  # (1, h, w) codes to keep, UNKNOWN where it is to be painted
+
+
+class Told(NamedTuple):
+    """What a user may say of a picture."""
+
+    map_file: Path | None = None  # a label map, for priors of maps; of any size
+    map_tokenizer: Tokenizer | None = None  # for priors whose maps were tokenized
+    label: int | None = None  # of a class, for priors of classes
+    photo: Path | None = None  # a picture to complete
+    keep: float | None = None  # share of the photo's rows that is kept, from the top
+
+
+def wish(prior: Prior, tokenizer: Tokenizer, size: tuple[int, int] | None, told: Told, tiles: Settings) -> Wish:
+    """Check what is asked against what the prior was trained on.
+
+    Args:
+        prior, tokenizer: a pair.
+        size: rows and columns in pixels; None takes the photo's or the map's, as far as whole codes go.
+        told: of the picture.
+        tiles: in which a photo or a map is encoded.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the prior needs what is not told, the size is no multiple of the factor, or nothing
+            is to be painted.
+    """
+    _check_told(prior, told)
+    factor: int = prior.card["factor"]
+    photo = None if told.photo is None else read_photo(told.photo)
+    labels = None if told.map_file is None else torch.from_numpy(_map_of(told.map_file).astype(np.int64))
+    rows, columns = _grid(size, photo, labels, factor)
+    height, width = rows * factor, columns * factor
+    fields: dict[str, Tensor] = {
+        "box": torch.tensor([[0.0, 0.0, width, height]]),
+        "source_size": torch.tensor([[float(height), float(width)]]),
+        "flip": torch.tensor([False]),
+    }
+    if labels is not None:
+        fields["map_codes"] = _map_codes(labels, (rows, columns), told.map_tokenizer, tiles)
+        _check_table(prior.model.condition, "map_codes", int(fields["map_codes"].max()))
+    if told.label is not None:
+        fields["cls"] = torch.tensor([told.label])
+        _check_table(prior.model.condition, "cls", told.label)
+    given = None if photo is None else canvas(tokenizer, photo, (rows, columns), told.keep, tiles)
+    return Wish((rows, columns), fields, given)
+
+
+def _map_of(path: Path) -> Pixels:
+    try:
+        return decode_map(read_regular(path, LARGEST))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the map {path} cannot be used: {error}") from error
+
+
+def read_photo(path: Path) -> Image.Image:
+    """A picture, upright, with its transparency.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        with open_image(read_regular(path, LARGEST)) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the photo {path} cannot be used: {error}") from error
+
+
+def canvas(
+    tokenizer: Tokenizer, photo: Image.Image, size: tuple[int, int], keep: float | None, tiles: Settings
+) -> Tensor:
+    """The codes of what is to be kept of a photo that lies at the top left of a grid; ``UNKNOWN`` elsewhere.
+
+    A code is kept when the photo covers all its pixels, none of them is transparent, and it lies in the upper ``keep``
+    of the photo's rows: by default in all of them, or in the upper half if otherwise nothing would be left to paint.
+
+    Returns:
+        (1, h, w) int64.
+
+    Raises:
+        ValueError: nothing is left to paint, or nothing is kept.
+    """
+    factor: int = tokenizer.card["factor"]
+    rows, columns = min(photo.height // factor, size[0]), min(photo.width // factor, size[1])
+    if not rows or not columns:
+        raise ValueError(f"the photo must have at least {factor} x {factor} pixels, one code")
+    pixels = torch.from_numpy(np.asarray(photo).copy())[: rows * factor, : columns * factor]
+    opaque = pixels[..., 3] >= 128
+    kept = torch.zeros(size, dtype=torch.bool)
+    kept[:rows, :columns] = opaque.view(rows, factor, columns, factor).all(dim=3).all(dim=1)
+    if keep is None:
+        keep = 0.5 if bool(kept.all()) else 1.0
+    kept[round(rows * keep) :] = False
+    if kept.all() or not kept.any():
+        raise ValueError(
+            f"of {size[0]} x {size[1]} codes the photo gives {int(kept.sum())}, which leaves nothing to "
+            f"{'paint' if kept.any() else 'complete'}; make a part of it transparent, or change --keep or --size"
+        )
+    colours = pixels[..., :3].float() / 127.5 - 1
+    colours[~opaque] = colours[opaque].mean(dim=0)  # what lies below transparency is anything
+    device = next(tokenizer.model.parameters()).device
+    codes = tiling.encode(tokenizer.model, colours.permute(2, 0, 1)[None].to(device), *tiles).cpu()
+    given = torch.full((1, *size), UNKNOWN, dtype=torch.int64)
+    given[:, :rows, :columns] = codes
+    return given.masked_fill(~kept, UNKNOWN)
+
+
+def _check_told(prior: Prior, told: Told) -> None:
+    needed = set(prior.model.condition.fields)
+    if unknown := sorted(needed - set(CAN_TELL)):
+        raise ValueError(f"this prior reads {', '.join(unknown)}, which this command cannot tell it")
+    for field, given, option in (
+        ("map_codes", told.map_file, "--map"),
+        ("map_codes", told.map_tokenizer, "--map-tokenizer"),
+        ("cls", told.label, "--class"),
+    ):
+        if given is not None and field not in needed:
+            raise ValueError(f"this prior reads {', '.join(prior.model.condition.fields) or 'nothing'}; omit {option}")
+    if "map_codes" in needed:
+        if told.map_file is None:
+            raise ValueError("this prior paints what a map says; give one with --map")
+        _check_map_tokenizer(prior, told.map_tokenizer)
+    if "cls" in needed and told.label is None:
+        raise ValueError("this prior paints a class; give its number with --class")
+
+
+def _check_map_tokenizer(prior: Prior, tokenizer: Tokenizer | None) -> None:
+    """A map must become codes as it did in training."""
+    learnt = (prior.card.get("condition_tokenizers") or {}).get("map")
+    given = None if tokenizer is None else str(tokenizer.card["digest"])
+    if learnt == given:
+        return
+    found = "is missing" if given is None else f"is {given[:12]}"
+    if learnt is None:
+        raise ValueError(
+            f"this prior learnt maps as the commonest label of each cell, and --map-tokenizer {found}; omit it"
+        )
+    raise ValueError(
+        f"this prior learnt maps as codes of the tokenizer {learnt[:12]}, and --map-tokenizer {found}; name the folder "
+        "of that one"
+    )
+
+
+def _grid(
+    size: tuple[int, int] | None, photo: Image.Image | None, labels: Tensor | None, factor: int
+) -> tuple[int, int]:
+    """Rows and columns in codes."""
+    if size is not None:
+        if size[0] % factor or size[1] % factor or not min(size):
+            raise ValueError(f"both sides must be multiples of {factor}, got {size[0]}x{size[1]}")
+        return size[0] // factor, size[1] // factor
+    if photo is not None:
+        return photo.height // factor, photo.width // factor
+    if labels is not None:
+        return labels.shape[0] // factor, labels.shape[1] // factor
+    raise ValueError("say how large the picture is to be, such as --size 1024x1024")
+
+
+def _map_codes(labels: Tensor, size: tuple[int, int], tokenizer: Tokenizer | None, tiles: Settings) -> Tensor:
+    """(1, h, w) codes of a label map of any size."""
+    if tokenizer is None:
+        return commonest(labels, *size)[None].long()
+    factor: int = tokenizer.card["factor"]
+    shape = (size[0] * factor, size[1] * factor)
+    stretched = nn.functional.interpolate(labels[None, None].double(), shape, mode="nearest-exact")[:, 0].long()
+    device = next(tokenizer.model.parameters()).device
+    return tiling.encode(tokenizer.model, stretched.to(device), *tiles).cpu()
+
+
+def _check_table(condition: Condition, field: str, largest: int) -> None:
+    """Refuse a number that the condition has no vector for."""
+    for part in condition.modules():
+        if isinstance(part, Condition) and part.fields == (field,):
+            table = getattr(part, "table", None)
+            if isinstance(table, nn.Embedding) and not 0 <= largest < table.num_embeddings:
+                raise ValueError(
+                    f"the prior knows {table.num_embeddings} numbers of {field}, 0 to {table.num_embeddings - 1}, "
+                    f"got {largest}"
+                )

@@ -1,0 +1,1 @@
+"""WebDataset tar shards with an index beside them: writing, scanning, reading, caching."""

@@ -1,0 +1,73 @@
+"""What can be wrong with a sample, how it is reported, and when too many are bad."""
+
+import logging
+from collections import Counter
+from typing import Literal
+
+Kind = Literal[
+    "missing shard",
+    "truncated shard",
+    "damaged member",
+    "missing field",
+    "undecodable",
+    "unreachable",
+    "too small",
+]
+
+_LOG = logging.getLogger(__name__)
+_SMALLEST_BASE = 10_000  # samples; the share is taken of at least so many, or of the whole set if it is smaller
+
+
+class SampleError(Exception):
+    """One sample cannot be used. Crosses process borders."""
+
+    def __init__(self, kind: Kind, shard: str, key: str, detail: str) -> None:
+        super().__init__(kind, shard, key, detail)
+        self.kind = kind
+        self.shard = shard
+        self.key = key
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.key} in {self.shard}: {self.detail}"
+
+
+class TooManyFaultsError(RuntimeError):
+    """More samples than the limit allows cannot be used."""
+
+
+class FaultLog:
+    """Counts the faults of one rank by kind, reports each sample once, and stops the run past the limit.
+
+    Args:
+        limit: largest share of faulty samples, 0 to 1.
+        samples: in the data set.
+    """
+
+    def __init__(self, limit: float, samples: int) -> None:
+        self._limit = limit
+        self._base = min(samples, _SMALLEST_BASE)
+        self._reported: set[tuple[str, str]] = set()
+        self.counts: Counter[str] = Counter()
+        self.seen = 0
+
+    def add(self, seen: int, faults: list[SampleError]) -> None:
+        """Takes in that ``seen`` samples were asked for and what was wrong with some of them.
+
+        Raises:
+            TooManyFaultsError: the share of faulty samples among those seen is above the limit. Other ranks learn of it
+                when this one ends, as from any error.
+        """
+        self.seen += seen
+        for fault in faults:
+            self.counts[fault.kind] += 1
+            if (fault.shard, fault.key) not in self._reported:
+                self._reported.add((fault.shard, fault.key))
+                _LOG.warning("replaced a sample: %s", fault)
+        total = self.counts.total()
+        if faults and total > self._limit * max(self.seen, self._base):
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.counts.most_common())
+            raise TooManyFaultsError(
+                f"{total} of {self.seen} samples could not be used ({kinds}), more than fault_limit = {self._limit:g} "
+                f"allows; the last: {faults[-1]}; repair or remove them, or raise fault_limit"
+            )

@@ -1,0 +1,1 @@
+"""What both stages share: the training loop, metrics, EMA, evaluation, early stopping."""

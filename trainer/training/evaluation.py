@@ -1,0 +1,94 @@
+"""Held-out figures as streaming sums that are reduced over ranks once, at the end."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.collate import Batch
+from ..distributed import ranks
+from ..distributed.watchdog import sign_of_life
+
+
+class Turn(NamedTuple):
+    """A batch, and whether this rank's figures of it count."""
+
+    batch: Batch
+    counts: bool
+
+
+def in_step(batches: Iterable[Batch]) -> Iterator[Turn]:
+    """The rank's batches, prolonged so that every rank has the same number of them.
+
+    A partitioned network gathers its weights in every forward, so a rank that has run out repeats its last batch, which
+    does not count, until all have. Nor does a batch without keys count, which a rank without samples of its own has.
+    Every rank must iterate to the end.
+
+    Raises:
+        ValueError: some rank has no batch at all.
+    """
+    mine = iter(batches)
+    batch = next(mine, None)
+    if ranks.agreed(batch is None) or batch is None:
+        raise ValueError(
+            f"there are fewer held-out samples that can be used than the {ranks.world()} ranks of the job; "
+            "hold out more"
+        )
+    counts = bool(batch["key"])
+    while ranks.agreed(counts):
+        yield Turn(batch, counts)
+        sign_of_life()
+        following = next(mine, None) if counts else None
+        counts = following is not None
+        batch = following or batch
+
+
+def psnr(real: Tensor, rebuilt: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture, in dB, on the values a PNG would hold.
+
+    Args:
+        real, rebuilt: (B, 3, H, W) in [-1, 1]; what lies outside is clamped.
+
+    Returns:
+        (B,) float64; equal pictures give 20 log10(255) + 10 log10(2), the value of an error of half a grey level.
+    """
+    error = (_grey_levels(real) - _grey_levels(rebuilt)).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(255.0**2 / error.clamp(min=0.5))
+
+
+def _grey_levels(picture: Tensor) -> Tensor:
+    return ((picture.double().clamp(-1, 1) + 1) * 127.5).round()
+
+
+class Sums:
+    """Named sums and how many things each is over, reduced over ranks by ``means``."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Take in one value for each thing, of any shape."""
+        pair = torch.stack([values.double().sum(), torch.tensor(float(values.numel()), device=values.device).double()])
+        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def means(self) -> dict[str, float]:
+        """The mean of every name over all ranks. Every rank must call this with the same names."""
+        names = sorted(self._sums)
+        pairs = ranks.total_(torch.stack([self._sums[name] for name in names]))
+        return {name: (pair[0] / pair[1]).item() for name, pair in zip(names, pairs, strict=True)}
+
+
+def likelihood(nats_per_code: float, codes: int) -> dict[str, float]:
+    """The figures in which a prior's held-out likelihood is read.
+
+    Returns:
+        nats and bits a code, the perplexity, and the share of ln K: 1 says that the prior knows nothing.
+    """
+    return {
+        "nats_per_code": nats_per_code,
+        "bits_per_code": nats_per_code / math.log(2),
+        "perplexity": math.exp(nats_per_code),
+        "share_of_ln_k": nats_per_code / math.log(codes),
+    }

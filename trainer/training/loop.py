@@ -1,0 +1,140 @@
+"""The loop: what happens, in order, on one screen. It knows a task, batches, metrics and checkpoints, nothing else."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ...models.bounds import Count, check_ranges
+from ..data.collate import Batch
+from ..distributed import ranks
+from ..distributed.engine import Engine
+from ..distributed.watchdog import sign_of_life
+from ..keyed_random import mix
+from ..schema import MAY_CHANGE
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How many samples an optimizer step sees, and how many of them a rank holds at once."""
+
+    total: Count  # over all ranks and micro-batches
+    micro: Count = field(metadata=MAY_CHANGE)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.micro < 1 or self.total % self.micro:
+            raise ValueError(f"total must be a multiple of micro, got total {self.total} and micro {self.micro}")
+
+
+class Task(Protocol):
+    """What is trained. A step is an optimizer step: the task gets all its micro-batches."""
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """Every engine by its name, which is its folder's in a checkpoint."""
+
+    def step(self, micro_batches: list[Batch], step: int) -> Mapping[str, Tensor]:
+        """One optimizer step of every engine; the scalars stay on the device."""
+
+    def preview(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Pictures uint8 (H, W, 3) by name. Every rank must call this."""
+
+    def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
+        """Figures over all ranks' held-out batches, agreed by all. Every rank must call this."""
+
+
+class HeldOut(Protocol):
+    """What the loop needs of the held-out stream."""
+
+    def once(self, batch: int) -> Iterator[Batch]:
+        """Every sample once over all ranks."""
+
+
+class Metrics(Protocol):
+    def add(self, scalars: Mapping[str, Tensor]) -> None: ...
+
+    def write(self, step: int) -> None: ...
+
+    def write_held_out(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def write_images(self, step: int, pictures: Mapping[str, Tensor]) -> None: ...
+
+    def note(self, saved: Any) -> None: ...
+
+
+class Checkpoints(Protocol):
+    def save(self, task: Any, step: int) -> Any:
+        """Begin to save; returns what the save before has cost, or None."""
+
+    def wait(self) -> Any:
+        """Wait until what was begun is on the disk; returns what it has cost, or None."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long a run is and how often it looks up. All in steps."""
+
+    steps: Count
+    log_every: Count = 20
+    preview_every: Count = 500
+    evaluate_every: Count = 500
+    save_every: Count = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "preview_every", "evaluate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1 step, got {getattr(self, name)}")
+        check_ranges(self)
+
+
+def fit(
+    task: Task,
+    batches: Iterator[list[Batch]],
+    held_out: HeldOut,
+    held_out_batch: int,
+    config: LoopConfig,
+    metrics: Metrics,
+    checkpoints: Checkpoints,
+    start: int = 0,
+    finished: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train from a step to the last; True when it is reached, False when asked to leave before.
+
+    Every rank must call this. All of them leave at the same step, with a checkpoint of it if they have trained.
+
+    Args:
+        batches: a list of this rank's micro-batches for every step from ``start`` on.
+        start: the step to go on with, to which ``checkpoints`` and ``metrics`` have been brought.
+        finished: whether the last evaluation was the last one; all ranks must agree.
+    """
+    step = start
+    with ranks.Interrupt() as interrupt:
+        leave = interrupt.agreed()  # a rank may have been asked to while it was starting
+        while step < config.steps and not leave and not finished():
+            if step == 0:
+                metrics.write_held_out(0, task.evaluate(held_out.once(held_out_batch)))
+            metrics.add(task.step(next(batches), step))
+            step += 1
+            sign_of_life()
+
+            last = step == config.steps
+            leave = interrupt.agreed()
+            if last or step % config.log_every == 0:
+                metrics.write(step)
+            if last or step % config.evaluate_every == 0:
+                metrics.write_held_out(step, task.evaluate(held_out.once(held_out_batch)))
+                last = last or finished()
+            if last or step % config.preview_every == 0:
+                metrics.write_images(step, task.preview(next(iter(held_out.once(held_out_batch)))))
+            if last or leave or step % config.save_every == 0:
+                metrics.note(checkpoints.save(task, step))
+        metrics.note(checkpoints.wait())
+    return step >= config.steps or finished()  # beyond it, where a user has made the run shorter
+
+
+def reseed(seed: int, step: int) -> None:
+    """Key torch's global randomness (dropout, noise) by step and rank, so that a resume needs no state of it."""
+    torch.manual_seed(mix(seed, step, ranks.rank()))

@@ -1,0 +1,208 @@
+"""Numbers and pictures of a run: added on the device, written once by rank 0 to the console, files and wandb.
+
+    RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/pixel": 1}
+    RUN/pictures/NAME-STEP.png   picture grids
+"""
+
+import json
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import bounded_json, files
+from ..checkpoint.save_error import needed
+from ..checkpoint.writer import Report
+from ..distributed import ranks
+from .wandb_logger import WandbConfig, WandbRun
+
+FILE = "metrics.jsonl"
+
+
+class Metrics:
+    """The metrics of one run. Every rank makes one and calls the same methods; rank 0 writes.
+
+    Args:
+        run: the run's folder.
+        steps: of the whole run, for the progress.
+        wandb: None: no wandb.
+        settings: the resolved config as a mapping, for wandb.
+    """
+
+    def __init__(self, run: Path, steps: int, wandb: WandbConfig | None, settings: Mapping[str, Any]) -> None:
+        self.run = run
+        self.steps = steps
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._noted: dict[str, float] = {}
+        self._began = self._last = time.monotonic()
+        self._last_step = 0
+        self._bar: Any = None
+        self._watched = wandb, settings
+        self._wandb: WandbRun | None = None  # once it is known where the run goes on
+        self.identity: str | None = None  # of the run in wandb
+        if ranks.rank() == 0:
+            run.mkdir(parents=True, exist_ok=True)
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
+            if wandb is not None:
+                self.identity = _identity(run)
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after a step, here and in wandb: the run goes on from there and would say it twice.
+
+        At step 0 nothing is kept, not even the evaluation of its beginning, which will be made again.
+        """
+        self._last_step = step
+        path = self.run / FILE
+        if ranks.rank() != 0:
+            return
+        if self._bar is not None:
+            self._bar.n = step
+        if path.exists():
+            kept = [line for line, said in _lines(path) if 0 < step >= said["step"]]
+            with needed(FILE, self.run):
+                files.write_text(path, "".join(kept))
+        wandb, settings = self._watched
+        if wandb is not None and self.identity is not None:
+            told = history(self.run) if path.exists() else []
+            self._wandb = WandbRun(self.run, wandb, settings, self.identity, step, told)
+
+    def state(self) -> dict[str, Any]:
+        """What this rank has added since the last line."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what ``state`` gave, so that the next line is that of an undisturbed run."""
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+
+    def note(self, saved: Report | None) -> None:
+        """Say what a save has cost, on the console now and with the next line; nothing was saved where it is None."""
+        if saved is None or ranks.rank() != 0:
+            return
+        pace = saved.size / max(saved.written_s, 1e-6)
+        self._noted = {"checkpoint/stalled_seconds": saved.stalled_s, "checkpoint/bytes_per_second": pace}
+        self._say(
+            f"step {saved.step} is saved: {saved.size / 1e6:.1f} MB a rank in {saved.written_s:.2f} s, "
+            f"steps stalled for {saved.stalled_s:.2f} s"
+        )
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None:
+        """Take in one step's scalars; nothing waits for the device."""
+        for name, value in scalars.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def write(self, step: int) -> None:
+        """Write the mean, over steps and ranks, of what was added since the last time. Every rank must call this."""
+        values = ranks.mean({name: total / self._counts[name] for name, total in self._sums.items()})
+        self._sums.clear()
+        self._counts.clear()
+        now = time.monotonic()
+        if step > self._last_step:
+            values["seconds_per_step"] = (now - self._last) / (step - self._last_step)
+        self._last, self._last_step = now, step
+        self._emit(step, {f"train/{name}": value for name, value in values.items()} | self._noted)
+        self._noted = {}
+
+    def write_held_out(self, step: int, values: Mapping[str, float]) -> None:
+        """Write what an evaluation found; the values are already agreed by the ranks."""
+        self._last = time.monotonic()  # the evaluation's time is not the next steps'
+        self._emit(step, {f"held_out/{name}": value for name, value in values.items()})
+
+    def write_images(self, step: int, pictures: Mapping[str, Tensor]) -> None:
+        """Write picture grids, uint8 (H, W, 3)."""
+        self._last = time.monotonic()
+        if ranks.rank() != 0:
+            return
+        folder = self.run / "pictures"
+        with needed("a preview", self.run):
+            folder.mkdir(exist_ok=True)
+            for name, picture in pictures.items():
+                Image.fromarray(picture.cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
+            if self._wandb is not None:
+                self._wandb.show(step, pictures)
+
+    def close(self) -> None:
+        """Finish the bar and wandb's files."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _emit(self, step: int, values: dict[str, float]) -> None:
+        if ranks.rank() != 0:
+            return
+        seconds = time.monotonic() - self._began
+        with needed(f"a line of {FILE}", self.run):
+            with (self.run / FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **values}) + "\n")
+            if self._wandb is not None:
+                self._wandb.log(step, values)
+        if self._bar is not None:
+            self._bar.n = step
+        self._say(_line(step, self.steps, values))
+
+    def _say(self, line: str) -> None:
+        """A line on the console, above the bar if there is one."""
+        if self._bar is None:
+            print(line, flush=True)
+            return
+        self._bar.write(line)
+        self._bar.refresh()
+
+
+def _line(step: int, steps: int, values: Mapping[str, float]) -> str:
+    pace = values.get("train/seconds_per_step")
+    left = "" if pace is None else f"  left {_clock(pace * (steps - step))}"
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return f"step {step:>{len(str(steps))}}/{steps}  {numbers}{left}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    """Every line of a run's metrics, oldest first; a line that a kill cut short or that is damaged is left out."""
+    return [said for _, said in _lines(run / FILE)]
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, float]]]:
+    """The whole lines of a file of metrics, each with what it says; others are counted on stderr."""
+    found = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    for line in lines:
+        try:
+            said = bounded_json.parsed(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and isinstance(said, dict) and type(said.get("step")) is int:
+            found.append((line, said))
+    if len(lines) - len(found) > (1 if lines and not lines[-1].endswith("\n") else 0):
+        print(f"passing over damaged lines of {path}", file=sys.stderr, flush=True)
+    return found
+
+
+def _identity(run: Path) -> str:
+    """The number under which wandb knows the run, the same one after every restart."""
+    place = run / "wandb-id.txt"
+    if not place.exists():
+        files.write_text(place, secrets.token_hex(4))
+    return place.read_text(encoding="utf-8").strip()
+
+
+def grid(rows: list[Tensor]) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1], a row each, as one uint8 picture (rows * H, B * W, 3)."""
+    picture = torch.cat([torch.cat(list(row.float().unbind()), dim=2) for row in rows], dim=1)
+    return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)

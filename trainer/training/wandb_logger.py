@@ -1,0 +1,115 @@
+"""The run in wandb that belongs to a run's folder: one and the same after every restart, with the folder's history.
+
+A job that goes on from a checkpoint begins before lines that wandb may have; one that was killed may have left wandb
+without its last lines, as an offline file is written in blocks. So wandb's run is rewound to the step up to which it
+surely has everything, and the lines from there on are told again.
+
+    RUN/wandb/            wandb's own files; offline ones are sent by ``wandb sync``, the oldest first
+    RUN/wandb-sent.txt    that step
+
+The only import of wandb.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..files import write_text
+
+PATIENCE_S = 30.0  # for a server that does not answer
+_SENT = "wandb-sent.txt"
+_HEAD_BYTES = 7  # of an offline file without records
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Where a run is watched. Offline runs are sent later with ``wandb sync``."""
+
+    project: str = "smalti"
+    mode: Literal["offline", "online"] = "offline"
+    name: str | None = None
+
+
+class WandbRun:
+    """Tells wandb what the run's folder is told. Rank 0 makes one, when it is known where training goes on.
+
+    Args:
+        run: the run's folder.
+        config: where the run is watched.
+        settings: the resolved config of the whole run, as a mapping.
+        identity: the number under which wandb knows the run.
+        step: from which training goes on.
+        lines: of the run's metrics up to that step, the oldest first.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        config: WandbConfig,
+        settings: Mapping[str, Any],
+        identity: str,
+        step: int,
+        lines: Sequence[Mapping[str, float]],
+    ) -> None:
+        self._place = run / _SENT
+        sent = min(int(self._place.read_text(encoding="utf-8")), step) if self._place.exists() else 0
+        write_text(self._place, f"{sent}\n")  # what was sent beyond is history that did not happen
+        begun = _begun(run, config, identity)
+        about = {"project": config.project, "name": config.name or run.name, "dir": str(run), "config": dict(settings)}
+        self._run = _started(config, identity, sent if begun else None, about)
+        self._step = sent
+        for line in lines:
+            if line["step"] > sent or not sent:
+                values = {name: value for name, value in line.items() if name not in ("step", "seconds")}
+                self.log(int(line["step"]), values)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a step; several calls for one step make one row."""
+        self._run.log(dict(values), step=step)
+        self._step = step
+
+    def show(self, step: int, pictures: Mapping[str, Tensor]) -> None:
+        """Picture grids of a step, uint8 (H, W, 3)."""
+        from wandb import Image
+
+        self._run.log({name: Image(picture.cpu().numpy()) for name, picture in pictures.items()}, step=step)
+        self._step = step
+
+    def finish(self) -> None:
+        """Everything told is in wandb's files, or sent."""
+        self._run.finish()
+        write_text(self._place, f"{self._step}\n")
+
+
+def _begun(run: Path, config: WandbConfig, identity: str) -> bool:
+    """Whether wandb has anything of this run yet. A file of a job that was killed early has no records."""
+    files = (run / "wandb").glob(f"*run-*-{identity}/*.wandb")
+    return any(config.mode == "online" or file.stat().st_size > _HEAD_BYTES for file in files)
+
+
+def _started(config: WandbConfig, identity: str, rewind: int | None, about: dict[str, Any]) -> Any:
+    """wandb's run, a new one or rewound to a step; offline when the network does not answer."""
+    import wandb
+
+    fresh: dict[str, Any] = {"id": identity, "resume": "allow"}
+    begin = fresh if rewind is None else {"resume_from": f"{identity}?_step={rewind}"}
+    if config.mode == "online":
+        if rewind is not None:
+            try:
+                return wandb.init(mode="online", **begin, **about)
+            except wandb.errors.Error as error:  # not every server can
+                print(f"wandb did not rewind the run to step {rewind} ({error}); old lines stay", file=sys.stderr)
+        try:
+            return wandb.init(mode="online", settings=wandb.Settings(init_timeout=PATIENCE_S), **fresh, **about)
+        except wandb.errors.Error as error:  # no network, no key, a key that the server does not know
+            print(
+                f"wandb cannot be reached ({str(error).splitlines()[0]}); going on offline, for `wandb sync`",
+                file=sys.stderr,
+                flush=True,
+            )
+            wandb.teardown()  # the process that waits for the server would refuse the offline run too
+    return wandb.init(mode="offline", **begin, **about)

@@ -1,0 +1,174 @@
+"""The other side of the adversarial game: the discriminator, when it learns, and how hard it pulls the generator.
+
+The fake's logits that pushed the generator also teach the discriminator, unless it is to see what the updated generator
+makes, as in the published loop. No gradient is ever taken through an engine with ``autograd.grad``.
+
+Shapes: B pictures of a rank's micro-batch, H rows and W columns, D channels.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...models.bounds import Natural, Positive, Weight, check_ranges
+from ...models.losses import adversarial
+from ...models.losses.lecam import LeCAMConfig
+from ..distributed import engine as engines
+from ..distributed import ranks
+
+# Gradients of losses at the picture, side by side in channels -> this rank's gradients at the decoder's last layer.
+ToLastLayer = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """The game: who learns from when on, and how hard the discriminator pulls. Starts and lengths in steps."""
+
+    kind: adversarial.AdversarialLoss = "hinge"
+    weight: Weight = 0.8
+    adaptive: bool = True  # times equation 7
+    epsilon: Positive = 1e-4
+    clamp: Positive = 1e4
+    start: Natural = 0  # the discriminator learns from here on
+    warmup: Natural = 0  # it learns alone before the generator feels it
+    ramp: Natural = 0  # the generator's weight then rises from 0
+    discriminator_sees: Literal["before", "after"] = "before"  # the generator's update; after costs a second forward
+    lecam: LeCAMConfig | None = None
+    r1: Weight = 0.0  # gamma of Mescheder et al. 2018; 10 is usual, 0 is none
+
+    def __post_init__(self) -> None:
+        if min(self.start, self.warmup, self.ramp, self.weight) < 0:
+            raise ValueError(
+                f"start, warmup, ramp and weight must not be negative, "
+                f"got {self.start}, {self.warmup}, {self.ramp}, {self.weight}"
+            )
+        if self.epsilon <= 0 or self.clamp <= 0:
+            raise ValueError(f"epsilon and clamp must be positive, got {self.epsilon} and {self.clamp}")
+        if self.r1 < 0:
+            raise ValueError(f"r1 must not be negative, got {self.r1}")
+        check_ranges(self)
+
+    def factor(self, step: int) -> float:
+        """The weight of the adversarial loss for the generator at a step, before equation 7."""
+        past = step - self.start - self.warmup
+        return 0.0 if past < 0 else self.weight * min(1.0, (past + 1) / (self.ramp + 1))
+
+
+class Push(NamedTuple):
+    """What the discriminator does to one micro-batch of the generator."""
+
+    gradient: Tensor  # (B, D, H, W), weighted, to be added to the reconstruction's
+    scalars: dict[str, Tensor]
+
+
+class Adversary:
+    """The discriminator in its engine. Every rank makes one and calls the same methods with its own pictures."""
+
+    def __init__(self, config: AdversarialConfig, engine: Any) -> None:
+        self.config = config
+        self.engine = engine
+        self.lecam = None if config.lecam is None else config.lecam.build().to(ranks.device())
+        self.frozen = False  # judges and pushes, but does not learn
+        # A partitioned network gathers its weights for one backward of each forward, so the fake is judged anew.
+        self._walks_once = config.discriminator_sees == "after" or engine.zero_optimization_stage() == 3
+        self._learnt = False  # in the current step
+        self._logits: list[Tensor] = []  # (2,) means of real and fake of each micro-batch of the current step
+
+    def judge(self, real: Tensor, rebuilt: Tensor, pull: Tensor, to_last_layer: ToLastLayer, step: int) -> Push:
+        """The push on the generator; where the discriminator sees pictures before the update, it learns from them.
+
+        Args:
+            rebuilt: (B, D, H, W), a leaf that requires a gradient.
+            pull: (B, D, H, W) gradient of the reconstruction loss there.
+        """
+        config = self.config
+        factor = config.factor(step)
+        push, weight = torch.zeros_like(pull), torch.zeros((), device=pull.device)
+        if factor == 0 and config.discriminator_sees == "after":
+            return Push(push, {})
+        fake_logits = self.engine.module(rebuilt)  # not engine(...): its hooks would reduce on the generator's gradient
+        if factor > 0:
+            loss = adversarial.generator_loss(config.kind, fake_logits)
+            (push,) = torch.autograd.grad(loss, rebuilt, retain_graph=not self._walks_once)
+            weight = self._equation_7(pull, push, to_last_layer) if config.adaptive else torch.ones_like(weight)
+        scalars = {"adaptive_weight": weight, "adversarial_factor": factor * weight}
+        if factor > 0:
+            scalars["clamped"] = (weight >= config.clamp).float()
+        if config.discriminator_sees == "before":
+            if factor > 0 and self._walks_once and not self.frozen:
+                fake_logits = self.engine.module(rebuilt.detach())
+            scalars |= self._learn(real, fake_logits)
+        return Push(factor * weight * push, scalars)
+
+    def learn_after(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Tensor]:
+        """The discriminator's step on real pictures and what the updated generator makes of them, the means over all.
+
+        Args:
+            pairs: (B, D, H, W) real and rebuilt pictures of each micro-batch of the step.
+        """
+        each = []
+        for real, rebuilt in pairs:
+            with torch.set_grad_enabled(not self.frozen):
+                fake_logits = self.engine.module(rebuilt)
+            each.append(self._learn(real, fake_logits))
+        return {name: torch.stack([scalars[name] for scalars in each]).mean() for name in each[0]}
+
+    def end_step(self) -> bool:
+        """Closes an optimizer step; False when the discriminator's own step was skipped, alike on all ranks."""
+        learnt, self._learnt = self._learnt, False
+        logits, self._logits = self._logits, []
+        if not learnt:
+            return True
+        applied = engines.applied(self.engine)
+        if self.lecam is not None and applied:
+            real, fake = ranks.average_(torch.stack(logits).mean(0))
+            self.lecam.update(real, fake)
+        return applied
+
+    def state(self) -> dict[str, Any]:
+        return {"frozen": self.frozen, "lecam": None if self.lecam is None else self.lecam.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.frozen = state["frozen"]
+        if self.lecam is not None:
+            self.lecam.load_state_dict(state["lecam"])
+
+    def _equation_7(self, pull: Tensor, push: Tensor, to_last_layer: ToLastLayer) -> Tensor:
+        """The adaptive weight of a micro-batch over all ranks, the same on each."""
+        both = ranks.average_(to_last_layer(torch.cat([pull, push], dim=1)))  # in one look at the features
+        pulled, pushed = both.chunk(2)
+        return adversarial.adaptive_weight(pulled, pushed, self.config.epsilon, self.config.clamp)
+
+    def _learn(self, real: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+        """One backward of the discriminator, and its step at the end of the accumulation."""
+        if self.frozen:
+            with torch.no_grad():
+                real_logits = self.engine.module(real)
+        else:
+            real_logits = self.engine(real)  # its own call opens a micro-batch: without it ZeRO 3 would not accumulate
+        loss = adversarial.discriminator_loss(self.config.kind, real_logits, fake_logits)
+        scalars = {"discriminator": loss.detach(), **_read(real_logits, fake_logits)}
+        if self.frozen:
+            return scalars
+        if self.lecam is not None:
+            held = self.lecam(real_logits, fake_logits)
+            loss, scalars["lecam"] = loss + held, held.detach()
+        if self.config.r1 > 0:
+            steepness = adversarial.r1(self.engine.module, real)
+            loss, scalars["r1"] = loss + self.config.r1 / 2 * steepness, steepness.detach()
+        self.engine.backward(loss)
+        self.engine.step()
+        self._logits.append(torch.stack([scalars["logits_real"], scalars["logits_fake"]]))
+        self._learnt = True
+        return scalars
+
+
+@torch.no_grad()
+def _read(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+    """Mean logits, and the share of all logits on the right side of 0."""
+    real, fake = real_logits.detach().float(), fake_logits.detach().float()
+    accuracy = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+    return {"logits_real": real.mean(), "logits_fake": fake.mean(), "discriminator_accuracy": accuracy}

@@ -1,0 +1,43 @@
+"""Evaluation metrics and preview images of reconstructions.
+
+Shapes: B samples, D channels, H rows, W columns, N labels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.inputs import Field
+from ..keyed_random import splitmix64
+from ..training.evaluation import Sums, psnr
+
+
+def three_channels(pictures: Tensor) -> Tensor:
+    """(B, 1, H, W) as the grey pictures (B, 3, H, W) that networks of colours take; others as they are."""
+    return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
+
+
+def add_figures(sums: Sums, field: Field, real: Tensor, rebuilt: Tensor) -> None:
+    """Held-out figures of a batch: PSNR in dB and mean absolute error; of maps, accuracy and nats a place."""
+    if field == "map":
+        known = real < rebuilt.shape[1]
+        nats = F.cross_entropy(rebuilt, torch.where(known, real, -100), reduction="none")
+        sums.add("cross_entropy", nats[known])
+        sums.add("accuracy", (rebuilt.argmax(1) == real)[known].float())
+        return
+    sums.add("psnr", psnr(real, rebuilt))
+    sums.add("l1", (rebuilt.clamp(-1, 1) - real).abs())
+
+
+def shown(field: Field, real: Tensor, rebuilt: Tensor) -> list[Tensor]:
+    """Two rows of colour pictures, (B, 3, H, W) in [-1, 1]: what was to be rebuilt, above what came of it."""
+    if field == "map":
+        return [coloured(real), coloured(rebuilt.argmax(1))]
+    return [three_channels(real), three_channels(rebuilt)]
+
+
+def coloured(maps: Tensor) -> Tensor:
+    """(B, H, W) labels below 256 as pictures (B, 3, H, W) in [-1, 1], a colour for each, the same in every run."""
+    bits = torch.tensor([splitmix64(label) & 0xFFFFFF for label in range(256)], device=maps.device)
+    palette = torch.stack([bits >> 16, bits >> 8 & 0xFF, bits & 0xFF], dim=1) / 127.5 - 1  # (256, 3)
+    return palette[maps].movedim(-1, 1)

@@ -1,0 +1,112 @@
+"""The frozen networks that judge reconstructions, with their published weights: LPIPS, and a classifier's logits.
+
+The heads of LPIPS are data of the installed lpips package, which is never imported: it needs a torchvision that fits
+torch, and only one small file of it is wanted.
+"""
+
+import importlib.util
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...models.bounds import Seed, Weight, check_ranges
+from ...models.losses import logit_loss, lpips
+from . import pretrained
+
+
+@dataclass(frozen=True)
+class PerceptualConfig:
+    """The perceptual loss: its weight, and where its trunk is found."""
+
+    weight: Weight = 1.0
+    trunk: Literal["vgg16", "random"] = "vgg16"  # random: for tests of the machinery; its distances mean little
+    path: Path | None = None  # of the trunk's file; None looks in torch's cache
+    download: bool = True  # into torch's cache, when the file is nowhere
+    seed: Seed = 0  # of a random trunk
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        check(self.weight, self.trunk, self.path)
+
+
+@dataclass(frozen=True)
+class LogitConfig:
+    """The logit loss of a frozen ResNet-50: its weight, and where the classifier is found."""
+
+    weight: Weight = 0.1
+    classifier: Literal["resnet50", "random"] = "resnet50"  # random: for tests of the machinery
+    path: Path | None = None  # of the classifier's file; None looks in torch's cache
+    download: bool = True  # into torch's cache, when the file is nowhere
+    seed: Seed = 0  # of a random classifier
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        check(self.weight, self.classifier, self.path)
+
+
+def check(weight: float, network: str, path: Path | None) -> None:
+    """Raises ValueError for a loss that cannot be."""
+    if weight < 0:
+        raise ValueError(f"weight must not be negative, got {weight}")
+    if network == "random" and path is not None:
+        raise ValueError(f"path is of no use to a random network, got {path}; leave out one of the two")
+
+
+def load_lpips(config: PerceptualConfig) -> lpips.LPIPS:
+    """LPIPS as the config asks for it, on the CPU. Every rank must call this.
+
+    Raises:
+        FileNotFoundError: the trunk's file is in no place and could not be downloaded, or lpips is not installed.
+        ValueError: the file is not torchvision's VGG16.
+    """
+    if config.trunk == "random":
+        return lpips.LPIPS(random_weights(lpips.VGG16, "perceptual.trunk", config.seed), heads())
+    return lpips.LPIPS(pretrained.VGG16.load(config.path, config.download), heads())
+
+
+def load_logit_loss(config: LogitConfig) -> logit_loss.LogitLoss:
+    """The logit loss as the config asks for it, on the CPU. Every rank must call this.
+
+    Raises:
+        FileNotFoundError: the classifier's file is in no place and could not be downloaded.
+        ValueError: the file is not torchvision's ResNet-50.
+    """
+    if config.classifier == "random":
+        return logit_loss.LogitLoss(random_weights(logit_loss.ResNet50, "logits.classifier", config.seed))
+    return logit_loss.LogitLoss(pretrained.RESNET50.load(config.path, config.download))
+
+
+def prefetch() -> list[Path]:
+    """Downloads what both losses need into torch's cache; for machines with a network."""
+    return [pretrained.VGG16.prefetch(), pretrained.RESNET50.prefetch()]
+
+
+def heads() -> dict[str, Tensor]:
+    """The five heads of LPIPS over VGG16, from the data of the installed lpips package.
+
+    Raises:
+        FileNotFoundError: the package is not installed.
+    """
+    package = importlib.util.find_spec("lpips")
+    if package is None or not package.submodule_search_locations:
+        raise FileNotFoundError("LPIPS needs the lpips package for its heads; run `pip install lpips`")
+    path = Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / "vgg.pth"
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
+
+
+def random_weights(network: type[torch.nn.Module], key: str, seed: int) -> dict[str, Tensor]:
+    """Fresh weights, the same for the same seed, and a warning that what they say means little."""
+    warnings.warn(
+        f"a frozen judge of reconstructions has RANDOM weights (loss.{key}: random): good for tests of the "
+        f"machinery, not for training or for numbers to report",
+        stacklevel=3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = network()
+    return {name: value.detach() for name, value in fresh.state_dict().items()}
