@@ -1,7 +1,7 @@
 """Measure a part of the project on this machine: ``python -m smalti.launch.bench NAME [options]``.
 
-Each ``bench_NAME`` module beside this one is a measurement: ``add_arguments(parser)``, and ``run(arguments)``, which
-prints its own table and returns the figures. The last line printed is one JSON object with the same figures.
+Each module beside this one is a measurement: ``add_arguments(parser)``, and ``run(arguments)``, which prints its own
+table and returns the figures. What they share is in ``published`` and ``timing``. The last line printed is one JSON object with the same figures.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-_PREFIX = "bench_"
+_SHARED = ("__main__", "published", "timing")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chooser.add_argument("name", choices=names(), metavar="NAME", help=f"one of {', '.join(names())}")
     name: str = chooser.parse_args(given[:1]).name
-    module = import_module(f".{_PREFIX}{name}", __package__)
+    module = import_module(f".{name}", __package__)
     parser = argparse.ArgumentParser(prog=f"{chooser.prog} {name}", description=(module.__doc__ or "").split("\n")[0])
     module.add_arguments(parser)
     figures: dict[str, float] = module.run(parser.parse_args(given[1:]))
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def names() -> list[str]:
     """The measurements that there are."""
     found = pkgutil.iter_modules([str(Path(__file__).parent)])
-    return sorted(module.name.removeprefix(_PREFIX) for module in found if module.name.startswith(_PREFIX))
+    return sorted(module.name for module in found if module.name not in _SHARED)
 
 
 if __name__ == "__main__":
