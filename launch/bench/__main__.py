@@ -1,7 +1,8 @@
 """Measure a part of the project on this machine: ``python -m smalti.launch.bench NAME [options]``.
 
 Each module beside this one is a measurement: ``add_arguments(parser)``, and ``run(arguments)``, which prints its own
-table and returns the figures. What they share is in ``published`` and ``timing``. The last line printed is one JSON object with the same figures.
+table and returns the figures. What they share is in ``published`` and ``timing``. The last line printed is one JSON
+object with the same figures.
 """
 
 import argparse
