@@ -51,13 +51,12 @@ def train(run: Run, fresh: bool) -> bool:
         record = {"config": configs.to_mapping(run), "versions": preflight.versions(), "wandb": metrics.identity}
         data = RunData(training, held_out, task.tokenizers)
         checkpoints = Checkpoints(folder, Keep(run.keep, run.keep_every), data, metrics, record)
-        finished = task.finished if isinstance(task, PriorTask) else lambda: False
         try:
             start = checkpoints.restore(task)
             metrics.rewind(start)
             batches = training.steps(start)
             with failures.explained(folder):
-                done = fit(task, batches, held_out, run.batch.micro, run.loop, metrics, checkpoints, start, finished)
+                done = fit(task, batches, held_out, run.batch.micro, run.loop, metrics, checkpoints, start)
         finally:
             checkpoints.settle()
             metrics.close()

@@ -1,6 +1,6 @@
 """The loop: what happens, in order, on one screen. It knows a task, batches, metrics and checkpoints, nothing else."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,6 +44,9 @@ class Task(Protocol):
 
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
         """Figures over all ranks' held-out batches, agreed by all. Every rank must call this."""
+
+    def finished(self) -> bool:
+        """Whether the last evaluation was the last one; all ranks must agree."""
 
 
 class HeldOut(Protocol):
@@ -99,7 +102,6 @@ def fit(
     metrics: Metrics,
     checkpoints: Checkpoints,
     start: int = 0,
-    finished: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train from a step to the last; True when it is reached, False when asked to leave before.
 
@@ -108,12 +110,11 @@ def fit(
     Args:
         batches: a list of this rank's micro-batches for every step from ``start`` on.
         start: the step to go on with, to which ``checkpoints`` and ``metrics`` have been brought.
-        finished: whether the last evaluation was the last one; all ranks must agree.
     """
     step = start
     with ranks.Interrupt() as interrupt:
         leave = interrupt.agreed()  # a rank may have been asked to while it was starting
-        while step < config.steps and not leave and not finished():
+        while step < config.steps and not leave and not task.finished():
             if step == 0:
                 metrics.write_held_out(0, task.evaluate(held_out.once(held_out_batch)))
             metrics.add(task.step(next(batches), step))
@@ -126,13 +127,13 @@ def fit(
                 metrics.write(step)
             if last or step % config.evaluate_every == 0:
                 metrics.write_held_out(step, task.evaluate(held_out.once(held_out_batch)))
-                last = last or finished()
+                last = last or task.finished()
             if last or step % config.preview_every == 0:
                 metrics.write_images(step, task.preview(next(iter(held_out.once(held_out_batch)))))
             if last or leave or step % config.save_every == 0:
                 metrics.note(checkpoints.save(task, step))
         metrics.note(checkpoints.wait())
-    return step >= config.steps or finished()  # beyond it, where a user has made the run shorter
+    return step >= config.steps or task.finished()  # beyond it, where a user has made the run shorter
 
 
 def reseed(seed: int, step: int) -> None:

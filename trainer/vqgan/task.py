@@ -184,6 +184,10 @@ class VQGANTask:
         return scalars | self.sentinels.scalars()
 
     @torch.no_grad()
+    def finished(self) -> bool:
+        """Never before the last step."""
+        return False
+
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
         """Held-out figures over all ranks' batches, with the averaged weights.
 

@@ -23,6 +23,7 @@ class Recorder:
         self.engines: Mapping[str, Any] = {}
         self.steps_done: list[int] = []
         self.leave_at: int | None = None
+        self.ends_at: int | None = None
 
     def step(self, micro_batches: list[Any], step: int) -> Mapping[str, Tensor]:
         assert micro_batches == [step]  # the stream's step is the task's
@@ -33,6 +34,9 @@ class Recorder:
 
     def evaluate(self, batches: Iterable[Any]) -> Mapping[str, float]:
         return {"seen": float(len(list(batches)))}
+
+    def finished(self) -> bool:
+        return self.ends_at in self.at("held out")
 
     def preview(self, batch: Any) -> Mapping[str, Tensor]:
         return {"first": torch.tensor(batch)}
@@ -119,7 +123,8 @@ def test_a_job_that_was_asked_to_leave_while_it_started_does_nothing(monkeypatch
 
 def test_a_task_may_end_at_an_evaluation():
     recorder = Recorder()
-    assert run(recorder, finished=lambda: 4 in recorder.at("held out"))
+    recorder.ends_at = 4
+    assert run(recorder)
     assert recorder.steps_done == [0, 1, 2, 3]
     assert recorder.at("save") == [3, 4]
 
