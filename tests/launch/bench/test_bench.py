@@ -38,7 +38,7 @@ def test_a_measurement_explains_its_options(offered, capsys):
 
 
 def test_only_measurements_that_are_there_are_offered(capsys):
-    assert bench.names() == ["checkpoint", "data", "prior_step", "sampling", "vqgan_step", "zero"]
+    assert "data" in bench.names() and not {"__main__", "published", "timing"} & set(bench.names())
     with pytest.raises(SystemExit) as left:
         bench.main(["nonsense"])
     said = capsys.readouterr().err
