@@ -56,11 +56,13 @@ Natural = Annotated[int, Within(0, 2**31 - 1)]  # a count that may be none
 Width = Annotated[int, Within(1, 65_536)]  # of anything a network has: channels, layers, rows
 Depth = Annotated[int, Within(1, 32)]  # of what doubles or halves at every level
 Bytes = Annotated[int, Within(1, 2**53)]
+Limit = Annotated[int, Within(0, 2**53)]  # in bytes; 0 for none
 Seed = Annotated[int, Within(0, 2**63 - 1)]
 Weight = Annotated[float, Within(0, 1e9)]
 Positive = Annotated[float, Within(0, 1e12, without_low=True)]
 Scale = Annotated[float, Within(0, 1e12, without_low=True, or_infinite=True)]
 Seconds = Annotated[float, Within(0, 1e7, without_low=True)]
+Pause = Annotated[float, Within(0, 1e7)]  # in seconds
 Share = Annotated[float, Within(0, 1)]
 PositiveShare = Annotated[float, Within(0, 1, without_low=True)]
 Decay = Annotated[float, Within(0, 1, without_high=True)]  # also a chance that must leave something

@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "trainer/keyed_random": set(),
     "trainer/bounded_json": set(),
     "trainer/schema": set(),
-    "trainer/distributed": set(),
+    "trainer/distributed": {"trainer/schema"},
     "trainer/config": GROUND,
     "trainer/images": GROUND,
     "trainer/shards": {*GROUND, "trainer/images"},

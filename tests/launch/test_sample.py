@@ -94,7 +94,7 @@ def test_ranks_share_the_pictures_and_paint_the_same(capsys, tmp_path, of_maps, 
     assert ended.codes == [0, 0], ended.log
     assert same(alone, pixels(tmp_path / "shared"))
     assert [len(re.findall("20 x 28", output)) for output in ended.outputs] == [2, 1]
-    sheets = [tmp_path / part / "seed-3-grid.png" for part in ("alone", "shared")]
+    sheets = [tmp_path / part / "map-seed-3-grid.png" for part in ("alone", "shared")]
     assert np.array_equal(*(np.asarray(Image.open(sheet)) for sheet in sheets))
 
 

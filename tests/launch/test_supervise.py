@@ -76,7 +76,7 @@ def test_a_supervisor_that_is_told_to_leave_has_the_ranks_save_and_leaves_with_7
 
 
 def test_ranks_that_refuse_their_data_are_not_started_again(place: Path):
-    config = write_prior(place, name="too-many", loop=LOOP, batch__total=48, batch__micro=24)
+    config = write_prior(place, name="too-many", loop=LOOP, batch__total=48, batch__micro=24, data__repeats=1)
     # A launcher such as torchrun ends with 1 whatever its ranks say.
     careless = '"$@"; exit 1'
     ended = supervised(config, "sh", "-c", careless, "sh", *processes.launcher(2)).wait()

@@ -238,7 +238,7 @@ def test_another_data_set_is_refused(half_done: Path):
     half_done.write_text(json.dumps(config))
     ended = train(half_done, 2)
     assert ended.codes == [exit_codes.WRONG] * 2
-    assert "data.shards" in ended.outputs[0] and "--fresh" in ended.outputs[0]
+    assert "fingerprint was" in ended.outputs[0] and "initial_weights" in ended.outputs[0]
 
 
 def wrong(place: Path, stage: Any, **settings: Any) -> str:
@@ -250,7 +250,7 @@ def wrong(place: Path, stage: Any, **settings: Any) -> str:
 
 def test_bad_input_is_refused_on_every_rank_with_a_way_out(place: Path, tmp_path: Path):
     assert "no such key" in wrong(place, write_prior, sed=3)
-    assert "set repeats" in wrong(place, write_prior, batch__total=48, batch__micro=24)
+    assert "set repeats" in wrong(place, write_prior, batch__total=48, batch__micro=24, data__repeats=1)
     assert "must be a multiple of micro_batch x world" in wrong(place, write_prior, batch__total=6)
     assert "no-such-folder" in wrong(place, write_prior, data__shards=[str(tmp_path / "no-such-folder")])
     assert "crop.size must be a multiple of the factor" in wrong(place, write_vqgan, data__crop__size=15)

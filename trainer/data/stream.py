@@ -11,7 +11,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -19,91 +18,20 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ...models.bounds import Count, Name, Natural, Positive, Share, check_ranges
 from ..distributed.child_processes import end_with
-from ..schema import MAY_CHANGE
 from ..shards.errors import FaultLog
 from ..shards.fields import CODE_FIELDS, EXTENSIONS, PICTURE_FIELDS
 from ..shards.reader import ShardSet
-from ..shards.remote import RemoteConfig
 from .collate import Batch as Batch
 from .collate import join, part_of
-from .crops import AnyCropConfig, CodeCropConfig, CropConfig
+from .config import DataConfig as DataConfig
+from .config import SourceConfig as SourceConfig
+from .crops import AnyCropConfig, CodeCropConfig
 from .sampler import Schedule
 from .samples import SampleReader
 from .worker_datasets import Crops, Delivery, Ordered, Request, Trained
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One of several data sets that a stream mixes.
-
-    Attributes:
-        shards: as in DataConfig.
-        weight: its share of the stream, on any scale.
-    """
-
-    shards: tuple[Name, ...] = field(metadata=MAY_CHANGE)
-    weight: Positive = 1.0
-
-    def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise ValueError(f"weight must be positive, got {self.weight}; leave the source out instead")
-        check_ranges(self)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where samples come from and how they are cut.
-
-    Attributes:
-        shards: folders, files, wildcards or brace patterns of tar shards with indexes.
-        mixture: several data sets instead of ``shards``.
-        crop: which parts of a picture (or grid of codes) samples show; None takes them whole.
-        members: extension to read a field from, where it is not the usual one: {"map": "seg.png"}.
-        window: shards shuffled together; 0 shuffles over all of them. Smaller windows need less of a slow or remote
-            store at a time.
-        crops_per_image: crops made of a picture each time it is visited (and decoded once); they go to as many
-            consecutive steps, so that no batch has two of them.
-        repeats: how often a sample may be visited to fill a global batch. 0 takes what a tiny data set needs, and says
-            so.
-        workers: processes that read and decode, on each rank; 0 does it in the training process.
-        prefetch: micro-batches that each worker reads ahead.
-        fault_limit: largest share of samples that may be unusable.
-        remote: how shards are read that lie elsewhere.
-    """
-
-    shards: tuple[Name, ...] = field(default=(), metadata=MAY_CHANGE)
-    mixture: tuple[SourceConfig, ...] = field(default=(), metadata=MAY_CHANGE)
-    crop: AnyCropConfig | None = field(default_factory=CropConfig)
-    members: dict[str, Name] = field(default_factory=dict)
-    window: Natural = 0
-    crops_per_image: Count = 1
-    repeats: Natural = 0
-    workers: Natural = field(default=0, metadata=MAY_CHANGE)
-    prefetch: Natural = field(default=2, metadata=MAY_CHANGE)
-    fault_limit: Share = field(default=0.01, metadata=MAY_CHANGE)
-    remote: RemoteConfig = field(default_factory=RemoteConfig, metadata=MAY_CHANGE)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if bool(self.shards) == bool(self.mixture):
-            raise ValueError("give either shards or mixture, and not both")
-        for name, smallest in (("window", 0), ("crops_per_image", 1), ("repeats", 0), ("workers", 0), ("prefetch", 1)):
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
-        if not 0 <= self.fault_limit <= 1:
-            raise ValueError(f"fault_limit is a share between 0 and 1, got {self.fault_limit}")
-        unknown = sorted(set(self.members) - set(EXTENSIONS))
-        if unknown:
-            raise ValueError(f"members names unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
-
-    @property
-    def sources(self) -> tuple[SourceConfig, ...]:
-        """The data sets, one or several."""
-        return self.mixture or (SourceConfig(self.shards),)
 
 
 class Stream:

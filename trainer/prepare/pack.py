@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...models.bounds import Bytes, Count, Name, Natural, check_ranges
+from ...models.bounds import Count, Limit, Name, Natural, check_ranges
 from ..files import write_whole
 from ..keyed_random import text_key
 from ..shards.folder_walk import Skipped, escaped
@@ -34,7 +34,7 @@ class PackConfig:
         prefix: of the names of the shards.
     """
 
-    shard_bytes: Bytes = 500_000_000
+    shard_bytes: Limit = 500_000_000
     shard_samples: Natural = 0
     held_out: Natural = 0
     minimum_side: Count = 1

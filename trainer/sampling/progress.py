@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...models.bounds import Seconds, Weight, Width, check_ranges
+from ...models.bounds import Pause, Weight, Width, check_ranges
 from ...models.sampling import Painting
 
 
@@ -14,7 +14,7 @@ class GalleryConfig:
 
     batch: Width = 1  # pictures that are painted together
     save_every_s: Weight = 30.0  # how much work a kill may cost
-    preview_every_s: Seconds | None = None  # a look at unfinished pictures; None: no look
+    preview_every_s: Pause | None = None  # a look at unfinished pictures; None: no look
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -104,7 +104,7 @@ def _started(config: WandbConfig, identity: str, rewind: int | None, about: dict
             except wandb.errors.Error as error:  # not every server can
                 print(f"wandb did not rewind the run to step {rewind} ({error}); old lines stay", file=sys.stderr)
         try:
-            return wandb.init(mode="online", settings=wandb.Settings(init_timeout=PATIENCE_S), **fresh, **about)
+            return wandb.init(mode="online", settings={"init_timeout": PATIENCE_S}, **fresh, **about)
         except wandb.errors.Error as error:  # no network, no key, a key that the server does not know
             print(
                 f"wandb cannot be reached ({str(error).splitlines()[0]}); going on offline, for `wandb sync`",

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from smalti.trainer import bounded_json
-from smalti.trainer import files as files_module
 from smalti.trainer.checkpoint import model_files, sealed, storage
 
 CONTENT = {"step": 3, "zero": {"generator": 1}, "rate": 1e-05, "name": "caf\u00e9", "zeros": "0" * 64}
@@ -108,14 +107,14 @@ def test_a_folder_that_was_renamed_is_not_the_checkpoint_of_its_name(tmp_path: P
 
 def test_a_file_that_the_disk_cannot_give_back_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     before, newest = write_checkpoint(tmp_path, 1), write_checkpoint(tmp_path, 2)
-    real = files_module.sha256
+    real = storage.sha256
 
     def worn(path: Path) -> str:
         if path.parent == newest:
             raise OSError(5, "Input/output error", str(path))
         return real(path)
 
-    monkeypatch.setattr(files_module, "sha256", worn)
+    monkeypatch.setattr(storage, "sha256", worn)
     assert "cannot be read ([Errno 5]" in str(storage.damage(newest))
     assert storage.newest(tmp_path) == (1, before)
 

@@ -52,7 +52,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("place", ["weights.write", "write_text", "SaveThread._forget_old"])
+@pytest.mark.parametrize("place", ["model_files.write", "write_text", "SaveThread._forget_old"])
 def test_any_error_in_the_thread_is_a_problem_of_the_save(
     error: Exception, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

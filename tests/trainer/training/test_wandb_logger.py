@@ -136,6 +136,9 @@ class Server(types.ModuleType):
         self.errors = self
         self.begun: list[tuple[str, str]] = []
 
+    def teardown(self) -> None:
+        """As wandb's, which ends the process that waits for a server."""
+
     def init(self, mode: str, resume_from: str | None = None, **settings: Any) -> Any:
         if mode == "online" and not self.answers:
             raise self.CommError("no route")
@@ -153,7 +156,7 @@ class Server(types.ModuleType):
     [
         (True, True, ("online", "abcd?_step=5"), ""),
         (True, False, ("online", "abcd, resume allow"), "did not rewind the run to step 5 (not on this server)"),
-        (False, True, ("offline", "abcd?_step=5"), "does not answer (no route); going on offline"),
+        (False, True, ("offline", "abcd?_step=5"), "cannot be reached (no route); going on offline"),
     ],
 )
 def test_what_a_server_cannot_do_stops_no_training(

@@ -112,7 +112,7 @@ def test_both_published_files_are_prefetched(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_configs_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="weight must not be negative"):
+    with pytest.raises(ValueError, match="weight must be at least 0"):
         PerceptualConfig(weight=-1.0)
     with pytest.raises(ValueError, match="path is of no use to a random network"):
         LogitConfig(classifier="random", path=Path("x"))
