@@ -52,7 +52,7 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators dispatched inside, backward passes too."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.launched: Counter[str] = Counter()
         self.waited: Counter[str] = Counter()
         self.collectives: list[int] = []  # numbers in each message

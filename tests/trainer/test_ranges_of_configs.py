@@ -43,7 +43,7 @@ LEGAL: dict[str, frozenset[float]] = {
             "CosineConfig.beta", "CosineConfig.weight", "EMAConfig.beta", "EMAConfig.decay", "SimVQConfig.beta",
             "SimVQConfig.weight", "IBQConfig.beta", "IBQConfig.weight", "LFQConfig.beta", "GuidanceConfig.scale",
             "SentinelsConfig.accuracy", "SentinelsConfig.thaw", "SentinelsConfig.clamped", "SentinelsConfig.usage",
-            "VQGANRun.average", "PriorRun.average", "GalleryConfig.save_every_s",
+            "VQGANRun.average", "PriorRun.average", "GalleryConfig.save_every_s", "GalleryConfig.preview_every_s",
         ],
         ZERO,
     ),
