@@ -132,8 +132,8 @@ def test_a_checkpoint_of_the_same_step_is_not_removed_before_the_new_one_is_whol
 ENDS_EARLY = """
 import sys, time, torch
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_save_thread import thread
+sys.path[:0] = sys.argv[2:]
+from test_writer import thread
 saving = thread(Path(sys.argv[1]))
 saving._copy.files[:] = [saving._copy.files[0]._replace(content=torch.zeros(30_000_000))]
 saving.start()
@@ -143,7 +143,7 @@ raise ValueError("the run has failed")
 
 @pytest.mark.slow
 def test_a_process_that_fails_while_a_save_is_under_way_does_not_abort(tmp_path: Path):
-    command = [sys.executable, "-c", ENDS_EARLY, str(tmp_path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", ENDS_EARLY, str(tmp_path), *map(str, Path(__file__).parents[:3])]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert ended.returncode == 1, ended.stderr
     assert storage.damage(tmp_path / "checkpoints" / "step-00000001") is None
