@@ -23,6 +23,8 @@ LARGEST = 1 << 32  # bytes of a file
 MAX_PIXELS = 1 << 30  # decoded at once; 4 GiB inside Pillow
 _LARGE = 1 << 28  # pixels above which a file's own size must be in some proportion to them
 _PIXELS_PER_BYTE = 1 << 14  # twice what deflate can do with one bit a pixel
+BACKGROUND = (255, 255, 255)  # what transparent images are composed over
+_WHITE_16 = (1 << 16) - 1
 Image.MAX_IMAGE_PIXELS = None  # 179 megapixels are less than a panorama, and than we paint: open_image has a limit
 
 _ORIENTATION = ExifTags.Base.Orientation
@@ -85,9 +87,10 @@ def measure(data: bytes) -> Measured:
         OSError: these are not the bytes of a picture.
         ValueError: it is a PNG of too many pixels; Pillow decodes one to look for EXIF behind its pixels.
     """
-    with open_image(data, header_only=not data.startswith(b"\x89PNG")) as picture:
-        orientation = int(picture.getexif().get(_ORIENTATION, 1))
-        width, height = picture.size
+    with open_image(data, header_only=not data.startswith(b"\x89PNG")) as image:
+        turned_by_pillow = image.format == "TIFF"  # in its size at once, in its pixels when they are decoded
+        orientation = 1 if turned_by_pillow else int(image.getexif().get(_ORIENTATION, 1))
+        width, height = image.size
     orientation = orientation if orientation in _TURNS else 1
     if _TURNS[orientation][0]:
         width, height = height, width
@@ -95,7 +98,7 @@ def measure(data: bytes) -> Measured:
 
 
 def decode_picture(data: bytes) -> Pixels:
-    """(H, W, 3) uint8 RGB of a picture, upright. Transparency is dropped; grey, palette and CMYK become RGB.
+    """(H, W, 3) uint8 RGB of an image, upright, of any mode that ``rgb`` knows.
 
     Raises:
         OSError, ValueError, SyntaxError: the bytes are damaged or not a picture.
@@ -119,10 +122,37 @@ def decode_stored(data: bytes, strict: bool = True, shrink: int = 1) -> Pixels:
     if simplejpeg is not None and data[:2] == b"\xff\xd8":
         with suppress(ValueError):  # four channels, or damage: Pillow decides
             return _decode_fast(data, strict, shrink)
-    with open_image(data) as picture:
+    with open_image(data) as image:
         if shrink > 1:
-            picture.draft("RGB", (picture.width // shrink, picture.height // shrink))
-        return np.asarray(picture.convert("RGB"))
+            image.draft("RGB", (image.width // shrink, image.height // shrink))
+        return rgb(image)
+
+
+def rgb(image: Image.Image) -> Pixels:
+    """(H, W, 3) uint8 RGB of an image of any mode, as a viewer on a white page shows it.
+
+    16-bit gray is scaled to 8 bits and rounded; what is transparent is composed over ``BACKGROUND``.
+
+    Raises:
+        ValueError: the numbers have no known range: floating point, or 32 bits beyond 16.
+    """
+    if image.mode.startswith("I"):
+        return _gray16_to_rgb(np.asarray(image))
+    if image.mode == "F":
+        raise ValueError("an image of floating-point numbers has no known white; save it with 8 or 16 bits")
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert(image.mode.upper())
+    page = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+    return np.asarray(Image.alpha_composite(page, image.convert("RGBA")).convert("RGB"))
+
+
+def _gray16_to_rgb(gray: Pixels) -> Pixels:
+    if gray.dtype.kind == "i" and gray.size and not 0 <= gray.min() <= gray.max() <= _WHITE_16:
+        raise ValueError(f"gray values from {gray.min()} to {gray.max()} are not of 16 bits; save it with 8 or 16 bits")
+    levels = ((gray.astype(np.uint32) * 255 + _WHITE_16 // 2) // _WHITE_16).astype(np.uint8)
+    return np.repeat(levels[..., None], 3, axis=2)
 
 
 def _decode_fast(data: bytes, strict: bool, shrink: int) -> Pixels:

@@ -46,7 +46,53 @@ def test_pictures_of_any_kind_become_rgb(mode):
     assert decode.decode_picture(packed.getvalue()).shape == (12, 12, 3)
 
 
-def test_a_truncated_picture_is_refused():
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bit_gray_is_scaled_and_rounded(kind):
+    ramp = np.tile(np.arange(64, dtype=np.uint16) * 1040, (4, 1))
+    expected = np.round(ramp / 257).astype(np.uint8)
+    assert np.array_equal(decode.decode_picture(encoded(ramp, kind)), np.stack([expected] * 3, axis=2))
+
+
+def test_numbers_without_a_known_white_are_refused():
+    for numbers in (np.full((4, 4), 0.5, np.float32), np.full((4, 4), 70_000, np.int32)):
+        with pytest.raises(ValueError, match="8 or 16 bits"):
+            decode.decode_picture(encoded(numbers, "TIFF"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_transparent_pixels_are_composed_over_white(kind):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[..., :3] = (255, 0, 255)
+    pixels[4:, :, 3] = 255
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    shown = decode.decode_picture(encoded(pixels, kind, **options))
+    assert (shown[:4] == 255).all()
+    assert (shown[4:] == (255, 0, 255)).all()
+
+
+def test_a_transparent_palette_entry_and_gray_with_alpha_are_composed_over_white():
+    palette = Image.fromarray(np.repeat(np.uint8([[0, 1]]), 2, axis=0), "L").convert("P")
+    palette.putpalette([9, 9, 9, 40, 50, 60])
+    file = io.BytesIO()
+    palette.save(file, "PNG", transparency=0)
+    assert decode.decode_picture(file.getvalue())[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+    gray = encoded(np.uint8([[[7, 0], [7, 255]]]), "PNG")
+    assert decode.decode_picture(gray)[0].tolist() == [[255, 255, 255], [7, 7, 7]]
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_orientation_is_applied_exactly_once(kind, orientation):
+    stored = photo(20, 33)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    upright = decode.oriented(stored, orientation)
+    assert decode.measure(data)[:2] == upright.shape[:2]
+    assert np.array_equal(decode.decode_picture(data), upright)
+
+
+def test_a_truncated_image_is_refused():
     data = encoded(photo(64, 64))
     with pytest.raises(OSError, match="truncated"):
         decode.decode_picture(data[: len(data) // 2])
