@@ -37,7 +37,10 @@ def shown(field: Field, real: Tensor, rebuilt: Tensor) -> list[Tensor]:
 
 
 def coloured(maps: Tensor) -> Tensor:
-    """(B, H, W) labels below 256 as pictures (B, 3, H, W) in [-1, 1], a colour for each, the same in every run."""
+    """(B, H, W) labels as images (B, 3, H, W) in [-1, 1], a color for each below 255, the same in every run.
+
+    All labels from 255 on share the color of 255: none is a class of a model, they are marks of no label.
+    """
     bits = torch.tensor([splitmix64(label) & 0xFFFFFF for label in range(256)], device=maps.device)
     palette = torch.stack([bits >> 16, bits >> 8 & 0xFF, bits & 0xFF], dim=1) / 127.5 - 1  # (256, 3)
-    return palette[maps].movedim(-1, 1)
+    return palette[maps.clamp(max=255)].movedim(-1, 1)

@@ -109,3 +109,8 @@ def test_labels_have_colours_of_their_own_and_depths_are_grey() -> None:
     assert colours.shape == (1, 3, 16, 16) and colours.abs().max() <= 1
     assert len(set(map(tuple, colours[0].flatten(1).t().tolist()))) == 256
     assert shown("depth", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))[1].shape == (1, 3, 2, 2)
+
+
+def test_labels_beyond_all_classes_are_shown_like_the_mark_of_no_label():
+    marks = torch.tensor([[[255, 256, 65535]]])
+    assert torch.equal(coloured(marks), coloured(torch.full_like(marks, 255)))
