@@ -17,6 +17,9 @@ from ...models.bounds import Seed, Weight, check_ranges
 from ...models.losses import logit_loss, lpips
 from . import pretrained
 
+_HEADS_SHA256 = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"  # vgg.pth of lpips 0.1.4
+_REINSTALL = "run `pip install --force-reinstall --no-deps lpips==0.1.4`"
+
 
 @dataclass(frozen=True)
 class PerceptualConfig:
@@ -61,7 +64,7 @@ def load_lpips(config: PerceptualConfig) -> lpips.LPIPS:
 
     Raises:
         FileNotFoundError: the trunk's file is in no place and could not be downloaded, or lpips is not installed.
-        ValueError: the file is not torchvision's VGG16.
+        ValueError: the file is not torchvision's VGG16, or the heads are not the published ones.
     """
     if config.trunk == "random":
         return lpips.LPIPS(random_weights(lpips.VGG16, "perceptual.trunk", config.seed), heads())
@@ -89,12 +92,21 @@ def heads() -> dict[str, Tensor]:
     """The five heads of LPIPS over VGG16, from the data of the installed lpips package.
 
     Raises:
-        FileNotFoundError: the package is not installed.
+        FileNotFoundError: the package, or its file, is not installed.
+        ValueError: the file is another one, or a damaged one.
     """
     package = importlib.util.find_spec("lpips")
     if package is None or not package.submodule_search_locations:
         raise FileNotFoundError("LPIPS needs the lpips package for its heads; run `pip install lpips`")
     path = Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / "vgg.pth"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; {_REINSTALL}")
+    found = pretrained.sha256(path)
+    if found != _HEADS_SHA256:
+        raise ValueError(
+            f"{path} is not the published file of LPIPS' heads: its SHA-256 begins with {found[:8]}, not "
+            f"{_HEADS_SHA256[:8]}; {_REINSTALL}"
+        )
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return weights
 

@@ -1,7 +1,9 @@
 """Where the weights of the frozen judges are looked for, and what is said when they are nowhere."""
 
 import hashlib
+import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
@@ -100,6 +102,39 @@ def test_heads_are_the_published_ones_and_lpips_itself_is_not_imported() -> None
     heads = frozen_losses.heads()
     assert [heads[f"lin{i}.model.1.weight"].shape[1] for i in range(5)] == [64, 128, 256, 512, 512]
     assert all((head >= 0).all() for head in heads.values())  # as the paper projects them
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the heads in a copy of the package, free to be damaged."""
+    found = importlib.util.find_spec("lpips")
+    assert found is not None and found.submodule_search_locations
+    place = Path("weights", "v0.1", "vgg.pth")
+    copy = tmp_path / "lpips" / place
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes((Path(found.submodule_search_locations[0]) / place).read_bytes())
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path / "lpips")])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
+    return copy
+
+
+@pytest.mark.parametrize("place", [0, 0.25, 0.5, 0.75, 0.9999])
+def test_one_flipped_bit_of_the_heads_is_refused(installed: Path, place: float) -> None:
+    assert len(frozen_losses.heads()) == 5
+    data = bytearray(installed.read_bytes())
+    data[int(place * len(data))] ^= 1
+    installed.write_bytes(data)
+    with pytest.raises(ValueError, match=r"not the published file of LPIPS' heads.*force-reinstall"):
+        frozen_losses.heads()
+
+
+def test_heads_that_are_cut_short_or_gone_are_refused(installed: Path) -> None:
+    installed.write_bytes(installed.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"vgg\.pth is not the published file"):
+        frozen_losses.heads()
+    installed.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no .*vgg\.pth; run"):
+        frozen_losses.heads()
 
 
 def test_both_published_files_are_prefetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
