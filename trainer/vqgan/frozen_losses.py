@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...models.bounds import Seed, Weight, check_ranges
 from ...models.losses import logit_loss, lpips
+from ..files import sha256
 from . import pretrained
 
 _HEADS_SHA256 = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"  # vgg.pth of lpips 0.1.4
@@ -101,7 +102,7 @@ def heads() -> dict[str, Tensor]:
     path = Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / "vgg.pth"
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; {_REINSTALL}")
-    found = pretrained.sha256(path)
+    found = sha256(path)
     if found != _HEADS_SHA256:
         raise ValueError(
             f"{path} is not the published file of LPIPS' heads: its SHA-256 begins with {found[:8]}, not "
