@@ -33,7 +33,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _locked(part: Path) -> BinaryIO:
@@ -95,15 +95,6 @@ def kind_of(path: Path | str) -> str:
     )
     mode = os.stat(path).st_mode  # noqa: PTH116 (a str too)
     return next((words for is_kind, words in kinds if is_kind(mode)), "something else")
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a loss of power, where the system allows it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sha256(path: Path) -> str:
