@@ -1,7 +1,7 @@
-"""Encode picture shards into code shards: ``deepspeed --module smalti.launch.encode TOKENIZER SHARDS DEST``.
+"""Encode image shards into code shards: ``deepspeed --module smalti.launch.encode TOKENIZER SHARDS DEST``.
 
-Whole pictures, in tiles, or with ``--size`` crops as training draws them. Safe to kill: run it again, on any number of
-ranks. Exit codes: 0 all is encoded, 1 too many pictures were left out, 2 something is wrong with what was asked.
+Whole images, in tiles, or with ``--size`` crops as training draws them. Safe to kill: run it again, on any number of
+ranks. Exit codes: 0 all is encoded, 1 too many images were left out, 2 something is wrong with what was asked.
 """
 
 import argparse
@@ -12,8 +12,8 @@ from pathlib import Path
 from ..trainer.checkpoint.loading import load_tokenizer
 from ..trainer.data.crops import CropConfig, TamingCropConfig
 from ..trainer.distributed import ranks
-from ..trainer.prepare.encode import EncodeConfig, Encoding, encode
-from ..trainer.shards.errors import SampleError, TooManyFaultsError
+from ..trainer.prepare.encode import EncodeConfig, EncodeJob, encode
+from ..trainer.shards.errors import SampleError, TooManySampleErrorsError
 from ..trainer.shards.reader import ShardSet
 
 TIMEOUT_S = 7200.0
@@ -25,15 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
         config = _config(asked)
-        with ranks.group(TIMEOUT_S):
+        with ranks.process_group(TIMEOUT_S):
             tokenizer = load_tokenizer(asked.tokenizer, ranks.device())
-            named = (("map", asked.map_tokenizer), ("depth", asked.depth_tokenizer))
+            named = (("segmentation", asked.segmentation_tokenizer), ("depth", asked.depth_tokenizer))
             others = {field: load_tokenizer(path, ranks.device()) for field, path in named if path is not None}
-            work = Encoding(ShardSet.open(asked.shards), asked.destination, tokenizer, others, config)
+            work = EncodeJob(ShardSet.open(asked.shards), asked.destination, tokenizer, others, config)
             report = encode(work, lambda line: print(line, flush=True))
             if ranks.rank() == 0:
-                print(f"{report.samples} grids in {report.shards} shards, {len(report.skipped)} pictures left out")
-    except TooManyFaultsError as error:
+                print(f"{report.samples} grids in {report.shards} shards, {len(report.skipped)} images left out")
+    except TooManySampleErrorsError as error:
         print(f"error: {error}", file=sys.stderr)
         return TOO_MANY
     except (OSError, ValueError, SampleError) as error:
@@ -54,24 +54,24 @@ def _config(asked: argparse.Namespace) -> EncodeConfig:
         seed=asked.seed,
         tile=asked.tile,
         halo=asked.halo,
-        low=asked.low,
+        low_res=asked.low,
         batch=asked.batch,
-        workers=asked.workers,
-        fault_limit=asked.fault_limit,
+        num_workers=asked.workers,
+        max_bad_fraction=asked.fault_limit,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m smalti.launch.encode", description=(__doc__ or "").split(":")[0])
     parser.add_argument("tokenizer", type=Path, help="folder of the VQGAN's run, or of its export")
-    parser.add_argument("shards", nargs="+", help="folders of picture shards, brace patterns or URLs")
+    parser.add_argument("shards", nargs="+", help="folders of image shards, brace patterns or URLs")
     parser.add_argument("destination", type=Path)
-    whole = parser.add_argument_group("whole pictures (without --size)")
+    whole = parser.add_argument_group("whole images (without --size)")
     whole.add_argument("--tile", type=int, default=16, help="codes a side that the network sees at once (16)")
     whole.add_argument("--halo", type=int, default=2, help="codes at a tile's border that are seen but not kept (2)")
     crops = parser.add_argument_group("crops, those that training draws in its first epoch with the same numbers")
-    crops.add_argument("--size", type=int, default=0, metavar="PIXELS", help="side of a crop (whole pictures)")
-    crops.add_argument("--crops", type=int, default=1, metavar="K", help="crops of each picture (1)")
+    crops.add_argument("--size", type=int, default=0, metavar="PIXELS", help="side of a crop (whole images)")
+    crops.add_argument("--crops", type=int, default=1, metavar="K", help="crops of each image (1)")
     crops.add_argument(
         "--scale", type=float, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"), help="source pixels a pixel (1 1)"
     )
@@ -80,11 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     crops.add_argument("--resize", type=int, metavar="PIXELS", help="cut as taming-transformers: shortest side to this")
     crops.add_argument("--seed", type=int, default=0, help="the run's (0)")
     crops.add_argument("--batch", type=int, default=16, help="crops that the network sees at once (16)")
-    parser.add_argument("--map-tokenizer", type=Path, metavar="FOLDER", help="a VQGAN of maps, for codes of the maps")
+    parser.add_argument(
+        "--segmentation-tokenizer", type=Path, metavar="FOLDER", help="a VQGAN of maps, for codes of the maps"
+    )
     parser.add_argument("--depth-tokenizer", type=Path, metavar="FOLDER", help="a VQGAN of depths, for theirs")
-    parser.add_argument("--low", type=int, default=0, metavar="P", help="keep a small picture too, of P pixels a code")
+    parser.add_argument(
+        "--low-res", type=int, default=0, metavar="P", help="keep a small image too, of P pixels a code"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes a rank that read and decode (0)")
-    parser.add_argument("--fault-limit", type=float, default=0.01, help="share of pictures that may be left out (0.01)")
+    parser.add_argument("--fault-limit", type=float, default=0.01, help="share of images that may be left out (0.01)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     return parser
 

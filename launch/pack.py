@@ -1,12 +1,12 @@
-"""Packs pictures into tar shards: python -m smalti.launch.pack SOURCE DEST, or indexes shards that are there."""
+"""Packs images into tar shards: python -m smalti.launch.pack SOURCE DEST, or indexes shards that are there."""
 
 import argparse
 import sys
 from functools import partial
 from pathlib import Path
 
-from ..trainer.prepare.find_images import gather
-from ..trainer.prepare.pack import PackConfig, automatic_held_out, pack
+from ..trainer.prepare.find_images import find_samples
+from ..trainer.prepare.pack import PackConfig, automatic_val_count, pack
 from ..trainer.prepare.process_pool import spread
 from ..trainer.shards.patterns import expand
 from ..trainer.shards.scan import write_index_of
@@ -21,15 +21,15 @@ def main(arguments: list[str] | None = None) -> int:
         _parser().error("give SOURCE and DEST, or --index and shards")
     source, destination = (Path(place) for place in options.places)
     try:
-        gathered = gather(source, options.labels)
-        held_out = options.held_out
-        if held_out is None:
-            held_out = automatic_held_out(gathered.sources, options.minimum_side)
-            _say(f"held out for evaluation: {held_out} of {len(gathered.sources)} (auto: a tenth, at least 1)")
+        gathered = find_samples(source, options.labels)
+        val = options.val
+        if val is None:
+            val = automatic_val_count(gathered.sources, options.minimum_side)
+            _say(f"held out for evaluation: {val} of {len(gathered.sources)} (auto: a tenth, at least 1)")
         config = PackConfig(
             shard_bytes=options.shard_size * 1_000_000,
             shard_samples=options.shard_count,
-            held_out=held_out,
+            val=val,
             minimum_side=options.minimum_side,
             processes=options.processes,
             prefix=options.prefix,
@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for left in report.skipped:
         _say(f"left out: {left.file}: {left.reason}")
-    held_out = f", {report.held_out} held out" if report.held_out else ""
-    print(f"{report.samples} samples{held_out} in {report.shards} shards, {len(report.skipped)} left out")
+    val = f", {report.val} held out" if report.val else ""
+    print(f"{report.samples} samples{val} in {report.shards} shards, {len(report.skipped)} left out")
     return 0
 
 
@@ -80,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         "places",
         nargs="+",
         metavar="SOURCE DEST",
-        help="SOURCE: a folder of pictures, searched recursively; a folder with images/ and maps/ or depth/ of equal "
-        "names; or a text file that lists pictures. DEST: a folder for the shards; run again after a kill, it goes on",
+        help="SOURCE: a folder of images, searched recursively; a folder with images/ and maps/ or depth/ of equal "
+        "names; or a text file that lists images. DEST: a folder for the shards; run again after a kill, it goes on",
     )
     parser.add_argument(
         "--index", action="store_true", help="write indexes beside existing shards instead: pack --index SHARDS..."
@@ -91,14 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shard-count", type=int, default=0, metavar="N", help="close a shard at so many samples")
     parser.add_argument(
-        "--held-out",
+        "--val",
         type=_number_or_auto,
         default=0,
         metavar="N",
-        help="keep N samples aside: DEST/train and DEST/held-out; 'auto' takes a tenth, at least 1",
+        help="keep N samples aside: DEST/train and DEST/val; 'auto' takes a tenth, at least 1",
     )
     parser.add_argument(
-        "--minimum-side", type=int, default=1, metavar="PIXELS", help="leave out pictures with a shorter side"
+        "--minimum-side", type=int, default=1, metavar="PIXELS", help="leave out images with a shorter side"
     )
     parser.add_argument(
         "--labels", metavar="WHICH", help="'folders' (first folder's name), or a CSV or JSON file of files and classes"

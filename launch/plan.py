@@ -13,7 +13,7 @@ from pathlib import Path
 from ..models.vqgan.autoencoder import VQGANConfig
 from ..trainer import config as configs
 from ..trainer.checkpoint import model_files
-from ..trainer.checkpoint.loading import weights_folder
+from ..trainer.checkpoint.loading import resolve_weights
 from ..trainer.files import write_whole
 from ..trainer.jobs.run import Run
 from ..trainer.planning.costs import Costs, measure
@@ -71,20 +71,20 @@ def _tokenizers(run: Run, codes: int | None) -> dict[str, VQGANConfig]:
     if not isinstance(run, PriorRun):
         return {}
     if codes is not None:
-        return {"picture": _with_codes(codes)}
+        return {"image": _with_codes(codes)}
     found = {}
-    for field, folder in {"picture": run.tokenizer, **run.condition_tokenizers}.items():
+    for field, folder in {"image": run.tokenizer, **run.condition_tokenizers}.items():
         try:
-            place = weights_folder(Path(folder))
+            place = resolve_weights(Path(folder))
         except ValueError as error:
             raise ValueError(f"{error}; or give the number of its codes with --codes") from None
-        found[field] = configs.from_mapping(VQGANConfig, model_files.read_card(place, "vqgan")["model"], str(place))
+        found[field] = configs.from_mapping(VQGANConfig, model_files.read_metadata(place, "vqgan")["model"], str(place))
     return found
 
 
 def _with_codes(codes: int) -> VQGANConfig:
     default = configs.to_mapping(VQGANConfig())
-    quantizer = {**default["quantizer"], "codes": codes}
+    quantizer = {**default["quantizer"], "codebook_size": codes}
     built: VQGANConfig = configs.from_mapping(VQGANConfig, {**default, "quantizer": quantizer}, "--codes")
     return built
 
@@ -114,7 +114,7 @@ def _print(run: Run, costs: Costs, machines: Machines, planned: Plan) -> None:
     print(f"\n  {planned.steps} steps, {planned.samples:.3g} samples, {planned.tokens:.3g} codes")
     pace = f"{machines.mfu:.0%} of {machines.teraflops:g} TFLOP/s"
     print(f"  {planned.flops:.3g} FLOP: {_duration(planned.seconds)} at {pace}")
-    print(f"  {planned.checkpoint / GIB:.2f} GiB a checkpoint, {run.keep} are kept\n")
+    print(f"  {planned.checkpoint / GIB:.2f} GiB a checkpoint, {run.keep_last} are kept\n")
     for reason in planned.reasons:
         print(f"  - {reason}")
     settings = " ".join(f"--set {shlex.quote(setting)}" for setting in planned.settings(costs.networks))

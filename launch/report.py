@@ -1,4 +1,4 @@
-"""Say what runs came to: ``python -m smalti.launch.report RUN... --pictures a.png --out report.html``."""
+"""Say what runs came to: ``python -m smalti.launch.report RUN... --images a.png --out report.html``."""
 
 import argparse
 import sys
@@ -13,15 +13,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, read, write."""
     parser = argparse.ArgumentParser(prog="python -m smalti.launch.report", description=(__doc__ or "").split(":")[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs of either stage")
-    parser.add_argument("--pictures", type=Path, nargs="*", default=[], help="PNG files to show")
+    parser.add_argument("--images", type=Path, nargs="*", default=[], help="PNG files to show")
     parser.add_argument("--seconds", type=Path, help="a file of lines NAME SECONDS: what took how long")
     parser.add_argument("--out", type=Path, required=True, help="the HTML file")
     asked = parser.parse_args(arguments)
     try:
-        parts = [report.part(folder) for folder in asked.runs]
+        parts = [report.reported_run(folder) for folder in asked.runs]
         spent = {} if asked.seconds is None else report.seconds(asked.seconds)
-        said = report.summary(parts, spent, asked.pictures)
-        write_whole(asked.out, report.page(parts, said, asked.pictures).encode())
+        said = report.summary(parts, spent, asked.images)
+        write_whole(asked.out, report.page(parts, said, asked.images).encode())
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

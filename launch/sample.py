@@ -1,7 +1,7 @@
-"""Paint pictures: ``python -m smalti.launch.sample PRIOR [TOKENIZER] --map map.png --seed 1 --out folder``.
+"""Paint images: ``python -m smalti.launch.sample PRIOR [TOKENIZER] --segmentation segmentation.png --seed 1 --out folder``.
 
-The same seed gives the same pictures, whatever the batch, the mode and the number of ranks. A run that was killed goes
-on when the same command is given again. ``deepspeed --module smalti.launch.sample ...`` shares the pictures out.
+The same seed gives the same images, whatever the batch, the mode and the number of ranks. A run that was killed goes
+on when the same command is given again. ``deepspeed --module smalti.launch.sample ...`` shares the images out.
 """
 
 import argparse
@@ -13,22 +13,22 @@ from pathlib import Path
 import torch
 
 from ..models.sampling import GuidanceConfig, SamplingConfig
-from ..models.vqgan.tiling import Settings
+from ..models.vqgan.tiling import Tiling
 from ..trainer.checkpoint.loading import find_tokenizer, load_prior, load_tokenizer
 from ..trainer.distributed import ranks
-from ..trainer.sampling.image_files import DevelopConfig, contact_sheet
-from ..trainer.sampling.job import Gallery
-from ..trainer.sampling.progress import GalleryConfig
-from ..trainer.sampling.request import Told, wish
+from ..trainer.sampling.image_files import DecodeConfig, contact_sheet
+from ..trainer.sampling.job import SamplingJob
+from ..trainer.sampling.progress import SamplingJobConfig
+from ..trainer.sampling.request import ConditionInputs, build_request
 
-TIMEOUT_S = 7 * 24 * 3600.0  # ranks wait for the slowest one's pictures
+TIMEOUT_S = 7 * 24 * 3600.0  # ranks wait for the slowest one's images
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
     asked = _parser().parse_args(arguments)
     try:
-        with ranks.group(TIMEOUT_S):
+        with ranks.process_group(TIMEOUT_S):
             _paint(asked)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -40,28 +40,28 @@ def _paint(asked: argparse.Namespace) -> None:
     device = ranks.device()
     prior = load_prior(asked.prior, device)
     tokenizer = load_tokenizer(asked.tokenizer or _tokenizer_of(asked.prior), device)
-    develop = DevelopConfig(asked.tiles, asked.tile, asked.halo, asked.format)
-    config = GalleryConfig(asked.batch, asked.save_every, asked.preview)
-    gallery = Gallery(prior, tokenizer, asked.seed, _sampling(asked), develop, config, _say)
-    maps = None if asked.map_tokenizer is None else load_tokenizer(asked.map_tokenizer, device)
-    told = Told(asked.map, maps, asked.label, asked.complete, asked.keep)
+    develop = DecodeConfig(asked.tiles, asked.tile, asked.halo, asked.format)
+    config = SamplingJobConfig(asked.batch, asked.save_every, asked.preview)
+    gallery = SamplingJob(prior, tokenizer, asked.seed, _sampling(asked), develop, config, _say)
+    maps = None if asked.segmentation_tokenizer is None else load_tokenizer(asked.segmentation_tokenizer, device)
+    told = ConditionInputs(asked.map, maps, asked.label, asked.complete, asked.keep)
     sizes = asked.size or [None]
     stem = f"{_named(asked)}seed-{asked.seed}"
-    wishes = [wish(prior, tokenizer, size, told, Settings(asked.tile, asked.halo)) for size in sizes]
+    wishes = [build_request(prior, tokenizer, size, told, Tiling(asked.tile, asked.halo)) for size in sizes]
     for size, wanted in zip(sizes, wishes, strict=True):
         several = f"-{size[0]}x{size[1]}" if len(sizes) > 1 else ""
         tasks = [
-            gallery.task(wanted, number, asked.out, f"{stem}-{number:04d}{several}")
+            gallery.image_job(wanted, number, asked.out, f"{stem}-{number:04d}{several}")
             for number in range(asked.count)
         ]
-        gallery.paint(wanted, tasks[ranks.rank() :: ranks.world()])
+        gallery.run(wanted, tasks[ranks.rank() :: ranks.world()])
         ranks.barrier()
         if asked.grid and ranks.rank() == 0:
             contact_sheet([task.path for task in tasks], asked.out / f"{stem}{several}-grid.png")
 
 
 def _named(asked: argparse.Namespace) -> str:
-    """What is asked of the pictures, as the beginning of their names: two requests in one folder do not meet."""
+    """What is asked of the images, as the beginning of their names: two requests in one folder do not meet."""
     said = [] if asked.label is None else [f"class-{asked.label}"]
     said += [re.sub(r"[^\w.-]", "_", file.stem)[:60] for file in (asked.map, asked.complete) if file is not None]
     return "".join(f"{part}-" for part in said)
@@ -102,9 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m smalti.launch.sample", description=(__doc__ or "").split(":")[0])
     parser.add_argument("prior", type=Path, help="folder of the prior's run, or of its export")
     parser.add_argument("tokenizer", type=Path, nargs="?", help="folder of the VQGAN's run or export; else the run's")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the images")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=1, help="pictures to paint of each size")
+    parser.add_argument("--count", type=int, default=1, help="images to paint of each size")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     _add_what(parser.add_argument_group("what to paint"))
     _add_drawing(parser.add_argument_group("how codes are drawn"))
@@ -119,10 +119,12 @@ def _add_what(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--size", type=_size, nargs="+", help="rows x columns in pixels, such as 1024x2048; else the map's"
     )
-    group.add_argument("--map", type=Path, help="a PNG of labels, of any size, for priors of maps")
-    group.add_argument("--map-tokenizer", type=Path, help="its tokenizer, for priors whose maps were tokenized")
+    group.add_argument("--segmentation", type=Path, help="a PNG of labels, of any size, for priors of maps")
+    group.add_argument(
+        "--segmentation-tokenizer", type=Path, help="its tokenizer, for priors whose maps were tokenized"
+    )
     group.add_argument("--class", dest="label", type=int, help="number of the class, for priors of classes")
-    group.add_argument("--complete", type=Path, help="a photo; where it is transparent or ends, it is painted on")
+    group.add_argument("--init-image", type=Path, help="a photo; where it is transparent or ends, it is painted on")
     group.add_argument(
         "--keep", type=float, help="share of the photo's rows to keep, from the top (0.5 if it is whole)"
     )
@@ -143,19 +145,19 @@ def _add_going(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--stride", type=int, default=1, help="codes of a row that share one window; 1 is exact")
     group.add_argument("--lanes", type=int, default=16 if many else 4, help="windows in a forward (4; on GPUs 16)")
     group.add_argument("--prefill", type=int, default=4 if many else 1, help="windows read anew at once (1; on GPUs 4)")
-    group.add_argument("--batch", type=int, default=1, help="pictures painted together (1)")
+    group.add_argument("--batch", type=int, default=1, help="images painted together (1)")
     group.add_argument("--save-every", type=float, default=30.0, help="seconds of work that a kill may cost (30)")
     group.add_argument("--preview", type=float, help="seconds between looks at what is painted so far; else none")
 
 
 def _add_developing(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--tiles", choices=("whole", "shared", "blended"), default="blended", help="docs/sampling.md")
+    group.add_argument("--decode", choices=("whole", "shared", "blended"), default="blended", help="docs/sampling.md")
     group.add_argument("--tile", type=int, default=16, help="codes a side that the decoder sees at once (16)")
     group.add_argument("--halo", type=int, default=2, help="codes at a tile's border that fade into the next one (2)")
     group.add_argument(
         "--format", choices=("auto", "png", "tiff"), default="auto", help="auto: TIFF from 67 megapixels"
     )
-    group.add_argument("--grid", action="store_true", help="all pictures of a size, small, in one more")
+    group.add_argument("--grid", action="store_true", help="all images of a size, small, in one more")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -20,7 +20,7 @@ TRAIN = "smalti.launch.train"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call."""
-    signals.listen()  # before the imports, which take seconds
+    signals.install_early_handlers()  # before the imports, which take seconds
     from ..trainer import config as configs
     from ..trainer.jobs.exit_codes import WRONG
     from ..trainer.jobs.run import Run
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _train_options(asked.command)
         run: Run = configs.read(Run, options.config, options.set)
         pool = Hosts(asked.hostfile, asked.minimum_hosts) if asked.hostfile else None
-        return supervise(asked.command, Path(run.folder), asked.max_restarts, pool)
+        return supervise(asked.command, Path(run.run_dir), asked.max_restarts, pool)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
-    signals.listen()  # before the imports, which take seconds
+    signals.install_early_handlers()  # before the imports, which take seconds
     from ..trainer import config as configs
     from ..trainer.checkpoint.save_error import SaveError
     from ..trainer.distributed import ranks
@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(configs.dump(run), end="")
             return exit_codes.DONE
         launched = "RANK" in os.environ
-        wish = Path(run.folder, exit_codes.ASKED) if ranks.discover(os.environ).rank == 0 else None
-        with Watchdog(run.timeout_s, launched, wish), ranks.group(run.timeout_s):
+        wish = Path(run.run_dir, exit_codes.ASKED) if ranks.rank_info_from_env(os.environ).rank == 0 else None
+        with Watchdog(run.timeout_s, launched, wish), ranks.process_group(run.timeout_s):
             return exit_codes.DONE if train(run, asked.fresh) else exit_codes.LEFT
-    except signals.LeftError:
+    except signals.StopRequestedError:
         return exit_codes.LEFT
     except FailedError:
         return exit_codes.FAILED  # it has been said

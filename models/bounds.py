@@ -1,8 +1,8 @@
 """The numbers that a config may hold: each field's type says its range, and ``check_ranges`` refuses what lies outside.
 
-    layers: Width
-    top_k: Count | None
-    betas: tuple[Decay, Decay]
+layers: Width
+top_k: Count | None
+betas: tuple[Decay, Decay]
 """
 
 import math

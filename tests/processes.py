@@ -291,7 +291,7 @@ def _call(rank: int, folder: Path, order: Mapping[str, Any]) -> None:
         raise ImportError(f"{file} is not a module")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    with ranks.group(60.0):
+    with ranks.process_group(60.0):
         result = getattr(module, order["function"])(*order["arguments"])
         torch.save(result, folder / f"result-{rank}.pt")
 

@@ -160,7 +160,7 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_sequence(_TAG + "seq", values, flow_style=on_one_line)
 
     def represent_dict(self, values: Any) -> yaml.MappingNode:
-        return self.represent_mapping(_TAG + "map", values, flow_style=False)
+        return self.represent_mapping(_TAG + "segmentation", values, flow_style=False)
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

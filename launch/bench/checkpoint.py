@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ...trainer import files
-from ...trainer.checkpoint.checkpointer import Checkpoints
-from ...trainer.checkpoint.writer import Keep, Report
+from ...trainer.checkpoint.checkpointer import Checkpointer
+from ...trainer.checkpoint.writer import RetentionPolicy, SaveReport
 from ...trainer.distributed import engine as engines
 from ...trainer.distributed import ranks
 from ...trainer.distributed.optimizer import OptimizerConfig
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Measure both ways in turn, print a table, and return ``stall_ratio`` and ``write_gb_s``."""
-    with ranks.group(TIMEOUT_S), tempfile.TemporaryDirectory(dir=arguments.folder) as place:
+    with ranks.process_group(TIMEOUT_S), tempfile.TemporaryDirectory(dir=arguments.folder) as place:
         task = _Task(max(1, arguments.megabytes * (1 << 20) // (4 * WIDTH * WIDTH)))
-        saver = Checkpoints(Path(place), Keep(1), _Nowhere(), _Nothing(), {})
+        saver = Checkpointer(Path(place), RetentionPolicy(1), _Nowhere(), _Nothing(), {})
         plain, ours = [], []
         for number in range(arguments.saves + 1):
             plain.append(_saved_plainly(task, Path(place)))
@@ -66,7 +66,7 @@ def _saved_plainly(task: "_Task", place: Path) -> float:
     return time.monotonic() - began
 
 
-def _saved_by_us(task: "_Task", saver: Checkpoints, number: int) -> Report:
+def _saved_by_us(task: "_Task", saver: Checkpointer, number: int) -> SaveReport:
     """A save, with steps of training while it is written."""
     saver.save(task, number)
     while saver.busy:
@@ -83,7 +83,7 @@ class _Task:
     def __init__(self, layers: int) -> None:
         network = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)))
         optimizer = OptimizerConfig(learning_rate=1e-3)
-        engine = engines.build(network.to(ranks.device()), engines.EngineConfig(zero=1), optimizer, 1, 1)
+        engine = engines.build(network.to(ranks.device()), engines.EngineConfig(zero_stage=1), optimizer, 1, 1)
         self.engines: Mapping[str, Any] = {"network": engine}
         self.step()
 
@@ -92,10 +92,10 @@ class _Task:
         engine.backward(engine(torch.ones(1, WIDTH, device=ranks.device())).square().mean())
         engine.step()
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def resharded(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return states[0]
@@ -103,23 +103,23 @@ class _Task:
     def weights(self) -> dict[str, Tensor]:
         return {}
 
-    def card(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {}
 
 
 class _Nowhere:
     """A position in no data."""
 
-    def state(self, step: int) -> dict[str, object]:
+    def state_dict(self, step: int) -> dict[str, object]:
         return {"step": step}
 
-    def check(self, state: dict[str, object]) -> None: ...
+    def validate_state(self, state: dict[str, object]) -> None: ...
 
 
 class _Nothing:
     """Metrics that keep nothing."""
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

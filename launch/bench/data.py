@@ -28,7 +28,7 @@ from ...trainer.data.stream import DataConfig, Stream
 from ...trainer.images import seekable_jpeg
 from ...trainer.images.decode import open_image
 from ...trainer.images.geometry import Measured
-from ...trainer.prepare.find_images import gather
+from ...trainer.prepare.find_images import find_samples
 from ...trainer.prepare.pack import PackConfig, pack
 from ...trainer.shards.reader import ShardSet
 from ...trainer.shards.writer import ShardWriter
@@ -50,12 +50,12 @@ class Cost(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--samples", type=int, default=4000, metavar="N", help="small pictures to read (default 4000)")
+    parser.add_argument("--samples", type=int, default=4000, metavar="N", help="small images to read (default 4000)")
     parser.add_argument("--photos", type=int, default=3, metavar="N", help="large photos to cut (default 3)")
     parser.add_argument("--megapixels", type=float, default=16, metavar="M", help="of a large photo (default 16)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of each measurement (default 5)")
     parser.add_argument(
-        "--pictures", type=Path, metavar="FOLDER", help="photos to build the material from (default: made-up ones)"
+        "--images", type=Path, metavar="FOLDER", help="photos to build the material from (default: made-up ones)"
     )
     parser.add_argument("--folder", type=Path, metavar="FOLDER", help="on the disk to measure (default: temporary)")
 
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Prints the tables and gives the figures.
 
-    stream_vs_webdataset: our shuffled stream against plain sequential webdataset on small pictures, CPU time a sample;
+    stream_vs_webdataset: our shuffled stream against plain sequential webdataset on small images, CPU time a sample;
         the smaller of two ratios, of reading bytes alone and of making batches of crops.
     resume_vs_cold: wall time to the first batch at half an epoch, over that at the beginning.
     crop_vs_pillow_16mp, crop_vs_pillow_16mp_unpacked: crops of megapixel photos against decoding and cutting with
@@ -71,30 +71,30 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        figures = _small_pictures(Path(folder), arguments)
-        figures |= _large_pictures(Path(folder), arguments)
+        figures = _small_images(Path(folder), arguments)
+        figures |= _large_images(Path(folder), arguments)
     for name, value in figures.items():
         print(f"{name:32} {value:8.2f}")
     return figures
 
 
-def _small_pictures(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+def _small_images(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Reading and resuming."""
     shards = folder / "small"
-    pictures = [_jpeg(_photo(_CROP, _CROP, number, options.pictures)) for number in range(min(options.samples, 64))]
+    images = [_jpeg(_photo(_CROP, _CROP, number, options.images)) for number in range(min(options.samples, 64))]
     with ShardWriter(shards, "small", max(options.samples // 8, _BATCH), {}) as writer:
         for number in range(options.samples):
-            data = pictures[number % len(pictures)]
+            data = images[number % len(images)]
             writer.write(f"{number:06d}", {"jpg": data, "cls": b"%d" % (number % 10)}, Measured(_CROP, _CROP))
-    kilobytes = sum(map(len, pictures)) / len(pictures) / 1e3
-    print(f"\n{options.samples} pictures of {_CROP} x {_CROP}, {kilobytes:.0f} KB each; one process, caches warm")
+    kilobytes = sum(map(len, images)) / len(images) / 1e3
+    print(f"\n{options.samples} images of {_CROP} x {_CROP}, {kilobytes:.0f} KB each; one process, caches warm")
     contestants: dict[str, Callable[[], int]] = {
         "webdataset, bytes in order": lambda: sum(1 for _ in _webdataset(shards)),
         "stream, bytes shuffled, checked": lambda: _read_shuffled(shards),
         "webdataset, batches in order": lambda: _webdataset_batches(shards),
         "stream, batches shuffled, checked": lambda: _stream_batches(shards, options.samples),
     }
-    mosaic = _mosaic_reader(folder / "mds", pictures, options.samples)
+    mosaic = _mosaic_reader(folder / "mds", images, options.samples)
     if mosaic is not None:
         contestants[_MOSAIC] = mosaic
     costs = _measured(contestants, options.rounds)
@@ -111,7 +111,7 @@ def _resuming(shards: Path, options: argparse.Namespace) -> float:
 
     def first_batch(step: int) -> float:
         begin = time.perf_counter()
-        with closing(_stream(shards, workers=2).steps(step)) as steps:  # type: ignore[type-var]
+        with closing(_stream(shards, workers=2).train_batches(step)) as steps:  # type: ignore[type-var]
             next(steps)
             return time.perf_counter() - begin
 
@@ -129,19 +129,19 @@ def _resuming(shards: Path, options: argparse.Namespace) -> float:
     return float(resumed / cold)
 
 
-def _large_pictures(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+def _large_images(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Cutting megapixel photos."""
     height = round((options.megapixels * 1e6 / _ASPECT) ** 0.5)
     width = round(height * _ASPECT) // 16 * 16  # as cameras have it
     photos = folder / "photos"
     photos.mkdir()
     for number in range(options.photos):
-        (photos / f"{number}.jpg").write_bytes(_jpeg(_photo(height, width, number, options.pictures)))
+        (photos / f"{number}.jpg").write_bytes(_jpeg(_photo(height, width, number, options.images)))
     files = [path.read_bytes() for path in sorted(photos.iterdir())]
     with ShardWriter(folder / "unpacked", "photos", len(files), {}) as writer:
         for number, data in enumerate(files):
             writer.write(str(number), {"jpg": data}, Measured(height, width))
-    pack(gather(photos), folder / "packed", PackConfig(), lambda _: None)
+    pack(find_samples(photos), folder / "packed", PackConfig(), lambda _: None)
     if seekable_jpeg.tool() is None:
         print("\njpegtran is not installed: packed photos cannot be cut without decoding the rest")
     size = f"{width} x {height}, {len(files[0]) / 1e6:.1f} MB each"
@@ -173,12 +173,12 @@ def _measured(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[st
 
 
 def _stream(shards: Path, workers: int = 0) -> Stream:
-    config = DataConfig(shards=(str(shards),), crop=CropConfig(size=_CROP), workers=workers, repeats=_BATCH)
-    return Stream(config, ("picture",), global_batch=_BATCH, micro_batch=_BATCH)
+    config = DataConfig(shards=(str(shards),), crop=CropConfig(size=_CROP), num_workers=workers, max_repeats=_BATCH)
+    return Stream(config, ("image",), global_batch=_BATCH, micro_batch=_BATCH)
 
 
 def _stream_batches(shards: Path, samples: int) -> int:
-    return sum(len(step[0]["key"]) for step in islice(_stream(shards).steps(), samples // _BATCH))
+    return sum(len(step[0]["key"]) for step in islice(_stream(shards).train_batches(), samples // _BATCH))
 
 
 def _read_shuffled(folder: Path) -> int:
@@ -202,16 +202,16 @@ def _webdataset_batches(folder: Path) -> int:
     urls = sorted(str(path) for path in folder.glob("*.tar"))
     draws = np.random.default_rng(0)
 
-    def crop(picture: Pixels) -> Pixels:
-        top, left = (int(draws.integers(length - _CROP + 1)) for length in picture.shape[:2])
-        part = picture[top : top + _CROP, left : left + _CROP]
+    def crop(image: Pixels) -> Pixels:
+        top, left = (int(draws.integers(length - _CROP + 1)) for length in image.shape[:2])
+        part = image[top : top + _CROP, left : left + _CROP]
         return np.ascontiguousarray((part[:, ::-1] if draws.random() < 0.5 else part).transpose(2, 0, 1))
 
     pipeline = webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8").to_tuple("jpg").map_tuple(crop)
-    return sum(len(torch.from_numpy(pictures)) for (pictures,) in pipeline.batched(_BATCH))
+    return sum(len(torch.from_numpy(images)) for (images,) in pipeline.batched(_BATCH))
 
 
-def _mosaic_reader(folder: Path, pictures: Sequence[bytes], samples: int) -> Callable[[], int] | None:
+def _mosaic_reader(folder: Path, images: Sequence[bytes], samples: int) -> Callable[[], int] | None:
     """Reads the same files through mosaicml-streaming, if that is installed."""
     try:
         streaming = import_module("streaming")
@@ -219,7 +219,7 @@ def _mosaic_reader(folder: Path, pictures: Sequence[bytes], samples: int) -> Cal
         return None
     with streaming.MDSWriter(out=str(folder), columns={"jpg": "bytes", "cls": "int"}) as writer:
         for number in range(samples):
-            writer.write({"jpg": pictures[number % len(pictures)], "cls": number % 10})
+            writer.write({"jpg": images[number % len(images)], "cls": number % 10})
 
     def read() -> int:
         return sum(1 for _ in streaming.StreamingDataset(local=str(folder), shuffle=True, batch_size=_BATCH))
@@ -255,7 +255,7 @@ def _photo(height: int, width: int, seed: int, folder: Path | None) -> Pixels:
 
 def _mosaic(height: int, width: int, seed: int, folder: Path) -> Pixels:
     draws = np.random.default_rng(seed)
-    files = [source.files["picture"] for source in gather(folder).sources]
+    files = [source.files["image"] for source in find_samples(folder).sources]
     canvas = np.zeros((height, width, 3), np.uint8)
     top = 0
     while top < height:

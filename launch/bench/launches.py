@@ -18,13 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...models.conditions import CodeMapConfig
 from ...models.priors.gpt import GPTConfig
-from ...models.priors.neighborhood import NeighbourhoodConfig
-from ...models.sampling import SamplingConfig, paint
+from ...models.priors.neighborhood import NeighborhoodConfig
+from ...models.sampling import SamplingConfig, sample_steps
 from ...trainer.config import from_mapping
 from ...trainer.data.collate import Batch
 from ...trainer.distributed import ranks
 from ...trainer.prior.config import PriorRun
-from ...trainer.prior.data import Source
+from ...trainer.prior.data import CodeSource
 from ...trainer.prior.task import PriorTask
 from ...trainer.vqgan.config import VQGANRun
 from ...trainer.vqgan.task import VQGANTask
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(1)
     figures: dict[str, float] = {}
     print("| step | launches | waits | collectives | of no element |\n|---|---|---|---|---|")
-    with ranks.group(300.0):
+    with ranks.process_group(300.0):
         vqgan, prior = _vqgan(), _prior(arguments.layers)
         for name, step in {"vqgan": vqgan[0], "prior": prior[0]}.items():
             for number in range(COUNTED_STEP):
@@ -149,7 +149,7 @@ def _vqgan() -> tuple[Step, Parts]:
     engine, optimizer = {"zero": 1, "precision": "bf16"}, {"learning_rate": 1e-5, "betas": [0.5, 0.9]}
     data = {"shards": ["none"], "crop": {"size": size}}
     made: VQGANRun = from_mapping(VQGANRun, {
-        "folder": "none", "data": data, "held_out": data, "loop": {"steps": 1 << 30}, "batch": {"total": 1, "micro": 1},
+        "run_dir": "none", "train_data": data, "val_data": data, "loop": {"max_steps": 1 << 30}, "batch": {"global_batch_size": 1, "micro_batch_size": 1},
         "model": {"channels": 32, "resolution": size, "z_channels": 64, "embed_dim": 64,
                   "attention_resolutions": [size // 16]},
         "loss": {"perceptual": {"trunk": "random"}},
@@ -159,7 +159,7 @@ def _vqgan() -> tuple[Step, Parts]:
     torch.manual_seed(0)
     task = VQGANTask(made, accumulation=1)
     image = torch.randint(256, (1, 3, size, size), dtype=torch.uint8)
-    batch: Batch = {"picture": image, "key": ["none"]}
+    batch: Batch = {"image": image, "key": ["none"]}
     values = (image / 127.5 - 1).bfloat16()
     parts: Parts = [(task.model, (values,)), (task.engines["discriminator"].module, (values,))]
     return lambda number: task.step([batch], number), parts
@@ -170,18 +170,18 @@ def _prior(layers: int) -> tuple[Step, Parts]:
     window = [WINDOW, WINDOW]
     data = {"shards": ["none"], "crop": {"kind": "codes", "window": window}}
     made: PriorRun = from_mapping(PriorRun, {
-        "folder": "none", "tokenizer": "none", "data": data, "held_out": data, "loop": {"steps": 1 << 30},
-        "batch": {"total": 2, "micro": 2}, "previews": None,
+        "run_dir": "none", "tokenizer": "none", "train_data": data, "val_data": data, "loop": {"max_steps": 1 << 30},
+        "batch": {"global_batch_size": 2, "micro_batch_size": 2}, "previews": None,
         "model": {"kind": "gpt", "layers": layers, "heads": 2, "width": 64, "window": window},
-        "condition": {"kind": "code_map", "codes": CODES},
-        "training": {"optimizer": {"learning_rate": 1e-5}, "engine": {"zero": 1, "precision": "bf16", "clip": 1.0}},
+        "condition": {"kind": "code_map", "vocab_size": CODES},
+        "training": {"optimizer": {"learning_rate": 1e-5}, "engine": {"zero_stage": 1, "precision": "bf16", "grad_clip": 1.0}},
     })  # fmt: skip
     torch.manual_seed(0)
     prior = made.model.build(CODES, made.condition)
-    task = PriorTask(made, prior, Source({"codes": CODES, "factor": 16, "digest": ""}, {}, None, ()), 1)
+    task = PriorTask(made, prior, CodeSource({"codes": CODES, "factor": 16, "digest": ""}, {}, None, ()), 1)
     grids = torch.randint(CODES, (2, WINDOW, WINDOW))
-    batch: Batch = {"codes": grids, "map_codes": grids, "key": ["first", "second"]}
-    return lambda number: task.step([batch], number), [(task.prior, (grids, {"map_codes": grids}, grids))]
+    batch: Batch = {"codes": grids, "segmentation_codes": grids, "key": ["first", "second"]}
+    return lambda number: task.step([batch], number), [(task.prior, (grids, {"segmentation_codes": grids}, grids))]
 
 
 def _graph_breaks(network: nn.Module, positional: tuple[Any, ...]) -> int:
@@ -195,8 +195,8 @@ def _samplers(layers: int, top: int) -> dict[str, float]:
     """Launches of a sampler's step in mid-image: the most of one lane and of 64."""
     shape: dict[str, Any] = {"layers": layers, "heads": 2, "width": 64, "window": (WINDOW, WINDOW)}
     figures: dict[str, float] = {}
-    configs: dict[str, GPTConfig | NeighbourhoodConfig]
-    configs = {"wavefront": GPTConfig(**shape), "windowed": NeighbourhoodConfig(**shape)}
+    configs: dict[str, GPTConfig | NeighborhoodConfig]
+    configs = {"wavefront": GPTConfig(**shape), "windowed": NeighborhoodConfig(**shape)}
     for name, config in configs.items():
         found = []
         for lanes in (1, 64):
@@ -208,13 +208,13 @@ def _samplers(layers: int, top: int) -> dict[str, float]:
     return figures
 
 
-def counted_sampling(config: GPTConfig | NeighbourhoodConfig, lanes: int) -> tuple[Counts, Operators]:
+def counted_sampling(config: GPTConfig | NeighborhoodConfig, lanes: int) -> tuple[Counts, Operators]:
     """What a step of painting asks for, where as many rows as can run staggered do."""
     torch.manual_seed(0)
-    prior = config.build(CODES, CodeMapConfig(codes=CODES)).eval()
+    prior = config.build(CODES, CodeMapConfig(vocab_size=CODES)).eval()
     images = -(-lanes // 8)
-    fields = {"map_codes": torch.randint(CODES, (images, GRID, GRID))}
-    steps: Iterator[Any] = paint(prior, fields, (GRID, GRID), range(images), 1, SamplingConfig(lanes=lanes))
+    fields = {"segmentation_codes": torch.randint(CODES, (images, GRID, GRID))}
+    steps: Iterator[Any] = sample_steps(prior, fields, (GRID, GRID), range(images), 1, SamplingConfig(lanes=lanes))
     for _ in range(WINDOW + 2):
         next(steps)
     return counted(lambda: next(steps))

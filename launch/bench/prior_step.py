@@ -1,4 +1,4 @@
-"""One training step of a prior, ours against the published way, and from code shards against pictures encoded on line.
+"""One training step of a prior, ours against the published way, and from code shards against images encoded on line.
 
 Both train the same transformer on the same sample, told of a label map: P + N tokens of condition and codes. The
 published way, written here in plain torch after Esser et al. 2021: two frozen encoders in every step, attention as a
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ...models.conditions import CodeMapConfig, ConditionConfig
 from ...models.priors.gpt import GPTConfig
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
-from ...trainer.checkpoint.loading import Tokenizer
+from ...trainer.checkpoint.loading import LoadedTokenizer
 from ...trainer.data.collate import Batch
 from ...trainer.data.crops import CodeCropConfig
 from ...trainer.data.stream import DataConfig
@@ -32,7 +32,7 @@ from ...trainer.distributed import ranks
 from ...trainer.distributed.engine import EngineConfig, NetworkConfig
 from ...trainer.distributed.optimizer import OptimizerConfig
 from ...trainer.prior.config import PriorRun
-from ...trainer.prior.data import Source
+from ...trainer.prior.data import CodeSource
 from ...trainer.prior.online_encoder import OnlineEncoder
 from ...trainer.prior.task import PriorTask
 from ...trainer.training.loop import BatchConfig, LoopConfig
@@ -148,32 +148,32 @@ def _config(size: Size) -> GPTConfig:
 
 
 def _sample(size: Size) -> dict[str, Tensor]:
-    """A picture with its map, and the codes of another."""
+    """An image with its map, and the codes of another."""
     draws = torch.Generator().manual_seed(0)
     pixels, codes = 16 * size.side, (1, size.side, size.side)
     return {
-        "picture": torch.randint(256, (1, 3, pixels, pixels), dtype=torch.uint8, generator=draws),
-        "map": torch.randint(LABELS, (1, pixels, pixels), dtype=torch.uint8, generator=draws),
+        "image": torch.randint(256, (1, 3, pixels, pixels), dtype=torch.uint8, generator=draws),
+        "segmentation": torch.randint(LABELS, (1, pixels, pixels), dtype=torch.uint8, generator=draws),
         "codes": torch.randint(CODES, codes, generator=draws),
-        "map_codes": torch.randint(CODES, codes, generator=draws),
+        "segmentation_codes": torch.randint(CODES, codes, generator=draws),
     }
 
 
 def _tokenizers(size: Size) -> tuple[VQGAN, VQGAN]:
-    """The two frozen tokenizers of factor 16, of pictures and of maps."""
-    pictures, maps = VQGANConfig(channels=size.channels), VQGANConfig(channels=size.channels, labels=LABELS)
-    return tuple(config.build().eval().requires_grad_(False) for config in (pictures, maps))  # type: ignore[return-value]
+    """The two frozen tokenizers of factor 16, of images and of maps."""
+    images, maps = VQGANConfig(channels=size.channels), VQGANConfig(channels=size.channels, num_labels=LABELS)
+    return tuple(config.build().eval().requires_grad_(False) for config in (images, maps))  # type: ignore[return-value]
 
 
 def _ours(connection: Connection, size: Size) -> None:
-    """The step of our task, from codes and from pictures."""
-    with ranks.group(3600.0):
+    """The step of our task, from codes and from images."""
+    with ranks.process_group(3600.0):
         torch.manual_seed(0)
-        sample, condition = _sample(size), CodeMapConfig(codes=CODES)
+        sample, condition = _sample(size), CodeMapConfig(vocab_size=CODES)
         prior = _config(size).build(CODES, condition)
         card = {"codes": CODES, "factor": 16, "digest": ""}
         fields = prior.condition.fields
-        task = PriorTask(unread(_config(size), condition, 0, 1), prior, Source(card, {}, None, fields), 1)
+        task = PriorTask(unread(_config(size), condition, 0, 1), prior, CodeSource(card, {}, None, fields), 1)
         numbers = iter(range(1_000_000))
 
         def step(*names: str) -> None:
@@ -183,17 +183,17 @@ def _ours(connection: Connection, size: Size) -> None:
         def from_shards() -> Step:
             def one() -> None:
                 task.source = task.source._replace(encoder=None)
-                step("codes", "map_codes")
+                step("codes", "segmentation_codes")
 
             return one
 
         def on_line() -> Step:
-            pictures, maps = (Tokenizer(model, card) for model in _tokenizers(size))
-            encoder = OnlineEncoder(pictures, {"map": maps}, prior.condition)
+            images, maps = (LoadedTokenizer(model, card) for model in _tokenizers(size))
+            encoder = OnlineEncoder(images, {"segmentation": maps}, prior.condition)
 
             def one() -> None:
                 task.source = task.source._replace(encoder=encoder)
-                step("picture", "map")
+                step("image", "segmentation")
 
             return one
 
@@ -205,16 +205,16 @@ def unread(model: GPTConfig, condition: ConditionConfig, zero: Literal[0, 1, 2, 
     data = DataConfig(shards=("not read",), crop=CodeCropConfig(window=model.window))
     optimizer = OptimizerConfig(learning_rate=4.5e-6, weight_decay=0.01)
     return PriorRun(
-        folder="not written",
+        run_dir="not written",
         tokenizer="not read",
-        data=data,
-        held_out=data,
-        loop=LoopConfig(steps=1_000_000),
-        batch=BatchConfig(total=samples, micro=1),
+        train_data=data,
+        val_data=data,
+        loop=LoopConfig(max_steps=1_000_000),
+        batch=BatchConfig(global_batch_size=samples, micro_batch_size=1),
         model=model,
         condition=condition,
-        training=NetworkConfig(optimizer=optimizer, engine=EngineConfig(zero=zero)),
-        average=0.0,
+        training=NetworkConfig(optimizer=optimizer, engine=EngineConfig(zero_stage=zero)),
+        ema_decay=0.0,
         previews=None,
     )
 
@@ -223,8 +223,8 @@ def _published(connection: Connection, size: Size) -> None:
     """The published loop: everything is encoded, attended to and scored in full, every step."""
     torch.manual_seed(0)
     sample = _sample(size)
-    prior = _config(size).build(CODES, CodeMapConfig(codes=CODES))
-    pictures, maps = _tokenizers(size)
+    prior = _config(size).build(CODES, CodeMapConfig(vocab_size=CODES))
+    images, maps = _tokenizers(size)
     matrices = {module.weight for module in prior.modules() if isinstance(module, nn.Linear)}
     others = [p for p in prior.parameters() if p not in matrices]
     groups = [{"params": list(matrices), "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
@@ -234,8 +234,8 @@ def _published(connection: Connection, size: Size) -> None:
 
     def one() -> None:
         with torch.no_grad():
-            codes = pictures.encode(sample["picture"].float() / 127.5 - 1).indices.flatten(1)
-            told = maps.encode(sample["map"].long()).indices.flatten(1)
+            codes = images.encode(sample["image"].float() / 127.5 - 1).indices.flatten(1)
+            told = maps.encode(sample["segmentation"].long()).indices.flatten(1)
         logits = published_logits(prior, told, codes[:, :-1], hidden)[:, length - 1 :]
         loss = F.cross_entropy(logits.reshape(-1, CODES), codes.reshape(-1))
         adam.zero_grad()

@@ -24,7 +24,7 @@ class PublishedLoop:
         self.adams = [torch.optim.Adam(n.parameters(), rate, (0.5, 0.9)) for n in (generator, discriminator)]
 
     def step(self, real: Tensor, timed: Timed) -> None:
-        """Both passes over a batch of (B, 3, H, W) pictures in [-1, 1]."""
+        """Both passes over a batch of (B, 3, H, W) images in [-1, 1]."""
         self.discriminator.requires_grad_(False)  # later versions of its trainer do so, which is cheaper than not
         with timed("generator forward"):
             out = self.generator(real)

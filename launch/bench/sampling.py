@@ -17,8 +17,8 @@ from ...models.conditions import CodeMapConfig, Fields
 from ...models.priors.base import Prior
 from ...models.priors.decoding import strided_start
 from ...models.priors.gpt import GPTConfig
-from ...models.priors.neighborhood import NeighbourhoodConfig
-from ...models.sampling import UNKNOWN, SamplingConfig, paint, sample
+from ...models.priors.neighborhood import NeighborhoodConfig
+from ...models.sampling import UNFILLED, SamplingConfig, sample, sample_steps
 from .timing import Contestant, wait
 
 CODES = 1024
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--window", type=int, default=16, help="codes a side of the priors' window")
-    parser.add_argument("--grid", type=int, default=64, help="codes a side of the picture")
+    parser.add_argument("--grid", type=int, default=64, help="codes a side of the image")
     parser.add_argument("--rounds", type=int, default=4, help="parts of the stretch that the contestants take in turns")
     parser.add_argument(
         "--processor-time", action="store_true", help="count seconds of the processor: for one thread on a busy machine"
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     shape = {"layers": arguments.layers, "heads": arguments.heads, "width": arguments.width}
     window = (arguments.window, arguments.window)
     gpt = _built(GPTConfig(**shape, window=window), device)
-    windowed = _built(NeighbourhoodConfig(**shape, window=window), device)
+    windowed = _built(NeighborhoodConfig(**shape, window=window), device)
     clock = time.process_time if arguments.processor_time else time.perf_counter
     contestants = _contestants(gpt, windowed, arguments.grid, arguments.rounds, device)
     for _ in range(arguments.rounds):
@@ -68,11 +68,11 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     return figures
 
 
-def _built(config: GPTConfig | NeighbourhoodConfig, device: torch.device) -> Prior:
+def _built(config: GPTConfig | NeighborhoodConfig, device: torch.device) -> Prior:
     """A prior with random weights, told a map of as many codes as its window; bfloat16 on GPUs."""
     torch.manual_seed(0)
     with torch.device(device):
-        prior = config.build(CODES, CodeMapConfig(codes=CODES))
+        prior = config.build(CODES, CodeMapConfig(vocab_size=CODES))
     return prior.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32).eval()
 
 
@@ -84,15 +84,15 @@ def _contestants(gpt: Prior, windowed: Prior, grid: int, rounds: int, device: to
     def row(name: str, stride: int) -> Contestant:
         """Four codes of one row a turn."""
         given = torch.zeros(1, grid, grid, dtype=torch.int64)
-        given[0, grid // 2, stretch(grid, window, stride, 4 * rounds) :] = UNKNOWN
-        given[0, grid // 2 + 1 :] = UNKNOWN
+        given[0, grid // 2, stretch(grid, window, stride, 4 * rounds) :] = UNFILLED
+        given[0, grid // 2 + 1 :] = UNFILLED
         config = SamplingConfig(mode="serial", stride=stride)
         return Contestant(name, _steps(gpt, fields, grid, config, given), 4)
 
     def front() -> Contestant:
         """One step a turn of all rows that run staggered, the first of them where its window stops at the edge."""
         given = torch.zeros(1, grid, grid, dtype=torch.int64)
-        given[0, grid // 2 :] = UNKNOWN
+        given[0, grid // 2 :] = UNFILLED
         for number in range(-(-grid // window)):
             given[0, grid // 2 + number, : max(grid - window // 2 - window * number, 0)] = 0
         config = SamplingConfig(lanes=16, prefill=4) if gpu else SamplingConfig(lanes=4)
@@ -124,17 +124,17 @@ def stretch(grid: int, window: int, stride: int, length: int) -> int:
 def _steps(prior: Prior, fields: Fields, grid: int, config: SamplingConfig, given: Tensor | None) -> Iterator[int]:
     """Paint; the codes of each step."""
     before = 0
-    for painting in paint(prior, fields, (grid, grid), (0,), 1, config, given):
-        yield painting.painted - before
-        before = painting.painted
+    for painting in sample_steps(prior, fields, (grid, grid), (0,), 1, config, given):
+        yield painting.filled - before
+        before = painting.filled
 
 
 @torch.no_grad()
 def _published(prior: Prior, fields: Fields) -> Iterator[int]:
     """One forward of a whole window a code."""
     rows, columns = prior.window
-    window = {"map_codes": fields["map_codes"][:, :rows, :columns]}
-    codes = window["map_codes"].clone()
+    window = {"segmentation_codes": fields["segmentation_codes"][:, :rows, :columns]}
+    codes = window["segmentation_codes"].clone()
     while True:
         logits = prior(codes, window).logits[0, rows // 2, columns // 2]
         codes[0, rows // 2, columns // 2] = logits.float().softmax(dim=0).multinomial(1)[0]
@@ -143,7 +143,7 @@ def _published(prior: Prior, fields: Fields) -> Iterator[int]:
 
 def _fields(grid: int, device: torch.device) -> Fields:
     generator = torch.Generator().manual_seed(0)
-    return {"map_codes": torch.randint(CODES, (1, grid, grid), generator=generator).to(device)}
+    return {"segmentation_codes": torch.randint(CODES, (1, grid, grid), generator=generator).to(device)}
 
 
 def _whole(prior: Prior, fields: Fields, grid: int, device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""Measures a training step of stage 1 against the published one, in turns on the same networks and pictures.
+"""Measures a training step of stage 1 against the published one, in turns on the same networks and images.
 
 Seconds are CPU seconds of this process on a CPU, which a busy machine disturbs least, and wall seconds on a GPU.
 """
@@ -32,8 +32,8 @@ TRICKS: dict[str, dict[str, Any]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--size", type=int, default=256, metavar="S", help="side of a picture in pixels (default 256)")
-    parser.add_argument("--batch", type=int, default=1, metavar="B", help="pictures of a step (default 1)")
+    parser.add_argument("--size", type=int, default=256, metavar="S", help="side of an image in pixels (default 256)")
+    parser.add_argument("--batch", type=int, default=1, metavar="B", help="images of a step (default 1)")
     parser.add_argument("--channels", type=int, default=128, metavar="C", help="width of the networks (default 128)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="steps of each, in turns (default 3)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch on a CPU (default 1)")
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Measure, print, and return the figures."""
     torch.set_num_threads(arguments.threads)
-    with nullcontext() if dist.is_initialized() else ranks.group(1800.0):
+    with nullcontext() if dist.is_initialized() else ranks.process_group(1800.0):
         figures = _against_published(arguments)
         for trick in arguments.tricks:
             figures |= _with_trick(arguments, trick)
@@ -58,16 +58,16 @@ def config(arguments: argparse.Namespace, precision: str = "fp32", **settings: A
     data = {"shards": ["none"], "crop": {"size": arguments.size}}
     # The published loop shards nothing; bf16 needs the masters that ZeRO 1 keeps.
     zero = 0 if precision == "fp32" else 1
-    engine = {"zero": zero, "precision": precision, "compile": settings.pop("compile", None)}
+    engine = {"zero_stage": zero, "precision": precision, "compile_backend": settings.pop("compile", None)}
     optimizer = {"learning_rate": RATE, "betas": [0.5, 0.9]}
     made: VQGANRun = from_mapping(VQGANRun, {
-        "folder": "none", "data": data, "held_out": data, "loop": {"steps": 1 << 30},
-        "batch": {"total": arguments.batch, "micro": arguments.batch},
+        "run_dir": "none", "train_data": data, "val_data": data, "loop": {"max_steps": 1 << 30},
+        "batch": {"global_batch_size": arguments.batch, "micro_batch_size": arguments.batch},
         "model": {"channels": arguments.channels, "resolution": arguments.size, "z_channels": 2 * arguments.channels,
                   "attention_resolutions": [arguments.size // 16], "embed_dim": 2 * arguments.channels},
         "loss": {"perceptual": {"trunk": "random"}},
         "generator_training": {"optimizer": optimizer, "engine": engine},
-        "discriminator_training": {"optimizer": optimizer, "engine": {**engine, "compile": None}},
+        "discriminator_training": {"optimizer": optimizer, "engine": {**engine, "compile_backend": None}},
         **settings,
     })  # fmt: skip
     return made
@@ -93,15 +93,18 @@ def our_step(made: VQGANRun, clock: Clock) -> Callable[[int], None]:
     """The project's step on one batch, by its number, with its parts on the clock."""
     torch.manual_seed(0)
     task = VQGANTask(made, accumulation=1)
-    adversary = task.adversary
+    adversary = task.discriminator_trainer
     if adversary is None:
         raise ValueError("this measurement needs the adversarial game")
     task.generator = TimedEngine(task.generator, clock)
-    task.judge = clock.wrapped("losses", task.judge)  # type: ignore[assignment]
-    adversary.judge = clock.wrapped("discriminator and adaptive weight", adversary.judge)  # type: ignore[method-assign]
-    task.codebook.keep = clock.wrapped("codebook and averages", task.codebook.keep)  # type: ignore[method-assign]
-    task.average.update = clock.wrapped("codebook and averages", task.average.update)  # type: ignore[method-assign]
-    batch: Batch = {"picture": picture(made.batch.micro, made.model.resolution), "key": ["none"] * made.batch.micro}
+    task.reconstruction_loss = clock.wrapped("losses", task.reconstruction_loss)  # type: ignore[assignment]
+    adversary.adversarial_gradient = clock.wrapped("discriminator and adaptive weight", adversary.adversarial_gradient)  # type: ignore[method-assign]
+    task.codebook.update = clock.wrapped("codebook and averages", task.codebook.update)  # type: ignore[method-assign]
+    task.ema.update = clock.wrapped("codebook and averages", task.ema.update)  # type: ignore[method-assign]
+    batch: Batch = {
+        "image": image(made.batch.micro_batch_size, made.model.resolution),
+        "key": ["none"] * made.batch.micro_batch_size,
+    }
 
     def step(number: int) -> None:
         task.step([batch], 1 + number)  # never step 0, which places the codes
@@ -116,12 +119,12 @@ def published_step(made: VQGANRun, timed: Timed) -> Callable[[int], None]:
     game, perceptual = made.loss.adversarial, made.loss.perceptual
     if game is None or perceptual is None:
         raise ValueError("this measurement needs the adversarial game and LPIPS")
-    loop = PublishedLoop(generator, discriminator, load_lpips(perceptual).to(ranks.device()), game.weight, RATE)
-    real = picture(made.batch.micro, made.model.resolution).to(ranks.device()).float() / 127.5 - 1
+    loop = PublishedLoop(generator, discriminator, load_lpips(perceptual).to(ranks.device()), game.disc_weight, RATE)
+    real = image(made.batch.micro_batch_size, made.model.resolution).to(ranks.device()).float() / 127.5 - 1
     return lambda _: loop.step(real, timed)
 
 
-def picture(count: int, size: int) -> torch.Tensor:
+def image(count: int, size: int) -> torch.Tensor:
     """uint8 (B, 3, H, W) noise: the work does not depend on what is seen."""
     return torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -19,7 +19,7 @@ from ...models.conditions import UnconditionalConfig
 from ...models.priors.gpt import GPTConfig
 from ...trainer.data.collate import Batch
 from ...trainer.distributed import ranks, sharded_parameters
-from ...trainer.prior.data import Source
+from ...trainer.prior.data import CodeSource
 from ...trainer.prior.task import PriorTask
 from .prior_step import unread
 
@@ -92,11 +92,11 @@ def _rank(answer: Connection, rank: int, world: int, port: int, stage: Literal[1
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1",
     )  # fmt: skip
     torch.set_num_threads(1)
-    with ranks.group(1800.0):
+    with ranks.process_group(1800.0):
         told = UnconditionalConfig()
         torch.manual_seed(0)
         prior = model.build(CODES, told)
-        source = Source({"codes": CODES, "factor": 16, "digest": ""}, {}, None, ())
+        source = CodeSource({"codes": CODES, "factor": 16, "digest": ""}, {}, None, ())
         task = PriorTask(unread(model, told, stage, world), prior, source, 1)
         draws = torch.Generator().manual_seed(rank)
         batch: Batch = {"codes": torch.randint(CODES, (1, *model.window), generator=draws), "key": [f"sample {rank}"]}
@@ -106,7 +106,7 @@ def _rank(answer: Connection, rank: int, world: int, port: int, stage: Literal[1
         seconds = time.perf_counter() - began
         states = task.engine.optimizer.optimizer.state.values()
         moments = [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
-        parameters = [sharded_parameters.local(parameter) for parameter in task.prior.parameters()]
+        parameters = [sharded_parameters.local_shard(parameter) for parameter in task.prior.parameters()]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         answer.send(Held(seconds, _bytes(parameters), _bytes(moments), peak))
         ranks.barrier()

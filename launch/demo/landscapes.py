@@ -35,9 +35,9 @@ MAP_COLORS = {  # for people who look at a map; its labels are the numbers behin
 
 
 class Landscape(NamedTuple):
-    """A painted picture and its map."""
+    """A painted image and its map."""
 
-    picture: npt.NDArray[np.uint8]  # (H, W, 3)
+    image: npt.NDArray[np.uint8]  # (H, W, 3)
     labels: npt.NDArray[np.uint8]  # (H, W): places in LABELS
 
 
@@ -59,8 +59,8 @@ def landscape(seed: int, index: int, height: int, width: int) -> Landscape:
     if rng.random() < 0.8:
         scene.clouds()
     composition(scene)
-    picture = np.clip(scene.picture * 255 + 0.5, 0, 255).astype(np.uint8)
-    return Landscape(picture, scene.labels)
+    image = np.clip(scene.image * 255 + 0.5, 0, 255).astype(np.uint8)
+    return Landscape(image, scene.labels)
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class LandscapeSet:
     """A folder of landscapes: ``images/NAME.jpg`` beside ``maps/NAME.png``.
 
     Attributes:
-        count: pictures to paint.
-        height, width: of every picture, in pixels.
+        count: images to paint.
+        height, width: of every image, in pixels.
         seed: another seed, another set.
-        first: number of the first picture; numbers beyond those of a set give scenes that the set does not have.
-        maps_only: leave the pictures out.
+        first: number of the first image; numbers beyond those of a set give scenes that the set does not have.
+        maps_only: leave the images out.
     """
 
     count: Natural = 24
@@ -92,9 +92,9 @@ class LandscapeSet:
         _check_size(self.height, self.width)
 
     def paint(self, folder: Path) -> Iterator[str]:
-        """Paint what the folder does not have yet, and give the name of each picture once it is there.
+        """Paint what the folder does not have yet, and give the name of each image once it is there.
 
-        A picture is written whole, its map before it: after a kill the same call goes on where it was.
+        An image is written whole, its map before it: after a kill the same call goes on where it was.
 
         Raises:
             ValueError: the folder holds a set of another seed or size.
@@ -109,7 +109,7 @@ class LandscapeSet:
             files = [folder / "maps" / f"{name}.png", folder / "images" / f"{name}.jpg"][: 1 if self.maps_only else 2]
             if not all(file.exists() for file in files):
                 painted = landscape(self.seed, index, self.height, self.width)
-                for file, encoded in zip(files, (_png(painted.labels), _jpeg(painted.picture)), strict=False):
+                for file, encoded in zip(files, (_png(painted.labels), _jpeg(painted.image)), strict=False):
                     write_whole(file, encoded)
             yield name
 
@@ -119,9 +119,9 @@ def _check_size(height: int, width: int) -> None:
         raise ValueError(f"a landscape needs at least 64 pixels a side, got {height} x {width}")
 
 
-def _jpeg(picture: npt.NDArray[np.uint8]) -> bytes:
+def _jpeg(image: npt.NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=92)
+    Image.fromarray(image).save(file, "JPEG", quality=92)
     return file.getvalue()
 
 
@@ -135,7 +135,7 @@ def _png(labels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _leaves(scene: Scene) -> tuple[Color, bool]:
-    """The colour of a forest, and whether its trees are pointed: firs, or round crowns in summer, spring or autumn."""
+    """The color of a forest, and whether its trees are pointed: firs, or round crowns in summer, spring or autumn."""
     if scene.rng.random() < 0.55:
         return FIRS, True
     seasons = ((0.24, 0.36, 0.15), (0.36, 0.44, 0.18), (0.56, 0.36, 0.14))
@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
         painted = LandscapeSet(options.count, height, width, options.seed, options.first, options.maps_only)
         names = painted.paint(options.destination)
         if sys.stderr.isatty():
-            names = tqdm(names, total=options.count, unit="picture", dynamic_ncols=True)
+            names = tqdm(names, total=options.count, unit="image", dynamic_ncols=True)
         for number, name in enumerate(names, 1):
             if not sys.stderr.isatty():
                 print(f"{name}: {number} of {options.count}", file=sys.stderr, flush=True)
@@ -272,7 +272,7 @@ def _size(text: str) -> tuple[int, int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m smalti.launch.demo.landscapes", description=__doc__)
     parser.add_argument("destination", type=Path, help="gets images/ and maps/; run again after a kill, it goes on")
-    parser.add_argument("--count", type=int, default=24, metavar="N", help="pictures (default 24)")
+    parser.add_argument("--count", type=int, default=24, metavar="N", help="images (default 24)")
     parser.add_argument(
         "--size", type=_size, default=(1024, 1280), metavar="HEIGHTxWIDTH", help="in pixels (default 1024x1280)"
     )
@@ -280,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--first", type=int, default=0, metavar="N", help="number of the first; past a set's end, its scenes are new"
     )
-    parser.add_argument("--maps-only", action="store_true", help="leave the pictures out")
+    parser.add_argument("--maps-only", action="store_true", help="leave the images out")
     return parser
 
 

@@ -1,6 +1,6 @@
-"""What procedural pictures are painted with: smooth noise, outlines, soft edges, mixtures of colours.
+"""What procedural images are painted with: smooth noise, outlines, soft edges, mixtures of colors.
 
-All pictures are float32 (H, W, 3) in [0, 1]; outlines are float32 (W,) rows in pixels, counted from the top.
+All images are float32 (H, W, 3) in [0, 1]; outlines are float32 (W,) rows in pixels, counted from the top.
 """
 
 from math import ceil

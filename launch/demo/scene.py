@@ -1,7 +1,7 @@
 """A landscape in the making: the light of an hour, and one gesture of the painter a method.
 
-A scene is painted from the back to the front: what is laid down later hides what is there, in the picture and in its
-map. Sizes are in shares of the picture's height, so that a scene looks alike at any size.
+A scene is painted from the back to the front: what is laid down later hides what is there, in the image and in its
+map. Sizes are in shares of the image's height, so that a scene looks alike at any size.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ SKY, SUN, MOUNTAINS, FOREST, WATER, SAND, MEADOW = range(len(LABELS))
 
 
 class Light(NamedTuple):
-    """The colours of an hour: of the sky from top to horizon, and of what falls on the ground."""
+    """The colors of an hour: of the sky from top to horizon, and of what falls on the ground."""
 
     zenith: Color
     middle: Color
@@ -82,12 +82,12 @@ HOURS = (
 
 
 class Scene:
-    """A picture in the making: the canvas, its light, and one painter's gesture a method."""
+    """An image in the making: the canvas, its light, and one painter's gesture a method."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int, light: Light, horizon: float) -> None:
         self.rng, self.height, self.width, self.light = rng, height, width, light
         self.horizon = round(horizon * height)
-        self.picture = np.zeros((height, width, 3), np.float32)
+        self.image = np.zeros((height, width, 3), np.float32)
         self.labels = np.full((height, width), SKY, np.uint8)
         self.rows = np.arange(height, dtype=np.float32)[:, None]
         self.columns = np.arange(width, dtype=np.float32)[None]
@@ -96,9 +96,9 @@ class Scene:
         self.side = 1.0 if self.sun_x > width / 2 else -1.0  # where the light comes from: 1 is right
 
     def cover(self, top: int, coverage: Array, paint: Array, label: int) -> None:
-        """Lay (rows, W) of coverage with a colour, or (rows, W, 3) of them, over the canvas from the row ``top``."""
+        """Lay (rows, W) of coverage with a color, or (rows, W, 3) of them, over the canvas from the row ``top``."""
         rows = slice(top, top + len(coverage))
-        self.picture[rows] = mix(self.picture[rows], paint, coverage[..., None])
+        self.image[rows] = mix(self.image[rows], paint, coverage[..., None])
         self.labels[rows][coverage > 0.5] = label
 
     def below(self, line: Array, bottom: int) -> tuple[int, Array]:
@@ -112,13 +112,13 @@ class Scene:
         return mix(albedo * (self.light.ambient + direct), self.light.horizon * 0.92, distance)
 
     def sky(self) -> None:
-        """The whole canvas in the colours of the hour, brighter around the sun."""
+        """The whole canvas in the colors of the hour, brighter around the sun."""
         t = np.clip(self.rows / self.horizon, 0, 1)[..., None]
         light = self.light
         column = mix(mix(light.zenith, light.middle, smoothstep(0, 0.65, t)), light.horizon, smoothstep(0.4, 1.0, t))
         away = np.hypot(self.columns - self.sun_x, 1.3 * (self.rows - self.sun_y)) / self.height
         glow = 0.50 * np.exp(-((away / 0.16) ** 2)) + 0.35 * np.exp(-away / 0.30)
-        self.picture[:] = mix(column, light.sun, 0.8 * glow[..., None])
+        self.image[:] = mix(column, light.sun, 0.8 * glow[..., None])
 
     def sun(self) -> None:
         """The disk of the sun, or of the moon."""
@@ -143,8 +143,8 @@ class Scene:
         dark = mix(light.middle, light.horizon, 0.45)
         pale = np.clip(mix(light.sun, color(1, 1, 1), 0.3), 0, 1)
         fade = 0.9 * smoothstep(1.0, 0.72, t) if streaks else 0.92 * smoothstep(1.05, 0.80, t)
-        self.picture[:rows] = mix(
-            self.picture[:rows], mix(dark, pale, bright[..., None]), (thickness * fade[:, None])[..., None]
+        self.image[:rows] = mix(
+            self.image[:rows], mix(dark, pale, bright[..., None]), (thickness * fade[:, None])[..., None]
         )
 
     def mountains(self, bottom: int, tall: float, distance: float, across: float, snow: float, shape: Array) -> None:
@@ -242,7 +242,7 @@ class Scene:
         beside = self.columns + 0.4 * waves * 0.012 * unit
         from_row = np.clip(mirrored, 0, top - 1).astype(np.int64)
         from_column = np.clip(beside, 0, self.width - 1).astype(np.int64)
-        mirror = self.picture[from_row, from_column]
+        mirror = self.image[from_row, from_column]
         body = deep * (self.light.ambient + 0.5 * self.light.direct)
         painted = mix(mirror * 0.90, body, (0.18 + 0.42 * t + 0.05 * waves)[..., None])
         if (self.labels[:top] == SUN).any():

@@ -1,11 +1,11 @@
-"""What a prior may be told about a picture. A new kind is a file here and a name in ``SingleConditionConfig``."""
+"""What a prior may be told about an image. A new kind is a file here and a name in ``SingleConditionConfig``."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from .base import NOWHERE, Condition, Fields, Place
+from .base import WHOLE_IMAGE, Condition, CropLocation, Fields
 from .code_map import CodeMapConfig
-from .composite import Several
+from .composite import Composite
 from .crop_position import CoordinateFeaturesConfig, CoordinatesConfig
 from .low_resolution import LowResolutionConfig
 from .objects import ObjectsConfig
@@ -24,39 +24,39 @@ SingleConditionConfig = (
 
 
 @dataclass(frozen=True)
-class SeveralConfig:
+class CompositeConfig:
     """Several conditions at once, in this order."""
 
     kind: Literal["several"] = "several"
-    parts: tuple[SingleConditionConfig, ...] = ()
+    conditions: tuple[SingleConditionConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.parts) < 2:
+        if len(self.conditions) < 2:
             raise ValueError(
-                f"parts must name at least two conditions, got {len(self.parts)}; name a single one directly"
+                f"conditions must name at least two conditions, got {len(self.conditions)}; name a single one directly"
             )
 
-    def build(self, width: int, window: tuple[int, int]) -> Several:
+    def build(self, width: int, window: tuple[int, int]) -> Composite:
         """The condition of a prior with ``width`` channels that is trained on ``window`` codes."""
-        return Several([part.build(width, window) for part in self.parts], window)
+        return Composite([part.build(width, window) for part in self.conditions], window)
 
 
-ConditionConfig = SingleConditionConfig | SeveralConfig
+ConditionConfig = SingleConditionConfig | CompositeConfig
 
 __all__ = [
-    "NOWHERE",
+    "WHOLE_IMAGE",
     "ClassConfig",
     "CodeMapConfig",
+    "Composite",
+    "CompositeConfig",
     "Condition",
     "ConditionConfig",
     "CoordinateFeaturesConfig",
     "CoordinatesConfig",
+    "CropLocation",
     "Fields",
     "LowResolutionConfig",
     "ObjectsConfig",
-    "Place",
-    "Several",
-    "SeveralConfig",
     "SingleConditionConfig",
     "TextConfig",
     "UnconditionalConfig",

@@ -13,12 +13,12 @@ Fields = Mapping[str, Tensor]
 """The named tensors of a batch, each with B rows."""
 
 
-NOWHERE = -1
+WHOLE_IMAGE = -1
 """The row and the column of a token that stands at no cell."""
 
 
-class Place(NamedTuple):
-    """Where a window lies in the grid of a whole picture, in codes."""
+class CropLocation(NamedTuple):
+    """Where a window lies in the grid of a whole image, in codes."""
 
     top: int
     left: int
@@ -28,7 +28,7 @@ class Place(NamedTuple):
 class Condition(nn.Module):
     """A prefix of ``length`` tokens for windows of ``window`` codes; subclasses say from which ``fields``.
 
-    Its tables are its own: no token of a condition shares a vector with a code of the picture. Everything that uses a
+    Its tables are its own: no token of a condition shares a vector with a code of the image. Everything that uses a
     parameter happens inside ``forward``, where partitioned parameters (ZeRO stage 3) are at hand.
     """
 
@@ -53,8 +53,8 @@ class Condition(nn.Module):
         """
         raise NotImplementedError
 
-    def cut(self, fields: Fields, place: Place) -> dict[str, Tensor]:
-        """The window's share of fields that describe whole pictures. What holds for the whole passes unchanged."""
+    def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:
+        """The window's share of fields that describe whole images. What holds for the whole passes unchanged."""
         return {name: self.field(fields, name) for name in self.fields}
 
     def cells(self) -> Tensor:
@@ -62,7 +62,7 @@ class Condition(nn.Module):
 
         On the CPU, even where a default device says otherwise, so that models can be laid out on the meta device.
         """
-        return torch.full((self.length, 2), NOWHERE, device="cpu")
+        return torch.full((self.length, 2), WHOLE_IMAGE, device="cpu")
 
     def field(self, fields: Fields, name: str) -> Tensor:
         """One field of the batch, or a KeyError that names those at hand."""

@@ -1,6 +1,6 @@
-"""A condition that is itself a picture, seen through a second frozen tokenizer: one code for each code.
+"""A condition that is itself an image, seen through a second frozen tokenizer: one code for each code.
 
-Segmentation, depth, edges, key points: whatever has been drawn as a picture and encoded, or labels pooled to the grid.
+Segmentation, depth, edges, key points: whatever has been drawn as an image and encoded, or labels pooled to the grid.
 Shapes: B samples, (h, w) the window, (H, W) a whole grid, C channels.
 """
 
@@ -12,23 +12,23 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..bounds import Count, Name, check_ranges
-from .base import Fields, Place, SingleCondition, window_cells
+from .base import CropLocation, Fields, SingleCondition, window_cells
 
 LABELS = 256  # values of an 8-bit map
 
 
 @dataclass(frozen=True)
 class CodeMapConfig:
-    """Codes of the condition on the same grid as the picture's: the field ``field``, (B, h, w) int64."""
+    """Codes of the condition on the same grid as the image's: the field ``field``, (B, h, w) int64."""
 
     kind: Literal["code_map"] = "code_map"
-    field: Name = "map_codes"
-    codes: Count = 1024  # of the condition's tokenizer, a vocabulary of its own
+    field: Name = "segmentation_codes"
+    vocab_size: Count = 1024  # of the condition's tokenizer, a vocabulary of its own
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.codes < 1:
-            raise ValueError(f"codes must be at least 1, got {self.codes}")
+        if self.vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
 
     def build(self, width: int, window: tuple[int, int]) -> "CodeMap":
         """The condition of a prior with ``width`` channels that is trained on ``window`` codes."""
@@ -41,7 +41,7 @@ class CodeMap(SingleCondition):
     def __init__(self, config: CodeMapConfig, width: int, window: tuple[int, int]) -> None:
         super().__init__(window[0] * window[1], width, window)
         self.fields = (config.field,)
-        self.table = nn.Embedding(config.codes, width)
+        self.table = nn.Embedding(config.vocab_size, width)
 
     def tokens(self, fields: Fields, batch: int) -> Tensor:
         """(B, h * w, C)."""
@@ -49,19 +49,19 @@ class CodeMap(SingleCondition):
         if codes.shape[1:] != self.window:
             raise ValueError(
                 f"the field {self.fields[0]!r} must cover the prior's window of {self.window} codes, "
-                f"got {tuple(codes.shape[1:])}; cut it where the picture's codes are cut"
+                f"got {tuple(codes.shape[1:])}; cut it where the image's codes are cut"
             )
         tokens: Tensor = self.table(rearrange(codes, "b h w -> b (h w)"))
         return tokens
 
-    def cut(self, fields: Fields, place: Place) -> dict[str, Tensor]:
-        """The window's codes out of those of a whole picture."""
+    def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:
+        """The window's codes out of those of a whole image."""
         codes = self.field(fields, self.fields[0])
         if codes.shape[1:] != place.size:
             raise ValueError(
-                f"the field {self.fields[0]!r} must have the picture's {place.size} codes, "
+                f"the field {self.fields[0]!r} must have the image's {place.size} codes, "
                 f"got {tuple(codes.shape[1:])}; "
-                "encode the condition at the size of the picture"
+                "encode the condition at the size of the image"
             )
         rows, columns = self.window
         return {self.fields[0]: codes[:, place.top : place.top + rows, place.left : place.left + columns]}
@@ -71,12 +71,12 @@ class CodeMap(SingleCondition):
         return window_cells(self.window)
 
 
-def commonest(labels: Tensor, rows: int, columns: int) -> Tensor:
+def majority_label(labels: Tensor, rows: int, columns: int) -> Tensor:
     """The commonest label in each cell of a grid laid over a map; the lowest of those that are equally common.
 
     Args:
         labels: (H, W) integers in [0, 256).
-        rows, columns: of the grid; a cell takes the map's pixels whose centres lie in it.
+        rows, columns: of the grid; a cell takes the map's pixels whose centers lie in it.
 
     Returns:
         (rows, columns) uint8.

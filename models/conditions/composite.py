@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from .base import Condition, Fields, Place
+from .base import Condition, CropLocation, Fields
 
 
-class Several(Condition):
+class Composite(Condition):
     """The prefixes of all parts, in their order; dropout and guidance drop them together."""
 
     def __init__(self, parts: list[Condition], window: tuple[int, int]) -> None:
@@ -18,7 +18,7 @@ class Several(Condition):
         """See ``Condition``."""
         return torch.cat([part(fields, batch, dropped) for part in self.parts], dim=1)
 
-    def cut(self, fields: Fields, place: Place) -> dict[str, Tensor]:
+    def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:
         """The window's share of every part's fields."""
         cut: dict[str, Tensor] = {}
         for part in self._each():

@@ -1,4 +1,4 @@
-"""Where in its picture a crop lies, for aligned data such as faces: as codes or as continuous features.
+"""Where in its image a crop lies, for aligned data such as faces: as codes or as continuous features.
 
 Shapes: B samples, (h, w) the window, C channels of the prior.
 """
@@ -12,7 +12,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ..bounds import Count, Width, check_ranges
-from .base import Fields, Place, SingleCondition, window_cells
+from .base import CropLocation, Fields, SingleCondition, window_cells
 
 
 class Located(SingleCondition):
@@ -24,8 +24,8 @@ class Located(SingleCondition):
 
     fields: tuple[str, ...] = ("box", "source_size", "flip")
 
-    def cut(self, fields: Fields, place: Place) -> dict[str, torch.Tensor]:
-        """The window's box out of that of a whole picture, mirrored pictures included."""
+    def cut(self, fields: Fields, place: CropLocation) -> dict[str, torch.Tensor]:
+        """The window's box out of that of a whole image, mirrored images included."""
         left, top, right, bottom = self.field(fields, "box").float().unbind(1)
         flip = self.field(fields, "flip").bool()
         rows, columns = self.window
@@ -44,8 +44,8 @@ class Located(SingleCondition):
 class LocatedCells(Located):
     """One token for each cell of the window, in raster order."""
 
-    def centres(self, fields: Fields) -> Tensor:
-        """(B, h * w, 2): row and column of every cell's centre as shares of the source, float32 in (0, 1)."""
+    def centers(self, fields: Fields) -> Tensor:
+        """(B, h * w, 2): row and column of every cell's center as shares of the source, float32 in (0, 1)."""
         rows, columns = self.window
         left, top, right, bottom = self.field(fields, "box").float().unbind(1)
         height, width = self.field(fields, "source_size").float().unbind(1)
@@ -66,16 +66,16 @@ class CoordinatesConfig:
     """The raster position of every cell in its source, as one of ``codes`` numbers (the reference's CoordStage)."""
 
     kind: Literal["coordinates"] = "coordinates"
-    codes: Count = 1024
+    vocab_size: Count = 1024
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.codes < 2:
-            raise ValueError(f"codes must be at least 2, got {self.codes}")
+        if self.vocab_size < 2:
+            raise ValueError(f"vocab_size must be at least 2, got {self.vocab_size}")
 
     def build(self, width: int, window: tuple[int, int]) -> "Coordinates":
         """The condition of a prior with ``width`` channels that is trained on ``window`` codes."""
-        return Coordinates(self.codes, width, window)
+        return Coordinates(self.vocab_size, width, window)
 
 
 class Coordinates(LocatedCells):
@@ -93,7 +93,7 @@ class Coordinates(LocatedCells):
     def codes(self, fields: Fields) -> Tensor:
         """(B, h * w) int64. A pixel at row y, column x has the raster number y * width + x, both counted from 0."""
         height, width = self.field(fields, "source_size").float().unbind(1)
-        y, x = self.centres(fields).unbind(-1)
+        y, x = self.centers(fields).unbind(-1)
         row, column = y * height[:, None] - 0.5, x * width[:, None] - 0.5
         share = (row * width[:, None] + column) / (height * width)[:, None]
         steps = self.table.num_embeddings
@@ -118,7 +118,7 @@ class CoordinateFeaturesConfig:
 
 
 class CoordinateFeatures(LocatedCells):
-    """One token for each cell of the window: waves of its centre, and the logarithm of the cell's size."""
+    """One token for each cell of the window: waves of its center, and the logarithm of the cell's size."""
 
     def __init__(self, frequencies: int, width: int, window: tuple[int, int]) -> None:
         super().__init__(window[0] * window[1], width, window)
@@ -133,7 +133,7 @@ class CoordinateFeatures(LocatedCells):
     def features(self, fields: Fields) -> Tensor:
         """(B, h * w, 4 * frequencies + 2) float32, each in about [-1, 1] but the logarithms of the size."""
         octaves = 2.0 ** torch.arange(self.frequencies, device=self.project.weight.device)
-        angles = rearrange(self.centres(fields)[..., None] * octaves * math.pi, "b n yx f -> b n (yx f)")
+        angles = rearrange(self.centers(fields)[..., None] * octaves * math.pi, "b n yx f -> b n (yx f)")
         left, top, right, bottom = self.field(fields, "box").float().unbind(1)
         shares = torch.stack((bottom - top, right - left), dim=1) / self.field(fields, "source_size").float()
         scale = repeat(shares.log2(), "b yx -> b n yx", n=self.length)

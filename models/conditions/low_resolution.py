@@ -1,4 +1,4 @@
-"""Superresolution: the picture itself, small. Shapes: B samples, (h, w) the window, p pixels a code, C channels."""
+"""Superresolution: the image itself, small. Shapes: B samples, (h, w) the window, p pixels a code, C channels."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,25 +8,27 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..bounds import Name, Width, check_ranges
-from .base import Fields, Place, SingleCondition, window_cells
+from .base import CropLocation, Fields, SingleCondition, window_cells
 
 
 @dataclass(frozen=True)
 class LowResolutionConfig:
-    """The small picture, ``pixels`` x ``pixels`` of it for each code: the field ``field``, (B, channels, h p, w p).
+    """The small image, ``pixels`` x ``pixels`` of it for each code: the field ``field``, (B, channels, h p, w p).
 
     4 pixels a code at a tokenizer of factor 16 are a fourfold superresolution.
     """
 
     kind: Literal["low_resolution"] = "low_resolution"
     field: Name = "low"
-    pixels: Width = 4
+    pixels_per_code: Width = 4
     channels: Width = 3
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.pixels < 1 or self.channels < 1:
-            raise ValueError(f"pixels and channels must be at least 1, got {self.pixels} and {self.channels}")
+        if self.pixels_per_code < 1 or self.channels < 1:
+            raise ValueError(
+                f"pixels_per_code and channels must be at least 1, got {self.pixels_per_code} and {self.channels}"
+            )
 
     def build(self, width: int, window: tuple[int, int]) -> "LowResolution":
         """The condition of a prior with ``width`` channels that is trained on ``window`` codes."""
@@ -39,8 +41,8 @@ class LowResolution(SingleCondition):
     def __init__(self, config: LowResolutionConfig, width: int, window: tuple[int, int]) -> None:
         super().__init__(window[0] * window[1], width, window)
         self.fields = (config.field,)
-        self.pixels = config.pixels
-        self.project = nn.Linear(config.channels * config.pixels**2, width)
+        self.pixels = config.pixels_per_code
+        self.project = nn.Linear(config.channels * config.pixels_per_code**2, width)
 
     def tokens(self, fields: Fields, batch: int) -> Tensor:
         """(B, h * w, C)."""
@@ -50,8 +52,8 @@ class LowResolution(SingleCondition):
         tokens: Tensor = self.project(cells.to(self.project.weight.dtype))
         return tokens
 
-    def cut(self, fields: Fields, place: Place) -> dict[str, Tensor]:
-        """The window's pixels out of those of a whole picture."""
+    def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:
+        """The window's pixels out of those of a whole image."""
         small = self.field(fields, self.fields[0])
         self._check(small, place.size)
         top, left = place.top * self.pixels, place.left * self.pixels
@@ -71,6 +73,6 @@ class LowResolution(SingleCondition):
             )
 
 
-def shrink(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, c, H, W) pictures at (B, c, *size) by the mean over areas: the low resolution of training data."""
-    return F.interpolate(pictures, size, mode="area")
+def shrink(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, c, H, W) images at (B, c, *size) by the mean over areas: the low resolution of training data."""
+    return F.interpolate(images, size, mode="area")

@@ -1,4 +1,4 @@
-"""The objects of a scene, by their boxes or their centres: Esser et al. 2021's scene models, with tables of their own.
+"""The objects of a scene, by their boxes or their centers: Esser et al. 2021's scene models, with tables of their own.
 
 Shapes: B samples, N objects, C channels of the prior.
 """
@@ -22,12 +22,12 @@ ABSENT = -1
 class ObjectsConfig:
     """Up to ``objects`` objects: ``object_classes`` (B, N) int64 and ``object_boxes`` (B, N, 4) in source pixels.
 
-    The prefix has 3 tokens an object (class, top left, bottom right), or 2 for ``by: centre``, and 2 for the crop:
+    The prefix has 3 tokens an object (class, top left, bottom right), or 2 for ``by: center``, and 2 for the crop:
     92 for 30 boxes. Positions are cells of a ``grid`` x ``grid`` raster laid over the whole source.
     """
 
     kind: Literal["objects"] = "objects"
-    by: Literal["box", "centre"] = "box"
+    representation: Literal["box", "center"] = "box"
     objects: Width = 30
     classes: Count = 600
     grid: Width = 90
@@ -51,7 +51,7 @@ class Objects(Located):
     fields = (*Located.fields, "object_classes", "object_boxes")
 
     def __init__(self, config: ObjectsConfig, width: int, window: tuple[int, int]) -> None:
-        corners = 2 if config.by == "box" else 1
+        corners = 2 if config.representation == "box" else 1
         super().__init__(config.objects * (1 + corners) + 2, width, window)
         self.config = config
         self.classes = nn.Embedding(config.classes + 1, width)  # the last one: no object
@@ -68,7 +68,7 @@ class Objects(Located):
             )
         missing = kinds == ABSENT
         places = self._numbers(boxes, fields)
-        if self.config.by == "centre":
+        if self.config.representation == "center":
             places = self._numbers((boxes + boxes[..., [2, 3, 0, 1]]) / 2, fields)[..., :1]
         places = places.masked_fill(missing[..., None], self.config.grid**2)
         names = self.classes(kinds.masked_fill(missing, self.config.classes))

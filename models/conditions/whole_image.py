@@ -1,4 +1,4 @@
-"""Conditions that hold for a whole picture: none, a class, a text.
+"""Conditions that hold for a whole image: none, a class, a text.
 
 Shapes: B samples, C channels of the prior, P tokens.
 """
@@ -16,7 +16,7 @@ from .base import Fields, SingleCondition
 
 @dataclass(frozen=True)
 class UnconditionalConfig:
-    """Nothing is known of the picture; one learned token starts the sequence."""
+    """Nothing is known of the image; one learned token starts the sequence."""
 
     kind: Literal["unconditional"] = "unconditional"
 
@@ -26,7 +26,7 @@ class UnconditionalConfig:
 
 
 class Unconditional(SingleCondition):
-    """One learned token, the same for every picture."""
+    """One learned token, the same for every image."""
 
     def __init__(self, width: int, window: tuple[int, int]) -> None:
         super().__init__(1, width, window)
@@ -39,7 +39,7 @@ class Unconditional(SingleCondition):
 
 @dataclass(frozen=True)
 class ClassConfig:
-    """One of ``classes`` labels a picture: the field ``cls``, (B,) int64."""
+    """One of ``classes`` labels an image: the field ``cls``, (B,) int64."""
 
     kind: Literal["class"] = "class"
     classes: Count = 1000
@@ -55,7 +55,7 @@ class ClassConfig:
 
 
 class ClassLabel(SingleCondition):
-    """One token a picture, from a table of classes."""
+    """One token an image, from a table of classes."""
 
     fields = ("cls",)
 

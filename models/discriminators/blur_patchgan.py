@@ -13,7 +13,7 @@ GROUPS = 32  # of GroupNorm
 
 
 @dataclass(frozen=True)
-class BlurPatchConfig:
+class BlurPatchGANConfig:
     """A 5x5 stem, stages that each double the width and halve the sides, and a head with one logit for each patch."""
 
     kind: Literal["blur_patch"] = "blur_patch"
@@ -27,15 +27,15 @@ class BlurPatchConfig:
         if self.channels < 1 or self.channels % GROUPS:
             raise ValueError(f"channels must be a multiple of the {GROUPS} groups of GroupNorm, got {self.channels}")
 
-    def build(self, in_channels: int = 3) -> "BlurPatch":
+    def build(self, in_channels: int = 3) -> "BlurPatchGAN":
         """The network, with fresh weights from torch's global generator."""
-        return BlurPatch(self, in_channels)
+        return BlurPatchGAN(self, in_channels)
 
 
-class BlurPatch(nn.Module):
-    """Judges every patch of a picture; normalises each picture alone, so that ranks need not talk."""
+class BlurPatchGAN(nn.Module):
+    """Judges every patch of an image; normalizes each image alone, so that ranks need not talk."""
 
-    def __init__(self, config: BlurPatchConfig, in_channels: int) -> None:
+    def __init__(self, config: BlurPatchGANConfig, in_channels: int) -> None:
         super().__init__()
         width = config.channels
         self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 5, padding=2), nn.LeakyReLU(LEAK))
@@ -55,7 +55,7 @@ class BlurPatch(nn.Module):
             nn.Conv2d(widths[-1], width, 1), nn.LeakyReLU(LEAK), nn.Conv2d(width, 1, 5, padding=2)
         )
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(B, in_channels, H, W) pictures in [-1, 1] to (B, 1, h, w) logits, high for real; 16 x 16 for 256 pixels."""
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, in_channels, H, W) images in [-1, 1] to (B, 1, h, w) logits, high for real; 16 x 16 for 256 pixels."""
         dtype = next(self.parameters()).dtype
-        return self.head(self.stages(self.stem(pictures.to(dtype))))  # type: ignore[no-any-return]
+        return self.head(self.stages(self.stem(images.to(dtype))))  # type: ignore[no-any-return]

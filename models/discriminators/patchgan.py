@@ -1,4 +1,4 @@
-"""Judges every patch of a picture: Isola et al. 2017 (PatchGAN)."""
+"""Judges every patch of an image: Isola et al. 2017 (PatchGAN)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -51,14 +51,14 @@ class PatchGAN(nn.Module):
         self.main = nn.Sequential(*parts)
         self.apply(start)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(B, in_channels, H, W) pictures in [-1, 1] to (B, 1, h, w) logits, high for real; 30 x 30 for 256 pixels."""
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, in_channels, H, W) images in [-1, 1] to (B, 1, h, w) logits, high for real; 30 x 30 for 256 pixels."""
         dtype = next(self.parameters()).dtype
-        return self.main(pictures.to(dtype))  # type: ignore[no-any-return]
+        return self.main(images.to(dtype))  # type: ignore[no-any-return]
 
 
 def norm(kind: Literal["batch", "group"], channels: int) -> nn.Module:
-    """The normalisation of this name."""
+    """The normalization of this name."""
     return BatchNorm(channels) if kind == "batch" else nn.GroupNorm(32, channels)
 
 

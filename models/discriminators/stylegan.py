@@ -1,6 +1,6 @@
-"""Judges a picture as a whole: the residual discriminator of Karras et al. 2020 (StyleGAN2).
+"""Judges an image as a whole: the residual discriminator of Karras et al. 2020 (StyleGAN2).
 
-Shapes: B pictures, C channels, H rows, W columns.
+Shapes: B images, C channels, H rows, W columns.
 """
 
 import math
@@ -21,10 +21,10 @@ SMALLEST = 4  # side of the last grid, in places
 
 @dataclass(frozen=True)
 class StyleGANConfig:
-    """A discriminator of square pictures of one size."""
+    """A discriminator of square images of one size."""
 
     kind: Literal["stylegan"] = "stylegan"
-    resolution: Width = 256  # side of a picture, a power of two
+    resolution: Width = 256  # side of an image, a power of two
     capacity: Count = 32_768  # width times side, of every grid that is not of the largest width
     widest: Width = 512  # channels
 
@@ -48,7 +48,7 @@ class StyleGANConfig:
 
 
 class StyleGANDiscriminator(nn.Module):
-    """Residual halving down to 4 x 4, then one logit for each picture."""
+    """Residual halving down to 4 x 4, then one logit for each image."""
 
     def __init__(self, config: StyleGANConfig, in_channels: int) -> None:
         super().__init__()
@@ -61,18 +61,18 @@ class StyleGANDiscriminator(nn.Module):
         self.dense = ScaledLinear(width * SMALLEST**2, width)
         self.out = ScaledLinear(width, 1)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(B, in_channels, S, S) pictures in [-1, 1], S the resolution, to (B, 1) logits, high for real.
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, in_channels, S, S) images in [-1, 1], S the resolution, to (B, 1) logits, high for real.
 
         Raises:
-            ValueError: pictures of another size.
+            ValueError: images of another size.
         """
-        if pictures.shape[2:] != (self.resolution, self.resolution):
+        if images.shape[2:] != (self.resolution, self.resolution):
             raise ValueError(
-                f"this discriminator judges {self.resolution} x {self.resolution} pictures, got "
-                f"{pictures.shape[2]} x {pictures.shape[3]}; set its resolution, or use a patch discriminator"
+                f"this discriminator judges {self.resolution} x {self.resolution} images, got "
+                f"{images.shape[2]} x {images.shape[3]}; set its resolution, or use a patch discriminator"
             )
-        h = activate(self.stem(pictures.to(self.out.weight.dtype)))
+        h = activate(self.stem(images.to(self.out.weight.dtype)))
         h = with_deviation(self.blocks(h))
         h = rearrange(activate(self.last(h)), "b c h w -> b (c h w)")
         return self.out(activate(self.dense(h)))  # type: ignore[no-any-return]
@@ -136,7 +136,7 @@ def activate(x: Tensor) -> Tensor:
 
 
 def with_deviation(x: Tensor, group: int = 4) -> Tensor:
-    """Adds a channel that tells how much the pictures of a group differ, so that sameness shows: Karras et al. 2018.
+    """Adds a channel that tells how much the images of a group differ, so that sameness shows: Karras et al. 2018.
 
     The groups are of this rank's own batch, of the largest size up to ``group`` that divides it.
     """

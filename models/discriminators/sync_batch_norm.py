@@ -1,19 +1,19 @@
-"""Batch normalisation whose statistics may be summed over ranks by a function of the caller: Ioffe and Szegedy 2015.
+"""Batch normalization whose statistics may be summed over ranks by a function of the caller: Ioffe and Szegedy 2015.
 
-torch's own synchronised form knows process groups and refuses a CPU; this one knows neither.
+torch's own synchronized form knows process groups and refuses a CPU; this one knows neither.
 
-Shapes: B pictures, C channels, H rows, W columns.
+Shapes: B images, C channels, H rows, W columns.
 """
 
 import torch
 from torch import Tensor, nn
 
-from ..layers.cross_rank_statistics import Synchronised
+from ..layers.cross_rank_statistics import CrossRankStatistics
 from ..layers.float32_buffers import Float32Buffers
 
 
-class BatchNorm(Float32Buffers, Synchronised):
-    """Normalises each channel by its mean and variance over the batch; keeps running ones for evaluation."""
+class BatchNorm(Float32Buffers, CrossRankStatistics):
+    """Normalizes each channel by its mean and variance over the batch; keeps running ones for evaluation."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -40,7 +40,7 @@ class BatchNorm(Float32Buffers, Synchronised):
         """Mean and variance (C,) over the batches of all ranks; the running ones take a step towards them."""
         variance, mean = (part.double() for part in torch.var_mean(values, (0, 2, 3), correction=0))
         size = torch.full_like(mean, values.numel() / values.shape[1])
-        # Sums, not means, so that ranks may hold different numbers of pictures; doubles, so that they do not cancel.
+        # Sums, not means, so that ranks may hold different numbers of images; doubles, so that they do not cancel.
         total, first, second = self.reduce(torch.stack([size, size * mean, size * (variance + mean.square())]))
         mean = first / total
         variance = (second / total - mean.square()).clamp(min=0)

@@ -1,6 +1,6 @@
 """The losses of the adversarial game, and the weight between its two sides.
 
-Shapes: B pictures, H rows, W columns, N labels. Logits may have any shape: every entry counts the same.
+Shapes: B images, H rows, W columns, N labels. Logits may have any shape: every entry counts the same.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ AdversarialLoss = Literal["hinge", "vanilla", "non_saturating"]
 
 
 def discriminator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator minimises, from its logits of real and fake pictures, () float32.
+    """What the discriminator minimises, from its logits of real and fake images, () float32.
 
     ``hinge``: Lim and Ye 2017. ``vanilla`` and ``non_saturating``: Goodfellow et al. 2014; the first is halved, as in
     the published VQGAN, the second is not, as in StyleGAN.
@@ -28,7 +28,7 @@ def discriminator_loss(kind: AdversarialLoss, real: Tensor, fake: Tensor) -> Ten
 
 
 def generator_loss(kind: AdversarialLoss, fake: Tensor) -> Tensor:
-    """What the generator minimises, from the logits of its pictures, () float32.
+    """What the generator minimises, from the logits of its images, () float32.
 
     ``hinge`` and ``vanilla`` raise the logits themselves, as in the published VQGAN; ``non_saturating`` raises the
     log of the odds: Goodfellow et al. 2014, section 3.
@@ -37,7 +37,7 @@ def generator_loss(kind: AdversarialLoss, fake: Tensor) -> Tensor:
     return F.softplus(-fake).mean() if kind == "non_saturating" else -fake.mean()
 
 
-def last_layer_gradient(features: Tensor, picture_gradient: Tensor, layer: nn.Conv2d) -> Tensor:
+def last_layer_gradient(features: Tensor, image_gradient: Tensor, layer: nn.Conv2d) -> Tensor:
     """The gradient at a last convolution's weight of the loss whose gradient at its output is known.
 
     No graph and no parameter is touched, so it holds under every ZeRO stage. It is local: average it over ranks
@@ -45,7 +45,7 @@ def last_layer_gradient(features: Tensor, picture_gradient: Tensor, layer: nn.Co
 
     Args:
         features: (B, C, H, W) input of the convolution.
-        picture_gradient: (B, n * out_channels, H, W) gradients of n losses at its output, side by side;
+        image_gradient: (B, n * out_channels, H, W) gradients of n losses at its output, side by side;
             of one alone where the convolution has groups.
         layer: the convolution; its weight may be partitioned.
 
@@ -53,11 +53,11 @@ def last_layer_gradient(features: Tensor, picture_gradient: Tensor, layer: nn.Co
         (n * out_channels, C, rows, columns) float32.
     """
     # The weight's shape is told by the layer: a partitioned weight has none.
-    shape = (picture_gradient.shape[1], layer.in_channels // layer.groups, *layer.kernel_size)
+    shape = (image_gradient.shape[1], layer.in_channels // layer.groups, *layer.kernel_size)
     gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         features.detach(),
         torch.Size(shape),
-        picture_gradient.detach().to(features.dtype),
+        image_gradient.detach().to(features.dtype),
         layer.stride,
         layer.padding,
         layer.dilation,
@@ -87,18 +87,18 @@ def adaptive_weight(
 
 
 def r1(judge: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """How steep a discriminator is at real pictures: Mescheder et al. 2018, without its weight of gamma / 2.
+    """How steep a discriminator is at real images: Mescheder et al. 2018, without its weight of gamma / 2.
 
     Its gradient is a second derivative, which a plain module and ZeRO stages 0 to 2 can give; a partitioned one cannot.
 
     Args:
-        judge: pictures to logits.
-        real: (B, 3, H, W) pictures; left alone.
+        judge: images to logits.
+        real: (B, 3, H, W) images; left alone.
 
     Returns:
-        () float32, the mean over pictures of the squared length of the gradient of a picture's summed logits.
+        () float32, the mean over images of the squared length of the gradient of an image's summed logits.
     """
-    pictures = real.detach().clone().requires_grad_()
-    (slope,) = torch.autograd.grad(judge(pictures).float().sum(), pictures, create_graph=True)
+    images = real.detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(judge(images).float().sum(), images, create_graph=True)
     steepness: Tensor = slope.float().square().sum((1, 2, 3))
     return steepness.mean()

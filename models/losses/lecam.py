@@ -30,7 +30,7 @@ class LeCAMConfig:
 
 
 class LeCAM(Float32Buffers):
-    """Holds the logits of real and fake pictures near the running mean of the other kind.
+    """Holds the logits of real and fake images near the running mean of the other kind.
 
     The anchors are state: they belong in the checkpoint.
     """
@@ -41,7 +41,7 @@ class LeCAM(Float32Buffers):
     def __init__(self, config: LeCAMConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("real", torch.zeros(()))  # running mean of the logits of real pictures
+        self.register_buffer("real", torch.zeros(()))  # running mean of the logits of real images
         self.register_buffer("fake", torch.zeros(()))
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:

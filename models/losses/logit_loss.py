@@ -1,6 +1,6 @@
 """A frozen ImageNet classifier that a reconstruction should not confuse: ResNet-50 of He et al. 2016.
 
-Shapes: B pictures, H rows, W columns, C channels. Parameters are named as in torchvision's file.
+Shapes: B images, H rows, W columns, C channels. Parameters are named as in torchvision's file.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # width and number of blocks; 
 EXPANSION = 4
 CLASSES = 1000
 SIDE = 224  # pixels that the classifier was trained on
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet's pictures in [0, 1]
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's images in [0, 1]
 DEVIATION = (0.229, 0.224, 0.225)
 
 
@@ -41,7 +41,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """Normalised pictures to logits of the 1000 classes of ImageNet."""
+    """Normalized images to logits of the 1000 classes of ImageNet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,15 +91,15 @@ class LogitLoss(nn.Module):
         return super().train(False)
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Of (B, 3, H, W) pictures in [-1, 1], the mean over classes for each pair, (B,) float32."""
+        """Of (B, 3, H, W) images in [-1, 1], the mean over classes for each pair, (B,) float32."""
         with torch.no_grad():
             wanted = self.logits(real)
         return (self.logits(fake) - wanted).square().mean(1)
 
-    def logits(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) pictures in [-1, 1] to (B, 1000) float32."""
-        with torch.autocast(pictures.device.type, enabled=False):
-            sized = pictures.float()
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) images in [-1, 1] to (B, 1000) float32."""
+        with torch.autocast(images.device.type, enabled=False):
+            sized = images.float()
             if sized.shape[2:] != (SIDE, SIDE):
                 sized = F.interpolate(sized, size=(SIDE, SIDE), mode="bilinear", antialias=True)
             return self.classifier(((sized + 1) / 2 - self.mean) / self.deviation)  # type: ignore[no-any-return]

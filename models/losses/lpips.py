@@ -2,7 +2,7 @@
 
 Files are the caller's business: weights come in as dictionaries.
 
-Shapes: B pictures, H rows, W columns; a tap is a (B, C, h, w) map of features with C from 64 to 512.
+Shapes: B images, H rows, W columns; a tap is a (B, C, h, w) map of features with C from 64 to 512.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width and number of convolutions between two poolings
-SHIFT = (-0.030, -0.088, -0.188)  # ImageNet's means and deviations, for pictures in [-1, 1]
+SHIFT = (-0.030, -0.088, -0.188)  # ImageNet's means and deviations, for images in [-1, 1]
 SCALE = (0.458, 0.448, 0.450)
 EPSILON = 1e-10  # added to a norm, outside its root
 
@@ -37,7 +37,7 @@ class VGG16(nn.Module):
         self.features = nn.Sequential(*parts)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Normalised (B, 3, H, W) pictures to five taps, widest grid first."""
+        """Normalized (B, 3, H, W) images to five taps, widest grid first."""
         found = []
         for number, part in enumerate(self.features):
             x = part(x)
@@ -47,7 +47,7 @@ class VGG16(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Distance of two pictures as people see it. Keep it out of any engine: it has nothing to train.
+    """Distance of two images as people see it. Keep it out of any engine: it has nothing to train.
 
     Args:
         trunk: torchvision's VGG16 state dict, of which ``features.N.weight`` and ``.bias`` are read.
@@ -74,24 +74,24 @@ class LPIPS(nn.Module):
         self.float().eval().requires_grad_(False)
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The distance of (B, 3, H, W) pictures in [-1, 1], each pair's own, (B,) float32."""
+        """The distance of (B, 3, H, W) images in [-1, 1], each pair's own, (B,) float32."""
         return self.distance(self.features(real), fake)
 
     @torch.no_grad()
     def features(self, real: Tensor) -> list[Tensor]:
-        """The taps of real pictures, each of unit length at each place, to be compared with any number of fakes."""
+        """The taps of real images, each of unit length at each place, to be compared with any number of fakes."""
         return self._taps(real)
 
     def distance(self, real: list[Tensor], fake: Tensor) -> Tensor:
-        """The distance of ``fake`` to the pictures of these ``features``, (B,) float32; gradients flow to ``fake``."""
+        """The distance of ``fake`` to the images of these ``features``, (B,) float32; gradients flow to ``fake``."""
         total = fake.new_zeros(len(fake), dtype=torch.float32)
         for number, (one, other) in enumerate(zip(real, self._taps(fake), strict=True)):
             gap = (one - other).square() * self.get_buffer(f"head{number}")
             total = total + gap.sum(1).mean((1, 2))
         return total
 
-    def _taps(self, pictures: Tensor) -> list[Tensor]:
+    def _taps(self, images: Tensor) -> list[Tensor]:
         # Under bfloat16 the gradient is off by a sixth and more, growing as reconstructions get better.
-        with torch.autocast(pictures.device.type, enabled=False):
-            taps = self.trunk((pictures.float() - self.shift) / self.scale)
+        with torch.autocast(images.device.type, enabled=False):
+            taps = self.trunk((images.float() - self.shift) / self.scale)
             return [tap / (tap.norm(dim=1, keepdim=True) + EPSILON) for tap in taps]

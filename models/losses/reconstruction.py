@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PixelLoss = Literal["l1", "l2"]
-MapLoss = Literal["cross_entropy", "bce"]
+SegmentationLoss = Literal["cross_entropy", "bce"]
 
 
 def pixel_loss(kind: PixelLoss, real: Tensor, rebuilt: Tensor) -> Tensor:
-    """The mean absolute (l1) or squared (l2) difference of two batches of pictures, () float32."""
+    """The mean absolute (l1) or squared (l2) difference of two batches of images, () float32."""
     gap = rebuilt.float() - real.float()
     return gap.abs().mean() if kind == "l1" else gap.square().mean()
 
 
-def map_loss(kind: MapLoss, maps: Tensor, logits: Tensor) -> Tensor:
+def segmentation_loss(kind: SegmentationLoss, maps: Tensor, logits: Tensor) -> Tensor:
     """How far (B, N, H, W) logits are from (B, H, W) integer maps, () float32.
 
     ``cross_entropy`` lets labels compete and is the mean over places; ``bce`` asks for each label alone and is the

@@ -1,8 +1,8 @@
 """The priors. A new one is a file beside this one and a name in the union."""
 
 from .gpt import GPT, GPTConfig
-from .neighborhood import NeighbourhoodConfig, NeighbourhoodPrior
+from .neighborhood import NeighborhoodConfig, NeighborhoodPrior
 
-PriorConfig = GPTConfig | NeighbourhoodConfig
+PriorConfig = GPTConfig | NeighborhoodConfig
 
-__all__ = ["GPT", "GPTConfig", "NeighbourhoodConfig", "NeighbourhoodPrior", "PriorConfig"]
+__all__ = ["GPT", "GPTConfig", "NeighborhoodConfig", "NeighborhoodPrior", "PriorConfig"]

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from ..conditions import Condition
 from ..transformer.sequence_parallel import Exchange
-from .decoding import Decoder, Request
+from .decoding import Decoder, DecodingRequest
 
 
 class Prediction(NamedTuple):
     """What a prior says of a batch: the loss where targets were given, the logits where not."""
 
     logits: Tensor | None  # (B, h, w, K)
-    loss: Tensor | None  # (B, h, w) float32: nats a code, 0 where the target is ignored
+    loss: Tensor | None  # (B, h, w) float32: nats per code, 0 where the target is ignored
 
 
-class Draw(NamedTuple):
+class TrainingInputs(NamedTuple):
     """What chance decides about one training batch."""
 
     inputs: Tensor  # (B, h, w) the codes to be read, some replaced
@@ -36,9 +36,9 @@ class Prior(nn.Module):
     through its engine and with targets, so that every parameter is used inside that one call.
 
     Args:
-        codes: K, the codes of the pictures' tokenizer.
+        codes: K, the codes of the images' tokenizer.
         window: rows and columns of codes the prior is trained on.
-        condition: what it is told about a picture.
+        condition: what it is told about an image.
         keep: the chance that an input code is kept in training.
         condition_drop: the chance that a sample loses its condition in training.
     """
@@ -53,7 +53,7 @@ class Prior(nn.Module):
         self.keep = keep
         self.condition_drop = condition_drop
 
-    def draw(self, indices: Tensor, seeds: Sequence[int], progress: float = 0.0) -> Draw:
+    def draw(self, indices: Tensor, seeds: Sequence[int], progress: float = 0.0) -> TrainingInputs:
         """The chances of a training batch: replaced codes, dropped conditions, random orders.
 
         Sample b depends on ``seeds[b]`` alone, so it is the same on whichever rank and in whichever batch it comes.
@@ -70,7 +70,7 @@ class Prior(nn.Module):
             inputs.append(replace_codes(grid, self.codes, self.keep, generator) if self.keep < 1 else grid)
             orders.append(self.draw_order(generator, progress))
         drawn = [order for order in orders if order is not None]
-        return Draw(
+        return TrainingInputs(
             torch.stack(inputs),
             torch.stack(dropped).to(indices.device),
             torch.stack(drawn).to(indices.device) if drawn else None,
@@ -80,8 +80,8 @@ class Prior(nn.Module):
         """The (N,) order of one training sample on the CPU; None for a prior that has but one."""
         return None
 
-    def decoder(self, request: Request) -> Decoder:
-        """What paints the pictures of a request code by code."""
+    def decoder(self, request: DecodingRequest) -> Decoder:
+        """What paints the images of a request code by code."""
         raise NotImplementedError
 
     def share_sequence(self, exchange: Exchange) -> None:

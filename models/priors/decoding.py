@@ -45,12 +45,12 @@ class DecodingConfig(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
-    """The pictures to be painted together."""
+class DecodingRequest:
+    """The images to be painted together."""
 
-    fields: Fields  # of the whole pictures, B rows each
+    fields: Fields  # of the whole images, B rows each
     size: tuple[int, int]  # (H, W) codes of each
-    pictures: tuple[int, ...]  # the B pictures' numbers, which key their randomness
+    image_ids: tuple[int, ...]  # the B images' numbers, which key their randomness
     config: DecodingConfig
 
     @property
@@ -60,17 +60,17 @@ class Request:
 
 
 class Logits(NamedTuple):
-    """The logits of some cells of all pictures: cell by cell, and picture by picture in a cell."""
+    """The logits of some cells of all images: cell by cell, and image by image in a cell."""
 
     conditioned: Tensor  # (n, K) float32
-    absent: Tensor | None  # (n, K) float32 without the condition; None where nothing is guided
+    unconditional: Tensor | None  # (n, K) float32 without the condition; None where nothing is guided
 
 
 class Decoder(Protocol):
     """Paints the grids of one request; it may remember what it has computed.
 
-    The numbers that it gives for a cell of a picture depend on that picture's codes and number, on the cell, and on
-    the request's config alone: not on the other pictures, nor on which cells are asked for together.
+    The numbers that it gives for a cell of an image depend on that image's codes and number, on the cell, and on
+    the request's config alone: not on the other images, nor on which cells are asked for together.
     """
 
     order: Sequence[Cell]
@@ -101,7 +101,7 @@ class Decoder(Protocol):
 def window_start(position: int, length: int, window: int) -> int:
     """Where the prior's window begins along one axis of the grid, so that it predicts ``position``.
 
-    The window centres on the position and stops at the edges: Esser et al. 2021, figure 3.
+    The window centers on the position and stops at the edges: Esser et al. 2021, figure 3.
 
     Args:
         position: row or column to predict, in codes, 0 <= position < length.
@@ -115,7 +115,7 @@ def window_start(position: int, length: int, window: int) -> int:
 
 
 def strided_start(position: int, length: int, window: int, stride: int) -> int:
-    """The same where ``stride`` neighbours, counted from 0, share one window that centres on all of them.
+    """The same where ``stride`` neighbors, counted from 0, share one window that centers on all of them.
 
     Raises:
         ValueError: as ``window_start``, or the stride is wider than the window.
@@ -123,7 +123,7 @@ def strided_start(position: int, length: int, window: int, stride: int) -> int:
     if length < window:
         raise ValueError(
             f"the prior needs grids of at least {window} codes a side, got {length}; "
-            "ask for a larger picture, or train a prior with a smaller window"
+            "ask for a larger image, or train a prior with a smaller window"
         )
     if not 0 <= position < length:
         raise ValueError(f"position must be in [0, {length}), got {position}")

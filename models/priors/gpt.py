@@ -18,11 +18,11 @@ from ..bounds import Count, Decay, PositiveShare, Width, check_ranges
 from ..conditions import Condition, ConditionConfig, Fields
 from ..losses.chunked_cross_entropy import code_cross_entropy
 from ..transformer.attention import Attention, KeyValueCache
-from ..transformer.block import Block, BlockKind, final_norm, initialise
-from ..transformer.rope import Rotation, rotation
+from ..transformer.block import Block, BlockKind, final_norm, initialize
+from ..transformer.rope import RopeTables, rope_tables
 from ..transformer.sequence_parallel import Exchange, part
 from .base import Prediction, Prior
-from .decoding import Decoder, Request
+from .decoding import Decoder, DecodingRequest
 from .orders import AnnealingConfig, OrderConfig
 from .window_decoder import WindowDecoder
 
@@ -40,13 +40,13 @@ class GPTConfig:
     embedding_dropout: Decay = 0.0
     attention_dropout: Decay = 0.0
     residual_dropout: Decay = 0.0
-    keep: PositiveShare = 1.0  # the chance that an input code is kept in training, else it is a random one
-    condition_drop: Decay = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
+    token_keep_prob: PositiveShare = 1.0  # the chance that an input code is kept in training, else it is a random one
+    condition_dropout: Decay = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
     label_smoothing: Decay = 0.0
     order: OrderConfig = field(default_factory=OrderConfig)
     annealing: AnnealingConfig | None = None
-    checkpoint_activations: bool = False
-    loss_rows: Count = 1024  # positions whose logits are alive at a time
+    activation_checkpointing: bool = False
+    loss_chunk: Count = 1024  # positions whose logits are alive at a time
 
     def __post_init__(self) -> None:
         problems = [f"{name} must be at least 1, got {value}" for name, value in self._sizes().items() if value < 1]
@@ -56,18 +56,24 @@ class GPTConfig:
             problems.append(
                 f"width / heads (={self.width // self.heads}) must be a multiple of 4 for the block 'modern'"
             )
-        for name in ("embedding_dropout", "attention_dropout", "residual_dropout", "condition_drop", "label_smoothing"):
+        for name in (
+            "embedding_dropout",
+            "attention_dropout",
+            "residual_dropout",
+            "condition_dropout",
+            "label_smoothing",
+        ):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not 0 < self.keep <= 1:
-            problems.append(f"keep must be in (0, 1], got {self.keep}")
+        if not 0 < self.token_keep_prob <= 1:
+            problems.append(f"token_keep_prob must be in (0, 1], got {self.token_keep_prob}")
         if problems:
             raise ValueError("; ".join(problems))
         check_ranges(self)
 
     def _sizes(self) -> dict[str, int]:
         rows, columns = self.window
-        sizes = {"layers": self.layers, "heads": self.heads, "width": self.width, "loss_rows": self.loss_rows}
+        sizes = {"layers": self.layers, "heads": self.heads, "width": self.width, "loss_rows": self.loss_chunk}
         return sizes | {"the window's rows": rows, "the window's columns": columns}
 
     def build(self, codes: int, condition: ConditionConfig) -> "GPT":
@@ -98,7 +104,7 @@ class GPT(Prior):
     places: Tensor
 
     def __init__(self, config: GPTConfig, codes: int, condition: Condition) -> None:
-        super().__init__(codes, config.window, condition, config.keep, config.condition_drop)
+        super().__init__(codes, config.window, condition, config.token_keep_prob, config.condition_dropout)
         self.config = config
         self.exchange: Exchange | None = None
         positions = condition.length + config.window[0] * config.window[1]
@@ -115,8 +121,8 @@ class GPT(Prior):
         self.ln_f = final_norm(config.block, config.width)
         self.head = CodeHead(config.width, codes, bias=False)
         self.register_buffer("cells", config.order.build(config.window), persistent=False)  # (N,)
-        self.register_buffer("places", self._places(), persistent=False)  # (T, 2)
-        self.apply(initialise)
+        self.register_buffer("places", self._positions(), persistent=False)  # (T, 2)
+        self.apply(initialize)
 
     def forward(
         self,
@@ -140,13 +146,13 @@ class GPT(Prior):
         cells = self.cells.expand(batch, -1) if order is None else order
         codes = rearrange(indices, "b h w -> b (h w)").gather(1, cells)
         x = self._embed(codes[:, :-1], self.condition(fields, batch, dropped), cells)
-        places = self.places[:-1] if order is None else self._places_of(cells[:, :-1])
+        places = self.places[:-1] if order is None else self._positions_of(cells[:, :-1])
         positions = x.shape[1]
         if self.exchange is not None:
             x, places = part(x, self.exchange), part(places, self.exchange)
-        turn = self._turn(places)
+        turn = self._rope(places)
         for block in self.blocks:
-            if self.config.checkpoint_activations and torch.is_grad_enabled():
+            if self.config.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, turn, use_reentrant=False)
             else:
                 x = block(x, turn)
@@ -158,7 +164,7 @@ class GPT(Prior):
         features = rearrange(features, "b (h w) c -> b h w c", h=self.window[0])
         if targets is None:
             return Prediction(self.head(features), None)
-        loss = self.head(features, targets, self.config.label_smoothing, self.config.loss_rows)
+        loss = self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk)
         return Prediction(None, loss)
 
     def share_sequence(self, exchange: Exchange) -> None:
@@ -174,7 +180,7 @@ class GPT(Prior):
             return torch.randperm(len(self.cells), generator=generator)
         return self.cells.cpu()
 
-    def decoder(self, request: Request) -> Decoder:
+    def decoder(self, request: DecodingRequest) -> Decoder:
         """What paints grids as large as the window or larger, code by code."""
         return WindowDecoder(self, request)
 
@@ -202,7 +208,7 @@ class GPT(Prior):
         """
         prefix = self.condition(fields, len(codes), dropped)
         x = self._embed(codes, prefix, self.cells.expand(len(codes), -1))
-        turn = self._turn(self.places[: x.shape[1]])
+        turn = self._rope(self.places[: x.shape[1]])
         for layer, block in enumerate(self._blocks()):
             x, keys, values = block.prefill(x, turn, last=layer == self.config.layers - 1)
             cache.fill(layer, lanes, keys[live], values[live])
@@ -229,7 +235,7 @@ class GPT(Prior):
         if self.config.annealing is not None:
             x = x + self.next_emb[0, self.cells[(read + 1).clamp(max=len(self.cells) - 1)]]
         x = rearrange(x, "l c -> l 1 c")
-        turn = self._turn(rearrange(self.places[position], "l place -> l 1 1 place"))
+        turn = self._rope(rearrange(self.places[position], "l place -> l 1 1 place"))
         for layer, block in enumerate(self._blocks()):
             x = block.step(x, turn, partial(cache.extend, layer, lanes))
         cache.lengths[lanes] += 1
@@ -254,23 +260,23 @@ class GPT(Prior):
         output: Tensor = self.drop(x)
         return output
 
-    def _places(self) -> Tensor:
+    def _positions(self) -> Tensor:
         """(T, 2) rows and columns of the condition's tokens and of the codes in the prior's order."""
         columns = self.window[1]
         codes = torch.stack((self.cells // columns, self.cells % columns), dim=1)
         return torch.cat((self.condition.cells().clamp(min=0), codes))
 
-    def _places_of(self, cells: Tensor) -> Tensor:
+    def _positions_of(self, cells: Tensor) -> Tensor:
         """(B, 1, P + t, 2) places where every sample has its own order, (B, t) cells."""
         codes = torch.stack((cells // self.window[1], cells % self.window[1]), dim=-1)
         prefix = self.places[: self.condition.length].expand(len(cells), -1, -1)
         return rearrange(torch.cat((prefix, codes), dim=1), "b t place -> b 1 t place")
 
-    def _turn(self, places: Tensor) -> Rotation | None:
+    def _rope(self, places: Tensor) -> RopeTables | None:
         """The rotary tables at (..., t, 2) places; the block gpt2 has learned positions in their stead."""
         if self.config.block == "gpt2":
             return None
-        return rotation(places, self.config.width // self.config.heads)
+        return rope_tables(places, self.config.width // self.config.heads)
 
 
 def share(network: nn.Module, exchange: Exchange) -> None:

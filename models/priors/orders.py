@@ -74,7 +74,7 @@ def _alternate(rows: int, columns: int) -> Cells:
 
 
 def _spiral_in(rows: int, columns: int) -> Cells:
-    """Clockwise from the top left corner to the centre: peel the upper row, turn the rest a quarter, again."""
+    """Clockwise from the top left corner to the center: peel the upper row, turn the rest a quarter, again."""
     rest = [[(row, column) for column in range(columns)] for row in range(rows)]
     cells: Cells = []
     while rest:

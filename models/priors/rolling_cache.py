@@ -1,6 +1,6 @@
-"""Keys and values of the last rows of large grids, for priors that look at a neighbourhood of each cell.
+"""Keys and values of the last rows of large grids, for priors that look at a neighborhood of each cell.
 
-Shapes: L layers, B pictures, n lanes, (R + 1) x (2 C + 1) cells of a neighbourhood, D channels of a head.
+Shapes: L layers, B images, n lanes, (R + 1) x (2 C + 1) cells of a neighborhood, D channels of a head.
 """
 
 from typing import NamedTuple
@@ -10,24 +10,24 @@ from einops import rearrange
 from torch import Tensor
 
 
-class Aim(NamedTuple):
-    """Which position of which picture every lane of a step reads; lanes outside of ``live`` leave no trace."""
+class LanePositions(NamedTuple):
+    """Which position of which image every lane of a step reads; lanes outside of ``live`` leave no trace."""
 
-    pictures: Tensor  # (n,) int64
+    images: Tensor  # (n,) int64
     rows: Tensor  # (n,) int64
     columns: Tensor  # (n,) int64
     live: Tensor  # (m,) int64 numbers of lanes
 
 
 class RollingCache:
-    """A ring of rows for each picture, wide enough for a neighbourhood that hangs over the edges.
+    """A ring of rows for each image, wide enough for a neighborhood that hangs over the edges.
 
     Args:
         layers: L.
-        pictures: B.
+        images: B.
         rows: how many rows are kept; row r lies where row r - rows lay.
         columns: positions of a row.
-        neighbourhood: R rows above and C columns to either side that a position sees.
+        neighborhood: R rows above and C columns to either side that a position sees.
         heads: heads of the attention.
         like: a tensor of the wanted precision and device, (..., heads * D).
     """
@@ -35,27 +35,27 @@ class RollingCache:
     def __init__(
         self,
         layers: int,
-        pictures: int,
+        images: int,
         rows: int,
         columns: int,
-        neighbourhood: tuple[int, int],
+        neighborhood: tuple[int, int],
         heads: int,
         like: Tensor,
     ) -> None:
-        self.above, self.beside = neighbourhood
+        self.above, self.beside = neighborhood
         self.rows, self.columns = rows, columns
-        shape = (layers, pictures, rows, columns + 2 * self.beside, heads, like.shape[-1] // heads)
+        shape = (layers, images, rows, columns + 2 * self.beside, heads, like.shape[-1] // heads)
         self.keys = like.new_zeros(shape)
         self.values = like.new_zeros(shape)
 
-    def extend(self, layer: int, aim: Aim, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Write the (n, heads, 1, D) keys and values of a step; give the neighbourhoods of its positions.
+    def extend(self, layer: int, aim: LanePositions, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Write the (n, heads, 1, D) keys and values of a step; give the neighborhoods of its positions.
 
         Returns:
             Keys and values (n, heads, (R + 1) * (2 C + 1), D), and the mask (n, 1, 1, (R + 1) * (2 C + 1)).
         """
-        pictures, rows, columns, live = aim
-        places = (pictures[live], rows[live] % self.rows, columns[live] + self.beside)
+        images, rows, columns, live = aim
+        places = (images[live], rows[live] % self.rows, columns[live] + self.beside)
         self.keys[layer][places] = keys[live, :, 0]
         self.values[layer][places] = values[live, :, 0]
 
@@ -64,7 +64,7 @@ class RollingCache:
         near_columns = rearrange(columns, "n -> n 1 1") + torch.arange(-self.beside, self.beside + 1, device=device)
         past = (near_rows < rows[:, None, None]) | (near_columns <= columns[:, None, None])
         inside = (near_rows >= 0) & (near_columns >= 0) & (near_columns < self.columns)
-        near = (rearrange(pictures, "n -> n 1 1"), near_rows % self.rows, near_columns + self.beside)
+        near = (rearrange(images, "n -> n 1 1"), near_rows % self.rows, near_columns + self.beside)
         found_keys, found_values = (
             rearrange(table[layer][near], "n r c heads d -> n heads (r c) d") for table in (self.keys, self.values)
         )

@@ -1,7 +1,7 @@
-"""A neighbourhood prior on grids of any size: one position's forward a code, with a rolling cache of a few rows.
+"""A neighborhood prior on grids of any size: one position's forward a code, with a rolling cache of a few rows.
 
 Every row that is being painted has a lane: ``window_decoder`` says why a cell's numbers do not depend on its company.
-Shapes: B pictures, (H, W) their grids, n lanes, K codes, C channels.
+Shapes: B images, (H, W) their grids, n lanes, K codes, C channels.
 """
 
 from collections import defaultdict
@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..conditions import Condition, Fields, Place
-from .decoding import Cell, Logits, Request, window_start
-from .rolling_cache import Aim, RollingCache
+from ..conditions import Condition, CropLocation, Fields
+from .decoding import Cell, DecodingRequest, Logits, window_start
+from .rolling_cache import LanePositions, RollingCache
 
 
 class RollingPrior(Protocol):
-    """What the decoder needs of a prior; a ``NeighbourhoodPrior`` has it."""
+    """What the decoder needs of a prior; a ``NeighborhoodPrior`` has it."""
 
     codes: int
     window: tuple[int, int]
@@ -26,13 +26,13 @@ class RollingPrior(Protocol):
     """(C,) what stands to the left of a row."""
     config: Any
 
-    def cache(self, pictures: int, columns: int, rows: int) -> RollingCache:
-        """An empty cache for pictures of ``columns`` codes a row."""
+    def cache(self, images: int, columns: int, rows: int) -> RollingCache:
+        """An empty cache for images of ``columns`` codes a row."""
 
     def local(self, fields: Fields, batch: int, dropped: Tensor | None = None) -> Tensor:
         """(B, h, w, C): what the condition says at every cell of a window."""
 
-    def step(self, left: Tensor, local: Tensor, aim: Aim, cache: RollingCache) -> Tensor:
+    def step(self, left: Tensor, local: Tensor, aim: LanePositions, cache: RollingCache) -> Tensor:
         """Read one position of every lane and predict its code."""
 
 
@@ -41,16 +41,16 @@ class Job(NamedTuple):
 
     result: int  # the row of the logits
     slot: int  # the lane of its forward
-    picture: int  # the row of the batch
+    image: int  # the row of the batch
     cell: Cell
 
 
 class RollingDecoder:
-    """Paints with a ``NeighbourhoodPrior``; see ``Decoder``."""
+    """Paints with a ``NeighborhoodPrior``; see ``Decoder``."""
 
     reads_given = True
 
-    def __init__(self, prior: RollingPrior, request: Request) -> None:
+    def __init__(self, prior: RollingPrior, request: DecodingRequest) -> None:
         self.prior = prior
         self.request = request
         height, width = request.size
@@ -60,12 +60,12 @@ class RollingDecoder:
         self.rows_at_once = -(-width // (prior.config.beside + 1))
         # Beside the rows being painted, the one above them is kept for the reading position at its end.
         branches = 2 if request.guided else 1
-        self.caches = [prior.cache(len(request.pictures), width, self.rows_at_once + 1) for _ in range(branches)]
+        self.caches = [prior.cache(len(request.image_ids), width, self.rows_at_once + 1) for _ in range(branches)]
         self.locals = [self._local(branch == 1) for branch in range(branches)]
         self.ended = 0  # rows whose last position, which only reads, has been read
 
     def reach(self, column: int) -> int:
-        """The neighbourhood's right edge."""
+        """The neighborhood's right edge."""
         right: int = min(column + self.prior.config.beside, self.request.size[1] - 1)
         return right
 
@@ -84,16 +84,16 @@ class RollingDecoder:
         self.logits(codes, cells)
 
     def _read(self, codes: Tensor, cells: Sequence[Cell]) -> Tensor:
-        """Write positions to the caches; their (branches, n, K) logits cell by cell, and picture by picture in one."""
-        numbers = self.request.pictures
+        """Write positions to the caches; their (branches, n, K) logits cell by cell, and image by image in one."""
+        numbers = self.request.image_ids
         shape = (len(self.caches), len(cells) * len(numbers), self.prior.codes)
         results = codes.new_zeros(shape, dtype=torch.float32)
         forwards: dict[int, list[Job]] = defaultdict(list)
         for place, cell in enumerate(cells):
-            for picture, number in enumerate(numbers):
+            for image, number in enumerate(numbers):
                 lane = number * self.rows_at_once + cell.row % self.rows_at_once
                 forward, slot = divmod(lane, self.request.config.lanes)
-                forwards[forward].append(Job(place * len(numbers) + picture, slot, picture, cell))
+                forwards[forward].append(Job(place * len(numbers) + image, slot, image, cell))
         for jobs in forwards.values():
             self._forward(codes, jobs, results)
         return results
@@ -101,26 +101,28 @@ class RollingDecoder:
     def _forward(self, codes: Tensor, jobs: Sequence[Job], results: Tensor) -> None:
         """One position of every job, in lanes of their own; the others read the first position in vain."""
         table = torch.zeros(4, self.request.config.lanes, dtype=torch.int64)
-        for _, slot, picture, (row, column) in jobs:
-            table[:, slot] = torch.tensor([picture, row, column, max(column - 1, 0)])
-        pictures, rows, columns, before = table.to(codes.device)
+        for _, slot, image, (row, column) in jobs:
+            table[:, slot] = torch.tensor([image, row, column, max(column - 1, 0)])
+        images, rows, columns, before = table.to(codes.device)
         live = torch.tensor([job.slot for job in jobs], device=codes.device)
         wanted = torch.tensor([job.result for job in jobs], device=codes.device)
-        left = codes[pictures, rows, before].clamp(min=0)  # idle lanes may meet a code that is still unknown
+        left = codes[images, rows, before].clamp(min=0)  # idle lanes may meet a code that is still unknown
         for branch, (cache, local) in enumerate(zip(self.caches, self.locals, strict=True)):
-            logits = self.prior.step(left, local[pictures, rows, columns], Aim(pictures, rows, columns, live), cache)
+            logits = self.prior.step(
+                left, local[images, rows, columns], LanePositions(images, rows, columns, live), cache
+            )
             results[branch, wanted] = logits[live].float()
 
     def _local(self, dropped: bool) -> Tensor:
         """(B, H, W + 1, C): what the condition says everywhere, put together from windows that tile the grids."""
         (height, width), (rows, columns) = self.request.size, self.prior.window
-        batch = len(self.request.pictures)
+        batch = len(self.request.image_ids)
         absent = torch.full((batch,), dropped, device=self.prior.edge.device)
         whole = self.prior.edge.new_zeros(batch, height, width + 1, self.prior.config.width)
         # Windows that start a window apart, and stop at the edges.
         for top in (min(row, height - rows) for row in range(0, height, rows)):
             for left in (min(column, width - columns) for column in range(0, width, columns)):
-                cut = self.prior.condition.cut(self.request.fields, Place(top, left, self.request.size))
+                cut = self.prior.condition.cut(self.request.fields, CropLocation(top, left, self.request.size))
                 whole[:, top : top + rows, left : left + columns] = self.prior.local(cut, batch, absent)
         whole[:, :, width] = whole[:, :, width - 1]
         return whole

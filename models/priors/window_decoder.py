@@ -1,10 +1,10 @@
 """A window prior on grids of any size: the window follows the cell, and caches live while it stands still.
 
 Every window that is being painted has a lane. A cell's lane, and so the row of every matrix product that its numbers
-pass through, depends on the picture's number and the row alone; forwards have fixed shapes with empty lanes padded.
+pass through, depends on the image's number and the row alone; forwards have fixed shapes with empty lanes padded.
 So a cell's logits have the same bits whatever is painted beside it, wherever kernels are deterministic.
 
-Shapes: B pictures, (H, W) their grids, (h, w) the window, n cells, K codes, L lanes.
+Shapes: B images, (H, W) their grids, (h, w) the window, n cells, K codes, L lanes.
 """
 
 from collections import defaultdict
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..conditions import Condition, Fields, Place
+from ..conditions import Condition, CropLocation, Fields
 from ..transformer.attention import KeyValueCache
-from .decoding import Cell, Logits, Request, strided_start
+from .decoding import Cell, DecodingRequest, Logits, strided_start
 
 
 class WindowPrior(Protocol):
@@ -43,9 +43,9 @@ class WindowPrior(Protocol):
 
 
 class Window(NamedTuple):
-    """A window of one picture."""
+    """A window of one image."""
 
-    picture: int  # the row of the batch
+    image: int  # the row of the batch
     top: int
     left: int
 
@@ -81,7 +81,7 @@ class WindowDecoder:
 
     reads_given = False
 
-    def __init__(self, prior: WindowPrior, request: Request) -> None:
+    def __init__(self, prior: WindowPrior, request: DecodingRequest) -> None:
         self.prior = prior
         self.request = request
         self.cells: list[int] = prior.cells.tolist()
@@ -108,7 +108,7 @@ class WindowDecoder:
 
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
         """See ``Decoder``."""
-        results = self._room(codes, len(cells) * len(self.request.pictures))
+        results = self._room(codes, len(cells) * len(self.request.image_ids))
         for bank, jobs in self._jobs(cells):
             cold = [job.lane for job in jobs if self._reads_on(bank, job) and not bank.held[job.lane].warm]
             for lane in cold:
@@ -130,23 +130,23 @@ class WindowDecoder:
 
     def _jobs(self, cells: Sequence[Cell]) -> list[tuple[Bank, list[Job]]]:
         """What is to be done for each bank."""
-        pictures = len(self.request.pictures)
+        images = len(self.request.image_ids)
         banks: dict[int, list[Job]] = defaultdict(list)
         for row, cell in enumerate(cells):
-            for picture in range(pictures):
-                job = self._job(cell, picture, row * pictures + picture)
+            for image in range(images):
+                job = self._job(cell, image, row * images + image)
                 banks[job.lane // self.request.config.lanes].append(job)
         return [(self._bank(number), jobs) for number, jobs in banks.items()]
 
     def _left(self, column: int) -> int:
         return strided_start(column, self.request.size[1], self.prior.window[1], self.request.config.stride)
 
-    def _job(self, cell: Cell, picture: int, result: int) -> Job:
+    def _job(self, cell: Cell, image: int, result: int) -> Job:
         rows, columns = self.prior.window
         top, left = strided_start(cell.row, self.request.size[0], rows, 1), self._left(cell.column)
         inside = (cell.row - top) * columns + cell.column - left
-        lane = self.request.pictures[picture] * self.rows_at_once + cell.row % self.rows_at_once
-        return Job(result, Window(picture, top, left), self.cells.index(inside), lane)
+        lane = self.request.image_ids[image] * self.rows_at_once + cell.row % self.rows_at_once
+        return Job(result, Window(image, top, left), self.cells.index(inside), lane)
 
     def _bank(self, number: int) -> Bank:
         if number not in self.banks:
@@ -212,21 +212,21 @@ class WindowDecoder:
 
     def _codes(self, codes: Tensor, job: Job) -> Tensor:
         """The (t,) codes of a job's window that come before it, in the prior's order."""
-        picture, top, left = job.window
+        image, top, left = job.window
         rows, columns = self.prior.window
-        return codes[picture, top : top + rows, left : left + columns].flatten()[self.prior.cells[: job.codes]]
+        return codes[image, top : top + rows, left : left + columns].flatten()[self.prior.cells[: job.codes]]
 
     def _code(self, codes: Tensor, window: Window, number: int) -> Tensor:
         """The () code of a window with this number in the prior's order."""
         row, column = divmod(self.cells[number], self.prior.window[1])
-        return codes[window.picture, window.top + row, window.left + column]
+        return codes[window.image, window.top + row, window.left + column]
 
     def _fields(self, windows: Sequence[Window]) -> Mapping[str, Tensor]:
         """The condition's share of each window, (n, ...)."""
         cut = []
-        for picture, top, left in windows:
-            whole = {name: tensor[picture : picture + 1] for name, tensor in self.request.fields.items()}
-            cut.append(self.prior.condition.cut(whole, Place(top, left, self.request.size)))
+        for image, top, left in windows:
+            whole = {name: tensor[image : image + 1] for name, tensor in self.request.fields.items()}
+            cut.append(self.prior.condition.cut(whole, CropLocation(top, left, self.request.size)))
         return {name: torch.cat([part[name] for part in cut]) for name in cut[0]}
 
     def _slot(self, job: Job) -> int:

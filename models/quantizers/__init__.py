@@ -1,6 +1,6 @@
 """The quantizers. To add one: its config and class in a file here, and its name in the union below."""
 
-from .base import Observed, Quantized, Quantizer
+from .base import CodeStatistics, Quantizer, QuantizerOutput
 from .cosine import CosineConfig
 from .ema import EMAConfig
 from .entropy import EntropyConfig
@@ -15,6 +15,7 @@ from .vq import VQConfig
 QuantizerConfig = VQConfig | EMAConfig | GumbelConfig | CosineConfig | FSQConfig | LFQConfig | SimVQConfig | IBQConfig
 
 __all__ = [
+    "CodeStatistics",
     "CosineConfig",
     "EMAConfig",
     "EntropyConfig",
@@ -22,10 +23,9 @@ __all__ = [
     "GumbelConfig",
     "IBQConfig",
     "LFQConfig",
-    "Observed",
-    "Quantized",
     "Quantizer",
     "QuantizerConfig",
+    "QuantizerOutput",
     "RollingUse",
     "SimVQConfig",
     "VQConfig",

@@ -1,6 +1,6 @@
 """What every quantizer is: features of a grid to codes and back, and the upkeep of a codebook between steps.
 
-Shapes: B pictures, C channels of a code, h rows and w columns of the grid, K codes, N candidate vectors.
+Shapes: B images, C channels of a code, h rows and w columns of the grid, K codes, N candidate vectors.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
-class Quantized(NamedTuple):
+class QuantizerOutput(NamedTuple):
     """What a quantizer makes of a grid of features."""
 
     features: Tensor  # (B, C, h, w): the codes' vectors, with the gradient passed straight through
@@ -19,7 +19,7 @@ class Quantized(NamedTuple):
     loss: Tensor  # (): float32, already weighted, ready to be added to the others
 
 
-class Observed(NamedTuple):
+class CodeStatistics(NamedTuple):
     """How a batch used the codes. Sums over micro-batches and ranks are again an Observed."""
 
     counts: Tensor  # (K,): float32, how often each code was chosen
@@ -29,16 +29,16 @@ class Observed(NamedTuple):
 class Quantizer(nn.Module):
     """Base of all quantizers.
 
-    ``forward`` and ``lookup`` are the mathematics. ``observe``, ``upkeep`` and ``initialise`` keep a codebook alive
+    ``forward`` and ``lookup`` are the mathematics. ``observe``, ``upkeep`` and ``initialize`` keep a codebook alive
     between optimizer steps; they hold no collectives. Ranks may assume: given the same arguments and buffers, every
     rank computes the same, so the caller sums what was observed and shares the candidates before calling them.
     Where the codebook is a trained parameter they return its new value for the caller to write, because under ZeRO
     only the engine can; while they run, the parameter must be whole.
     """
 
-    codes: int  # K
+    codebook_size: int  # K
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w)."""
         raise NotImplementedError
 
@@ -50,13 +50,13 @@ class Quantizer(nn.Module):
         """Sets what changes on a schedule to its value at this step; most quantizers have nothing that does."""
 
     @torch.no_grad()
-    def observe(self, latents: Tensor, indices: Tensor) -> Observed:
+    def code_statistics(self, latents: Tensor, indices: Tensor) -> CodeStatistics:
         """How these (B, C, h, w) features and their (B, h, w) codes used the codebook, on this rank alone."""
-        counts = count(indices, self.codes)
-        return Observed(counts, counts.new_zeros(self.codes, 0))
+        counts = count(indices, self.codebook_size)
+        return CodeStatistics(counts, counts.new_zeros(self.codebook_size, 0))
 
     @torch.no_grad()
-    def upkeep(self, observed: Observed, candidates: Tensor, seed: int) -> Tensor | None:
+    def post_step_update(self, observed: CodeStatistics, candidates: Tensor, seed: int) -> Tensor | None:
         """Called once after every optimizer step, on every rank, with the same arguments.
 
         Args:
@@ -70,7 +70,7 @@ class Quantizer(nn.Module):
         return None
 
     @torch.no_grad()
-    def revive(self, dead: Tensor, candidates: Tensor, seed: int) -> Tensor | None:
+    def replace_dead_codes(self, dead: Tensor, candidates: Tensor, seed: int) -> Tensor | None:
         """Moves the codes that ``dead`` (K,) marks onto candidates; returns as ``upkeep`` does.
 
         Only quantizers whose config has ``revive_after`` have codes that can be moved one by one.
@@ -78,7 +78,7 @@ class Quantizer(nn.Module):
         return None
 
     @torch.no_grad()
-    def initialise(self, candidates: Tensor, seed: int) -> Tensor | None:
+    def init_codebook(self, candidates: Tensor, seed: int) -> Tensor | None:
         """Places the codes among (N, C) features before the first step; returns as ``upkeep`` does."""
         return None
 
@@ -107,12 +107,12 @@ def count(indices: Tensor, codes: int) -> Tensor:
     return counts.scatter_add_(0, flat, torch.ones_like(flat)).float()
 
 
-def vectors(features: Tensor) -> Tensor:
+def flatten_grid(features: Tensor) -> Tensor:
     """(B, C, h, w) to (B*h*w, C) in float32, rows first."""
     return rearrange(features, "b c h w -> (b h w) c").float()
 
 
-def grid(rows: Tensor, like: Tensor) -> Tensor:
+def unflatten_grid(rows: Tensor, like: Tensor) -> Tensor:
     """(B*h*w, C) or (B*h*w,) to the (B, C, h, w) or (B, h, w) grid of ``like``, which is (B, _, h, w)."""
     b, _, h, w = like.shape
     pattern = "(b h w) c -> b c h w" if rows.dim() == 2 else "(b h w) -> b h w"

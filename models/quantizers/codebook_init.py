@@ -27,7 +27,7 @@ def draw(candidates: Tensor, wanted: int, seed: int) -> Tensor:
     return candidates.float()[order.to(candidates.device)] + scale * noise.to(candidates.device)
 
 
-def revive(book: Tensor, idle: Tensor, revive_after: int, candidates: Tensor, seed: int) -> Tensor | None:
+def replace_dead_codes(book: Tensor, idle: Tensor, revive_after: int, candidates: Tensor, seed: int) -> Tensor | None:
     """Moves the codes that were idle for more than ``revive_after`` steps onto candidates.
 
     Args:
@@ -61,13 +61,13 @@ def k_means(candidates: Tensor, codes: int, seed: int, iterations: int = 10) -> 
     rows = candidates.detach().float()
     if len(rows) <= codes:
         return draw(rows, codes, seed)
-    book = scattered(rows, codes, seed)
+    book = kmeans_parallel_init(rows, codes, seed)
     for _ in range(iterations):
         book = lloyd(rows, book)
     return book
 
 
-def scattered(rows: Tensor, codes: int, seed: int) -> Tensor:
+def kmeans_parallel_init(rows: Tensor, codes: int, seed: int) -> Tensor:
     """``codes`` different rows, drawn in rounds with odds that grow as the square of the distance to those drawn."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(rows), (1,), generator=generator)

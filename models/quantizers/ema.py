@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..bounds import Count, Decay, Positive, Weight, check_ranges
 from ..layers.float32_buffers import Float32Buffers
-from .base import Observed, Quantized, Quantizer, grid, straight_through, vectors
-from .codebook_init import k_means, replaced, revive
-from .vq import check_codebook, note_idle, search
+from .base import CodeStatistics, Quantizer, QuantizerOutput, flatten_grid, straight_through, unflatten_grid
+from .codebook_init import k_means, replace_dead_codes, replaced
+from .vq import check_codebook, nearest_codes, note_idle
 
 
 @dataclass(frozen=True)
@@ -19,25 +19,25 @@ class EMAConfig:
     """A codebook without gradient."""
 
     kind: Literal["ema"] = "ema"
-    codes: Count = 1024
-    beta: Weight = 0.25  # weight of the commitment
+    codebook_size: Count = 1024
+    commitment_weight: Weight = 0.25  # weight of the commitment
     decay: Decay = 0.99  # of the averages, a step
-    epsilon: Positive = 1e-5  # Laplace smoothing of the counts
-    revive_after: Count | None = None  # steps; None never moves a code
+    eps: Positive = 1e-5  # Laplace smoothing of the counts
+    replace_dead_after: Count | None = None  # steps; None never moves a code
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check_codebook(self.codes, self.revive_after)
+        check_codebook(self.codebook_size, self.replace_dead_after)
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
 
-    def build(self, dim: int) -> "MovingAverageQuantizer":
+    def build(self, dim: int) -> "EMAQuantizer":
         """A quantizer of features with ``dim`` channels."""
-        return MovingAverageQuantizer(self, dim)
+        return EMAQuantizer(self, dim)
 
 
-class Averages(Float32Buffers):
+class EMACodebook(Float32Buffers):
     """The codebook and the two running averages it is the quotient of; on every rank whole, alike and in float32."""
 
     weight: Tensor
@@ -57,7 +57,7 @@ class Averages(Float32Buffers):
         self.cluster_size[rows] = 1.0
 
 
-class MovingAverageQuantizer(Quantizer):
+class EMAQuantizer(Quantizer):
     """Replaces every feature by the nearest code; features are pulled to codes, codes move by ``upkeep`` alone."""
 
     idle: Tensor
@@ -65,55 +65,55 @@ class MovingAverageQuantizer(Quantizer):
     def __init__(self, config: EMAConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        self.codes = config.codes
-        self.embedding = Averages(torch.randn(config.codes, dim))
-        self.register_buffer("idle", torch.zeros(config.codes, dtype=torch.int64))  # steps since last chosen
+        self.codebook_size = config.codebook_size
+        self.embedding = EMACodebook(torch.randn(config.codebook_size, dim))
+        self.register_buffer("idle", torch.zeros(config.codebook_size, dtype=torch.int64))  # steps since last chosen
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w); the loss is the commitment alone."""
-        rows = vectors(z)
-        indices, chosen = search(rows, self.embedding.weight)
-        loss = self.config.beta * F.mse_loss(rows, chosen)
-        return Quantized(straight_through(grid(chosen, z), z), grid(indices, z), loss)
+        rows = flatten_grid(z)
+        indices, chosen = nearest_codes(rows, self.embedding.weight)
+        loss = self.config.commitment_weight * F.mse_loss(rows, chosen)
+        return QuantizerOutput(straight_through(unflatten_grid(chosen, z), z), unflatten_grid(indices, z), loss)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """(B, h, w) codes to their (B, C, h, w) features."""
-        return grid(F.embedding(indices.flatten(), self.embedding.weight), indices[:, None])
+        return unflatten_grid(F.embedding(indices.flatten(), self.embedding.weight), indices[:, None])
 
     @torch.no_grad()
-    def observe(self, latents: Tensor, indices: Tensor) -> Observed:
+    def code_statistics(self, latents: Tensor, indices: Tensor) -> CodeStatistics:
         """Counts of the codes and sums of the features that chose them, on this rank alone."""
-        counts, _ = super().observe(latents, indices)
-        sums = torch.zeros_like(self.embedding.weight).index_add_(0, indices.flatten(), vectors(latents))
-        return Observed(counts, sums)
+        counts, _ = super().code_statistics(latents, indices)
+        sums = torch.zeros_like(self.embedding.weight).index_add_(0, indices.flatten(), flatten_grid(latents))
+        return CodeStatistics(counts, sums)
 
     @torch.no_grad()
-    def upkeep(self, observed: Observed, candidates: Tensor, seed: int) -> None:
+    def post_step_update(self, observed: CodeStatistics, candidates: Tensor, seed: int) -> None:
         """Moves the codebook in place: equations 6 to 8 of the appendix, then revival of idle codes."""
-        averages, decay, epsilon = self.embedding, self.config.decay, self.config.epsilon
+        averages, decay, epsilon = self.embedding, self.config.decay, self.config.eps
         averages.cluster_size.lerp_(observed.counts, 1 - decay)
         averages.embed_avg.lerp_(observed.sums, 1 - decay)
         total = averages.cluster_size.sum()
-        smoothed = (averages.cluster_size + epsilon) * total / (total + self.codes * epsilon)
+        smoothed = (averages.cluster_size + epsilon) * total / (total + self.codebook_size * epsilon)
         averages.weight.copy_(averages.embed_avg / smoothed[:, None])
-        if self.config.revive_after is not None:
-            self._revive(observed.counts, candidates, seed, self.config.revive_after)
+        if self.config.replace_dead_after is not None:
+            self._replace_dead_codes(observed.counts, candidates, seed, self.config.replace_dead_after)
 
-    def _revive(self, counts: Tensor, candidates: Tensor, seed: int, revive_after: int) -> None:
+    def _replace_dead_codes(self, counts: Tensor, candidates: Tensor, seed: int, revive_after: int) -> None:
         note_idle(self.idle, counts)
         dead = self.idle > revive_after
-        book = revive(self.embedding.weight, self.idle, revive_after, candidates, seed)
+        book = replace_dead_codes(self.embedding.weight, self.idle, revive_after, candidates, seed)
         if book is not None:
             self.embedding.place(dead, book[dead])
 
     @torch.no_grad()
-    def revive(self, dead: Tensor, candidates: Tensor, seed: int) -> None:
+    def replace_dead_codes(self, dead: Tensor, candidates: Tensor, seed: int) -> None:
         """Puts the marked codes on candidates, in place."""
         self.idle[dead] = 0
         self.embedding.place(dead, replaced(self.embedding.weight, dead, candidates, seed)[dead])
 
     @torch.no_grad()
-    def initialise(self, candidates: Tensor, seed: int) -> None:
+    def init_codebook(self, candidates: Tensor, seed: int) -> None:
         """Puts the codebook on the k-means of (N, C) features."""
-        book = k_means(candidates, self.codes, seed)
-        self.embedding.place(torch.arange(self.codes, device=book.device), book)
+        book = k_means(candidates, self.codebook_size, seed)
+        self.embedding.place(torch.arange(self.codebook_size, device=book.device), book)

@@ -18,14 +18,16 @@ class EntropyConfig:
     """How hard the two entropies pull: ``weight * (sure * mean of entropies - even * entropy of the mean)``."""
 
     weight: Weight = 0.1
-    sure: Weight = 1.0  # each vector's distribution over the codes is to be sharp
-    even: Weight = 1.0  # the batch's is to be flat
+    per_sample_weight: Weight = 1.0  # each vector's distribution over the codes is to be sharp
+    batch_weight: Weight = 1.0  # the batch's is to be flat
     temperature: Positive = 0.01  # of the softmax from affinities to distributions
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if min(self.weight, self.sure, self.even) < 0:
-            raise ValueError(f"weights must not be negative, got {self.weight}, {self.sure} and {self.even}")
+        if min(self.weight, self.per_sample_weight, self.batch_weight) < 0:
+            raise ValueError(
+                f"weights must not be negative, got {self.weight}, {self.per_sample_weight} and {self.batch_weight}"
+            )
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
@@ -37,7 +39,7 @@ class EntropyConfig:
             mean_distribution: (..., K) mean over the batch of the distributions; leading axes are averaged.
         """
         flatness = entropy(mean_distribution).mean()
-        return self.weight * (self.sure * mean_entropy - self.even * flatness)
+        return self.weight * (self.per_sample_weight * mean_entropy - self.batch_weight * flatness)
 
 
 def entropy(distribution: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..bounds import Width, check_ranges
-from .base import Quantized, Quantizer, grid, straight_through, vectors
+from .base import Quantizer, QuantizerOutput, flatten_grid, straight_through, unflatten_grid
 
 MARGIN = 1e-3  # by which the bound lies beyond the outermost levels, so that these can be reached
 
@@ -27,7 +27,7 @@ class FSQConfig:
             raise ValueError(f"levels must name at least 2 steps for each channel, got {self.levels}")
 
     @property
-    def codes(self) -> int:
+    def codebook_size(self) -> int:
         """All combinations of levels."""
         return math.prod(self.levels)
 
@@ -49,15 +49,19 @@ class FiniteScalarQuantizer(Quantizer):
     def __init__(self, config: FSQConfig) -> None:
         super().__init__()
         self.config = config
-        self.codes = config.codes
+        self.codebook_size = config.codebook_size
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w); there is nothing to lose."""
-        bounded = self._bound(vectors(z))
+        bounded = self._bound(flatten_grid(z))
         steps = straight_through(bounded.round(), bounded)  # integers around 0, (N, C)
         half, place = self._table(z.device)
         indices = ((bounded.round() + half) * place).sum(1).long()
-        return Quantized(grid(steps / half, z).to(z.dtype), grid(indices, z), z.new_zeros((), dtype=torch.float32))
+        return QuantizerOutput(
+            unflatten_grid(steps / half, z).to(z.dtype),
+            unflatten_grid(indices, z),
+            z.new_zeros((), dtype=torch.float32),
+        )
 
     def lookup(self, indices: Tensor) -> Tensor:
         """(B, h, w) codes to their (B, C, h, w) levels in [-1, 1]."""

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bounds import Count, Weight, check_ranges
-from ..layers.cross_rank_statistics import Synchronised
-from .base import Codebook, Quantized, Quantizer, grid, straight_through, vectors
+from ..layers.cross_rank_statistics import CrossRankStatistics
+from .base import Codebook, Quantizer, QuantizerOutput, flatten_grid, straight_through, unflatten_grid
 from .entropy import EntropyConfig, batch_mean, entropy
 from .vq import check_codebook
 
@@ -22,52 +22,54 @@ class IBQConfig:
     """A codebook chosen by inner product. Holds the (N, K) affinities of a batch in float32."""
 
     kind: Literal["ibq"] = "ibq"
-    codes: Count = 16_384
-    beta: Weight = 0.25  # weight of the codebook's term
-    weight: Weight = 1.0  # of the three squared terms
+    codebook_size: Count = 16_384
+    codebook_term_weight: Weight = 0.25  # weight of the codebook's term
+    codebook_weight: Weight = 1.0  # of the three squared terms
     entropy: EntropyConfig = field(default_factory=lambda: EntropyConfig(weight=0.05))
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check_codebook(self.codes, None)
-        if self.beta < 0 or self.weight < 0:
-            raise ValueError(f"beta and weight must not be negative, got {self.beta} and {self.weight}")
+        check_codebook(self.codebook_size, None)
+        if self.codebook_term_weight < 0 or self.codebook_weight < 0:
+            raise ValueError(
+                f"codebook_term_weight and codebook_weight must not be negative, got {self.codebook_term_weight} and {self.codebook_weight}"
+            )
 
     def build(self, dim: int) -> "IndexBackpropagationQuantizer":
         """A quantizer of features with ``dim`` channels."""
         return IndexBackpropagationQuantizer(self, dim)
 
 
-class IndexBackpropagationQuantizer(Quantizer, Synchronised):
+class IndexBackpropagationQuantizer(Quantizer, CrossRankStatistics):
     """Replaces every feature by the code of largest inner product; the choice passes gradient by its softmax."""
 
     def __init__(self, config: IBQConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        self.codes = config.codes
-        bound = 1 / config.codes
-        self.embedding = Codebook(torch.empty(config.codes, dim).uniform_(-bound, bound))
+        self.codebook_size = config.codebook_size
+        bound = 1 / config.codebook_size
+        self.embedding = Codebook(torch.empty(config.codebook_size, dim).uniform_(-bound, bound))
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w); the loss has the paper's double quantization and, in training, the entropy terms."""
-        rows = vectors(z)
+        rows = flatten_grid(z)
         with torch.autocast(z.device.type, enabled=False):
             affinities, soft, chosen = self.embedding(lambda book: choose(rows, book.float()))
         squares = (
             F.mse_loss(soft, rows)
             + F.mse_loss(rows, chosen.detach())
-            + self.config.beta * F.mse_loss(chosen, rows.detach())
+            + self.config.codebook_term_weight * F.mse_loss(chosen, rows.detach())
         )
-        loss = self.config.weight * squares
+        loss = self.config.codebook_weight * squares
         if self.training and self.config.entropy.weight > 0:
             loss = loss + self._entropy_loss(affinities)
-        return Quantized(grid(soft, z).to(z.dtype), grid(affinities.argmax(1), z), loss)
+        return QuantizerOutput(unflatten_grid(soft, z).to(z.dtype), unflatten_grid(affinities.argmax(1), z), loss)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """(B, h, w) codes to their (B, C, h, w) features."""
         rows: Tensor = self.embedding(lambda book: F.embedding(indices.flatten(), book))
-        return grid(rows, indices[:, None])
+        return unflatten_grid(rows, indices[:, None])
 
     def _entropy_loss(self, affinities: Tensor) -> Tensor:
         """Both entropies of the softmax over (N, K) affinities."""

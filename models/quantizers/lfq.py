@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..bounds import Weight, Width, check_ranges
-from ..layers.cross_rank_statistics import Synchronised
-from .base import Quantized, Quantizer, grid, straight_through, vectors
+from ..layers.cross_rank_statistics import CrossRankStatistics
+from .base import Quantizer, QuantizerOutput, flatten_grid, straight_through, unflatten_grid
 from .entropy import EntropyConfig, batch_mean, entropy
 
 
@@ -23,18 +23,18 @@ class LFQConfig:
 
     kind: Literal["lfq"] = "lfq"
     bits: Width = 10
-    beta: Weight = 0.25  # weight of the commitment
+    commitment_weight: Weight = 0.25  # weight of the commitment
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if not 2 <= self.bits <= 24:
             raise ValueError(f"bits must lie in 2 to 24, got {self.bits}: the entropy terms hold all 2^bits codes")
-        if self.beta < 0:
-            raise ValueError(f"beta must not be negative, got {self.beta}")
+        if self.commitment_weight < 0:
+            raise ValueError(f"commitment_weight must not be negative, got {self.commitment_weight}")
 
     @property
-    def codes(self) -> int:
+    def codebook_size(self) -> int:
         """All combinations of signs."""
         return int(2**self.bits)
 
@@ -50,24 +50,24 @@ class LFQConfig:
         return LookupFreeQuantizer(self)
 
 
-class LookupFreeQuantizer(Quantizer, Synchronised):
+class LookupFreeQuantizer(Quantizer, CrossRankStatistics):
     """Replaces every channel by its sign."""
 
     def __init__(self, config: LFQConfig) -> None:
         super().__init__()
         self.config = config
-        self.codes = config.codes
+        self.codebook_size = config.codebook_size
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w); the loss is the commitment and, in training, the entropy terms."""
-        rows = vectors(z)
+        rows = flatten_grid(z)
         signs = torch.where(rows > 0, 1.0, -1.0)
         indices = ((rows > 0).long() << torch.arange(self.config.bits, device=z.device)).sum(1)
-        loss = self.config.beta * F.mse_loss(rows, signs)
+        loss = self.config.commitment_weight * F.mse_loss(rows, signs)
         if self.training and self.config.entropy.weight > 0:
             with torch.autocast(z.device.type, enabled=False):
                 loss = loss + self._entropy_loss(rows)
-        return Quantized(straight_through(grid(signs, z), z), grid(indices, z), loss)
+        return QuantizerOutput(straight_through(unflatten_grid(signs, z), z), unflatten_grid(indices, z), loss)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """(B, h, w) codes to their (B, C, h, w) signs."""

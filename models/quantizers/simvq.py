@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..bounds import Count, Weight, check_ranges
 from ..layers.float32_buffers import Float32Buffers
-from .base import Quantized, Quantizer, grid, straight_through, vectors
-from .vq import check_codebook, search
+from .base import Quantizer, QuantizerOutput, flatten_grid, straight_through, unflatten_grid
+from .vq import check_codebook, nearest_codes
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,18 @@ class SimVQConfig:
     """A codebook that cannot collapse: no code is trained alone."""
 
     kind: Literal["simvq"] = "simvq"
-    codes: Count = 16_384
-    beta: Weight = 0.25  # weight of the commitment
-    weight: Weight = 1.0  # of the whole loss
+    codebook_size: Count = 16_384
+    commitment_weight: Weight = 0.25  # weight of the commitment
+    codebook_weight: Weight = 1.0  # of the whole loss
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check_codebook(self.codes, None)
-        if self.beta < 0 or self.weight < 0:
-            raise ValueError(f"beta and weight must not be negative, got {self.beta} and {self.weight}")
+        check_codebook(self.codebook_size, None)
+        if self.commitment_weight < 0 or self.codebook_weight < 0:
+            raise ValueError(
+                f"commitment_weight and codebook_weight must not be negative, got {self.commitment_weight} and {self.codebook_weight}"
+            )
 
     def build(self, dim: int) -> "ProjectedQuantizer":
         """A quantizer of features with ``dim`` channels."""
@@ -42,20 +44,24 @@ class ProjectedQuantizer(Float32Buffers, Quantizer):
     def __init__(self, config: SimVQConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        self.codes = config.codes
-        self.register_buffer("frozen", torch.randn(config.codes, dim) * dim**-0.5)  # (K, C)
+        self.codebook_size = config.codebook_size
+        self.register_buffer("frozen", torch.randn(config.codebook_size, dim) * dim**-0.5)  # (K, C)
         self.projection = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w); the loss is that of VQ, its codebook's term moving the projection."""
-        rows = vectors(z)
-        indices, chosen = search(rows, self._project(self.frozen))
-        loss = F.mse_loss(chosen, rows.detach()) + self.config.beta * F.mse_loss(rows, chosen.detach())
-        return Quantized(straight_through(grid(chosen, z), z), grid(indices, z), self.config.weight * loss)
+        rows = flatten_grid(z)
+        indices, chosen = nearest_codes(rows, self._project(self.frozen))
+        loss = F.mse_loss(chosen, rows.detach()) + self.config.commitment_weight * F.mse_loss(rows, chosen.detach())
+        return QuantizerOutput(
+            straight_through(unflatten_grid(chosen, z), z),
+            unflatten_grid(indices, z),
+            self.config.codebook_weight * loss,
+        )
 
     def lookup(self, indices: Tensor) -> Tensor:
         """(B, h, w) codes to their (B, C, h, w) features."""
-        return grid(self._project(F.embedding(indices.flatten(), self.frozen)), indices[:, None])
+        return unflatten_grid(self._project(F.embedding(indices.flatten(), self.frozen)), indices[:, None])
 
     def _project(self, codes: Tensor) -> Tensor:
         """(K, C) fixed codes to where they are now, float32."""

@@ -8,8 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bounds import Count, Weight, check_ranges
-from .base import Codebook, Observed, Quantized, Quantizer, grid, nearest, straight_through, vectors
-from .codebook_init import k_means, replaced, revive
+from .base import (
+    Codebook,
+    CodeStatistics,
+    Quantizer,
+    QuantizerOutput,
+    flatten_grid,
+    nearest,
+    straight_through,
+    unflatten_grid,
+)
+from .codebook_init import k_means, replace_dead_codes, replaced
 
 
 @dataclass(frozen=True)
@@ -21,18 +30,20 @@ class VQConfig:
     """
 
     kind: Literal["vq"] = "vq"
-    codes: Count = 1024
-    beta: Weight = 0.25  # weight of the commitment: how hard features are pulled to their code
+    codebook_size: Count = 1024
+    commitment_weight: Weight = 0.25  # weight of the commitment: how hard features are pulled to their code
     legacy_beta: bool = False  # as the released checkpoints: beta on the codebook's term, commitment at weight 1
-    weight: Weight = 1.0  # of the whole loss
-    revive_after: Count | None = None  # steps; None never moves a code
+    codebook_weight: Weight = 1.0  # of the whole loss
+    replace_dead_after: Count | None = None  # steps; None never moves a code
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check_codebook(self.codes, self.revive_after)
-        if self.beta < 0 or self.weight < 0:
-            raise ValueError(f"beta and weight must not be negative, got {self.beta} and {self.weight}")
+        check_codebook(self.codebook_size, self.replace_dead_after)
+        if self.commitment_weight < 0 or self.codebook_weight < 0:
+            raise ValueError(
+                f"commitment_weight and codebook_weight must not be negative, got {self.commitment_weight} and {self.codebook_weight}"
+            )
 
     def build(self, dim: int) -> "VectorQuantizer":
         """A quantizer of features with ``dim`` channels."""
@@ -47,48 +58,48 @@ class VectorQuantizer(Quantizer):
     def __init__(self, config: VQConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        self.codes = config.codes
-        bound = 1 / config.codes
-        self.embedding = Codebook(torch.empty(config.codes, dim).uniform_(-bound, bound))
-        self.register_buffer("idle", torch.zeros(config.codes, dtype=torch.int64))  # steps since last chosen
+        self.codebook_size = config.codebook_size
+        bound = 1 / config.codebook_size
+        self.embedding = Codebook(torch.empty(config.codebook_size, dim).uniform_(-bound, bound))
+        self.register_buffer("idle", torch.zeros(config.codebook_size, dtype=torch.int64))  # steps since last chosen
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w); the loss is equation 4 of Esser et al. 2021 without its first term."""
-        rows = vectors(z)
-        indices, chosen = self.embedding(lambda book: search(rows, book))
+        rows = flatten_grid(z)
+        indices, chosen = self.embedding(lambda book: nearest_codes(rows, book))
         book_loss, commitment = F.mse_loss(chosen, rows.detach()), F.mse_loss(rows, chosen.detach())
         if self.config.legacy_beta:
             book_loss, commitment = commitment, book_loss
-        loss = self.config.weight * (book_loss + self.config.beta * commitment)
-        features = straight_through(grid(chosen, z), z)
-        return Quantized(features, grid(indices, z), loss)
+        loss = self.config.codebook_weight * (book_loss + self.config.commitment_weight * commitment)
+        features = straight_through(unflatten_grid(chosen, z), z)
+        return QuantizerOutput(features, unflatten_grid(indices, z), loss)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """(B, h, w) codes to their (B, C, h, w) features."""
         rows: Tensor = self.embedding(lambda book: F.embedding(indices.flatten(), book))
-        return grid(rows, indices[:, None])
+        return unflatten_grid(rows, indices[:, None])
 
     @torch.no_grad()
-    def upkeep(self, observed: Observed, candidates: Tensor, seed: int) -> Tensor | None:
+    def post_step_update(self, observed: CodeStatistics, candidates: Tensor, seed: int) -> Tensor | None:
         """Counts idle steps; returns the codebook with its idle codes revived, if any were."""
-        if self.config.revive_after is None:
+        if self.config.replace_dead_after is None:
             return None
         note_idle(self.idle, observed.counts)
-        return revive(self.embedding.weight, self.idle, self.config.revive_after, candidates, seed)
+        return replace_dead_codes(self.embedding.weight, self.idle, self.config.replace_dead_after, candidates, seed)
 
     @torch.no_grad()
-    def revive(self, dead: Tensor, candidates: Tensor, seed: int) -> Tensor:
+    def replace_dead_codes(self, dead: Tensor, candidates: Tensor, seed: int) -> Tensor:
         """The codebook with the marked codes on candidates."""
         self.idle[dead] = 0
         return replaced(self.embedding.weight, dead, candidates, seed)
 
     @torch.no_grad()
-    def initialise(self, candidates: Tensor, seed: int) -> Tensor:
+    def init_codebook(self, candidates: Tensor, seed: int) -> Tensor:
         """The k-means of (N, C) features."""
-        return k_means(candidates, self.codes, seed)
+        return k_means(candidates, self.codebook_size, seed)
 
 
-def search(rows: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_codes(rows: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers (N,) and float32 vectors (N, C) of the codes nearest to (N, C) rows."""
     indices = nearest(rows, book)
     return indices, F.embedding(indices, book).float()

@@ -1,26 +1,26 @@
 """Painting grids of codes with a prior: draws, windows, wavefronts."""
 
-from ..priors.decoding import Cell, Decoder, Logits, Request, window_start
-from .best_of import Judge, best, likelihood, recognised
+from ..priors.decoding import Cell, Decoder, DecodingRequest, Logits, window_start
+from .best_of import Scorer, best_of, classifier_score, likelihood
 from .config import GuidanceConfig, SamplingConfig
-from .sampler import UNKNOWN, Painting, paint, sample
+from .sampler import UNFILLED, SamplingState, sample, sample_steps
 from .scoring import score
 
 __all__ = [
-    "UNKNOWN",
+    "UNFILLED",
     "Cell",
     "Decoder",
+    "DecodingRequest",
     "GuidanceConfig",
-    "Judge",
     "Logits",
-    "Painting",
-    "Request",
     "SamplingConfig",
-    "best",
+    "SamplingState",
+    "Scorer",
+    "best_of",
+    "classifier_score",
     "likelihood",
-    "paint",
-    "recognised",
     "sample",
+    "sample_steps",
     "score",
     "window_start",
 ]

@@ -1,6 +1,6 @@
-"""The best of several paintings: ranked by likelihood, or by a classifier that looks at the pictures.
+"""The best of several paintings: ranked by likelihood, or by a classifier that looks at the images.
 
-Shapes: B pictures, (H, W) their grids of codes.
+Shapes: B images, (H, W) their grids of codes.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,27 +12,29 @@ from ..conditions import Fields
 from ..priors.base import Prior
 from .config import SamplingConfig
 from .gumbel_noise import mix
-from .sampler import Painting, sample
+from .sampler import SamplingState, sample
 
-Judge = Callable[[Painting], Tensor]
-"""Gives every picture of a finished painting a (B,) mark; the highest wins."""
+Scorer = Callable[[SamplingState], Tensor]
+"""Gives every image of a finished painting a (B,) mark; the highest wins."""
 
 
-def likelihood(painting: Painting) -> Tensor:
+def likelihood(painting: SamplingState) -> Tensor:
     """(B,) log-likelihood of everything that was painted, in nats."""
     return painting.scores.sum(dim=(1, 2))
 
 
-def recognised(decode: Callable[[Tensor], Tensor], classifier: Callable[[Tensor], Tensor], classes: Tensor) -> Judge:
+def classifier_score(
+    decode: Callable[[Tensor], Tensor], classifier: Callable[[Tensor], Tensor], classes: Tensor
+) -> Scorer:
     """Marks by how sure a classifier is of the wanted class: rejection sampling as in Razavi et al. 2019, section 3.4.
 
     Args:
-        decode: (B, H, W) codes to (B, 3, h, w) pictures in [-1, 1].
-        classifier: such pictures to (B, classes) logits.
-        classes: (B,) int64, the wanted class of each picture.
+        decode: (B, H, W) codes to (B, 3, h, w) images in [-1, 1].
+        classifier: such images to (B, classes) logits.
+        classes: (B,) int64, the wanted class of each image.
     """
 
-    def judge(painting: Painting) -> Tensor:
+    def judge(painting: SamplingState) -> Tensor:
         with torch.no_grad():
             logits = classifier(decode(painting.codes))
         return logits.float().log_softmax(dim=1).gather(1, classes.to(logits.device)[:, None])[:, 0]
@@ -40,18 +42,18 @@ def recognised(decode: Callable[[Tensor], Tensor], classifier: Callable[[Tensor]
     return judge
 
 
-def best(
+def best_of(
     prior: Prior,
     fields: Fields,
     size: tuple[int, int],
-    pictures: Sequence[int],
+    image_ids: Sequence[int],
     seed: int,
     config: SamplingConfig,
     candidates: int,
-    judge: Judge = likelihood,
-    given: Tensor | None = None,
-) -> Painting:
-    """Paint every picture ``candidates`` times and keep the one with the highest mark, the first among equals.
+    scorer: Scorer = likelihood,
+    known_codes: Tensor | None = None,
+) -> SamplingState:
+    """Paint every image ``candidates`` times and keep the one with the highest mark, the first among equals.
 
     An acceptance rate a of the literature is 1 / a candidates. Candidate 0 is what ``sample`` paints with the same
     seed. See ``paint`` for the other arguments.
@@ -61,11 +63,11 @@ def best(
     """
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, got {candidates}")
-    chosen = sample(prior, fields, size, pictures, seed, config, given)
-    marks = judge(chosen)
+    chosen = sample(prior, fields, size, image_ids, seed, config, known_codes)
+    marks = scorer(chosen)
     for candidate in range(1, candidates):
-        painting = sample(prior, fields, size, pictures, mix(seed, candidate), config, given)
-        mark = judge(painting)
+        painting = sample(prior, fields, size, image_ids, mix(seed, candidate), config, known_codes)
+        mark = scorer(painting)
         better = (mark > marks)[:, None, None]
         marks = torch.maximum(marks, mark)
         codes = torch.where(better, painting.codes, chosen.codes)

@@ -1,4 +1,4 @@
-"""Randomness that belongs to a place: (seed, picture, row, column, code) gives a number, whatever was drawn before.
+"""Randomness that belongs to a place: (seed, image, row, column, code) gives a number, whatever was drawn before.
 
 The hash is splitmix64 (Steele, Lea and Flood 2014, figure 17) in 64-bit integers, the same on every device.
 Shapes: n places, K codes.

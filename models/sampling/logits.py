@@ -6,12 +6,12 @@ from torch import Tensor
 from .config import SamplingConfig
 
 
-def guided(conditioned: Tensor, absent: Tensor, scales: Tensor) -> Tensor:
+def apply_guidance(conditioned: Tensor, unconditional: Tensor, scales: Tensor) -> Tensor:
     """The (n, K) logits of classifier-free guidance from those with and without the condition; scales are (n,)."""
-    return absent + scales[:, None] * (conditioned - absent)
+    return unconditional + scales[:, None] * (conditioned - unconditional)
 
 
-def filtered(logits: Tensor, config: SamplingConfig) -> Tensor:
+def filter_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
     """(n, K) logits at the config's temperature, minus infinity for codes that are not to be drawn.
 
     First the k most likely codes are kept, then among them the fewest that hold the probability p (Holtzman et al.
@@ -31,7 +31,7 @@ def choose(logits: Tensor, noise: Tensor | None, config: SamplingConfig) -> Tens
     """The (n,) codes: the likeliest when greedy, else a draw by the (n, K) Gumbel noise."""
     if config.greedy or noise is None:
         return logits.argmax(dim=1)
-    return (filtered(logits, config) + noise).argmax(dim=1)
+    return (filter_logits(logits, config) + noise).argmax(dim=1)
 
 
 def _nucleus(logits: Tensor, mass: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Painting grids of codes of any size with a prior.
 
-Shapes: B pictures, (H, W) their grids, K codes.
+Shapes: B images, (H, W) their grids, K codes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,50 +11,50 @@ from torch import Tensor
 
 from ..conditions import Fields
 from ..priors.base import Prior
-from ..priors.decoding import Cell, Decoder, Logits, Request
+from ..priors.decoding import Cell, Decoder, DecodingRequest, Logits
 from .config import SamplingConfig
 from .gumbel_noise import gumbel, mix
-from .logits import choose, guided
+from .logits import apply_guidance, choose
 from .wavefront import serial, wavefront
 
-UNKNOWN = -1
+UNFILLED = -1
 """A code that is still to be painted."""
 
 
-class Painting(NamedTuple):
+class SamplingState(NamedTuple):
     """Grids that are being painted. The tensors are the painter's own and change with its next step."""
 
     codes: Tensor  # (B, H, W) int64, UNKNOWN where not yet painted
     scores: Tensor  # (B, H, W) float32: log-likelihood of every painted code, in nats, 0 elsewhere
-    painted: int  # cells passed so far
+    filled: int  # cells passed so far
     cells: int  # cells to pass in all; priors with a rolling cache pass given ones too
 
 
-def paint(
+def sample_steps(
     prior: Prior,
     fields: Fields,
     size: tuple[int, int],
-    pictures: Sequence[int],
+    image_ids: Sequence[int],
     seed: int,
     config: SamplingConfig,
-    given: Tensor | None = None,
-    stopped: Painting | None = None,
-) -> Iterator[Painting]:
+    known_codes: Tensor | None = None,
+    resume_from: SamplingState | None = None,
+) -> Iterator[SamplingState]:
     """Paint step by step, so that a caller can look, save and stop in between.
 
-    A code's randomness belongs to (seed, picture's number, row, column). On one device with deterministic kernels the
-    same codes come, bit for bit, whatever other pictures are painted beside, in either mode, on whichever rank.
+    A code's randomness belongs to (seed, image's number, row, column). On one device with deterministic kernels the
+    same codes come, bit for bit, whatever other images are painted beside, in either mode, on whichever rank.
     That holds for a painting that goes on from where it was ``stopped`` too, even if that was in the other mode.
 
     Args:
         prior: in evaluation mode.
-        fields: what its condition reads, for the whole pictures, B rows each.
+        fields: what its condition reads, for the whole images, B rows each.
         size: rows and columns of the grids.
-        pictures: the numbers of the B pictures; they key the randomness.
-        seed: of all pictures.
+        images: the numbers of the B images; they key the randomness.
+        seed: of all images.
         config: how to draw and in which manner to go.
         given: (B, H, W) int64, codes to keep; ``UNKNOWN`` ones are painted. By default all are.
-        stopped: what a painting of the same pictures had yielded when it was stopped; its codes are not drawn again.
+        stopped: what a painting of the same images had yielded when it was stopped; its codes are not drawn again.
 
     Yields:
         After every step of dependent codes, the state of the painting.
@@ -65,15 +65,15 @@ def paint(
     """
     if prior.training:
         raise ValueError("painting needs the prior in evaluation mode; call prior.eval() before")
-    shape = (len(pictures), *size)
+    shape = (len(image_ids), *size)
     device = next(prior.parameters()).device
-    codes = torch.full(shape, UNKNOWN, dtype=torch.int64, device=device)
-    if given is not None:
-        _check(given, shape, prior.codes, "given")
-        codes = given.to(device, torch.int64).clone()
-    if stopped is not None:
-        _check(stopped.codes, shape, prior.codes, "stopped")
-    request = Request(_whole(prior, fields, len(pictures)), size, tuple(pictures), config)
+    codes = torch.full(shape, UNFILLED, dtype=torch.int64, device=device)
+    if known_codes is not None:
+        _check(known_codes, shape, prior.codes, "given")
+        codes = known_codes.to(device, torch.int64).clone()
+    if resume_from is not None:
+        _check(resume_from.codes, shape, prior.codes, "stopped")
+    request = DecodingRequest(_whole(prior, fields, len(image_ids)), size, tuple(image_ids), config)
     if request.guided and prior.condition_drop == 0:
         raise ValueError(
             "guidance needs a prior that was trained without its condition now and then; "
@@ -81,25 +81,25 @@ def paint(
         )
     with torch.no_grad():
         decoder = prior.decoder(request)
-    return _paint(decoder, request, config, codes, seed, stopped)
+    return _paint(decoder, request, config, codes, seed, resume_from)
 
 
 def sample(
     prior: Prior,
     fields: Fields,
     size: tuple[int, int],
-    pictures: Sequence[int],
+    image_ids: Sequence[int],
     seed: int,
     config: SamplingConfig,
-    given: Tensor | None = None,
-    progress: Callable[[Painting], None] | None = None,
-    stopped: Painting | None = None,
-) -> Painting:
+    known_codes: Tensor | None = None,
+    progress: Callable[[SamplingState], None] | None = None,
+    resume_from: SamplingState | None = None,
+) -> SamplingState:
     """Paint to the end; see ``paint``. ``progress`` is called after every step."""
-    shape = (len(pictures), *size)
-    codes = torch.zeros(shape, dtype=torch.int64) if given is None else given
-    painting = Painting(codes, torch.zeros(shape), 0, 0)  # of a grid that is given whole
-    for painting in paint(prior, fields, size, pictures, seed, config, given, stopped):
+    shape = (len(image_ids), *size)
+    codes = torch.zeros(shape, dtype=torch.int64) if known_codes is None else known_codes
+    painting = SamplingState(codes, torch.zeros(shape), 0, 0)  # of a grid that is given whole
+    for painting in sample_steps(prior, fields, size, image_ids, seed, config, known_codes, resume_from):
         if progress is not None:
             progress(painting)
     return painting
@@ -111,29 +111,34 @@ def _whole(prior: Prior, fields: Fields, batch: int) -> Fields:
     wanted = {name: prior.condition.field(fields, name).to(device) for name in prior.condition.fields}
     for name, field in wanted.items():
         if len(field) != batch:
-            raise ValueError(f"the field {name!r} must have a row for each of {batch} pictures, got {len(field)}")
+            raise ValueError(f"the field {name!r} must have a row for each of {batch} images, got {len(field)}")
     return wanted
 
 
-def _check(given: Tensor, shape: tuple[int, ...], codes: int, name: str) -> None:
-    if given.shape != shape:
-        raise ValueError(f"the {name} codes must be {shape} (pictures, rows, columns), got {tuple(given.shape)}")
-    if given.min() < UNKNOWN or given.max() >= codes:
+def _check(known_codes: Tensor, shape: tuple[int, ...], codes: int, name: str) -> None:
+    if known_codes.shape != shape:
+        raise ValueError(f"the {name} codes must be {shape} (images, rows, columns), got {tuple(known_codes.shape)}")
+    if known_codes.min() < UNFILLED or known_codes.max() >= codes:
         raise ValueError(
-            f"{name} codes must be {UNKNOWN} (to be painted) or in [0, {codes}), "
-            f"got {int(given.min())} to {int(given.max())}"
+            f"{name} codes must be {UNFILLED} (to be painted) or in [0, {codes}), "
+            f"got {int(known_codes.min())} to {int(known_codes.max())}"
         )
 
 
 @torch.no_grad()
 def _paint(
-    decoder: Decoder, request: Request, config: SamplingConfig, codes: Tensor, seed: int, stopped: Painting | None
-) -> Iterator[Painting]:
-    fixed = codes != UNKNOWN
+    decoder: Decoder,
+    request: DecodingRequest,
+    config: SamplingConfig,
+    codes: Tensor,
+    seed: int,
+    resume_from: SamplingState | None,
+) -> Iterator[SamplingState]:
+    fixed = codes != UNFILLED
     known = fixed.all(dim=0).cpu() & (not decoder.reads_given)
     rank = {cell: number for number, cell in enumerate(decoder.order)}
     scores = torch.zeros(codes.shape, device=codes.device)
-    before = _painted_before(stopped, codes, scores)
+    before = _resumed(resume_from, codes, scores)
     painted, cells = 0, int((~known).sum())
     for step in steps(decoder, request, config.mode, lambda cell: bool(known[cell])):
         skipped, fresh = ([cell for cell in step if bool(before[cell]) is told] for told in (True, False))
@@ -150,21 +155,21 @@ def _paint(
                 codes[place] = torch.where(fixed[place], codes[place], chosen[part])
                 scores[place] = torch.where(fixed[place], 0.0, likely[part, 0])
         painted += len(step)
-        yield Painting(codes, scores, painted, cells)
+        yield SamplingState(codes, scores, painted, cells)
 
 
-def _painted_before(stopped: Painting | None, codes: Tensor, scores: Tensor) -> Tensor:
-    """Write to the codes and the scores what was painted before; the (H, W) cells that all pictures have of it."""
+def _resumed(stopped: SamplingState | None, codes: Tensor, scores: Tensor) -> Tensor:
+    """Write to the codes and the scores what was painted before; the (H, W) cells that all images have of it."""
     if stopped is None:
         return torch.zeros(codes.shape[1:], dtype=torch.bool)
     done = stopped.codes.to(codes.device)
-    fresh = (done != UNKNOWN).all(dim=0)
+    fresh = (done != UNFILLED).all(dim=0)
     codes[:, fresh] = done[:, fresh]
     scores[:, fresh] = stopped.scores.to(scores.device)[:, fresh]
     return fresh.cpu()
 
 
-def steps(decoder: Decoder, request: Request, mode: str, known: Callable[[Cell], bool]) -> Iterator[list[Cell]]:
+def steps(decoder: Decoder, request: DecodingRequest, mode: str, known: Callable[[Cell], bool]) -> Iterator[list[Cell]]:
     """The cells that are not known, in a mode: lists of those that can be predicted together."""
     if mode == "serial" or decoder.rows_at_once == 1:
         return serial(decoder.order, known)
@@ -172,14 +177,19 @@ def steps(decoder: Decoder, request: Request, mode: str, known: Callable[[Cell],
 
 
 def _draw(
-    logits: Logits, request: Request, config: SamplingConfig, step: Sequence[Cell], progress: Sequence[float], seed: int
+    logits: Logits,
+    request: DecodingRequest,
+    config: SamplingConfig,
+    step: Sequence[Cell],
+    progress: Sequence[float],
+    seed: int,
 ) -> Tensor:
-    """The (n,) codes of the step's cells, cell by cell and picture by picture in a cell."""
+    """The (n,) codes of the step's cells, cell by cell and image by image in a cell."""
     combined = logits.conditioned
-    if logits.absent is not None:
-        scales = [config.guidance.at(share) for share in progress for _ in request.pictures]
-        combined = guided(combined, logits.absent, combined.new_tensor(scales))
+    if logits.unconditional is not None:
+        scales = [config.guidance.at(share) for share in progress for _ in request.image_ids]
+        combined = apply_guidance(combined, logits.unconditional, combined.new_tensor(scales))
     if config.greedy:
         return choose(combined, None, config)
-    keys = [mix(seed, picture, *cell) for cell in step for picture in request.pictures]
+    keys = [mix(seed, image, *cell) for cell in step for image in request.image_ids]
     return choose(combined, gumbel(keys, combined.shape[1], combined.device), config)

@@ -7,21 +7,21 @@ from torch import Tensor
 
 from ..conditions import Fields
 from ..priors.base import Prior
-from ..priors.decoding import Request
+from ..priors.decoding import DecodingRequest
 from .config import GuidanceConfig, SamplingConfig
 from .sampler import steps
 
 
 @torch.no_grad()
 def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -> Tensor:
-    """The log-likelihood of every code of whole grids, each from the window or neighbourhood it would be painted from.
+    """The log-likelihood of every code of whole grids, each from the window or neighborhood it would be painted from.
 
     This is the measure by which strides and priors of different kinds compare on large grids: its negative mean over
-    ln 2 is bits a code. Of the config only the manner of painting counts, not how codes are drawn.
+    ln 2 is bits per code. Of the config only the manner of painting counts, not how codes are drawn.
 
     Args:
         prior: in evaluation mode.
-        fields: what its condition reads, for the whole pictures, B rows each.
+        fields: what its condition reads, for the whole images, B rows each.
         codes: (B, H, W) int64.
         config: stride, mode and lanes.
 
@@ -29,7 +29,7 @@ def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -
         (B, H, W) float32, in nats.
     """
     manner = replace(config, guidance=GuidanceConfig())
-    request = Request(fields, (codes.shape[1], codes.shape[2]), tuple(range(len(codes))), manner)
+    request = DecodingRequest(fields, (codes.shape[1], codes.shape[2]), tuple(range(len(codes))), manner)
     decoder = prior.decoder(request)
     scores = torch.zeros(codes.shape, device=codes.device)
     for step in steps(decoder, request, config.mode, lambda cell: False):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .rope import Rotation, rotate
+from .rope import RopeTables, apply_rope
 from .sequence_parallel import Exchange
 
 
@@ -58,11 +58,11 @@ class Attention(nn.Module):
         attention_dropout: share of attention weights dropped in training.
         residual_dropout: share of outputs dropped in training.
         bias: whether the four projections have biases.
-        normalise: whether queries and keys are normalised (QK-norm, Dehghani et al. 2023).
+        normalize: whether queries and keys are normalized (QK-norm, Dehghani et al. 2023).
     """
 
     def __init__(
-        self, width: int, heads: int, attention_dropout: float, residual_dropout: float, bias: bool, normalise: bool
+        self, width: int, heads: int, attention_dropout: float, residual_dropout: float, bias: bool, normalize: bool
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -72,28 +72,28 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, width, bias)
         self.proj = nn.Linear(width, width, bias)
         self.resid_drop = nn.Dropout(residual_dropout)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if normalise else nn.Identity()
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if normalise else nn.Identity()
+        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if normalize else nn.Identity()
+        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if normalize else nn.Identity()
         self.exchange: Exchange | None = None  # with whom the sequence is shared in ``forward``
 
-    def project(self, x: Tensor, turn: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rope: RopeTables | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) to queries, keys and values, each (B, heads, T, D)."""
         query, key, value = (
             rearrange(layer(x), "b t (heads d) -> b heads t d", heads=self.heads)
             for layer in (self.query, self.key, self.value)
         )
         query, key = self.query_norm(query), self.key_norm(key)
-        if turn is not None:
-            query, key = rotate(query, turn), rotate(key, turn)
+        if rope is not None:
+            query, key = apply_rope(query, rope), apply_rope(key, rope)
         return query, key, value
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
         """The (B, T, C) outputs of (B, heads, T, D) queries; ``mask`` is true where a query may look."""
         return self._output(self._mixed(query, key, value, mask, causal))
 
-    def forward(self, x: Tensor, turn: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: RopeTables | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C), causal unless a mask says who sees whom."""
-        parts = self.project(x, turn)
+        parts = self.project(x, rope)
         if self.exchange is None:
             return self.attend(*parts, mask, causal=mask is None)
         query, key, value = (self.exchange.to_heads(part) for part in parts)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention
-from .rope import Rotation
+from .rope import RopeTables
 
 BlockKind = Literal["gpt2", "modern"]
 
@@ -39,7 +39,7 @@ class Block(nn.Module):
     """Attention and feed-forward layer, each behind its norm and beside a skip.
 
     ``gpt2``: LayerNorm, biases, four-fold GELU in its erf form, as in the reference.
-    ``modern``: RMSNorm, no biases, SwiGLU, normalised queries and keys.
+    ``modern``: RMSNorm, no biases, SwiGLU, normalized queries and keys.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         modern = kind == "modern"
-        self.attn = Attention(width, heads, attention_dropout, residual_dropout, bias=not modern, normalise=modern)
+        self.attn = Attention(width, heads, attention_dropout, residual_dropout, bias=not modern, normalize=modern)
         self.ln1 = final_norm(kind, width)
         self.ln2 = final_norm(kind, width)
         self.mlp: nn.Module
@@ -58,21 +58,21 @@ class Block(nn.Module):
                 nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(residual_dropout)
             )
 
-    def forward(self, x: Tensor, turn: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: RopeTables | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C), causal unless a mask says who sees whom."""
-        return self._feed(x + self.attn(self.ln1(x), turn, mask))
+        return self._feed(x + self.attn(self.ln1(x), rope, mask))
 
-    def prefill(self, x: Tensor, turn: Rotation | None, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def prefill(self, x: Tensor, rope: RopeTables | None, last: bool) -> tuple[Tensor, Tensor, Tensor]:
         """The outputs with the keys and values for a cache; of the last position alone when ``last``."""
-        query, key, value = self.attn.project(self.ln1(x), turn)
+        query, key, value = self.attn.project(self.ln1(x), rope)
         if last:
             x, query = x[:, -1:], query[:, :, -1:]
         mixed = self.attn.attend(query, key, value, mask=None, causal=not last)
         return self._feed(x + mixed), key, value
 
-    def step(self, x: Tensor, turn: Rotation | None, extend: Extend) -> Tensor:
+    def step(self, x: Tensor, rope: RopeTables | None, extend: Extend) -> Tensor:
         """One more position (B, 1, C) of every lane of a cache, which ``extend`` writes to it."""
-        query, key, value = self.attn.project(self.ln1(x), turn)
+        query, key, value = self.attn.project(self.ln1(x), rope)
         return self._feed(x + self.attn.attend(query, *extend(key, value)))
 
     def _feed(self, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def final_norm(kind: BlockKind, width: int) -> nn.Module:
     return nn.RMSNorm(width, eps=1e-6) if kind == "modern" else nn.LayerNorm(width, eps=1e-5)
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """minGPT's start: matrices and tables from N(0, 0.02), biases 0, norms 1; for ``nn.Module.apply``."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)

@@ -13,14 +13,14 @@ from torch import Tensor
 BASE = 10_000.0
 
 
-class Rotation(NamedTuple):
+class RopeTables(NamedTuple):
     """The angles of T positions, with leading axes that broadcast against (B, heads) where samples differ."""
 
     cosine: Tensor  # (..., T, D)
     sine: Tensor  # (..., T, D)
 
 
-def rotation(cells: Tensor, channels: int) -> Rotation:
+def rope_tables(cells: Tensor, channels: int) -> RopeTables:
     """The tables for heads of ``channels`` channels at (..., T, 2) cells, each a row and a column.
 
     Raises:
@@ -32,10 +32,10 @@ def rotation(cells: Tensor, channels: int) -> Rotation:
     frequencies = BASE ** (-torch.arange(quarter, device=cells.device, dtype=torch.float64) / quarter)
     angles = rearrange(cells.double()[..., None] * frequencies, "... place q -> ... (place q)")
     angles = repeat(angles, "... half -> ... (pair half)", pair=2)
-    return Rotation(angles.cos().float(), angles.sin().float())
+    return RopeTables(angles.cos().float(), angles.sin().float())
 
 
-def rotate(x: Tensor, by: Rotation) -> Tensor:
+def apply_rope(x: Tensor, by: RopeTables) -> Tensor:
     """Turn the channels (B, heads, T, D) of queries or keys; channel c pairs with channel c + D / 2."""
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)

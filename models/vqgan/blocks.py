@@ -1,6 +1,6 @@
 """The pieces an encoder and a decoder are made of: residual block, spatial attention, down and up.
 
-Shapes: B pictures, C channels, H rows, W columns. Names of parameters follow the released VQGAN checkpoints.
+Shapes: B images, C channels, H rows, W columns. Names of parameters follow the released VQGAN checkpoints.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ def group_norm(channels: int, groups: int = GROUPS) -> nn.Module:
     return nn.GroupNorm(groups, channels, eps=1e-6) if groups else nn.Identity()
 
 
-def keep_variance(module: nn.Module) -> None:
+def init_variance_preserving(module: nn.Module) -> None:
     """Start convolutions so that a signal keeps its size through them, without biases: what a norm would see to."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
@@ -99,7 +99,7 @@ class Upsample(nn.Module):
 
 
 @dataclass(frozen=True)
-class Style:
+class BlockConfig:
     """What all blocks of one resolution share."""
 
     dropout: float = 0.0
@@ -108,10 +108,10 @@ class Style:
     groups: int = GROUPS  # of every GroupNorm
 
 
-class Middle(nn.Module):
+class MidBlock(nn.Module):
     """Residual block, attention, residual block, on the smallest grid."""
 
-    def __init__(self, channels: int, style: Style) -> None:
+    def __init__(self, channels: int, style: BlockConfig) -> None:
         super().__init__()
         self.block_1 = ResidualBlock(channels, channels, style.dropout, style.groups)
         self.attn_1 = SpatialAttention(channels, style.groups) if style.attention else nn.Identity()
@@ -121,14 +121,14 @@ class Middle(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         for part in (self.block_1, self.attn_1, self.block_2):
-            x = run(part, x, self.checkpointed)
+            x = maybe_checkpoint(part, x, self.checkpointed)
         return x
 
 
 class Level(nn.Module):
     """The blocks that work at one resolution: residual blocks, each followed by attention where the level has any."""
 
-    def __init__(self, channels: int, out_channels: int, blocks: int, style: Style) -> None:
+    def __init__(self, channels: int, out_channels: int, blocks: int, style: BlockConfig) -> None:
         super().__init__()
         widths = [channels] + [out_channels] * (blocks - 1)
         self.block = nn.ModuleList(ResidualBlock(width, out_channels, style.dropout, style.groups) for width in widths)
@@ -139,16 +139,16 @@ class Level(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, out_channels, H, W)."""
         for number, block in enumerate(self.block):
-            x = run(block, x, self.checkpointed)
+            x = maybe_checkpoint(block, x, self.checkpointed)
             if self.attn:
-                x = run(self.attn[number], x, self.checkpointed)
+                x = maybe_checkpoint(self.attn[number], x, self.checkpointed)
         return x
 
 
-class DownLevel(Level):
+class DownBlock(Level):
     """A level of the encoder; ``halve`` makes the grid smaller when its blocks are done."""
 
-    def __init__(self, channels: int, out_channels: int, blocks: int, style: Style, halve: bool) -> None:
+    def __init__(self, channels: int, out_channels: int, blocks: int, style: BlockConfig, halve: bool) -> None:
         super().__init__(channels, out_channels, blocks, style)
         self.downsample = Downsample(out_channels) if halve else nn.Identity()
 
@@ -157,10 +157,10 @@ class DownLevel(Level):
         return self.downsample(super().forward(x))  # type: ignore[no-any-return]
 
 
-class UpLevel(Level):
+class UpBlock(Level):
     """A level of the decoder; ``double`` makes the grid larger when its blocks are done."""
 
-    def __init__(self, channels: int, out_channels: int, blocks: int, style: Style, double: bool) -> None:
+    def __init__(self, channels: int, out_channels: int, blocks: int, style: BlockConfig, double: bool) -> None:
         super().__init__(channels, out_channels, blocks, style)
         self.upsample = Upsample(out_channels) if double else nn.Identity()
 
@@ -169,7 +169,7 @@ class UpLevel(Level):
         return self.upsample(super().forward(x))  # type: ignore[no-any-return]
 
 
-def run(block: nn.Module, x: Tensor, checkpointed: bool) -> Tensor:
+def maybe_checkpoint(block: nn.Module, x: Tensor, checkpointed: bool) -> Tensor:
     """``block(x)``, through activation checkpointing where asked and where gradients are wanted."""
     if checkpointed and torch.is_grad_enabled():
         return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]

@@ -1,12 +1,12 @@
-"""Tiles that share the statistics of the whole picture, so that together they are what one pass over it would give.
+"""Tiles that share the statistics of the whole image, so that together they are what one pass over it would give.
 
 What looks at everything is computed over everything while the grid is small: attention, at the resolutions that have
 any. What remains are convolutions, which look a few pixels far, and GroupNorms. Norm after norm, one pass over the
-tiles measures the input of a norm over the whole picture; then its statistics are fixed, and it is a multiplication.
+tiles measures the input of a norm over the whole image; then its statistics are fixed, and it is a multiplication.
 What enters a norm is kept for the next pass while it is small; beyond that every pass begins anew from what was kept
-last. So memory is bounded by the tile and ``KEPT_BYTES``, and a giant picture costs about three to five times its time.
+last. So memory is bounded by the tile and ``KEPT_BYTES``, and a giant image costs about three to five times its time.
 
-Shapes: B pictures, C channels, g groups of a norm; h x w codes; s pixels of a state to one code.
+Shapes: B images, C channels, g groups of a norm; h x w codes; s pixels of a state to one code.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import VQGAN, one_hot
-from .blocks import DownLevel, Downsample, Level, ResidualBlock, UpLevel, Upsample
+from .blocks import DownBlock, Downsample, Level, ResidualBlock, UpBlock, Upsample
 
-KEPT_BYTES = 2 << 30  # of a state of the whole picture
+KEPT_BYTES = 2 << 30  # of a state of the whole image
 
 State = tuple[Tensor, ...]
 """(x,), or inside of a residual block (its input, what its second norm gets)."""
@@ -30,11 +30,11 @@ State = tuple[Tensor, ...]
 Norm = Callable[[Tensor], Tensor]
 
 
-class Part(NamedTuple):
+class TiledStage(NamedTuple):
     """A part of a network up to the next GroupNorm."""
 
     run: Callable[[State, Norm], State]
-    norm: nn.GroupNorm | None  # normalises the state's last tensor
+    norm: nn.GroupNorm | None  # normalizes the state's last tensor
     reach: Fraction  # how far its convolution looks, in codes
 
 
@@ -46,26 +46,26 @@ class Statistics:
     shift: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) normalised."""
+        """(B, C, H, W) normalized."""
         return x * self.scale + self.shift
 
 
 @torch.no_grad()
 def bands(vqgan: VQGAN, codes: Tensor, tile: int, kept_bytes: int = KEPT_BYTES) -> Iterator[Tensor]:
-    """(B, h, w) codes to bands of pictures (B, 3, rows, W) on the CPU, from top to bottom.
+    """(B, h, w) codes to bands of images (B, 3, rows, W) on the CPU, from top to bottom.
 
     Args:
         vqgan: in evaluation mode.
         codes: on its device.
         tile: codes a side that are computed at once.
-        kept_bytes: the largest state of the whole picture that is kept.
+        kept_bytes: the largest state of the whole image that is kept.
     """
     decoder = vqgan.decoder
-    levels = [level for level in reversed(decoder.up) if isinstance(level, UpLevel)]
+    levels = [level for level in reversed(decoder.up) if isinstance(level, UpBlock)]
     whole = 1 + max((number for number, level in enumerate(levels) if level.attn), default=-1)
     features = vqgan.quantize.lookup(codes).to(vqgan.post_quant_conv.weight.dtype)
     x = decoder.mid(decoder.conv_in(vqgan.post_quant_conv(features)))
-    parts: list[Part] = []
+    parts: list[TiledStage] = []
     for number, level in enumerate(levels):
         scale = 2**number
         if number < whole:
@@ -84,25 +84,25 @@ def bands(vqgan: VQGAN, codes: Tensor, tile: int, kept_bytes: int = KEPT_BYTES) 
 
 
 @torch.no_grad()
-def latents(vqgan: VQGAN, pictures: Tensor, tile: int, kept_bytes: int = KEPT_BYTES) -> Tensor:
-    """(B, 3, H, W) pictures, or (B, H, W) maps, to the (B, E, h, w) features that the quantizer gets; see ``bands``."""
-    encoder, factor, labels = vqgan.encoder, vqgan.config.factor, vqgan.config.labels
+def latents(vqgan: VQGAN, images: Tensor, tile: int, kept_bytes: int = KEPT_BYTES) -> Tensor:
+    """(B, 3, H, W) images, or (B, H, W) maps, to the (B, E, h, w) features that the quantizer gets; see ``bands``."""
+    encoder, factor, labels = vqgan.encoder, vqgan.config.factor, vqgan.config.num_labels
     dtype = encoder.conv_in.weight.dtype
 
     def begin(state: State, _: Norm) -> State:
         x = state[0].to(dtype) if labels is None else one_hot(state[0][:, 0], labels, dtype)
         return (encoder.conv_in(x),)
 
-    levels = [level for level in encoder.down if isinstance(level, DownLevel)]
+    levels = [level for level in encoder.down if isinstance(level, DownBlock)]
     tiled = min((number for number, level in enumerate(levels) if level.attn), default=len(levels))
-    parts = [Part(begin, None, Fraction(1, factor))]
+    parts = [TiledStage(begin, None, Fraction(1, factor))]
     for number, level in enumerate(levels[:tiled]):
         scale = factor // 2**number
         parts += [part for block in level.block for part in _residual(block, scale)]
         if isinstance(level.downsample, Downsample):
             parts.append(_plain(level.downsample, scale))
-    tiles = Tiles(pictures.shape[-2] // factor, pictures.shape[-1] // factor, tile)
-    planes = pictures if labels is None else pictures[:, None]
+    tiles = Tiles(images.shape[-2] // factor, images.shape[-1] // factor, tile)
+    planes = images if labels is None else images[:, None]
     state, rest, known = _measured((planes,), parts, tiles, kept_bytes)
     x = torch.cat(
         [torch.cat([tiles.run(state, rest, known, r, c)[0] for c in tiles.columns()], dim=3) for r in tiles.rows()],
@@ -130,12 +130,12 @@ class Tiles:
         return [slice(begin, min(begin + self.tile, self.width)) for begin in range(0, self.width, self.tile)]
 
     def run(
-        self, state: State, parts: Sequence[Part], known: Sequence[Norm | None], row: slice, column: slice
+        self, state: State, parts: Sequence[TiledStage], known: Sequence[Norm | None], row: slice, column: slice
     ) -> State:
-        """What the parts make of one tile of a state of the whole picture.
+        """What the parts make of one tile of a state of the whole image.
 
         A tile is seen with as much around it as the parts look. Their convolutions pad with zeros at its border:
-        right where that is the picture's border too, and cut off again elsewhere.
+        right where that is the image's border too, and cut off again elsewhere.
         """
         halo = -(-sum((part.reach for part in parts), Fraction()) // 1)
         scale = Fraction(state[0].shape[2], self.height)
@@ -143,7 +143,7 @@ class Tiles:
         bottom, right = min(row.stop + halo, self.height), min(column.stop + halo, self.width)
         seen = tuple(x[:, :, _scaled(top, bottom, scale), _scaled(left, right, scale)] for x in state)
         for part, norm in zip(parts, known, strict=True):
-            seen = part.run(seen, norm or _unnormalised)
+            seen = part.run(seen, norm or _unnormalized)
         scale = Fraction(seen[0].shape[2], bottom - top)
         kept_rows, kept_columns = (
             _scaled(kept.start - begin, kept.stop - begin, scale) for kept, begin in ((row, top), (column, left))
@@ -152,8 +152,8 @@ class Tiles:
 
 
 def _measured(
-    state: State, parts: Sequence[Part], tiles: Tiles, kept_bytes: int
-) -> tuple[State, Sequence[Part], list[Norm | None]]:
+    state: State, parts: Sequence[TiledStage], tiles: Tiles, kept_bytes: int
+) -> tuple[State, Sequence[TiledStage], list[Norm | None]]:
     """The statistics of every norm; with what was kept last, and the parts that follow it."""
     begin = 0  # the first part behind what was kept
     known: list[Norm | None] = []
@@ -177,7 +177,7 @@ def _measured(
 
 
 def _room(made: State, tiles: Tiles, row: slice, column: slice, kept_bytes: int) -> State:
-    """Room for a state of the whole picture, to judge by one tile of it; empty where that would be too large."""
+    """Room for a state of the whole image, to judge by one tile of it; empty where that would be too large."""
     shares = tiles.height * tiles.width // ((row.stop - row.start) * (column.stop - column.start))
     if sum(x.nbytes for x in made) * shares > kept_bytes:
         return ()
@@ -223,7 +223,7 @@ class Moments:
         return Statistics(scale[..., None, None].to(dtype), shift[..., None, None].to(dtype))
 
 
-def _residual(block: nn.Module, scale: int) -> list[Part]:
+def _residual(block: nn.Module, scale: int) -> list[TiledStage]:
     """The two halves of a residual block whose grid has ``scale`` pixels to a code."""
     if not isinstance(block, ResidualBlock):
         raise TypeError(f"a level is made of residual blocks, got {type(block).__name__}")
@@ -235,16 +235,18 @@ def _residual(block: nn.Module, scale: int) -> list[Part]:
         return (block.nin_shortcut(state[0]) + block.conv2(F.silu(norm(state[1]))),)
 
     reach = Fraction(1, scale)
-    return [Part(first, _measurable(block.norm1), reach), Part(second, _measurable(block.norm2), reach)]
+    return [TiledStage(first, _measurable(block.norm1), reach), TiledStage(second, _measurable(block.norm2), reach)]
 
 
-def _plain(module: nn.Module, scale: int) -> Part:
+def _plain(module: nn.Module, scale: int) -> TiledStage:
     """A convolution without a norm."""
-    return Part(lambda state, _: (module(state[0]),), None, Fraction(1, scale))
+    return TiledStage(lambda state, _: (module(state[0]),), None, Fraction(1, scale))
 
 
-def _last(norm: nn.Module, convolution: nn.Module, scale: int) -> Part:
-    return Part(lambda state, normed: (convolution(F.silu(normed(state[0]))),), _measurable(norm), Fraction(1, scale))
+def _last(norm: nn.Module, convolution: nn.Module, scale: int) -> TiledStage:
+    return TiledStage(
+        lambda state, normed: (convolution(F.silu(normed(state[0]))),), _measurable(norm), Fraction(1, scale)
+    )
 
 
 def _measurable(norm: nn.Module) -> nn.GroupNorm | None:
@@ -252,7 +254,7 @@ def _measurable(norm: nn.Module) -> nn.GroupNorm | None:
     return norm if isinstance(norm, nn.GroupNorm) else None
 
 
-def _unnormalised(x: Tensor) -> Tensor:
+def _unnormalized(x: Tensor) -> Tensor:
     """For parts without a norm, which do not ask."""
     return x
 

@@ -1,4 +1,4 @@
-"""How visible the borders of tiles are in a picture."""
+"""How visible the borders of tiles are in an image."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class Seams:
-    """The mean step across the borders of tiles, over the mean step between any other neighbours; 1 where no seam is.
+    """The mean step across the borders of tiles, over the mean step between any other neighbors; 1 where no seam is.
 
-    The picture may come band by band. Every line between two rows or two columns counts alike.
+    The image may come band by band. Every line between two rows or two columns counts alike.
 
     Args:
-        height, width: of the picture.
+        height, width: of the image.
         rows, columns: the pixels at which a tile begins, without 0.
 
     Raises:
@@ -35,18 +35,18 @@ class Seams:
         self._across += band.diff(dim=3).abs().mean(dim=(0, 1), dtype=torch.float64).sum(dim=0)
         self._last = band[:, :, -1:].clone()
 
-    def measured(self) -> float:
+    def seam_ratio(self) -> float:
         """Once all rows were added."""
         steps = torch.cat([*self._down, self._across / self._height])
         border = torch.cat([self._at_rows, self._at_columns])
         return float(steps[border].mean() / steps[~border].mean())
 
 
-def seam(pictures: Tensor, rows: Sequence[int], columns: Sequence[int]) -> float:
-    """``Seams`` of (B, 3, H, W) pictures that are there as a whole."""
-    seams = Seams(pictures.shape[2], pictures.shape[3], rows, columns)
-    seams.add(pictures)
-    return seams.measured()
+def seam(images: Tensor, rows: Sequence[int], columns: Sequence[int]) -> float:
+    """``Seams`` of (B, 3, H, W) images that are there as a whole."""
+    seams = Seams(images.shape[2], images.shape[3], rows, columns)
+    seams.add(images)
+    return seams.seam_ratio()
 
 
 def _borders(length: int, borders: Sequence[int]) -> Tensor:

@@ -1,13 +1,13 @@
-"""Encoding and decoding pictures of any size, whole or in tiles.
+"""Encoding and decoding images of any size, whole or in tiles.
 
-GroupNorm and attention measure the whole picture that they see, so tiles are a choice of what they measure:
+GroupNorm and attention measure the whole image that they see, so tiles are a choice of what they measure:
 
-    whole     one pass over everything: what the network defines, in memory that grows with the picture
-    shared    tiles that share the statistics of the whole picture: equal to ``whole``, slower (``shared_statistics``)
-    blended   tiles of their own statistics, each as large as what the network learnt, overlapping; their pictures fade
+    whole     one pass over everything: what the network defines, in memory that grows with the image
+    shared    tiles that share the statistics of the whole image: equal to ``whole``, slower (``shared_statistics``)
+    blended   tiles of their own statistics, each as large as what the network learnt, overlapping; their images fade
               into each other, and of codes each is taken from the tile that sees most around it
 
-Shapes: B pictures, H rows and W columns of pixels, h = H / factor and w = W / factor of codes.
+Shapes: B images, H rows and W columns of pixels, h = H / factor and w = W / factor of codes.
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from . import exact_tiling
 from .autoencoder import VQGAN
 
 
-class Settings(NamedTuple):
-    """The tiles in which whole pictures are encoded; part of what the code shards say of themselves."""
+class Tiling(NamedTuple):
+    """The tiles in which whole images are encoded; part of what the code shards say of themselves."""
 
     tile: int  # in codes, halo included
     halo: int  # in codes
@@ -56,36 +56,36 @@ def spans(length: int, tile: int, halo: int) -> Iterator[Span]:
 
 
 @torch.no_grad()
-def encode(vqgan: VQGAN, pictures: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Tensor:
-    """(B, 3, H, W) pictures, or (B, H, W) maps, to (B, h, w) codes.
+def encode(vqgan: VQGAN, images: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Tensor:
+    """(B, 3, H, W) images, or (B, H, W) maps, to (B, h, w) codes.
 
     Args:
         vqgan: in evaluation mode.
-        pictures: on its device, in [-1, 1]; maps of labels for a network of maps.
+        images: on its device, in [-1, 1]; maps of labels for a network of maps.
         tile: codes a side that the network sees at once.
         halo: codes at a tile's border that are seen but not kept.
         manner: see the head of this file.
     """
     if manner == "whole":
-        return vqgan.encode(pictures).indices
+        return vqgan.encode(images).indices
     if manner == "shared":
-        return vqgan.quantize(exact_tiling.latents(vqgan, pictures, tile)).indices  # type: ignore[no-any-return]
+        return vqgan.quantize(exact_tiling.latents(vqgan, images, tile)).indices  # type: ignore[no-any-return]
     factor = vqgan.config.factor
-    height, width = pictures.shape[-2:]
-    codes = torch.empty(len(pictures), height // factor, width // factor, dtype=torch.int64, device=pictures.device)
+    height, width = images.shape[-2:]
+    codes = torch.empty(len(images), height // factor, width // factor, dtype=torch.int64, device=images.device)
     for rows, columns in product(spans(codes.shape[1], tile, halo), spans(codes.shape[2], tile, halo)):
-        part = pictures[..., _pixels(rows.seen, factor), _pixels(columns.seen, factor)]
+        part = images[..., _pixels(rows.seen, factor), _pixels(columns.seen, factor)]
         codes[:, rows.kept, columns.kept] = vqgan.encode(part).indices[:, rows.inside, columns.inside]
     return codes
 
 
 def decode(vqgan: VQGAN, codes: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Tensor:
-    """(B, h, w) codes to (B, 3, H, W) float32 pictures on the CPU; the arguments are those of ``encode``."""
+    """(B, h, w) codes to (B, 3, H, W) float32 images on the CPU; the arguments are those of ``encode``."""
     return torch.cat(list(bands(vqgan, codes, tile, halo, manner)), dim=2)
 
 
 def bands(vqgan: VQGAN, codes: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Iterator[Tensor]:
-    """The same pictures as bands of rows from top to bottom, (B, 3, rows, W), so that no whole picture is ever held."""
+    """The same images as bands of rows from top to bottom, (B, 3, rows, W), so that no whole image is ever held."""
     if manner == "whole":
         yield _decode(vqgan, codes)
     elif manner == "shared":

@@ -39,21 +39,21 @@ def tokenizers_made_in(name: str) -> dict[str, VQGANRun]:
     head = re.sub(r"\\\n# *", "", (FOLDER / f"{name}.yaml").read_text())
     found = re.findall(r"^# +python -m smalti\.launch\.train (.+)$", head, re.MULTILINE)
     runs = [read(VQGANRun, words[0], words[2::2]) for words in map(shlex.split, found)]
-    return {run.folder: run for run in runs}
+    return {run.run_dir: run for run in runs}
 
 
 def test_every_tokenizer_is_a_packaged_config_or_the_head_says_how_it_is_made():
     stage1 = [path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith(("prior_", "demo_prior"))]
-    packaged = {run.folder: run for run in (read(VQGANRun, name) for name in stage1)}
+    packaged = {run.run_dir: run for run in (read(VQGANRun, name) for name in stage1)}
     for name in NAMES:
         run = read(PriorRun, name)
         text = (FOLDER / f"{name}.yaml").read_text()
         elsewhere = [other for other in NAMES if f"# {other} says how its tokenizer is made" in text]
         made = packaged | {key: value for each in (name, *elsewhere) for key, value in tokenizers_made_in(each).items()}
-        assert made[run.tokenizer].rebuilds == "picture", name
+        assert made[run.tokenizer].target == "image", name
         for field, folder in run.condition_tokenizers.items():
-            assert made[folder].rebuilds == field, name
-            assert made[folder].model.codes == condition_codes(run.condition, f"{field}_codes"), name
+            assert made[folder].target == field, name
+            assert made[folder].model.codebook_size == condition_codes(run.condition, f"{field}_codes"), name
 
 
 def condition_codes(condition: Any, field: str) -> int:
@@ -71,18 +71,18 @@ def test_every_kind_of_condition_and_prior_has_a_config():
 
 def small(name: str, folder: Path) -> PriorRun:
     """A packaged config on made-up data, a few numbers smaller."""
-    pictures = "crop.kind=patch" if name == "prior_online" else ""
+    images = "crop.kind=patch" if name == "prior_online" else ""
     changes = {
         "folder": folder / "run", "tokenizer": folder / "tokenizer",
-        "data.shards": [str(folder / ("pictures" if pictures else "codes"))],
-        "held_out.shards": [str(folder / ("pictures" if pictures else "codes"))],
-        "data.workers": 0, "batch": {"total": 8, "micro": 4}, "loop.steps": STEPS,
+        "train_data.shards": [str(folder / ("images" if images else "codes"))],
+        "val_data.shards": [str(folder / ("images" if images else "codes"))],
+        "train_data.num_workers": 0, "batch": {"global_batch_size": 8, "micro_batch_size": 4}, "loop.max_steps": STEPS,
         "model.layers": 1, "model.heads": 2, "model.width": 16, "model.window": [4, 4],
-        "training.engine.precision": "fp32", "training.engine.compile": None,
-        "training.optimizer.scale": "fixed", "training.optimizer.learning_rate": 3e-3, "training.optimizer.warmup": 0,
+        "training.engine.precision": "fp32", "training.engine.compile_backend": None,
+        "training.optimizer.lr_scaling": "fixed", "training.optimizer.learning_rate": 3e-3, "training.optimizer.warmup_steps": 0,
     }  # fmt: skip
-    changes |= {f"{data}.crop.{'size' if pictures else 'window'}": 16 if pictures else [4, 4]
-                for data in ("data", "held_out")}  # fmt: skip
+    changes |= {f"{data}.crop.{'size' if images else 'window'}": 16 if images else [4, 4]
+                for data in ("data", "val")}  # fmt: skip
     changes |= {"condition.tokens": 3, "condition.channels": 8} if name == "prior_text" else {}
     run = read(PriorRun, name)
     changes |= {f"condition_tokenizers.{field}": folder / f"of {field}" for field in run.condition_tokenizers}
@@ -98,16 +98,16 @@ def as_yaml(value: Any) -> str:
 
 
 def trained(folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Losses of a few steps, a held-out figure, and whether what is saved is whole; runs on every rank."""
+    """Losses of a few steps, a validation figure, and whether what is saved is whole; runs on every rank."""
     left = {}
     for name in names:
         run = small(name, Path(folder))
         torch.manual_seed(run.seed)
-        task, training, held_out = built(run)
-        steps = training.steps(0)
-        before = task.evaluate(held_out.once(4))["nats_per_code"]
+        task, training, val = built(run)
+        steps = training.train_batches(0)
+        before = task.evaluate(val.eval_batches(4))["nats_per_code"]
         losses = [task.step(next(steps), step)["nats_per_code"].item() for step in range(STEPS)]
-        after = task.evaluate(held_out.once(4))["nats_per_code"]
+        after = task.evaluate(val.eval_batches(4))["nats_per_code"]
         left[name] = {"losses": losses, "before": before, "after": after, "weights": len(task.weights())}
     return left
 
@@ -115,7 +115,7 @@ def trained(folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
 def test_every_config_learns_when_it_is_made_small(tmp_path):
     card = write_tokenizer(tmp_path / "tokenizer")
     others = {
-        "map": write_tokenizer(tmp_path / "of map", seed=1, labels=255),
+        "segmentation": write_tokenizer(tmp_path / "of map", seed=1, num_labels=255),
         "depth": write_tokenizer(tmp_path / "of depth", seed=2, in_channels=1, out_channels=1),
     }
     made_as = {f"{field}s": {"kind": "codes", "tokenizer": other["digest"]} for field, other in others.items()}
@@ -123,11 +123,11 @@ def test_every_config_learns_when_it_is_made_small(tmp_path):
         condition_members(number, (5, 6)) | {"codes.npy": npy(grid)} for number, grid in enumerate(grids(8, (5, 6), 4))
     ]
     write_code_shards(tmp_path / "codes", card, samples, **made_as)
-    with ShardWriter(tmp_path / "pictures", "p", 8, {}) as writer:
+    with ShardWriter(tmp_path / "images", "p", 8, {}) as writer:
         for number in range(8):
             pixels = photo(24, 24, number)
             labels = encoded(np.ascontiguousarray(pixels[..., 0]), "PNG")
-            writer.write(f"p{number}", {"png": encoded(pixels, "PNG"), "map.png": labels}, Measured(24, 24))
+            writer.write(f"p{number}", {"png": encoded(pixels, "PNG"), "segmentation.png": labels}, Measured(24, 24))
     (left,) = processes.run(trained, 1, tmp_path, NAMES)
     assert sorted(left) == NAMES
     for name, run in left.items():

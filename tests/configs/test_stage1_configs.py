@@ -26,11 +26,11 @@ RECIPES = (
 )  # fmt: skip
 SIDE, CHANNELS = 32, 16
 SHRUNK = {
-    "data.crop.size": SIDE, "held_out.crop.size": SIDE, "batch": "{total: 2, micro: 1}", "loop.steps": 2,
-    "model.channels": CHANNELS, "model.norm_groups": 4, "model.resolution": SIDE, "model.residual_blocks": 1,
-    "model.z_channels": 8, "model.embed_dim": 8, "model.quantizer.codes": 16,
-    "generator_training.optimizer.scale": "fixed", "generator_training.optimizer.learning_rate": 1e-3,
-    "generator_training.optimizer.warmup": 0,
+    "train_data.crop.size": SIDE, "val_data.crop.size": SIDE, "batch": "{total: 2, micro: 1}", "loop.max_steps": 2,
+    "model.channels": CHANNELS, "model.norm_groups": 4, "model.resolution": SIDE, "model.num_res_blocks": 1,
+    "model.z_channels": 8, "model.embed_dim": 8, "model.quantizer.codebook_size": 16,
+    "generator_training.optimizer.lr_scaling": "fixed", "generator_training.optimizer.learning_rate": 1e-3,
+    "generator_training.optimizer.warmup_steps": 0,
 }  # fmt: skip
 STEPS = {"vqgan_tiny": 40, "vqgan_modern_tiny": 40, "depth_tiny": 30, "segmentation_tiny": 30}
 
@@ -49,10 +49,14 @@ def shrunk(name: str) -> VQGANRun:
     changes = SHRUNK | {"model.attention_resolutions": attention}
     if whole.loss.perceptual is not None:
         changes["loss.perceptual.trunk"] = "random"
-    if whole.loss.logits is not None:
-        changes["loss.logits.classifier"] = "random"
+    if whole.loss.classifier_logits is not None:
+        changes["loss.classifier_logits.classifier"] = "random"
     if whole.loss.adversarial is not None:
-        changes |= {"loss.adversarial.start": 0, "loss.adversarial.warmup": 0, "discriminator.channels": 32}
+        changes |= {
+            "loss.adversarial.disc_start": 0,
+            "loss.adversarial.disc_only_steps": 0,
+            "discriminator.channels": 32,
+        }
         changes |= {"discriminator.stages" if whole.discriminator.kind == "blur_patch" else "discriminator.layers": 2}
         changes |= {f"discriminator_training.optimizer.{key}": value
                     for key, value in (("scale", "fixed"), ("learning_rate", 1e-3), ("warmup", 0))}  # fmt: skip
@@ -62,8 +66,8 @@ def shrunk(name: str) -> VQGANRun:
 
 def batch(rebuilds: str) -> dict[str, Any]:
     """One sample of what a recipe rebuilds."""
-    picture = torch.from_numpy(photo(SIDE, SIDE)).permute(2, 0, 1)[None]
-    fields = {"picture": picture, "map": picture[:, 0] // 128, "depth": picture[:, 0] / 255}
+    image = torch.from_numpy(photo(SIDE, SIDE)).permute(2, 0, 1)[None]
+    fields = {"image": image, "segmentation": image[:, 0] // 128, "depth": image[:, 0] / 255}
     return {rebuilds: fields[rebuilds], "key": ["sample"]}
 
 
@@ -75,8 +79,8 @@ def train_recipes() -> dict[str, Any]:
         torch.manual_seed(run.seed)
         task = VQGANTask(run, accumulation=2)
         before = [p.detach().float().clone() for p in task.model.parameters()]
-        for step in range(run.loop.steps):
-            scalars = task.step([batch(run.rebuilds)] * 2, step)
+        for step in range(run.loop.max_steps):
+            scalars = task.step([batch(run.target)] * 2, step)
         way = sum(
             float((p.detach().float() - q).abs().sum()) for p, q in zip(task.model.parameters(), before, strict=True)
         )
@@ -96,17 +100,17 @@ def test_a_recipe_made_small_trains(name: str, trained: dict[str, Any]) -> None:
     assert trained[name]["way"] > 0 and all(map(math.isfinite, scalars.values())) and "skipped" not in scalars
     assert ("discriminator" in scalars) == (whole.loss.adversarial is not None)
     assert ("lpips" in scalars) == (whole.loss.perceptual is not None)
-    assert ("logits" in scalars) == (whole.loss.logits is not None)
+    assert ("logits" in scalars) == (whole.loss.classifier_logits is not None)
 
 
 def write_samples(folder: Path) -> Path:
-    """Shards of eight smooth pictures with maps of seven labels and depths."""
+    """Shards of eight smooth images with maps of seven labels and depths."""
     with ShardWriter(folder, "x", 8, {"made by": "the tests"}) as writer:
         for number in range(8):
             pixels = photo(64, 80, number)
             members = {
                 "png": encoded(pixels, "PNG"),
-                "map.png": encoded((pixels[..., 0] // 37).astype(np.uint8), "PNG"),
+                "segmentation.png": encoded((pixels[..., 0] // 37).astype(np.uint8), "PNG"),
                 "depth.png": encoded(pixels[..., 1], "PNG"),
             }
             writer.write(f"p{number}", members, Measured(64, 80))
@@ -114,20 +118,20 @@ def write_samples(folder: Path) -> Path:
 
 
 def train_tiny(shards: str) -> dict[str, list[dict[str, float]]]:
-    """On a rank: the held-out figures of every tiny config before and after its training."""
+    """On a rank: the validation figures of every tiny config before and after its training."""
     results = {}
     for name, steps in STEPS.items():
-        changes = {"data.shards": f"[{shards}]", "held_out.shards": f"[{shards}]", "loop.steps": steps}
+        changes = {"train_data.shards": f"[{shards}]", "val_data.shards": f"[{shards}]", "loop.max_steps": steps}
         if name != "segmentation_tiny":
-            changes |= {"loss.adversarial.start": steps // 2, "loss.adversarial.warmup": 5}
+            changes |= {"loss.adversarial.disc_start": steps // 2, "loss.adversarial.disc_only_steps": 5}
         run: VQGANRun = configs.read(VQGANRun, name, [f"{key}={value}" for key, value in changes.items()])
         torch.manual_seed(run.seed)
-        task, training, held_out = built(run)
-        figures = [dict(task.evaluate(held_out.once(8)))]
-        batches = training.steps(0)
+        task, training, val = built(run)
+        figures = [dict(task.evaluate(val.eval_batches(8)))]
+        batches = training.train_batches(0)
         for step in range(steps):
             task.step(next(batches), step)
-        results[name] = [*figures, dict(task.evaluate(held_out.once(8)))]
+        results[name] = [*figures, dict(task.evaluate(val.eval_batches(8)))]
     return results
 
 

@@ -48,9 +48,9 @@ def wait_for_step(config: Path, step: int, patience_s: float = 90.0) -> int:
 
 
 def digest(config: Path) -> str:
-    found = storage.newest(config.with_suffix(""))
+    found = storage.latest_valid(config.with_suffix(""))
     assert found is not None and found.step == STEPS
-    return model_files.read_card(found.folder)["digest"]
+    return model_files.read_metadata(found.folder)["digest"]
 
 
 def test_a_job_that_is_put_back_twice_ends_with_the_weights_of_an_undisturbed_one(tmp_path, cluster):
@@ -63,13 +63,13 @@ def test_a_job_that_is_put_back_twice_ends_with_the_weights_of_an_undisturbed_on
     first = wait_for_step(config, 20)
     cluster.command("scontrol", "requeue", job)
     cluster.wait(job, "PENDING")
-    assert storage.newest(config.with_suffix("")).step >= first  # the ranks have saved before they left
+    assert storage.latest_valid(config.with_suffix("")).step >= first  # the ranks have saved before they left
 
     cluster.wait(job, "RUNNING")
     second = wait_for_step(config, 70)
     urgent = cluster.submit("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     cluster.wait(urgent, "COMPLETED")
-    assert storage.newest(config.with_suffix("")).step >= second
+    assert storage.latest_valid(config.with_suffix("")).step >= second
 
     cluster.wait(job, "COMPLETED", "FAILED", "NODE_FAIL", "CANCELLED")
     log = config.with_suffix(".log").read_text()

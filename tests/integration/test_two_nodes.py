@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(two_nodes.missing
 TIMEOUT_S = 60  # of the config: a collective that waits longer ends the job
 PATIENCE_S = 600.0  # only a starved machine needs it
 STEPS = 80
-LOOP = {"steps": STEPS, "log_every": 1, "preview_every": 1000, "evaluate_every": 1000, "save_every": 10}
+LOOP = {"max_steps": STEPS, "log_every": 1, "preview_every": 1000, "eval_every": 1000, "save_every": 10}
 
 
 def start(cluster: two_nodes.Nodes, config: Path, output: Path) -> subprocess.Popen[bytes]:
@@ -62,5 +62,5 @@ def test_a_job_that_loses_a_node_ends_names_it_and_goes_on_on_the_other(tmp_path
     assert (run / "hosts.txt").read_text() == f"{two_nodes.FIRST} slots=1\n"
     assert "1 rank(s) on 1 host(s)" in said and "which 2 rank(s) saved" in said
     assert [line["step"] for line in metrics.history(run) if "train/nats_per_code" in line] == [*range(1, STEPS + 1)]
-    last = storage.newest(run)
+    last = storage.latest_valid(run)
     assert last is not None and last.step == STEPS

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import processes
-from fixtures.shards import write_pictures
+from fixtures.shards import write_images
 from fixtures.tokenizers import write_tokenizer
 
 from smalti.launch import encode
@@ -16,12 +16,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_encoding_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
-    pictures = write_pictures(tmp_path / "pictures", 60, per_shard=3)
+    images = write_images(tmp_path / "images", 60, per_shard=3)
     tokenizer = write_tokenizer(tmp_path / "vqgan")
 
     def start(name: str, world: int = 1) -> processes.Job:
         options = ["--size", "16", "--crops", "2", "--seed", "3", "--workers", str(world - 1)]
-        return processes.command("smalti.launch.encode", [tokenizer, pictures, tmp_path / name, *options], world)
+        return processes.command("smalti.launch.encode", [tokenizer, images, tmp_path / name, *options], world)
 
     assert start("whole").wait().codes == [0]
     undisturbed = files(tmp_path / "whole")
@@ -40,12 +40,12 @@ def test_encoding_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     ended = start("killed", 2).wait()
     assert ended.codes == [0, 0], ended.log
     assert files(tmp_path / "killed") == undisturbed
-    assert "120 grids in 20 shards, 0 pictures left out" in ended.outputs[0]
+    assert "120 grids in 20 shards, 0 images left out" in ended.outputs[0]
 
 
 def test_what_is_wrong_is_told_in_a_line(tmp_path, capsys):
-    pictures = write_pictures(tmp_path / "pictures", 3)
-    assert encode.main([str(tmp_path / "nothing"), str(pictures), str(tmp_path / "codes")]) == 2
+    images = write_images(tmp_path / "images", 3)
+    assert encode.main([str(tmp_path / "nothing"), str(images), str(tmp_path / "codes")]) == 2
     assert "neither an export" in capsys.readouterr().err
-    assert encode.main([str(tmp_path), str(pictures), str(tmp_path / "codes"), "--crops", "2"]) == 2
-    assert "whole pictures are encoded once" in capsys.readouterr().err
+    assert encode.main([str(tmp_path), str(images), str(tmp_path / "codes"), "--crops", "2"]) == 2
+    assert "whole images are encoded once" in capsys.readouterr().err

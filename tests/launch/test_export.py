@@ -16,7 +16,7 @@ def tokenizer(tmp_path):
 
 def test_what_is_exported_decodes_the_same_bits(capsys, tmp_path, tokenizer):
     assert export.main([str(tokenizer), str(tmp_path / "copy")]) == 0
-    digest = model_files.read_card(tokenizer)["digest"]
+    digest = model_files.read_metadata(tokenizer)["digest"]
     assert capsys.readouterr().out == f"{tmp_path / 'copy'}: vqgan, weights {digest[:12]}\n"
     codes = torch.arange(12).view(1, 3, 4)
     first, second = (load_tokenizer(folder, torch.device("cpu")).model for folder in (tokenizer, tmp_path / "copy"))

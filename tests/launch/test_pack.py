@@ -49,9 +49,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def read_pictures(folder: Path, size: int, fields=("picture",)) -> Stream:
+def read_images(folder: Path, size: int, fields=("image",)) -> Stream:
     crop = CropConfig(size=size, scale=(1, 1))
-    return Stream(DataConfig(shards=(str(folder),), crop=crop, repeats=99), fields, global_batch=4, micro_batch=4)
+    return Stream(DataConfig(shards=(str(folder),), crop=crop, max_repeats=99), fields, global_batch=4, micro_batch=4)
 
 
 def test_every_file_is_packed_byte_for_byte(tmp_path, capsys):
@@ -103,7 +103,7 @@ def test_packing_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     assert len(contents(tmp_path / "killed")) == 59
 
 
-def test_unreadable_pictures_are_named_counted_and_left_out(tmp_path, capsys):
+def test_unreadable_images_are_named_counted_and_left_out(tmp_path, capsys):
     source = write_photos(tmp_path / "in", 5)
     whole = (source / "p001.jpg").read_bytes()
     (source / "p001.jpg").write_bytes(whole[:-200])
@@ -114,10 +114,10 @@ def test_unreadable_pictures_are_named_counted_and_left_out(tmp_path, capsys):
     assert report["samples"] == 2
     reasons = {left["key"]: left["reason"] for left in report["skipped"]}
     assert set(reasons) == {"p001", "p002", "p003"}
-    assert "truncated" in reasons["p001"] and reasons["p002"] == "is not a picture"
+    assert "truncated" in reasons["p001"] and reasons["p002"] == "is not an image"
     assert reasons["p003"] == "its sides of 60 x 8 must be at least 16"
     said = capsys.readouterr()
-    assert "2 samples in 1 shards, 3 left out" in said.out and "p002.jpg: is not a picture" in said.err
+    assert "2 samples in 1 shards, 3 left out" in said.out and "p002.jpg: is not an image" in said.err
     assert set(contents(tmp_path / "out")) == {"p000", "p004"}
 
 
@@ -127,28 +127,28 @@ def test_nothing_usable_is_an_error_that_says_why(tmp_path, capsys):
     assert pack_it(tmp_path / "in", tmp_path / "out", "--minimum-side", 10) == 0  # nothing is left in the way
     (tmp_path / "empty").mkdir()
     assert pack_it(tmp_path / "empty", tmp_path / "out2") == 1
-    assert "holds no picture" in capsys.readouterr().err
+    assert "holds no image" in capsys.readouterr().err
     assert pack_it(tmp_path / "nowhere", tmp_path / "out3") == 1
 
 
 def test_some_are_held_out_the_same_ones_each_time_and_never_broken_ones(tmp_path):
     source = write_photos(tmp_path / "in", 20)
-    pack_it(source, tmp_path / "first", "--held-out", 5)
-    chosen = set(contents(tmp_path / "first" / "held-out"))
+    pack_it(source, tmp_path / "first", "--val", 5)
+    chosen = set(contents(tmp_path / "first" / "val"))
     assert len(chosen) == 5 and len(contents(tmp_path / "first" / "train")) == 15
     assert not chosen & set(contents(tmp_path / "first" / "train"))
     victim = min(chosen)
     (source / f"{victim}.jpg").write_bytes(b"broken")
-    pack_it(source, tmp_path / "second", "--held-out", 5)
-    again = set(contents(tmp_path / "second" / "held-out"))
+    pack_it(source, tmp_path / "second", "--val", 5)
+    again = set(contents(tmp_path / "second" / "val"))
     assert len(again) == 5 and chosen - again == {victim}
     report = json.loads((tmp_path / "second" / "report.json").read_text())
-    assert (report["samples"], report["held_out"], len(report["skipped"])) == (14, 5, 1)
+    assert (report["samples"], report["val"], len(report["skipped"])) == (14, 5, 1)
 
 
 def test_holding_out_all_is_an_error(tmp_path, capsys):
-    assert pack_it(write_photos(tmp_path / "in", 3), tmp_path / "out", "--held-out", 3) == 1
-    assert "held_out = 3 leaves nothing to train on: only 3 of 3 samples" in capsys.readouterr().err
+    assert pack_it(write_photos(tmp_path / "in", 3), tmp_path / "out", "--val", 3) == 1
+    assert "val = 3 leaves nothing to train on: only 3 of 3 samples" in capsys.readouterr().err
 
 
 def test_shards_of_another_packing_are_not_mixed_in(tmp_path, capsys):
@@ -160,7 +160,7 @@ def test_shards_of_another_packing_are_not_mixed_in(tmp_path, capsys):
     assert "is of another packing" in capsys.readouterr().err
 
 
-def test_maps_travel_with_their_pictures(tmp_path):
+def test_maps_travel_with_their_images(tmp_path):
     write_photos(tmp_path / "in" / "images", 3, 30, 30)
     (tmp_path / "in" / "maps").mkdir()
     for number in range(3):
@@ -168,9 +168,9 @@ def test_maps_travel_with_their_pictures(tmp_path):
         (tmp_path / "in" / "maps" / f"p{number:03d}.png").write_bytes(encoded(labels, "PNG"))
     assert pack_it(tmp_path / "in", tmp_path / "out") == 0
     packed = contents(tmp_path / "out")
-    assert set(packed) == {"p000", "p001"} and set(packed["p000"]) == {"jpg", "map.png"}
+    assert set(packed) == {"p000", "p001"} and set(packed["p000"]) == {"jpg", "segmentation.png"}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["skipped"][0]["reason"] == "its map of 15 x 30 has other proportions than its picture of 30 x 30"
+    assert report["skipped"][0]["reason"] == "its map of 15 x 30 has other proportions than its image of 30 x 30"
 
 
 def test_labels_are_packed_with_the_names_of_the_classes(tmp_path):
@@ -218,17 +218,17 @@ def test_large_photos_are_cut_without_decoding_them_whole_and_with_the_same_pixe
     assert np.array_equal(decoded(stored), decoded(original)) and len(stored) < 1.05 * len(original)
     with Image.open(io.BytesIO(stored)) as opened:
         assert np.array_equal(np.asarray(ImageOps.exif_transpose(opened)), upright)
-    assert shards.member(0, 0, "jpg").layout and shards.member(0, 0, "map.tif").layout
+    assert shards.member(0, 0, "jpg").layout and shards.member(0, 0, "segmentation.tif").layout
     assert shards.measured(0, 0) == (*upright.shape[:2], orientation)
 
-    stream = read_pictures(tmp_path / "out", 100, ("picture", "map"))
-    for _, step in zip(range(6), stream.steps(), strict=False):
+    stream = read_images(tmp_path / "out", 100, ("image", "segmentation"))
+    for _, step in zip(range(6), stream.train_batches(), strict=False):
         for row in range(4):
             left, top, right, bottom = step[0]["box"][row].int().tolist()
             turn = -1 if step[0]["flip"][row] else 1
             expected = upright[top:bottom, left:right][:, ::turn]
-            assert np.array_equal(step[0]["picture"][row].permute(1, 2, 0), expected)
-            assert np.array_equal(step[0]["map"][row], labels[top:bottom, left:right][:, ::turn])
+            assert np.array_equal(step[0]["image"][row].permute(1, 2, 0), expected)
+            assert np.array_equal(step[0]["segmentation"][row], labels[top:bottom, left:right][:, ::turn])
 
 
 def test_a_rewritten_photo_of_other_pixels_is_never_packed(tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_without_the_tool_large_photos_are_packed_as_they_are(tmp_path, monkeypa
     source = write_photos(tmp_path / "in", 1, 720, 1000)
     assert pack_it(source, tmp_path / "out") == 0
     assert contents(tmp_path / "out")["p000"]["jpg"] == (source / "p000.jpg").read_bytes()
-    assert next(read_pictures(tmp_path / "out", 64).once(1))["picture"].shape == (1, 3, 64, 64)
+    assert next(read_images(tmp_path / "out", 64).eval_batches(1))["image"].shape == (1, 3, 64, 64)
 
 
 def test_shards_of_others_get_an_index_and_damaged_ones_are_named(tmp_path, capsys):
@@ -261,27 +261,27 @@ def test_shards_of_others_get_an_index_and_damaged_ones_are_named(tmp_path, caps
     assert said.out == "4 samples in 1 shards; 1 shards could not be indexed\n"
     assert "b.tar, byte" in said.err
     assert (tmp_path / "a.tar").read_bytes() == before
-    batch = next(read_pictures(tmp_path / "a.tar", 16, ("picture", "cls")).once(4))
+    batch = next(read_images(tmp_path / "a.tar", 16, ("image", "cls")).eval_batches(4))
     assert batch["cls"].tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("photos", "held_out"), [(2, 1), (3, 1), (7, 1), (20, 2)])
-def test_a_tenth_is_held_out_where_nobody_says_how_many_and_it_is_told(tmp_path, capsys, photos, held_out):
+@pytest.mark.parametrize(("photos", "val"), [(2, 1), (3, 1), (7, 1), (20, 2)])
+def test_a_tenth_is_held_out_where_nobody_says_how_many_and_it_is_told(tmp_path, capsys, photos, val):
     write_photos(tmp_path / "in", photos)
-    assert pack_it(tmp_path / "in", tmp_path / "out", "--held-out", "auto") == 0
+    assert pack_it(tmp_path / "in", tmp_path / "out", "--val", "auto") == 0
     said = capsys.readouterr()
-    assert f"held out for evaluation: {held_out} of {photos}" in said.err
-    assert said.out.startswith(f"{photos - held_out} samples, {held_out} held out")
+    assert f"held out for evaluation: {val} of {photos}" in said.err
+    assert said.out.startswith(f"{photos - val} samples, {val} held out")
 
 
 def test_of_few_photos_only_those_count_that_can_be_used(tmp_path, capsys):
     write_photos(tmp_path / "in", 2)
     for number in range(30):
-        (tmp_path / "in" / f"bad{number}.jpg").write_bytes(b"no picture")
-    assert pack_it(tmp_path / "in", tmp_path / "out", "--held-out", "auto") == 0
+        (tmp_path / "in" / f"bad{number}.jpg").write_bytes(b"no image")
+    assert pack_it(tmp_path / "in", tmp_path / "out", "--val", "auto") == 0
     assert capsys.readouterr().out.startswith("1 samples, 1 held out")
     (tmp_path / "in" / "p000.jpg").unlink()
-    assert pack_it(tmp_path / "in", tmp_path / "other", "--held-out", "auto") == 1
+    assert pack_it(tmp_path / "in", tmp_path / "other", "--val", "auto") == 1
     assert "only 1 of 31 can be used; for example" in capsys.readouterr().err
 
 

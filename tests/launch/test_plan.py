@@ -14,10 +14,10 @@ def test_a_plan_says_what_fits_and_writes_the_job_script(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "vqgan on 2 node(s) of 2 GPUs with 16 GiB each" in said
     assert all(word in said for word in ("generator_training", "discriminator_training", "zero 3", "a checkpoint"))
-    assert "recommended: --set batch.micro=2" in said
+    assert "recommended: --set batch.micro_batch_size=2" in said
     text = script.read_text()
     assert "#SBATCH --nodes=2\n" in text and "#SBATCH --ntasks-per-node=2\n" in text and "--gres=gpu:2\n" in text
-    assert f'smalti.launch.train {config} --set batch.micro=2 "$@" &' in text
+    assert f'smalti.launch.train {config} --set batch.micro_batch_size=2 "$@" &' in text
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The command paints the same pictures however it goes about it, says how in their metadata, and refuses in clear."""
+"""The command paints the same images however it goes about it, says how in their metadata, and refuses in clear."""
 
 import json
 import re
@@ -34,14 +34,14 @@ def tokenizer(folder):
     return pairs.write_tokenizer(folder / "tokenizer")
 
 
-@pytest.fixture(scope="module", params=["none-gpt", "none-neighbourhood"])
+@pytest.fixture(scope="module", params=["none-gpt", "none-neighborhood"])
 def prior(request, folder, tokenizer):
     return pairs.write_prior(folder / request.param, tokenizer, *request.param.split("-"))
 
 
 @pytest.fixture(scope="module")
 def of_maps(folder, tokenizer):
-    return pairs.write_prior(folder / "map", tokenizer, "map")
+    return pairs.write_prior(folder / "segmentation", tokenizer, "segmentation")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def of_classes(folder, tokenizer):
 
 
 def painted(capsys, out, *arguments):
-    """Run the command; the pixels of its pictures by name, previews and grids left out."""
+    """Run the command; the pixels of its images by name, previews and grids left out."""
     code = sample.main([*map(str, arguments), "--out", str(out)])
     assert code == 0, capsys.readouterr().err
     return pixels(out)
@@ -72,7 +72,7 @@ def refused(capsys, tmp_path, *arguments):
     return capsys.readouterr().err
 
 
-def test_the_same_seed_paints_the_same_pictures_in_every_batch_and_mode(capsys, tmp_path, prior, tokenizer):
+def test_the_same_seed_paints_the_same_images_in_every_batch_and_mode(capsys, tmp_path, prior, tokenizer):
     common = (prior, tokenizer, "--size", SIZE, "--seed", 3, "--count", 3)
     first = painted(capsys, tmp_path / "a", *common)
     assert list(first) == ["seed-3-0000", "seed-3-0001", "seed-3-0002"]
@@ -84,9 +84,9 @@ def test_the_same_seed_paints_the_same_pictures_in_every_batch_and_mode(capsys, 
     assert not np.array_equal(first["seed-3-0000"], other["seed-4-0000"])
 
 
-def test_ranks_share_the_pictures_and_paint_the_same(capsys, tmp_path, of_maps, tokenizer):
-    labels(tmp_path / "map.png", (20, 28))
-    common = [of_maps, tokenizer, "--map", tmp_path / "map.png", "--seed", 3, "--count", 3, "--grid"]
+def test_ranks_share_the_images_and_paint_the_same(capsys, tmp_path, of_maps, tokenizer):
+    labels(tmp_path / "segmentation.png", (20, 28))
+    common = [of_maps, tokenizer, "--segmentation", tmp_path / "segmentation.png", "--seed", 3, "--count", 3, "--grid"]
     alone = painted(capsys, tmp_path / "alone", *common)
     shared = [*map(str, common), "--out", str(tmp_path / "shared")]
     job = processes.command("smalti.launch.sample", shared, 2, {"OMP_NUM_THREADS": "1"})
@@ -98,12 +98,12 @@ def test_ranks_share_the_pictures_and_paint_the_same(capsys, tmp_path, of_maps, 
     assert np.array_equal(*(np.asarray(Image.open(sheet)) for sheet in sheets))
 
 
-def test_a_run_that_is_killed_in_the_middle_goes_on_to_the_same_picture(capsys, tmp_path, prior, tokenizer):
+def test_a_run_that_is_killed_in_the_middle_goes_on_to_the_same_image(capsys, tmp_path, prior, tokenizer):
     common = [prior, tokenizer, "--size", "48x48"]
     whole = painted(capsys, tmp_path / "whole", *common)
     common = [*map(str, common), "--out", str(tmp_path / "killed"), "--save-every", "0", "--preview", "0"]
     job = processes.command("smalti.launch.sample", common, 1)
-    kept = partial.place(tmp_path / "killed" / "seed-0-0000.png")
+    kept = partial.path_of(tmp_path / "killed" / "seed-0-0000.png")
     deadline = time.monotonic() + 60
     while not kept.exists() or (np.load(kept)["codes"] >= 0).sum() < 20:
         assert time.monotonic() < deadline and processes.alive(job.pids[0]), job.output()
@@ -129,7 +129,7 @@ def test_a_run_that_is_killed_in_the_middle_goes_on_to_the_same_picture(capsys, 
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["seed-0-0000.png"]
 
 
-def test_finished_pictures_are_left_alone_and_none_is_replaced_by_another(capsys, tmp_path, of_classes, tokenizer):
+def test_finished_images_are_left_alone_and_none_is_replaced_by_another(capsys, tmp_path, of_classes, tokenizer):
     common = (of_classes, tokenizer, "--size", SIZE, "--class", 2)
     painted(capsys, tmp_path, *common)
     stamp = (tmp_path / "class-2-seed-0-0000.png").stat().st_mtime_ns
@@ -147,7 +147,7 @@ def test_finished_pictures_are_left_alone_and_none_is_replaced_by_another(capsys
     assert (tmp_path / "class-2-seed-0-0000.png").stat().st_mtime_ns == stamp
 
 
-def test_a_file_of_the_users_is_never_replaced_by_a_picture(capsys, tmp_path, prior, tokenizer):
+def test_a_file_of_the_users_is_never_replaced_by_a_image(capsys, tmp_path, prior, tokenizer):
     Image.new("RGB", (8, 8)).save(tmp_path / "seed-0-0000.png")
     before = (tmp_path / "seed-0-0000.png").read_bytes()
     assert sample.main([str(prior), str(tokenizer), "--size", SIZE, "--out", str(tmp_path)]) == 2
@@ -155,14 +155,16 @@ def test_a_file_of_the_users_is_never_replaced_by_a_picture(capsys, tmp_path, pr
     assert (tmp_path / "seed-0-0000.png").read_bytes() == before
 
 
-def test_metadata_say_how_a_picture_was_made(capsys, tmp_path, of_maps, tokenizer):
-    labels(tmp_path / "map.png", (20, 28))
-    painted(capsys, tmp_path, of_maps, tokenizer, "--map", tmp_path / "map.png", "--seed", 9, "--top-k", 5)
-    with Image.open(tmp_path / "map-seed-9-0000.png") as picture:
-        notes = json.loads(picture.text["smalti"])
-    assert notes["seed"] == 9 and notes["picture"] == 0 and notes["size"] == [20, 28]
-    assert notes["prior"] == model_files.read_card(of_maps)["digest"]
-    assert notes["tokenizer"] == model_files.read_card(tokenizer)["digest"]
+def test_metadata_say_how_a_image_was_made(capsys, tmp_path, of_maps, tokenizer):
+    labels(tmp_path / "segmentation.png", (20, 28))
+    painted(
+        capsys, tmp_path, of_maps, tokenizer, "--segmentation", tmp_path / "segmentation.png", "--seed", 9, "--top-k", 5
+    )
+    with Image.open(tmp_path / "map-seed-9-0000.png") as image:
+        notes = json.loads(image.text["smalti"])
+    assert notes["seed"] == 9 and notes["image"] == 0 and notes["size"] == [20, 28]
+    assert notes["prior"] == model_files.read_metadata(of_maps)["digest"]
+    assert notes["tokenizer"] == model_files.read_metadata(tokenizer)["digest"]
     assert "top_k=5" in notes["sampling"] and "blended" in notes["developed"] and len(notes["wish"]) == 64
 
 
@@ -173,22 +175,22 @@ def labels(path, size, most=6):
     return path
 
 
-def test_a_map_of_another_size_is_laid_over_the_picture(capsys, tmp_path, of_maps, tokenizer):
+def test_a_map_of_another_size_is_laid_over_the_image(capsys, tmp_path, of_maps, tokenizer):
     own, twice, odd = (
         labels(tmp_path / f"map{number}.png", size) for number, size in enumerate([(48, 48), (96, 96), (50, 49)])
     )
     common = (of_maps, tokenizer, "--greedy")
-    first = painted(capsys, tmp_path / "a", *common, "--map", own)["map0-seed-0-0000"]
+    first = painted(capsys, tmp_path / "a", *common, "--segmentation", own)["map0-seed-0-0000"]
     assert first.shape == (48, 48, 3)
-    stretched = painted(capsys, tmp_path / "b", *common, "--map", twice, "--size", "48x48")["map1-seed-0-0000"]
+    stretched = painted(capsys, tmp_path / "b", *common, "--segmentation", twice, "--size", "48x48")["map1-seed-0-0000"]
     assert np.array_equal(first, stretched)
-    assert painted(capsys, tmp_path / "c", *common, "--map", odd)["map2-seed-0-0000"].shape == (48, 48, 3)
+    assert painted(capsys, tmp_path / "c", *common, "--segmentation", odd)["map2-seed-0-0000"].shape == (48, 48, 3)
 
 
 def test_several_sizes_are_painted_in_one_run(capsys, tmp_path, of_classes, tokenizer):
     common = (of_classes, tokenizer, "--class", 1, "--count", 2)
     both = painted(capsys, tmp_path / "both", *common, "--size", "12x16", "20x28")
-    assert [picture.shape[:2] for picture in both.values()] == [(12, 16), (20, 28)] * 2
+    assert [image.shape[:2] for image in both.values()] == [(12, 16), (20, 28)] * 2
     one = painted(capsys, tmp_path / "one", *common, "--size", "20x28")
     assert np.array_equal(both["class-1-seed-0-0001-20x28"], one["class-1-seed-0-0001"])
 
@@ -199,16 +201,16 @@ def test_progress_tells_codes_a_second_and_the_time_left(capsys, tmp_path, of_cl
 
 
 @pytest.mark.parametrize("form", ["png", "tiff"])
-def test_the_seam_between_tiles_is_told_for_every_picture_in_tiles(capsys, tmp_path, of_classes, tokenizer, form):
+def test_the_seam_between_tiles_is_told_for_every_image_in_tiles(capsys, tmp_path, of_classes, tokenizer, form):
     common = (of_classes, tokenizer, "--class", 1, "--size", "36x28", "--count", 2, "--format", form)
     tiles = ("--tile", 4, "--halo", 0)
-    pictures = painted(capsys, tmp_path / "hard", *common, *tiles, "--tiles", "blended")
+    images = painted(capsys, tmp_path / "hard", *common, *tiles, "--decode", "blended")
     told = re.findall(r"(class-1-seed-0-000\d)\S*: 36 x 28, seam (\d\.\d+) \(1 is none\)\n", capsys.readouterr().out)
     assert [name for name, _ in told] == ["class-1-seed-0-0000", "class-1-seed-0-0001"]
     for name, value in told:
-        pixels = torch.from_numpy(pictures[name].copy()).permute(2, 0, 1)[None].float()
-        assert float(value) == pytest.approx(seam(pixels, [16, 32], [16]), abs=0.02)  # of colours that were rounded
-    for manner in (("--tiles", "whole", *tiles), ("--tiles", "blended", "--tile", 9)):
+        pixels = torch.from_numpy(images[name].copy()).permute(2, 0, 1)[None].float()
+        assert float(value) == pytest.approx(seam(pixels, [16, 32], [16]), abs=0.02)  # of colors that were rounded
+    for manner in (("--decode", "whole", *tiles), ("--decode", "blended", "--tile", 9)):
         painted(capsys, tmp_path / manner[1], *common, *manner)
         assert ", seam" not in capsys.readouterr().out
 
@@ -224,14 +226,14 @@ def photo(path, size, transparent=None):
 
 def test_a_photo_is_completed_where_it_is_transparent(capsys, tmp_path, of_classes, tokenizer, monkeypatch):
     seen = []
-    plain = sample.Gallery.paint
+    plain = sample.SamplingJob.run
 
     def watched(self, wanted, tasks):
         seen.append(wanted)
         plain(self, wanted, tasks)
 
-    monkeypatch.setattr(sample.Gallery, "paint", watched)
-    common = (of_classes, tokenizer, "--class", 1, "--complete")
+    monkeypatch.setattr(sample.SamplingJob, "paint", watched)
+    common = (of_classes, tokenizer, "--class", 1, "--init-image")
     hole = photo(tmp_path / "hole.png", (24, 32), (slice(9, 24), slice(8, 17)))  # codes 2 to 5 down, 2 to 4 across
     painted(capsys, tmp_path / "hole", *common, hole)
     expected = torch.zeros(6, 8, dtype=torch.bool)
@@ -250,7 +252,7 @@ def test_a_photo_is_completed_where_it_is_transparent(capsys, tmp_path, of_class
 
 def test_a_photo_that_leaves_nothing_to_paint_is_refused(capsys, tmp_path, of_classes, tokenizer):
     whole = photo(tmp_path / "whole.jpg.bmp", (24, 32))
-    common = (of_classes, tokenizer, "--class", 1, "--complete", whole)
+    common = (of_classes, tokenizer, "--class", 1, "--init-image", whole)
     assert "gives 48, which leaves nothing to paint" in refused(capsys, tmp_path, *common, "--keep", 1)
     assert "gives 0, which leaves nothing to complete" in refused(capsys, tmp_path, *common, "--keep", 0)
 
@@ -259,12 +261,12 @@ def test_a_photo_that_leaves_nothing_to_paint_is_refused(capsys, tmp_path, of_cl
     ("asked", "said"),
     [
         (["--size", "18x28"], "both sides must be multiples of 4, got 18x28"),
-        ([], "say how large the picture is to be"),
-        (["--size", "8x28"], "at least 3 codes a side, got 2; ask for a larger picture"),
+        ([], "say how large the image is to be"),
+        (["--size", "8x28"], "at least 3 codes a side, got 2; ask for a larger image"),
         (["--size", SIZE, "--class", "5"], "the prior knows 5 numbers of cls, 0 to 4, got 5"),
         (["--size", SIZE, "18x28"], "both sides must be multiples of 4, got 18x28"),  # before the first one is painted
         (["--size", SIZE, "--tile", "4"], "more than twice the halo"),
-        (["--size", SIZE, "--complete", "nowhere.png"], "nowhere.png"),
+        (["--size", SIZE, "--init-image", "nowhere.png"], "nowhere.png"),
     ],
 )
 def test_what_cannot_be_painted_is_refused(capsys, tmp_path, of_classes, tokenizer, asked, said):
@@ -272,45 +274,47 @@ def test_what_cannot_be_painted_is_refused(capsys, tmp_path, of_classes, tokeniz
 
 
 def test_what_the_prior_needs_is_asked_for(capsys, tmp_path, of_maps, of_classes, tokenizer):
-    assert "give one with --map" in refused(capsys, tmp_path, of_maps, tokenizer, "--size", SIZE)
+    assert "give one with --segmentation" in refused(capsys, tmp_path, of_maps, tokenizer, "--size", SIZE)
     assert "number with --class" in refused(capsys, tmp_path, of_classes, tokenizer, "--size", SIZE)
     wild = labels(tmp_path / "wild.bmp", (20, 28))
     Image.fromarray(np.full((20, 28), 7, np.uint8)).save(wild)
-    said = refused(capsys, tmp_path, of_maps, tokenizer, "--map", wild)
-    assert "the prior knows 7 numbers of map_codes, 0 to 6, got 7" in said
-    said = refused(capsys, tmp_path, of_maps, tokenizer, "--map", wild, "--map-tokenizer", tokenizer)
-    digest = model_files.read_card(tokenizer)["digest"][:12]
-    assert f"maps as the commonest label of each cell, and --map-tokenizer is {digest}; omit it" in said
+    said = refused(capsys, tmp_path, of_maps, tokenizer, "--segmentation", wild)
+    assert "the prior knows 7 numbers of segmentation_codes, 0 to 6, got 7" in said
+    said = refused(capsys, tmp_path, of_maps, tokenizer, "--segmentation", wild, "--segmentation-tokenizer", tokenizer)
+    digest = model_files.read_metadata(tokenizer)["digest"][:12]
+    assert f"maps as the commonest label of each cell, and --segmentation-tokenizer is {digest}; omit it" in said
 
 
 def test_a_tokenized_map_needs_its_tokenizer(capsys, tmp_path, tokenizer):
-    maps, others = (pairs.write_tokenizer(tmp_path / name, seed, labels=7) for seed, name in enumerate("ab"))
-    learnt, other = (model_files.read_card(each)["digest"] for each in (maps, others))
-    prior = pairs.write_prior(tmp_path / "prior", tokenizer, "map", condition_tokenizers={"map": learnt})
+    maps, others = (pairs.write_tokenizer(tmp_path / name, seed, num_labels=7) for seed, name in enumerate("ab"))
+    learnt, other = (model_files.read_metadata(each)["digest"] for each in (maps, others))
+    prior = pairs.write_prior(
+        tmp_path / "prior", tokenizer, "segmentation", condition_tokenizers={"segmentation": learnt}
+    )
     exported = tmp_path / "exported"
     subprocess.run([sys.executable, "-m", "smalti.launch.export", prior, exported], check=True, capture_output=True)
     drawn = labels(tmp_path / "map.bmp", (20, 28))
     for folder in (prior, exported):
-        common = (folder, tokenizer, "--map", drawn)
-        said = f"maps as codes of the tokenizer {learnt[:12]}, and --map-tokenizer"
+        common = (folder, tokenizer, "--segmentation", drawn)
+        said = f"maps as codes of the tokenizer {learnt[:12]}, and --segmentation-tokenizer"
         assert f"{said} is missing; name" in refused(capsys, tmp_path, *common)
-        assert f"{said} is {other[:12]}; name" in refused(capsys, tmp_path, *common, "--map-tokenizer", others)
-    said = refused(capsys, tmp_path, prior, tokenizer, "--map", drawn, "--map-tokenizer", maps)
-    assert "the prior knows 7 numbers of map_codes" in said  # 32 codes of the maps do not fit a prior of 7
+        assert f"{said} is {other[:12]}; name" in refused(capsys, tmp_path, *common, "--segmentation-tokenizer", others)
+    said = refused(capsys, tmp_path, prior, tokenizer, "--segmentation", drawn, "--segmentation-tokenizer", maps)
+    assert "the prior knows 7 numbers of segmentation_codes" in said  # 32 codes of the maps do not fit a prior of 7
 
 
 def test_what_the_prior_does_not_read_is_refused(capsys, tmp_path, of_maps, of_classes, tokenizer):
     drawn = labels(tmp_path / "map.bmp", (20, 28))
-    said = refused(capsys, tmp_path, of_classes, tokenizer, "--class", 1, "--map", drawn)
-    assert "this prior reads cls; omit --map" in said
-    said = refused(capsys, tmp_path, of_maps, tokenizer, "--map", drawn, "--class", 1)
-    assert "this prior reads map_codes; omit --class" in said
+    said = refused(capsys, tmp_path, of_classes, tokenizer, "--class", 1, "--segmentation", drawn)
+    assert "this prior reads cls; omit --segmentation" in said
+    said = refused(capsys, tmp_path, of_maps, tokenizer, "--segmentation", drawn, "--class", 1)
+    assert "this prior reads segmentation_codes; omit --class" in said
 
 
 def test_another_tokenizer_is_refused(capsys, tmp_path, of_classes, tokenizer):
     other = pairs.write_tokenizer(tmp_path / "other", seed=1)
     said = refused(capsys, tmp_path, of_classes, other, "--class", 1, "--size", SIZE)
-    digests = [model_files.read_card(folder)["digest"][:12] for folder in (tokenizer, other)]
+    digests = [model_files.read_metadata(folder)["digest"][:12] for folder in (tokenizer, other)]
     assert f"the prior learnt the codes of the tokenizer {digests[0]}, and this one is {digests[1]}" in said
 
 
@@ -329,14 +333,14 @@ def test_an_export_does_not_tell_its_tokenizer(capsys, tmp_path, of_classes):
     assert "name that behind it" in refused(capsys, tmp_path, of_classes, "--class", 1, "--size", SIZE)
 
 
-def test_giant_pictures_become_tiled_tiffs_of_the_same_pixels(capsys, tmp_path, of_classes, tokenizer, monkeypatch):
+def test_giant_images_become_tiled_tiffs_of_the_same_pixels(capsys, tmp_path, of_classes, tokenizer, monkeypatch):
     monkeypatch.setattr(big_tiff, "SIDE", 16)
     common = (of_classes, tokenizer, "--class", 1, "--size", "36x28", "--tile", "5", "--halo", "1")
     plain = painted(capsys, tmp_path / "png", *common)
     tiled = painted(capsys, tmp_path / "tiff", *common, "--format", "tiff")
     assert same(plain, tiled)
-    with Image.open(tmp_path / "tiff" / "class-1-seed-0-0000.tiff") as picture:
-        assert json.loads(picture.tag_v2[270])["size"] == [36, 28]
+    with Image.open(tmp_path / "tiff" / "class-1-seed-0-0000.tiff") as image:
+        assert json.loads(image.tag_v2[270])["size"] == [36, 28]
     capsys.readouterr()
     painted(capsys, tmp_path / "tiff", *common, "--format", "tiff")
     assert "there already" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from smalti.trainer.jobs import exit_codes
 
 TRAIN = "smalti.launch.train"
 STEPS = 40
-LOOP = {"steps": STEPS, "log_every": 1, "preview_every": 1000, "evaluate_every": 1000, "save_every": 4}
+LOOP = {"max_steps": STEPS, "log_every": 1, "preview_every": 1000, "eval_every": 1000, "save_every": 4}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def supervised(config: Path, *command: str, restarts: int = 3) -> processes.Job:
 
 def wait_for_a_checkpoint(config: Path, job: processes.Job) -> None:
     deadline = time.monotonic() + processes.PATIENCE_S
-    while not storage.on_disk(config.with_suffix("")):
+    while not storage.list_checkpoints(config.with_suffix("")):
         assert time.monotonic() < deadline and processes.alive(job.pids[0]), job.output()
         time.sleep(0.005)
 
@@ -47,9 +47,9 @@ def wait_for_a_checkpoint(config: Path, job: processes.Job) -> None:
 def same_as_undisturbed(config: Path, place: Path) -> None:
     run, straight = config.with_suffix(""), place / "straight"
     assert lines(run) == lines(straight)
-    found = [storage.newest(run), storage.newest(straight)]
+    found = [storage.latest_valid(run), storage.latest_valid(straight)]
     assert [checkpoint and checkpoint.step for checkpoint in found] == [STEPS, STEPS]
-    assert len({model_files.read_card(checkpoint.folder)["digest"] for checkpoint in found if checkpoint}) == 1
+    assert len({model_files.read_metadata(checkpoint.folder)["digest"] for checkpoint in found if checkpoint}) == 1
 
 
 def test_a_run_whose_rank_is_killed_comes_back_by_itself_and_ends_with_the_same_weights(config: Path, place: Path):
@@ -70,13 +70,20 @@ def test_a_supervisor_that_is_told_to_leave_has_the_ranks_save_and_leaves_with_7
     ended = job.wait()
     assert ended.codes == [exit_codes.LEFT], ended.log
     assert "leave.txt asks to; saving and leaving" in ended.log and "restart" not in ended.log
-    assert storage.on_disk(config.with_suffix(""))[0].step < STEPS
+    assert storage.list_checkpoints(config.with_suffix(""))[0].step < STEPS
     assert supervised(config).wait().codes == [0]
     same_as_undisturbed(config, place)
 
 
 def test_ranks_that_refuse_their_data_are_not_started_again(place: Path):
-    config = write_prior(place, name="too-many", loop=LOOP, batch__total=48, batch__micro=24, data__repeats=1)
+    config = write_prior(
+        place,
+        name="too-many",
+        loop=LOOP,
+        batch__global_batch_size=48,
+        batch__micro_batch_size=24,
+        train_data__max_repeats=1,
+    )
     # A launcher such as torchrun ends with 1 whatever its ranks say.
     careless = '"$@"; exit 1'
     ended = supervised(config, "sh", "-c", careless, "sh", *processes.launcher(2)).wait()

@@ -30,7 +30,7 @@ def trained(config: Path, world: int) -> Path:
 
 def final(run: Path, steps: int = STEPS) -> dict[str, Any]:
     """All that a run's last checkpoint holds, by file: tensors and numbers, flattened."""
-    newest = storage.newest(run)
+    newest = storage.latest_valid(run)
     assert newest is not None and newest.step == steps
     found: dict[str, Any] = {}
     for file in sorted(newest.folder.rglob("*")):
@@ -118,8 +118,8 @@ def test_both_stages_go_on_bit_for_bit_at_every_zero_stage_and_precision(world: 
     """The rest of the table whose corners are killed above; one job trains them all."""
     table = [(0, "fp32"), *((zero, precision) for zero in (1, 2, 3) for precision in ("fp32", "bf16"))]
     rest = [(zero, precision) for zero, precision in table if (zero, precision, world) not in KILLED]
-    quick = {"loop__steps": 3, "loop__save_every": 2, "loop__evaluate_every": 3, "loop__preview_every": 100}
-    quick |= {"batch__micro": 8 // world}  # the discriminator plays from the second step on
+    quick = {"loop__max_steps": 3, "loop__save_every": 2, "loop__eval_every": 3, "loop__preview_every": 100}
+    quick |= {"batch__micro_batch_size": 8 // world}  # the discriminator plays from the second step on
     recipes = [
         stage(tmp_path, zero, precision, name=f"{stage.__name__}-{zero}-{precision}", **quick)
         for stage in (write_vqgan, write_prior)

@@ -52,13 +52,13 @@ def train(config: Path, world: int = 1, *options: str) -> processes.Ended:
 
 def digest(run: Path) -> str:
     """Of the final weights for use."""
-    found = storage.newest(run)
+    found = storage.latest_valid(run)
     assert found is not None and found.step == STEPS
-    return str(model_files.read_card(found.folder)["digest"])
+    return str(model_files.read_metadata(found.folder)["digest"])
 
 
 def steps_on_disk(run: Path) -> list[int]:
-    return [found.step for found in storage.on_disk(run)]
+    return [found.step for found in storage.list_checkpoints(run)]
 
 
 def started(config: Path, world: int, mark: str) -> processes.Job:
@@ -71,14 +71,14 @@ def started(config: Path, world: int, mark: str) -> processes.Job:
 
 
 def test_the_manifest_says_all_that_a_resume_and_a_reader_need(place: Path):
-    newest = storage.newest(place / "straight")
+    newest = storage.latest_valid(place / "straight")
     assert newest is not None
     manifest = json.loads((newest.folder / storage.MANIFEST).read_text())
     assert (manifest["step"], manifest["ranks"], manifest["zero"]) == (STEPS, 2, {"prior": 1})
     assert manifest["data"]["position"] == 8 * STEPS and manifest["data"]["fingerprint"]
     assert manifest["config"]["batch"] == {"total": 8, "micro": 2}
     assert manifest["versions"]["torch"] and manifest["versions"]["python"] and manifest["wandb"] is None
-    assert {"rank-0000.pt", "rank-0001.pt", model_files.WEIGHTS, model_files.CARD} < set(manifest["files"])
+    assert {"rank-0000.pt", "rank-0001.pt", model_files.WEIGHTS, model_files.METADATA} < set(manifest["files"])
     on_disk = {str(path.relative_to(newest.folder)) for path in newest.folder.rglob("*") if path.is_file()}
     assert on_disk == {*manifest["files"], storage.MANIFEST}
     assert steps_on_disk(place / "straight") == [6, 5, 4]
@@ -220,7 +220,7 @@ def test_a_full_disk_ends_the_job_with_its_own_code_and_keeps_what_was_saved(hal
     assert ended.codes == [exit_codes.NOT_SAVED] * 2, ended.log
     for said in ended.outputs:
         assert "could not be written: rank " in said and "make room" in said and "the ones before it" in said
-    assert steps_on_disk(run)[0] == 5 and storage.damage(run / "checkpoints" / "step-00000005") is None
+    assert steps_on_disk(run)[0] == 5 and storage.verify(run / "checkpoints" / "step-00000005") is None
     assert not storage.leftovers(run, storage.SAVING)
     assert train(half_done, 2).codes == [0, 0]
     assert digest(run) == digest(place / "straight")
@@ -250,11 +250,13 @@ def wrong(place: Path, stage: Any, **settings: Any) -> str:
 
 def test_bad_input_is_refused_on_every_rank_with_a_way_out(place: Path, tmp_path: Path):
     assert "no such key" in wrong(place, write_prior, sed=3)
-    assert "set repeats" in wrong(place, write_prior, batch__total=48, batch__micro=24, data__repeats=1)
-    assert "must be a multiple of micro_batch x world" in wrong(place, write_prior, batch__total=6)
-    assert "no-such-folder" in wrong(place, write_prior, data__shards=[str(tmp_path / "no-such-folder")])
-    assert "crop.size must be a multiple of the factor" in wrong(place, write_vqgan, data__crop__size=15)
-    card = model_files.read_card(place / "tokenizer")
+    assert "set repeats" in wrong(
+        place, write_prior, batch__global_batch_size=48, batch__micro_batch_size=24, train_data__max_repeats=1
+    )
+    assert "must be a multiple of micro_batch x world" in wrong(place, write_prior, batch__global_batch_size=6)
+    assert "no-such-folder" in wrong(place, write_prior, train_data__shards=[str(tmp_path / "no-such-folder")])
+    assert "crop.size must be a multiple of the factor" in wrong(place, write_vqgan, train_data__crop__size=15)
+    card = model_files.read_metadata(place / "tokenizer")
     other = tmp_path / "other"
     shutil.copytree(place / "tokenizer", other)
     (other / "config.json").write_text(sealed.sealed(card | {"digest": "0" * 64}))
@@ -262,7 +264,7 @@ def test_bad_input_is_refused_on_every_rank_with_a_way_out(place: Path, tmp_path
 
 
 def test_a_checkpoint_at_a_multiple_of_keep_every_stays(config: Path):
-    ended = train(config, 1, "--set", "keep=1", "--set", "keep_every=3")
+    ended = train(config, 1, "--set", "keep_last=1", "--set", "keep_every=3")
     assert ended.codes == [0], ended.log
     assert steps_on_disk(config.with_suffix("")) == [6, 3]
 

@@ -22,7 +22,7 @@ import processes
 import pytest
 from fixtures.priors import write_tokenizer
 from fixtures.runs import write_vqgan
-from fixtures.shards import encoded, photo, write_pictures
+from fixtures.shards import encoded, photo, write_images
 from mutations import mutated
 
 from smalti.launch import export, pack, train
@@ -71,7 +71,7 @@ def _be(output: Path, work: Callable[[], int]) -> None:
 
 def _tars(folder: Path) -> dict[str, bytes]:
     """Tars as our writer, GNU tar and pax write them."""
-    found = {"ours.tar": next(write_pictures(folder / "shards", 3, side=16).glob("*.tar")).read_bytes()}
+    found = {"ours.tar": next(write_images(folder / "shards", 3, side=16).glob("*.tar")).read_bytes()}
     for name, form in (("gnu.tar", tarfile.GNU_FORMAT), ("pax.tar", tarfile.PAX_FORMAT)):
         path = folder / name
         with tarfile.open(path, "w", format=form) as tar:
@@ -135,7 +135,7 @@ def _restore_from(run: Path) -> Callable[[Path, str, bytes], int]:
 
     def command(folder: Path, name: str, data: bytes) -> int:
         shutil.copytree(run, folder / "run")
-        newest = storage.on_disk(folder / "run")[0].folder
+        newest = storage.list_checkpoints(folder / "run")[0].folder
         (newest / name).write_bytes(data)
         return export.main([str(folder / "run"), str(folder / "to")])
 
@@ -146,9 +146,9 @@ def _restore_from(run: Path) -> Callable[[Path, str, bytes], int]:
 def surfaces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Surface]:
     folder = tmp_path_factory.mktemp("sound")
     write_tokenizer(folder / "export")
-    config = write_vqgan(folder, loop__steps=2)
+    config = write_vqgan(folder, loop__max_steps=2)
     _train_two_steps(config)
-    newest = storage.on_disk(config.with_suffix(""))[0].folder
+    newest = storage.list_checkpoints(config.with_suffix(""))[0].folder
     labels = {
         "labels.csv": b"file,class\np0.png,0\np1.png,1\np2.png,2\n",
         "labels.json": json.dumps({f"p{number}.png": number for number in range(3)}).encode(),

@@ -15,7 +15,7 @@ import processes
 import pytest
 from fixtures.pairs import write_pair
 from fixtures.runs import lines, write_prior
-from fixtures.shards import encoded, photo, write_pictures
+from fixtures.shards import encoded, photo, write_images
 
 from smalti.trainer.checkpoint import model_files, storage
 
@@ -42,9 +42,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def trained(run: Path) -> object:
     """The weights that are left, the history, and every file's name."""
-    found = storage.newest(run)
+    found = storage.latest_valid(run)
     assert found is not None
-    return model_files.read_card(found.folder)["digest"], lines(run), names(run)
+    return model_files.read_metadata(found.folder)["digest"], lines(run), names(run)
 
 
 def _train(folder: Path) -> Command:
@@ -57,13 +57,13 @@ def _pack(folder: Path) -> Command:
     source.mkdir()
     for number in range(24):
         (source / f"p{number:03d}.jpg").write_bytes(encoded(photo(300, 400, number)))
-    options = ["--shard-count", 4, "--processes", 2, "--held-out", 4]
+    options = ["--shard-count", 4, "--processes", 2, "--val", 4]
     return Command("smalti.launch.pack", [source, folder / "out", *map(str, options)], folder / "out", contents)
 
 
 def _encode(folder: Path) -> Command:
     tokenizer = write_pair(folder / "pair")[1]
-    shards = write_pictures(folder / "shards", 24, per_shard=4)
+    shards = write_images(folder / "shards", 24, per_shard=4)
     arguments = [tokenizer, shards, folder / "out", "--size", "16", "--workers", "1"]
     return Command("smalti.launch.encode", arguments, folder / "out", contents)
 

@@ -12,12 +12,12 @@ import pytest
 from smalti.models.conditions import ConditionConfig
 from smalti.models.sampling import SamplingConfig
 from smalti.trainer import config as configs
-from smalti.trainer.checkpoint.writer import Keep
+from smalti.trainer.checkpoint.writer import RetentionPolicy
 from smalti.trainer.jobs.run import Run
 from smalti.trainer.prepare.encode import EncodeConfig
 from smalti.trainer.prepare.pack import PackConfig
-from smalti.trainer.sampling.image_files import DevelopConfig
-from smalti.trainer.sampling.progress import GalleryConfig
+from smalti.trainer.sampling.image_files import DecodeConfig
+from smalti.trainer.sampling.progress import SamplingJobConfig
 from smalti.trainer.schema import to_mapping
 
 HOSTILE = (-1, 0, 2**62, math.nan, math.inf, -math.inf)
@@ -33,11 +33,11 @@ LEGAL: dict[str, frozenset[float]] = {
             "DataConfig.window", "DataConfig.repeats", "DataConfig.workers", "DataConfig.fault_limit",
             "VQGANConfig.dropout",
             "VQGANConfig.norm_groups", "OptimizerConfig.betas", "OptimizerConfig.weight_decay", "OptimizerConfig.final",
-            "OptimizerConfig.warmup", "PackConfig.shard_samples", "PackConfig.held_out", "PackConfig.processes",
+            "OptimizerConfig.warmup", "PackConfig.shard_samples", "PackConfig.val", "PackConfig.processes",
             "GPTConfig.embedding_dropout", "GPTConfig.attention_dropout", "GPTConfig.residual_dropout",
-            "GPTConfig.condition_drop", "GPTConfig.label_smoothing", "NeighbourhoodConfig.embedding_dropout",
-            "NeighbourhoodConfig.attention_dropout", "NeighbourhoodConfig.residual_dropout",
-            "NeighbourhoodConfig.condition_drop", "NeighbourhoodConfig.label_smoothing", "AnnealingConfig.start",
+            "GPTConfig.condition_drop", "GPTConfig.label_smoothing", "NeighborhoodConfig.embedding_dropout",
+            "NeighborhoodConfig.attention_dropout", "NeighborhoodConfig.residual_dropout",
+            "NeighborhoodConfig.condition_drop", "NeighborhoodConfig.label_smoothing", "AnnealingConfig.start",
             "VQGANLossConfig.pixel_weight", "PerceptualConfig.weight", "LogitConfig.weight", "EntropyConfig.weight",
             "EntropyConfig.sure", "EntropyConfig.even", "GumbelConfig.kl_weight", "VQConfig.beta", "VQConfig.weight",
             "CosineConfig.beta", "CosineConfig.weight", "EMAConfig.beta", "EMAConfig.decay", "SimVQConfig.beta",
@@ -54,7 +54,7 @@ LEGAL: dict[str, frozenset[float]] = {
         ],
         SEED,
     ),
-    "CropConfig.scale": frozenset({math.inf}),  # as large as the picture
+    "CropConfig.scale": frozenset({math.inf}),  # as large as the image
 }  # fmt: skip
 
 
@@ -92,7 +92,16 @@ def sections(hint: Any, seen: list[type]) -> list[type]:
 
 
 SECTIONS: list[type] = []
-for _root in (Run, ConditionConfig, SamplingConfig, DevelopConfig, EncodeConfig, GalleryConfig, PackConfig, Keep):
+for _root in (
+    Run,
+    ConditionConfig,
+    SamplingConfig,
+    DecodeConfig,
+    EncodeConfig,
+    SamplingJobConfig,
+    PackConfig,
+    RetentionPolicy,
+):
     sections(_root, SECTIONS)
 
 
@@ -119,8 +128,8 @@ def whole(section: type) -> dict[str, Any]:
 
 DATA: dict[str, Any] = {"shards": ["a"], "crop": {"kind": "patch", "size": 256}}
 NEEDED: dict[str, Any] = {
-    "folder": "run", "tokenizer": "run", "data": DATA, "held_out": DATA, "loop": {"steps": 1},
-    "batch": {"total": 4, "micro": 2}, "total": 4, "micro": 2, "steps": 1, "learning_rate": 1e-4, "shards": ["a"],
+    "run_dir": "run", "tokenizer": "run", "train_data": DATA, "val": DATA, "loop": {"max_steps": 1},
+    "batch": {"global_batch_size": 4, "micro_batch_size": 2}, "total": 4, "micro": 2, "steps": 1, "learning_rate": 1e-4, "shards": ["a"],
     "generator_training": {"optimizer": {"learning_rate": 1e-4}}, "training": {"optimizer": {"learning_rate": 1e-4}},
     "optimizer": {"learning_rate": 1e-4}, "newest": 3,
 }  # fmt: skip
@@ -165,7 +174,7 @@ def test_the_table_of_what_is_legal_names_fields_that_there_are(name: str):
 
 
 def test_all_that_is_wrong_in_several_sections_is_said_at_once(tmp_path: Path):
-    wrong = ["keep=0", "keep_every=0", "timeout_s=.inf", "model.embed_dim=-1", 'folder=""', "seed=-1"]
+    wrong = ["keep_last=0", "keep_every=0", "timeout_s=.inf", "model.embed_dim=-1", 'run_dir=""', "seed=-1"]
     with pytest.raises(configs.ConfigError) as refused:
         configs.read(Run, "demo_vqgan", wrong)
     said = "\n".join(refused.value.problems)
@@ -179,4 +188,4 @@ def test_all_that_is_wrong_in_several_sections_is_said_at_once(tmp_path: Path):
 def test_python_cannot_make_what_a_file_cannot_say():
     for newest in (0, -1):
         with pytest.raises(ValueError, match="newest must be at least 1"):
-            Keep(newest)
+            RetentionPolicy(newest)

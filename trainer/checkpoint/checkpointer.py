@@ -23,31 +23,31 @@ from .storage import (
     FOLDER,
     LATEST,
     SAVING,
-    Found,
-    damage,
+    CheckpointInfo,
     is_sealed,
     leftovers,
+    list_checkpoints,
     manifest_of,
     none_is_whole,
-    on_disk,
-    set_aside,
+    quarantine,
+    verify,
 )
-from .writer import Copy, Keep, Report, SaveThread, mark_file
+from .writer import Copy, RetentionPolicy, SaveReport, SaveThread, mark_file
 
-__all__ = ["Checkpoints", "Keep", "Kept", "Report", "SaveError"]
+__all__ = ["Checkpointable", "Checkpointer", "RetentionPolicy", "SaveError", "SaveReport"]
 
 
-class Kept(Protocol):
+class Checkpointable(Protocol):
     """What a checkpoint needs of a task."""
 
     @property
     def engines(self) -> Mapping[str, Any]:
         """Every engine by its name, which is its folder's name here."""
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """This rank's state besides its engines: tensors, numbers and strings in plain containers."""
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state`` gave."""
 
     def resharded(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -56,27 +56,27 @@ class Kept(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """The weights for use, whole, on every rank. Every rank must call this."""
 
-    def card(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What these weights are: all that it takes to build the network around them."""
 
 
-class Position(Protocol):
+class DataPosition(Protocol):
     """What a checkpoint needs of the data."""
 
-    def state(self, step: int) -> dict[str, object]: ...
+    def state_dict(self, step: int) -> dict[str, object]: ...
 
-    def check(self, state: dict[str, object]) -> None: ...
+    def validate_state(self, state: dict[str, object]) -> None: ...
 
 
-class Sums(Protocol):
+class Stateful(Protocol):
     """What a checkpoint needs of the metrics."""
 
-    def state(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Checkpoints:
+class Checkpointer:
     """The checkpoints of one run. Every rank makes one and calls the same methods.
 
     Args:
@@ -87,7 +87,9 @@ class Checkpoints:
         record: what else the manifest is to say: config, versions, the run's number in wandb.
     """
 
-    def __init__(self, run: Path, keep: Keep, data: Position, metrics: Sums, record: Mapping[str, Any]) -> None:
+    def __init__(
+        self, run: Path, keep: RetentionPolicy, data: DataPosition, metrics: Stateful, record: Mapping[str, Any]
+    ) -> None:
         self.run = run
         self.keep = keep
         self._data = data
@@ -95,7 +97,7 @@ class Checkpoints:
         self._record = record
         self._writing: SaveThread | None = None
 
-    def restore(self, task: Kept) -> int:
+    def restore(self, task: Checkpointable) -> int:
         """Bring the task to its newest whole checkpoint and return the step to go on with; 0 when there is none.
 
         Every rank must call this. What is not whole is named on stderr and set aside.
@@ -107,7 +109,7 @@ class Checkpoints:
         if found is None:
             return 0
         manifest = manifest_of(found.folder)
-        self._data.check(manifest["data"])
+        self._data.validate_state(manifest["data"])
         saved_on: int = manifest["ranks"]
         here = {name: engine.zero_optimization_stage() for name, engine in task.engines.items()}
         alike = saved_on == ranks.world() and manifest["zero"] == here
@@ -120,42 +122,44 @@ class Checkpoints:
             for name, engine in task.engines.items():
                 engines.load(engine, found.folder / name)
             state = _read_state(found.folder, ranks.rank())
-            task.load_state(state["task"])
-            self._metrics.load_state(state["metrics"])
+            task.load_state_dict(state["task"])
+            self._metrics.load_state_dict(state["metrics"])
             return found.step
         for name, engine in task.engines.items():
             resharding.load(engine, found.folder / name, manifest["zero"][name], saved_on)
         states = [_read_state(found.folder, rank) for rank in range(saved_on)]
-        task.load_state(task.resharded([state["task"] for state in states]))
-        self._metrics.load_state(states[0]["metrics"])
+        task.load_state_dict(task.resharded([state["task"] for state in states]))
+        self._metrics.load_state_dict(states[0]["metrics"])
         return found.step
 
-    def _choose(self) -> Found | None:
+    def _choose(self) -> CheckpointInfo | None:
         """The newest whole checkpoint; each rank reads its share of every file's bytes."""
         damaged: list[Path] = []
         problems: list[str] = []
         chosen = None
-        for found in ranks.from_first(on_disk(self.run)):
-            problem = next(filter(None, ranks.listed(damage(found.folder, ranks.rank(), ranks.world()))), None)
+        for found in ranks.broadcast_object(list_checkpoints(self.run)):
+            problem = next(
+                filter(None, ranks.all_gather_object(verify(found.folder, ranks.rank(), ranks.world()))), None
+            )
             if problem is None:
                 chosen = found
                 break
             damaged.append(found.folder)
             problems.append(f"{found.folder}: {problem}")
-        vanished = ranks.from_first((self.run / LATEST).exists())
+        vanished = ranks.broadcast_object((self.run / LATEST).exists())
         if chosen is None and (problems or vanished):
             raise ValueError(none_is_whole(self.run, problems))
         if ranks.rank() == 0:
             for folder, problem in zip(damaged, problems, strict=True):
                 _say(f"passing over a damaged checkpoint: {problem}")
-                _set_aside(folder)
+                _quarantine(folder)
             for folder in leftovers(self.run, SAVING):
                 _say(f"passing over a save that was interrupted: {folder}")
-                _set_aside(folder)
+                _quarantine(folder)
         ranks.barrier()
         return chosen
 
-    def save(self, task: Kept, step: int) -> Report | None:
+    def save(self, task: Checkpointable, step: int) -> SaveReport | None:
         """Begin to write the task's checkpoint of a step; what the one before has cost is returned.
 
         Every rank must call this. It waits for the save before, and for the copy into the host's memory.
@@ -169,17 +173,17 @@ class Checkpoints:
         self._begin(aside, step, list(task.engines))
         with needed(self._name(step), self.run):
             files = [file for name, engine in task.engines.items() for file in engines.save(engine, aside / name)]
-        state = engines.snapshot({"task": task.state(), "metrics": self._metrics.state()})
+        state = engines.snapshot({"task": task.state_dict(), "metrics": self._metrics.state_dict()})
         files.append(engines.File(aside / _state_file(ranks.rank()), state))
         for_use = task.weights()
         manifest = {
             "step": step,
             "ranks": ranks.world(),
             "zero": {name: engine.zero_optimization_stage() for name, engine in task.engines.items()},
-            "data": self._data.state(step),
+            "data": self._data.state_dict(step),
             **self._record,
         }
-        copy = Copy(files, (for_use, task.card()) if ranks.rank() == 0 else None, manifest)
+        copy = Copy(files, (for_use, task.metadata()) if ranks.rank() == 0 else None, manifest)
         self._writing = SaveThread(self.run, aside, copy, self.keep, began)
         self._writing.start()
         return before
@@ -209,7 +213,7 @@ class Checkpoints:
 
     def _agree(self, step: int, problem: str) -> None:
         """Raise on every rank what any of them has met. Every rank must call this."""
-        first = next(filter(None, ranks.listed(problem)), None)
+        first = next(filter(None, ranks.all_gather_object(problem)), None)
         if first:
             raise SaveError(
                 f"{self._name(step)} could not be written: {first}; the ones before it are as they were; "
@@ -225,7 +229,7 @@ class Checkpoints:
         """Whether this rank is still writing a save."""
         return self._writing is not None and self._writing.is_alive()
 
-    def wait(self) -> Report | None:
+    def wait(self) -> SaveReport | None:
         """Wait until the save that was begun is whole on the disk; what it has cost. Every rank must call this.
 
         Raises:
@@ -236,7 +240,7 @@ class Checkpoints:
             return None
         waited = time.monotonic()
         writing.join()
-        problems = ranks.listed(writing.problem)
+        problems = ranks.all_gather_object(writing.problem)
         self._writing = None
         if any(problems) and ranks.rank() == 0:
             shutil.rmtree(writing.aside, ignore_errors=True)
@@ -277,10 +281,10 @@ def _read_state(folder: Path, rank: int) -> dict[str, Any]:
     return state
 
 
-def _set_aside(folder: Path) -> None:
+def _quarantine(folder: Path) -> None:
     """Rename what is not whole; where that cannot be, the next start passes over it again."""
     try:
-        set_aside(folder)
+        quarantine(folder)
     except OSError as error:
         _say(f"{folder} could not be renamed: {error}")
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from ..distributed import ranks
 from . import model_files, storage
-from .loading import weights_folder
+from .loading import resolve_weights
 
 
 def load_initial_weights(network: nn.Module, source: str | None, run: Path, task: str) -> None:
@@ -20,10 +20,10 @@ def load_initial_weights(network: nn.Module, source: str | None, run: Path, task
     Raises:
         ValueError: no weights there, of another task, damaged, or of a network of another shape.
     """
-    if source is None or ranks.from_first(bool(storage.on_disk(run))):
+    if source is None or ranks.broadcast_object(bool(storage.list_checkpoints(run))):
         return
-    folder = weights_folder(Path(source))
-    card = model_files.read_card(folder, task)
+    folder = resolve_weights(Path(source))
+    card = model_files.read_metadata(folder, task)
     loaded = model_files.read(folder, card)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in loaded.items()}

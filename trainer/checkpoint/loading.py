@@ -18,32 +18,32 @@ from . import model_files, storage
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Tokenizer(NamedTuple):
+class LoadedTokenizer(NamedTuple):
     """A VQGAN in evaluation mode, and its card."""
 
     model: VQGAN
-    card: dict[str, Any]
+    metadata: dict[str, Any]
 
 
-class Prior(NamedTuple):
+class LoadedPrior(NamedTuple):
     """A prior in evaluation mode, and its card."""
 
     model: PriorNetwork
-    card: dict[str, Any]
+    metadata: dict[str, Any]
 
 
-def weights_folder(path: Path) -> Path:
+def resolve_weights(path: Path) -> Path:
     """Where the weights lie: the newest whole checkpoint of a run, else the folder itself if it is an export.
 
     Raises:
         ValueError: there are none.
     """
-    if not storage.on_disk(path) and (path / model_files.CARD).is_file():
+    if not storage.list_checkpoints(path) and (path / model_files.METADATA).is_file():
         return path
-    found = storage.newest(path)
+    found = storage.latest_valid(path)
     if found is None:
         raise ValueError(
-            f"{path} is neither an export (no {model_files.CARD}) nor a run with a checkpoint; train it first"
+            f"{path} is neither an export (no {model_files.METADATA}) nor a run with a checkpoint; train it first"
         )
     return found.folder
 
@@ -56,11 +56,11 @@ def find_tokenizer(run: Path, named: str) -> Path:
     Raises:
         ValueError: it is at none of these places.
     """
-    wanted = model_files.read_card(weights_folder(run), "prior")["tokenizer"]
+    wanted = model_files.read_metadata(resolve_weights(run), "prior")["tokenizer"]
     places = [Path(named), *(above / named for above in run.resolve().parents)]
     for place in dict.fromkeys(places):
         with suppress(ValueError):
-            if model_files.read_card(weights_folder(place), "vqgan")["digest"] == wanted:
+            if model_files.read_metadata(resolve_weights(place), "vqgan")["digest"] == wanted:
                 return place
     raise ValueError(
         f"the tokenizer {wanted[:12]} of {run} is not at {named}, seen from here or from a folder above the run; name "
@@ -68,30 +68,30 @@ def find_tokenizer(run: Path, named: str) -> Path:
     )
 
 
-def load_tokenizer(path: Path, device: torch.device) -> Tokenizer:
+def load_tokenizer(path: Path, device: torch.device) -> LoadedTokenizer:
     """The VQGAN of a run or an export.
 
     Raises:
         ValueError: no weights there, of another task, or not those that the card speaks of.
     """
-    folder = weights_folder(path)
-    card = model_files.read_card(folder, "vqgan")
+    folder = resolve_weights(path)
+    card = model_files.read_metadata(folder, "vqgan")
     config = from_mapping(VQGANConfig, card["model"], f"the card in {folder}")
-    return Tokenizer(_filled(config.build(), folder, card, device), card)
+    return LoadedTokenizer(_filled(config.build(), folder, card, device), card)
 
 
-def load_prior(path: Path, device: torch.device) -> Prior:
+def load_prior(path: Path, device: torch.device) -> LoadedPrior:
     """The prior of a run or an export. Raises as ``load_tokenizer``."""
-    folder = weights_folder(path)
-    card = model_files.read_card(folder, "prior")
+    folder = resolve_weights(path)
+    card = model_files.read_metadata(folder, "prior")
     source = f"the card in {folder}"
     config: Any = from_mapping(PriorConfig, card["model"], source)
     condition: Any = from_mapping(ConditionConfig, card["condition"], source)
-    return Prior(_filled(config.build(card["codes"], condition), folder, card, device), card)
+    return LoadedPrior(_filled(config.build(card["codes"], condition), folder, card, device), card)
 
 
-def _filled(model: Module, folder: Path, card: dict[str, Any], device: torch.device) -> Module:
-    model.load_state_dict(model_files.read(folder, card))
+def _filled(model: Module, folder: Path, metadata: dict[str, Any], device: torch.device) -> Module:
+    model.load_state_dict(model_files.read(folder, metadata))
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -102,21 +102,23 @@ def export(run: Path, destination: Path) -> dict[str, Any]:
         ValueError: the run has no whole checkpoint, its weights are not what their card says, or the destination is a
             run or holds files that no export has left there.
     """
-    source = weights_folder(run)
-    card = model_files.read_card(source)
+    source = resolve_weights(run)
+    card = model_files.read_metadata(source)
     model_files.read(source, card)
     _refuse_others(source, destination)
     destination.mkdir(parents=True, exist_ok=True)
-    for name in (model_files.WEIGHTS, model_files.CARD):  # the card last: a folder with a card is an export
+    for name in (model_files.WEIGHTS, model_files.METADATA):  # the card last: a folder with a card is an export
         write_whole(destination / name, (source / name).read_bytes())
     return card
 
 
 def _refuse_others(source: Path, destination: Path) -> None:
     """Make sure that an export replaces nothing but an earlier export, or what a killed one left of this."""
-    if storage.on_disk(destination) or source.resolve() == destination.resolve():
+    if storage.list_checkpoints(destination) or source.resolve() == destination.resolve():
         raise ValueError(f"{destination} is a run's folder; export to a new one, such as {destination}-export")
-    there = [destination / name for name in (model_files.WEIGHTS, model_files.CARD) if (destination / name).exists()]
+    there = [
+        destination / name for name in (model_files.WEIGHTS, model_files.METADATA) if (destination / name).exists()
+    ]
     same = all(path.read_bytes() == (source / path.name).read_bytes() for path in there)
     if not same and not _is_export(destination):
         raise ValueError(f"{there[0]} was not written by an export; move it away, or export to another folder")
@@ -124,7 +126,7 @@ def _refuse_others(source: Path, destination: Path) -> None:
 
 def _is_export(folder: Path) -> bool:
     try:
-        model_files.read(folder, model_files.read_card(folder))
+        model_files.read(folder, model_files.read_metadata(folder))
     except ValueError:
         return False
     return True

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import sealed
 
 WEIGHTS = "model.safetensors"
-CARD = "config.json"
+METADATA = "config.json"
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
@@ -30,19 +30,19 @@ def digest(weights: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def write(folder: Path, weights: dict[str, Tensor], card: Mapping[str, Any]) -> None:
+def write(folder: Path, weights: dict[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Leave the pair in a folder; the card gets the weights' digest and a checksum of its own."""
     save_file(weights, folder / WEIGHTS)
-    (folder / CARD).write_text(sealed.sealed({**card, "digest": digest(weights)}), encoding="utf-8")
+    (folder / METADATA).write_text(sealed.sealed({**metadata, "digest": digest(weights)}), encoding="utf-8")
 
 
-def read_card(folder: Path, task: str | None = None) -> dict[str, Any]:
+def read_metadata(folder: Path, task: str | None = None) -> dict[str, Any]:
     """What the weights in a folder are, without loading them.
 
     Raises:
         ValueError: no card, not what was written, another format, or weights of another task than the one asked for.
     """
-    place = folder / CARD
+    place = folder / METADATA
     try:
         card = sealed.opened(place).content
     except (OSError, ValueError) as error:
@@ -54,7 +54,7 @@ def read_card(folder: Path, task: str | None = None) -> dict[str, Any]:
     return card
 
 
-def read(folder: Path, card: Mapping[str, Any]) -> dict[str, Tensor]:
+def read(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights that a card speaks of.
 
     Raises:
@@ -66,9 +66,9 @@ def read(folder: Path, card: Mapping[str, Any]) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{place} cannot be read: {error}; export the run again") from None
     found = digest(weights)
-    if found != card["digest"]:
+    if found != metadata["digest"]:
         raise ValueError(
-            f"{place} holds the weights {found[:12]} and its card speaks of {card['digest'][:12]}; "
+            f"{place} holds the weights {found[:12]} and its card speaks of {metadata['digest'][:12]}; "
             f"the file is damaged or was exchanged: export the run again"
         )
     return weights

@@ -46,7 +46,7 @@ def load(engine: Any, folder: Path, zero: int, saved_on: int) -> None:
         raise ValueError(f"{folder} holds other parameters: {', '.join(sorted(set(parts) ^ set(trained))[:5])}")
     _make_moments(engine, _steps_taken(model, states, zero))
     for name, parameter in trained.items():
-        _deal(engine, parameter, parts[name])
+        _load_shard(engine, parameter, parts[name])
     buffers = {name: model["module"][name] for name in model["buffer_names"]}
     engine.module.load_state_dict(buffers, strict=False)
     engine.global_steps, engine.global_samples = model["global_steps"], model["global_samples"]
@@ -55,10 +55,10 @@ def load(engine: Any, folder: Path, zero: int, saved_on: int) -> None:
         engine.optimizer.loss_scaler = states[0]["optimizer_state_dict"]["loss_scaler"]
 
 
-def dealt(parameter: nn.Parameter, parts: Sequence[Tensor]) -> Tensor:
+def reshard_like(parameter: nn.Parameter, parts: Sequence[Tensor]) -> Tensor:
     """What this rank is to hold of something that is sharded as the parameter is, from what the saved ranks held."""
     whole = _joined(parts, _size(parameter))
-    mine = sharded_parameters.local(parameter)
+    mine = sharded_parameters.local_shard(parameter)
     return _cut(whole, ranks.rank() * mine.numel() if _partitioned(parameter) else 0, mine.numel()).view_as(mine)
 
 
@@ -70,7 +70,7 @@ def _rank_file(folder: Path, rank: int) -> Path:
 
 def _parts(engine: Any, model: Mapping[str, Any], states: list[Any], zero: int) -> Parts:
     if zero == 0:
-        return _whole_tensors(model, engines.names(engine.module))
+        return _whole_tensors(model, engines.parameter_names(engine.module))
     kept = [state["optimizer_state_dict"] for state in states]
     if zero == 3:
         shapes = {name: shape for group in model["param_shapes"] for name, shape in group.items()}
@@ -143,13 +143,13 @@ def _make_moments(engine: Any, steps: Tensor | None) -> None:
 
 
 @torch.no_grad()
-def _deal(engine: Any, parameter: nn.Parameter, parts: list[dict[str, Tensor]]) -> None:
+def _load_shard(engine: Any, parameter: nn.Parameter, parts: list[dict[str, Tensor]]) -> None:
     """Put this rank's part of a parameter's master and moments in its place, and the weights that come of them."""
     for key in parts[0]:
         whole = _joined([part[key] for part in parts], _size(parameter))
         for place, start in _places(engine, parameter, key):
             place.copy_(_cut(whole, start, place.numel()).view_as(place))
-    sharded_parameters.local(parameter).copy_(dealt(parameter, [part[MASTER] for part in parts]))
+    sharded_parameters.local_shard(parameter).copy_(reshard_like(parameter, [part[MASTER] for part in parts]))
 
 
 def _places(engine: Any, parameter: nn.Parameter, key: str) -> list[tuple[Tensor, int]]:

@@ -33,20 +33,20 @@ _NAME = re.compile(r"step-(\d{8})")
 Described = tuple[int, str]  # size and SHA-256 of a file
 
 
-class Found(NamedTuple):
+class CheckpointInfo(NamedTuple):
     """A checkpoint on the disk."""
 
     step: int
     folder: Path
 
 
-def on_disk(run: Path) -> list[Found]:
+def list_checkpoints(run: Path) -> list[CheckpointInfo]:
     """The checkpoints of a run's folder that have a name, newest first; whether they are whole is another question."""
     folder = run / FOLDER
     if not folder.is_dir():
         return []
     named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return sorted((Found(int(match[1]), path) for match, path in named if match), reverse=True)
+    return sorted((CheckpointInfo(int(match[1]), path) for match, path in named if match), reverse=True)
 
 
 def described(path: Path) -> Described:
@@ -73,7 +73,7 @@ def is_sealed(folder: Path) -> bool:
     return sealed.opened(folder / MANIFEST).is_sealed
 
 
-def damage(folder: Path, rank: int = 0, world: int = 1) -> str | None:
+def verify(folder: Path, rank: int = 0, world: int = 1) -> str | None:
     """What is wrong with a checkpoint, naming the file; None when every byte is as its manifest says.
 
     Args:
@@ -106,15 +106,15 @@ def _difference(folder: Path, name: str, about: Any) -> str | None:
     return None
 
 
-def newest(run: Path) -> Found | None:
+def latest_valid(run: Path) -> CheckpointInfo | None:
     """The newest whole checkpoint of a run; damaged ones are named on stderr. None when the run has never saved.
 
     Raises:
         ValueError: there were checkpoints, and none is whole.
     """
     problems = []
-    for checkpoint in on_disk(run):
-        problem = damage(checkpoint.folder)
+    for checkpoint in list_checkpoints(run):
+        problem = verify(checkpoint.folder)
         if problem is None:
             return checkpoint
         problems.append(f"{checkpoint.folder}: {problem}")
@@ -135,7 +135,7 @@ def leftovers(run: Path, mark: str) -> list[Path]:
     return sorted((run / FOLDER).glob(f"{mark}*"))
 
 
-def set_aside(folder: Path) -> None:
+def quarantine(folder: Path) -> None:
     """Rename a checkpoint that is not whole, so that nothing takes it for one."""
     torn = folder.with_name(TORN + folder.name.removeprefix(SAVING))
     shutil.rmtree(torn, ignore_errors=True)

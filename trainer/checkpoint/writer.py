@@ -26,13 +26,13 @@ from .storage import (
     MANIFEST,
     SAVING,
     TORN,
+    CheckpointInfo,
     Described,
-    Found,
     described,
     leftovers,
+    list_checkpoints,
     manifest_of,
-    on_disk,
-    set_aside,
+    quarantine,
 )
 
 GONE_S = 3600.0  # a rank whose part has not come by then is not writing any more
@@ -41,7 +41,7 @@ HUNG_S = 300.0  # what a job that has failed gives a disk to take what is being 
 
 
 @dataclass(frozen=True)
-class Keep:
+class RetentionPolicy:
     """Which checkpoints stay: the newest ones, and every one at a multiple of ``every`` steps."""
 
     newest: Count
@@ -50,12 +50,12 @@ class Keep:
     def __post_init__(self) -> None:
         check_ranges(self)
 
-    def old(self, found: Sequence[Found]) -> list[Found]:
+    def old(self, found: Sequence[CheckpointInfo]) -> list[CheckpointInfo]:
         """Those that may go, of checkpoints with the newest first."""
         return [each for each in found[self.newest :] if self.every is None or each.step % self.every]
 
 
-class Report(NamedTuple):
+class SaveReport(NamedTuple):
     """What a save cost."""
 
     step: int
@@ -78,7 +78,7 @@ class SaveThread(threading.Thread):
     Not a daemon: a process that ended in the middle of torch's writing would end with SIGABRT.
     """
 
-    def __init__(self, run: Path, aside: Path, copy: Copy, keep: Keep, began: float) -> None:
+    def __init__(self, run: Path, aside: Path, copy: Copy, keep: RetentionPolicy, began: float) -> None:
         super().__init__(name="save")
         self.aside = aside
         self.place = aside.with_name(aside.name.removeprefix(SAVING))
@@ -127,9 +127,9 @@ class SaveThread(threading.Thread):
     def _patience(self) -> float:
         return GRACE_S + self._written_at - self._copied if self._hurried.is_set() else GONE_S
 
-    def report(self, waited: float) -> Report:
+    def report(self, waited: float) -> SaveReport:
         """What the save has cost, with the time that the main thread waited for its end."""
-        return Report(self.step, self._stalled + waited, self._done - self._copied, self._size)
+        return SaveReport(self.step, self._stalled + waited, self._done - self._copied, self._size)
 
     def _written(self) -> dict[str, Described]:
         files = {}
@@ -168,7 +168,7 @@ class SaveThread(threading.Thread):
             sync(folder)
         write_text(self.aside / MANIFEST, sealed.sealed(self._copy.manifest | {"files": files}))
         if self.place.exists():
-            set_aside(self.place)  # one of the same step, which was passed over; removed with the old ones
+            quarantine(self.place)  # one of the same step, which was passed over; removed with the old ones
         self.aside.rename(self.place)
         sync(self.place.parent)
         self._read_back(files)
@@ -210,7 +210,10 @@ class SaveThread(threading.Thread):
         return files
 
     def _forget_old(self) -> None:
-        for old in [*(found.folder for found in self._keep.old(on_disk(self._run))), *leftovers(self._run, TORN)]:
+        for old in [
+            *(found.folder for found in self._keep.old(list_checkpoints(self._run))),
+            *leftovers(self._run, TORN),
+        ]:
             try:
                 shutil.rmtree(old)
             except OSError as error:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor | list[str]]
-Item = dict[str, Any]  # one row of a batch: arrays, numbers and the key
+LoadedSample = dict[str, Any]  # one row of a batch: arrays, numbers and the key
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[LoadedSample]) -> Batch:
     """Rows put together: a field's tensors get a first dimension B, keys become a list.
 
     Raises:

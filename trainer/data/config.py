@@ -34,11 +34,11 @@ class DataConfig:
     Attributes:
         shards: folders, files, wildcards or brace patterns of tar shards with indexes.
         mixture: several data sets instead of ``shards``.
-        crop: which parts of a picture (or grid of codes) samples show; None takes them whole.
-        members: extension to read a field from, where it is not the usual one: {"map": "seg.png"}.
+        crop: which parts of an image (or grid of codes) samples show; None takes them whole.
+        members: extension to read a field from, where it is not the usual one: {"segmentation": "seg.png"}.
         window: shards shuffled together; 0 shuffles over all of them. Smaller windows need less of a slow or remote
             store at a time.
-        crops_per_image: crops made of a picture each time it is visited (and decoded once); they go to as many
+        crops_per_image: crops made of an image each time it is visited (and decoded once); they go to as many
             consecutive steps, so that no batch has two of them.
         repeats: how often a sample may be visited to fill a global batch. 0 takes what a tiny data set needs, and says
             so.
@@ -51,25 +51,31 @@ class DataConfig:
     shards: tuple[Name, ...] = field(default=(), metadata=MAY_CHANGE)
     mixture: tuple[SourceConfig, ...] = field(default=(), metadata=MAY_CHANGE)
     crop: AnyCropConfig | None = field(default_factory=CropConfig)
-    members: dict[str, Name] = field(default_factory=dict)
-    window: Natural = 0
+    extensions: dict[str, Name] = field(default_factory=dict)
+    shuffle_window: Natural = 0
     crops_per_image: Count = 1
-    repeats: Natural = 0
-    workers: Natural = field(default=0, metadata=MAY_CHANGE)
+    max_repeats: Natural = 0
+    num_workers: Natural = field(default=0, metadata=MAY_CHANGE)
     prefetch: Natural = field(default=2, metadata=MAY_CHANGE)
-    fault_limit: Share = field(default=0.01, metadata=MAY_CHANGE)
+    max_bad_fraction: Share = field(default=0.01, metadata=MAY_CHANGE)
     remote: RemoteConfig = field(default_factory=RemoteConfig, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if bool(self.shards) == bool(self.mixture):
             raise ValueError("give either shards or mixture, and not both")
-        for name, smallest in (("window", 0), ("crops_per_image", 1), ("repeats", 0), ("workers", 0), ("prefetch", 1)):
+        for name, smallest in (
+            ("shuffle_window", 0),
+            ("crops_per_image", 1),
+            ("max_repeats", 0),
+            ("num_workers", 0),
+            ("prefetch", 1),
+        ):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
-        if not 0 <= self.fault_limit <= 1:
-            raise ValueError(f"fault_limit is a share between 0 and 1, got {self.fault_limit}")
-        unknown = sorted(set(self.members) - set(EXTENSIONS))
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction is a share between 0 and 1, got {self.max_bad_fraction}")
+        unknown = sorted(set(self.extensions) - set(EXTENSIONS))
         if unknown:
             raise ValueError(f"members names unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
 

@@ -1,6 +1,6 @@
-"""Which part of a picture a sample shows: boxes as pure functions of the picture's size and a key.
+"""Which part of an image a sample shows: boxes as pure functions of the image's size and a key.
 
-Boxes are chosen before anything is decoded. All of them are in pixels of the upright source picture.
+Boxes are chosen before anything is decoded. All of them are in pixels of the upright source image.
 """
 
 import math
@@ -16,7 +16,7 @@ Position = Literal["clamp", "uniform"]
 
 
 class TooSmallError(ValueError):
-    """A picture cannot fill the crop without more enlargement than allowed."""
+    """An image cannot fill the crop without more enlargement than allowed."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class CropConfig:
     Attributes:
         size: side of the output, in pixels.
         scale: smallest and largest number of source pixels per output pixel, drawn log-uniformly between them after
-            both are cut to what the picture allows. (1, 1) cuts at native resolution; (.inf, .inf) always takes the
+            both are cut to what the image allows. (1, 1) cuts at native resolution; (.inf, .inf) always takes the
             largest square, the usual "shortest side to size, then crop".
-        position: "clamp" draws the centre uniformly over the picture and moves the box inside, so that pixels at the
+        position: "clamp" draws the center uniformly over the image and moves the box inside, so that pixels at the
             border are seen half as often as others (a quarter of the draws lie flush with each side where the box takes
-            more than half of the picture); "uniform" draws the corner, which hardly ever shows the border.
-        max_upscale: how much smaller pictures may be enlarged; smaller ones still are refused before training.
+            more than half of the image); "uniform" draws the corner, which hardly ever shows the border.
+        max_upscale: how much smaller images may be enlarged; smaller ones still are refused before training.
         flip: probability of exchanging left and right.
     """
 
@@ -61,11 +61,11 @@ class CropConfig:
 
     @property
     def smallest_side(self) -> int:
-        """The shortest side that a picture must have, in pixels."""
+        """The shortest side that an image must have, in pixels."""
         return math.ceil(self.size / self.max_upscale - 1e-9)
 
     def draw(self, height: int, width: int, key: int) -> Crop:
-        """The crop of a picture of this size that belongs to a key."""
+        """The crop of an image of this size that belongs to a key."""
         draws = Draws(key)
         low, high = self._scales(height, width)
         side = self._side(low * (high / low) ** draws.uniform(), height, width)
@@ -73,8 +73,8 @@ class CropConfig:
         left = _start(draws.uniform(), width, side, self.position)
         return Crop(left, top, left + side, top + side, draws.uniform() < self.flip)
 
-    def centre(self, height: int, width: int) -> Crop:
-        """The middle of a picture, at the middle of the scales it allows."""
+    def center(self, height: int, width: int) -> Crop:
+        """The middle of an image, at the middle of the scales it allows."""
         side = self._middle_side(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         return Crop(left, top, left + side, top + side)
@@ -92,7 +92,7 @@ class CropConfig:
         largest = min(height, width) / self.size
         if min(height, width) < self.smallest_side:
             raise TooSmallError(
-                f"a picture of {height} x {width} pixels is too small for crops of {self.size} with "
+                f"an image of {height} x {width} pixels is too small for crops of {self.size} with "
                 f"max_upscale = {self.max_upscale:g}: its sides must be at least {self.smallest_side}"
             )
         return min(self.scale[0], largest), min(self.scale[1], largest)
@@ -138,25 +138,25 @@ class TamingCropConfig:
 
     @property
     def smallest_side(self) -> int:
-        """The shortest side that a picture must have, in pixels: any, for all are resized."""
+        """The shortest side that an image must have, in pixels: any, for all are resized."""
         return 1
 
     def draw(self, height: int, width: int, key: int) -> Crop:
-        """The crop of a picture of this size that belongs to a key."""
+        """The crop of an image of this size that belongs to a key."""
         draws = Draws(key)
         rows, columns = self._resized(height, width)
         if not self.random:
-            return self.centre(height, width)._replace(flip=draws.uniform() < self.flip)
+            return self.center(height, width)._replace(flip=draws.uniform() < self.flip)
         top, left = draws.below(rows - self.size + 1), draws.below(columns - self.size + 1)
         return self._in_source(top, left, height, width)._replace(flip=draws.uniform() < self.flip)
 
-    def centre(self, height: int, width: int) -> Crop:
-        """The middle of the resized picture."""
+    def center(self, height: int, width: int) -> Crop:
+        """The middle of the resized image."""
         rows, columns = self._resized(height, width)
         return self._in_source((rows - self.size) // 2, (columns - self.size) // 2, height, width)
 
     def grid(self, height: int, width: int) -> list[Crop]:
-        """Crops that cover every pixel of the resized picture, row by row."""
+        """Crops that cover every pixel of the resized image, row by row."""
         rows, columns = self._resized(height, width)
         return [
             self._in_source(top, left, height, width)
@@ -185,7 +185,7 @@ class CodeCropConfig:
 
     Attributes:
         window: (rows, columns) of codes.
-        position: as for pictures: "clamp" or "uniform".
+        position: as for images: "clamp" or "uniform".
     """
 
     kind: Literal["codes"] = "codes"
@@ -207,7 +207,7 @@ class CodeCropConfig:
         draws = Draws(key)
         return self._placed(height, width, lambda length, side: _start(draws.uniform(), length, side, self.position))
 
-    def centre(self, height: int, width: int) -> Crop:
+    def center(self, height: int, width: int) -> Crop:
         """The middle of a grid."""
         return self._placed(height, width, lambda length, side: (length - side) // 2)
 
@@ -230,7 +230,7 @@ class CodeCropConfig:
         if height < rows or width < columns:
             raise TooSmallError(
                 f"a grid of {height} x {width} codes is smaller than the window {self.window}; "
-                "make the window smaller, or encode larger pictures"
+                "make the window smaller, or encode larger images"
             )
         return rows, columns
 
@@ -239,12 +239,12 @@ AnyCropConfig = CropConfig | TamingCropConfig | CodeCropConfig
 
 
 def crop_box(config: AnyCropConfig | None, height: int, width: int, key: int) -> Crop:
-    """The crop of a picture (or grid of codes) of this size that belongs to a key; the same on every machine.
+    """The crop of an image (or grid of codes) of this size that belongs to a key; the same on every machine.
 
-    No config is no crop: all of the picture.
+    No config is no crop: all of the image.
 
     Raises:
-        TooSmallError: the picture cannot fill the crop.
+        TooSmallError: the image cannot fill the crop.
     """
     return config.draw(height, width, key) if config else Crop(0, 0, width, height)
 
@@ -261,7 +261,7 @@ def _start(draw: float, length: int, side: int, position: Position) -> int:
     if position == "uniform":
         return min(int(draw * (length - side + 1)), length - side)
     slack = length - side
-    reach = min(side, slack) / 2  # with the whole side / 2, crops nearly as large as the picture would all lie flush
+    reach = min(side, slack) / 2  # with the whole side / 2, crops nearly as large as the image would all lie flush
     return min(max(round(draw * (slack + 2 * reach) - reach), 0), slack)
 
 

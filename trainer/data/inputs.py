@@ -10,19 +10,19 @@ from torch import Tensor
 from ..distributed import ranks
 from .collate import Batch
 
-Field = Literal["picture", "depth", "map"]
+Field = Literal["image", "depth", "segmentation"]
 
 
 def target(batch: Batch, field: Field) -> Tensor:
     """The batch's field on this rank's device, as the network takes it.
 
     Returns:
-        (B, 3, H, W) float32 in [-1, 1] of pictures, (B, 1, H, W) of depths, (B, H, W) int64 of maps.
+        (B, 3, H, W) float32 in [-1, 1] of images, (B, 1, H, W) of depths, (B, H, W) int64 of maps.
     """
     values = batch[field]
     if not isinstance(values, Tensor):
         raise TypeError(f"the batch's {field} must be a tensor, got {type(values).__name__}")
     values = values.to(ranks.device(), non_blocking=True)
-    if field == "map":
+    if field == "segmentation":
         return values.long()
-    return values.float() / 127.5 - 1 if field == "picture" else values[:, None].float() * 2 - 1
+    return values.float() / 127.5 - 1 if field == "image" else values[:, None].float() * 2 - 1

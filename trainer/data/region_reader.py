@@ -1,4 +1,4 @@
-"""Members of a sample as pictures of which any region can be had, at the least cost that their storage allows."""
+"""Members of a sample as images of which any region can be had, at the least cost that their storage allows."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -17,27 +17,27 @@ from ..images.decode import (
 )
 from ..images.geometry import Measured, Region
 from ..shards.errors import Kind, SampleError
-from ..shards.index import Place
+from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
 
 
-class Part(NamedTuple):
-    """Pixels of a part of a picture."""
+class DecodedRegion(NamedTuple):
+    """Pixels of a part of an image."""
 
     pixels: Pixels
     shows: Region  # the source pixels that they stand for; may reach over the border by less than ``shrink``
     shrink: int = 1  # source pixels to one of these, along each side
 
 
-class Opened(Protocol):
-    """A picture, map or depth of which parts can be had."""
+class RegionSource(Protocol):
+    """An image, map or depth of which parts can be had."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """(height, width) in its own pixels, upright."""
         ...
 
-    def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[Part]:
+    def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[DecodedRegion]:
         """Parts that hold the regions, each reduced by the decoder as far as allowed (1, 2, 4, 8) if it can."""
         ...
 
@@ -49,19 +49,19 @@ class _Whole:
         self._pixels = pixels
         self.shape = (pixels.shape[0], pixels.shape[1])
 
-    def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[Part]:
-        return [Part(_cut(self._pixels, region), region) for region in regions]
+    def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[DecodedRegion]:
+        return [DecodedRegion(_cut(self._pixels, region), region) for region in regions]
 
 
-class _Picture:
-    """A picture of any kind: decoded once, and a baseline JPEG only down to the last row that is needed."""
+class _Image:
+    """An image of any kind: decoded once, and a baseline JPEG only down to the last row that is needed."""
 
     def __init__(self, data: bytes, measured: Measured) -> None:
         self._data = data
         self._orientation = measured.orientation
         self.shape = (measured.height, measured.width)
 
-    def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[Part]:
+    def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[DecodedRegion]:
         if not self._data.startswith(seekable_jpeg.BEGIN):
             shrinks = [1] * len(regions)
         stored = [stored_region(region, *self.shape, self._orientation) for region in regions]
@@ -75,7 +75,7 @@ class _Picture:
         ]
 
     def _decoded(self, rows: int, shrink: int) -> Pixels:
-        """The picture as it is stored, at least its first rows."""
+        """The image as it is stored, at least its first rows."""
         upper_part = seekable_jpeg.shortened(self._data, rows)
         if upper_part is not None:
             return decode_stored(upper_part, strict=False, shrink=shrink)
@@ -86,7 +86,7 @@ class _Picture:
     def _check(self, pixels: Pixels, shrink: int) -> None:
         expected = tuple(-(-length // shrink) for length in self.shape)
         if pixels.shape[:2] != expected:
-            raise ValueError(f"the picture has {pixels.shape[:2]} pixels, by the index it should have {expected}")
+            raise ValueError(f"the image has {pixels.shape[:2]} pixels, by the index it should have {expected}")
 
 
 class _SeekableJpeg:
@@ -98,10 +98,10 @@ class _SeekableJpeg:
         self._orientation = measured.orientation
         self.shape = (measured.height, measured.width)
 
-    def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[Part]:
+    def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[DecodedRegion]:
         return [self._one(region, shrink) for region, shrink in zip(regions, shrinks, strict=True)]
 
-    def _one(self, region: Region, shrink: int) -> Part:
+    def _one(self, region: Region, shrink: int) -> DecodedRegion:
         stored = stored_region(region, *self.shape, self._orientation)
         spliced = seekable_jpeg.splice(self._layout, self._read_many, stored)
         pixels = decode_stored(spliced.data, shrink=shrink)
@@ -117,16 +117,16 @@ class _Tiled:
         self._is_depth = is_depth
         self.shape = (layout.height, layout.width)
 
-    def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[Part]:
-        return [Part(self._one(region), region) for region in regions]
+    def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[DecodedRegion]:
+        return [DecodedRegion(self._one(region), region) for region in regions]
 
     def _one(self, region: Region) -> Pixels:
         numbers = tiled_tiff.cut(self._layout, self._read_many, region)
         return scaled_depth(numbers) if self._is_depth else numbers
 
 
-def open_member(shards: ShardSet, place: Place, field: str, extension: str) -> Opened:
-    """A picture, map or depth of a sample.
+def open_member(shards: ShardSet, place: SampleLocation, field: str, extension: str) -> RegionSource:
+    """An image, map or depth of a sample.
 
     Raises:
         SampleError: it is not there or cannot be reached.
@@ -138,12 +138,12 @@ def open_member(shards: ShardSet, place: Place, field: str, extension: str) -> O
         def read_many(ranges: list[tuple[int, int]]) -> list[bytes]:
             return shards.read_ranges(*place, [(member.offset + offset, size) for offset, size in ranges])
 
-        if field == "picture":
+        if field == "image":
             return _SeekableJpeg(seekable_jpeg.JpegLayout.from_bytes(member.layout), read_many, shards.measured(*place))
         return _Tiled(tiled_tiff.TileLayout.from_bytes(member.layout), read_many, field == "depth")
     data = shards.read(*place, extension)
-    if field == "picture":
-        return _Picture(data, shards.measured(*place))
+    if field == "image":
+        return _Image(data, shards.measured(*place))
     return _Whole((decode_depth if field == "depth" else decode_map)(data))
 
 
@@ -153,15 +153,15 @@ def _cut(pixels: Pixels, region: Region) -> Pixels:
 
 def _part(
     pixels: Pixels, origin: Region, stored: Region, shrink: int, shape: tuple[int, int], orientation: int
-) -> Part:
+) -> DecodedRegion:
     """The smallest part of decoded pixels that holds a region, turned upright.
 
     Args:
         pixels: as stored, reduced ``shrink`` times.
-        origin: where they begin in the stored picture, at a multiple of ``shrink``.
-        stored: the region, in the stored picture.
+        origin: where they begin in the stored image, at a multiple of ``shrink``.
+        stored: the region, in the stored image.
         shrink: source pixels to one of these.
-        shape: (height, width) of the upright picture.
+        shape: (height, width) of the upright image.
         orientation: EXIF.
     """
     left, top = stored.left // shrink, stored.top // shrink
@@ -169,13 +169,13 @@ def _part(
     first_column, first_row = origin.left // shrink, origin.top // shrink
     part = pixels[top - first_row : bottom - first_row, left - first_column : right - first_column]
     shows = Region(left * shrink, top * shrink, right * shrink, bottom * shrink)
-    return Part(oriented(part, orientation), upright_region(shows, *shape, orientation), shrink)
+    return DecodedRegion(oriented(part, orientation), upright_region(shows, *shape, orientation), shrink)
 
 
-class decoding:  # noqa: N801 (reads as a statement)
+class sample_errors:  # noqa: N801 (reads as a statement)
     """Turns whatever a decoder says about damaged bytes into a fault of the sample."""
 
-    def __init__(self, shards: ShardSet, place: Place, extension: str) -> None:
+    def __init__(self, shards: ShardSet, place: SampleLocation, extension: str) -> None:
         self._shards, self._place, self._extension = shards, place, extension
 
     def __enter__(self) -> None:
@@ -185,4 +185,4 @@ class decoding:  # noqa: N801 (reads as a statement)
         if isinstance(error, Exception) and not isinstance(error, SampleError):
             detail = f".{self._extension}: {type(error).__name__}: {error}"
             sort: Kind = "damaged member" if isinstance(error, ChecksumError) else "undecodable"
-            raise self._shards.fault(*self._place, sort, detail) from error
+            raise self._shards.sample_error(*self._place, sort, detail) from error

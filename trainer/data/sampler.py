@@ -10,15 +10,15 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from ..keyed_random import mix, splitmix64, text_key
-from ..shards.index import Place
+from ..shards.index import SampleLocation
 
 
-class Visit(NamedTuple):
+class SampleDraw(NamedTuple):
     """One coming to one sample."""
 
     source: int
     epoch: int
-    place: Place
+    place: SampleLocation
     attempt: int = 0  # counts the samples that were tried in its place and could not be used
 
 
@@ -26,7 +26,7 @@ _ROUNDS = 6
 _CYCLE = 1024  # positions in which the sources of a mixture have their exact shares
 
 
-class Turn(NamedTuple):
+class SourceDraw(NamedTuple):
     """One visit to one sample of one source of a mixture."""
 
     source: int
@@ -79,7 +79,7 @@ class ShardOrder:
         self._window = window or len(counts)
         self._arrange = lru_cache(maxsize=2)(self._arrangement)
 
-    def place(self, epoch: int, position: int) -> Place:
+    def place(self, epoch: int, position: int) -> SampleLocation:
         """The sample at ``position``, 0 <= position < length, of an epoch."""
         shards, starts = self._arrange(epoch)
         window = bisect_right(starts, position) - 1
@@ -89,7 +89,7 @@ class ShardOrder:
         length = starts[last] - begin
         inside = permute(position - begin, length, mix(self._seed, epoch, first)) + begin
         slot = bisect_right(starts, inside) - 1
-        return Place(shards[slot], inside - starts[slot])
+        return SampleLocation(shards[slot], inside - starts[slot])
 
     def _arrangement(self, epoch: int) -> tuple[list[int], list[int]]:
         """The shards of an epoch in their order, and the position at which each begins (and the last ends)."""
@@ -123,14 +123,14 @@ class Mixture:
         self._shares = shares(weights, _CYCLE if len(weights) > 1 else 1)
         self._starts = list(accumulate(self._shares, initial=0))
 
-    def turn(self, visit: int) -> Turn:
+    def turn(self, visit: int) -> SourceDraw:
         """The source, its epoch and the number in that epoch of the ``visit``-th visit, counted from 0."""
         cycle, inside = divmod(visit, self._starts[-1])
         slot = permute(inside, self._starts[-1], mix(self._seed, cycle, 2))
         source = bisect_right(self._starts, slot) - 1
         count = cycle * self._shares[source] + slot - self._starts[source]
         epoch, number = divmod(count, self._lengths[source])
-        return Turn(source, epoch, number)
+        return SourceDraw(source, epoch, number)
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:
@@ -166,18 +166,18 @@ class Schedule:
         self._orders = [ShardOrder(shards, mix(seed, source), window) for source, shards in enumerate(counts)]
         self._mixture = Mixture([order.length for order in self._orders], weights, seed)
 
-    def visit(self, number: int) -> Visit:
+    def visit(self, number: int) -> SampleDraw:
         """The ``number``-th visit, counted from 0 without end."""
         source, epoch, position = self._mixture.turn(number)
-        return Visit(source, epoch, self._orders[source].place(epoch, position))
+        return SampleDraw(source, epoch, self._orders[source].place(epoch, position))
 
-    def substitute(self, number: int, failed: Visit) -> Visit:
+    def substitute(self, number: int, failed: SampleDraw) -> SampleDraw:
         """The sample to take when that of a visit cannot be used: drawn by arithmetic, so the same on every rank."""
         order = self._orders[failed.source]
         attempt = failed.attempt + 1
         position = mix(self._seed, number, attempt, 3) % order.length
-        return Visit(failed.source, failed.epoch, order.place(failed.epoch, position), attempt)
+        return SampleDraw(failed.source, failed.epoch, order.place(failed.epoch, position), attempt)
 
-    def crop_key(self, visit: Visit, key: str, crop: int) -> int:
+    def crop_key(self, visit: SampleDraw, key: str, crop: int) -> int:
         """The key of the randomness of one crop of the sample that a visit goes to."""
         return mix(self._seed, visit.epoch, text_key(key), crop, visit.attempt)

@@ -1,4 +1,4 @@
-"""One sample: its members read, decoded and cut, with its box in the coordinates of the whole picture.
+"""One sample: its members read, decoded and cut, with its box in the coordinates of the whole image.
 
 Shapes: S the side of a crop in pixels, (h, w) a window of codes.
 """
@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from .. import bounded_json
-from ..images.decode import Pixels, decode_picture
+from ..images.decode import Pixels, decode_image
 from ..images.geometry import Crop
 from ..images.resize import Box, antialiased, bilinear_points, decoder_shrink, nearest_points, region_of, scaled
 from ..shards.fields import ARRAY_FIELDS, CODE_FIELDS, EXTENSIONS
-from ..shards.index import Place
+from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
-from .collate import Item
+from .collate import LoadedSample
 from .crops import AnyCropConfig, CodeCropConfig, CropConfig, TamingCropConfig, TooSmallError
-from .region_reader import Part, decoding, open_member
+from .region_reader import DecodedRegion, open_member, sample_errors
 
 Choose = Callable[[str, int, int], list[Crop]]  # (key, height, width) -> the crops to make of a sample
 
@@ -29,7 +29,7 @@ class SampleReader:
     Args:
         shards: where the samples lie.
         fields: what a row has besides its key, box, source size and flip.
-        crop: how its parts are chosen; None takes whole pictures.
+        crop: how its parts are chosen; None takes whole images.
         members: extensions to read fields from where they are not the usual ones.
     """
 
@@ -62,7 +62,7 @@ class SampleReader:
                 )
 
     def check_sides(self) -> None:
-        """Makes sure that no picture is too small for the crops; small ones are left out when packing, never here.
+        """Makes sure that no image is too small for the crops; small ones are left out when packing, never here.
 
         Raises:
             ValueError: some are.
@@ -70,43 +70,45 @@ class SampleReader:
         if self._crop is None or isinstance(self._crop, CodeCropConfig):
             return
         shortest = np.concatenate([np.minimum(index.heights, index.widths) for index in self.shards.indexes()])
-        shortest = shortest[shortest > 0]  # samples without a picture are faults, and counted as such
+        shortest = shortest[shortest > 0]  # samples without an image are faults, and counted as such
         small = int((shortest < self._crop.smallest_side).sum())
         if small:
             raise ValueError(
-                f"{small} of {len(shortest)} pictures have a side below {self._crop.smallest_side} pixels (the "
+                f"{small} of {len(shortest)} images have a side below {self._crop.smallest_side} pixels (the "
                 f"shortest has {shortest.min()}), too small for crops of {self._crop.size}; leave them out with "
                 f"pack --minimum-side {self._crop.smallest_side}, or make the crops smaller"
             )
 
-    def read(self, place: Place, choose: Choose) -> list[Item]:
+    def read(self, place: SampleLocation, choose: Choose) -> list[LoadedSample]:
         """One row for each crop that ``choose`` wants; the members are read and decoded once.
 
         Raises:
             SampleError: a member is missing, damaged or cannot be decoded.
         """
-        return self._code_rows(place, choose) if self._is_codes else self._picture_rows(place, choose)
+        return self._code_rows(place, choose) if self._is_codes else self._image_rows(place, choose)
 
-    def _picture_rows(self, place: Place, choose: Choose) -> list[Item]:
+    def _image_rows(self, place: SampleLocation, choose: Choose) -> list[LoadedSample]:
         key = self.shards.key(*place)
         height, width, _ = self.shards.measured(*place)
         if not height:
-            raise self.shards.fault(*place, "missing field", "its index knows no picture, and so no size to cut from")
+            raise self.shards.sample_error(
+                *place, "missing field", "its index knows no image, and so no size to cut from"
+            )
         crops = self._chosen(place, choose, height, width)
-        rows: list[Item] = [_row(key, crop, (height, width)) for crop in crops]
+        rows: list[LoadedSample] = [_row(key, crop, (height, width)) for crop in crops]
         for field in self._fields:
             values = self._field(place, field, crops, (height, width))
             for row, value in zip(rows, values, strict=True):
                 row[field] = value
         return rows
 
-    def _field(self, place: Place, field: str, crops: list[Crop], source: tuple[int, int]) -> list[Any]:
+    def _field(self, place: SampleLocation, field: str, crops: list[Crop], source: tuple[int, int]) -> list[Any]:
         if field == "cls":
             return [self._label(place)] * len(crops)
         if field in ARRAY_FIELDS:
             return [self._array(place, field)] * len(crops)
         extension = self._extension(place, field)
-        with decoding(self.shards, place, extension):
+        with sample_errors(self.shards, place, extension):
             opened = open_member(self.shards, place, field, extension)
             factor = _factor(field, opened.shape, source)
             own = [scaled(crop, factor) for crop in crops]
@@ -117,33 +119,33 @@ class SampleReader:
     def _shrink(self, crop: Crop) -> int:
         return decoder_shrink(crop.width / self._crop.size) if isinstance(self._crop, CropConfig) else 1
 
-    def _resampled(self, field: str, part: Part, crop: Crop) -> Pixels:
+    def _resampled(self, field: str, part: DecodedRegion, crop: Crop) -> Pixels:
         size = (round(crop.height), round(crop.width)) if self._crop is None else self._crop.output
-        if field != "picture":
+        if field != "image":
             made = nearest_points(part.pixels, part.shows, crop, size)
         elif isinstance(self._crop, TamingCropConfig):
             made = bilinear_points(part.pixels, part.shows, crop, size)
         else:
             made = antialiased(part.pixels, size, _box_inside(part, crop))
-        if field == "picture":
+        if field == "image":
             made = made.transpose(2, 0, 1)  # together with the flip in one copy: alone, each costs as much as decoding
         return np.ascontiguousarray(made[..., ::-1] if crop.flip else made)
 
-    def _code_rows(self, place: Place, choose: Choose) -> list[Item]:
+    def _code_rows(self, place: SampleLocation, choose: Choose) -> list[LoadedSample]:
         key = self.shards.key(*place)
         grids = {}
         for field in self._fields:
             if field in CODE_FIELDS and field != "low":
                 extension = self._extension(place, field)
-                with decoding(self.shards, place, extension):
+                with sample_errors(self.shards, place, extension):
                     grids[field] = _grid(self.shards.read(*place, extension))
         shapes = {grid.shape for grid in grids.values()}
         if len(shapes) != 1:
-            raise self.shards.fault(*place, "undecodable", f"its grids have different shapes: {sorted(shapes)}")
+            raise self.shards.sample_error(*place, "undecodable", f"its grids have different shapes: {sorted(shapes)}")
         height, width = shapes.pop()
         crops = self._chosen(place, choose, height, width)
         rows = [self._code_row(place, key, crop, (height, width)) for crop in crops]
-        whole: Item = {field: self._array(place, field) for field in self._fields if field in ARRAY_FIELDS}
+        whole: LoadedSample = {field: self._array(place, field) for field in self._fields if field in ARRAY_FIELDS}
         if "cls" in self._fields:
             whole["cls"] = self._label(place)
         for row, crop in zip(rows, crops, strict=True):
@@ -155,35 +157,35 @@ class SampleReader:
                 row["low"] = np.ascontiguousarray(small[_window(crop, pixels)].transpose(2, 0, 1))
         return rows
 
-    def _small(self, place: Place, grid: tuple[int, int]) -> Pixels:
-        """The small picture beside a grid of codes: (h * p, w * p, 3) for (h, w) codes."""
+    def _small(self, place: SampleLocation, grid: tuple[int, int]) -> Pixels:
+        """The small image beside a grid of codes: (h * p, w * p, 3) for (h, w) codes."""
         extension = self._extension(place, "low")
-        with decoding(self.shards, place, extension):
-            small = decode_picture(self.shards.read(*place, extension))
+        with sample_errors(self.shards, place, extension):
+            small = decode_image(self.shards.read(*place, extension))
             pixels = small.shape[0] // grid[0]
             if small.shape[:2] != (grid[0] * pixels, grid[1] * pixels):
                 raise ValueError(f"it has {small.shape[:2]} pixels, no whole number to each code of a grid of {grid}")
         return small
 
-    def _array(self, place: Place, field: str) -> Pixels:
+    def _array(self, place: SampleLocation, field: str) -> Pixels:
         """Numbers of the whole sample: float32, or int64 where they are whole."""
         extension = self._extension(place, field)
-        with decoding(self.shards, place, extension):
+        with sample_errors(self.shards, place, extension):
             array: Pixels = np.load(io.BytesIO(self.shards.read(*place, extension)), allow_pickle=False)
         return np.asarray(array, np.float32 if array.dtype.kind == "f" else np.int64)
 
-    def _code_row(self, place: Place, key: str, window: Crop, shape: tuple[int, int]) -> Item:
-        """The box of a window of codes in the pixels of the picture that the grid was made from.
+    def _code_row(self, place: SampleLocation, key: str, window: Crop, shape: tuple[int, int]) -> LoadedSample:
+        """The box of a window of codes in the pixels of the image that the grid was made from.
 
-        The sample's ``json`` may say which part of the picture the grid shows: {"box": [left, top, right, bottom],
-        "source_size": [height, width], "flip": bool}; without it, the grid shows all of the picture.
+        The sample's ``json`` may say which part of the image the grid shows: {"box": [left, top, right, bottom],
+        "source_size": [height, width], "flip": bool}; without it, the grid shows all of the image.
         """
         factor = self.shards.provenance.get("factor", 1)
         rows, columns = shape
         whole = Crop(0, 0, columns * factor, rows * factor)
         source = (rows * factor, columns * factor)
         if self.shards.has(*place, "json"):
-            with decoding(self.shards, place, "json"):
+            with sample_errors(self.shards, place, "json"):
                 said = bounded_json.parsed(self.shards.read(*place, "json"))
                 left, top, right, bottom = said.get("box", whole[:4])
                 whole = Crop(left, top, right, bottom, bool(said.get("flip", False)))
@@ -199,27 +201,27 @@ class SampleReader:
         )
         return _row(key, box, source)
 
-    def _chosen(self, place: Place, choose: Choose, height: int, width: int) -> list[Crop]:
+    def _chosen(self, place: SampleLocation, choose: Choose, height: int, width: int) -> list[Crop]:
         try:
             return choose(self.shards.key(*place), height, width)
         except TooSmallError as error:
-            raise self.shards.fault(*place, "too small", str(error)) from error
+            raise self.shards.sample_error(*place, "too small", str(error)) from error
 
-    def _label(self, place: Place) -> int:
+    def _label(self, place: SampleLocation) -> int:
         extension = self._extension(place, "cls")
-        with decoding(self.shards, place, extension):
+        with sample_errors(self.shards, place, extension):
             return int(self.shards.read(*place, extension))
 
-    def _extension(self, place: Place, field: str) -> str:
+    def _extension(self, place: SampleLocation, field: str) -> str:
         extensions = self._extensions[field]
         found = next((e for e in extensions if self.shards.has(*place, e)), None)
         if found is None:
             detail = f"{field!r} needs {' or '.join('.' + e for e in extensions)}"
-            raise self.shards.fault(*place, "missing field", detail)
+            raise self.shards.sample_error(*place, "missing field", detail)
         return found
 
 
-def _row(key: str, crop: Crop, source: tuple[int, int]) -> Item:
+def _row(key: str, crop: Crop, source: tuple[int, int]) -> LoadedSample:
     return {
         "key": key,
         "box": np.array(crop[:4], np.float32),
@@ -241,7 +243,7 @@ def _grid(data: bytes) -> Pixels:
     return np.asarray(grid)
 
 
-def _box_inside(part: Part, crop: Crop) -> Box | None:
+def _box_inside(part: DecodedRegion, crop: Crop) -> Box | None:
     """The crop in the pixels of a part that a decoder has reduced; None if the part is the crop."""
     if part.shrink == 1:
         return None
@@ -250,12 +252,12 @@ def _box_inside(part: Part, crop: Crop) -> Box | None:
 
 
 def _factor(field: str, shape: Sequence[int], source: tuple[int, int]) -> float:
-    """How many pixels of a map there are to one of the picture, along each side.
+    """How many pixels of a map there are to one of the image, along each side.
 
     Raises:
         ValueError: the two have different proportions.
     """
     height, width = source
     if abs(shape[0] * width - shape[1] * height) > max(height, width):
-        raise ValueError(f"the {field} of {shape[0]} x {shape[1]} does not fit a picture of {height} x {width}")
+        raise ValueError(f"the {field} of {shape[0]} x {shape[1]} does not fit an image of {height} x {width}")
     return shape[0] / height

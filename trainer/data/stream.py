@@ -4,7 +4,7 @@ Positions of the stream are dealt to micro-batches and ranks by arithmetic; work
 keep no state. So ranks, workers, prefetching, accumulation and restarts cannot change what a step sees.
 
 Letters: G samples in a global batch, m in a micro-batch, R ranks, A = G / (m R) micro-batches a step and rank,
-K crops of a visited picture.
+K crops of a visited image.
 """
 
 import logging
@@ -19,8 +19,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..distributed.child_processes import end_with
-from ..shards.errors import FaultLog
-from ..shards.fields import CODE_FIELDS, EXTENSIONS, PICTURE_FIELDS
+from ..shards.errors import SampleErrorLog
+from ..shards.fields import CODE_FIELDS, EXTENSIONS, IMAGE_FIELDS
 from ..shards.reader import ShardSet
 from .collate import Batch as Batch
 from .collate import join, part_of
@@ -29,7 +29,7 @@ from .config import SourceConfig as SourceConfig
 from .crops import AnyCropConfig, CodeCropConfig
 from .sampler import Schedule
 from .samples import SampleReader
-from .worker_datasets import Crops, Delivery, Ordered, Request, Trained
+from .worker_datasets import BatchRequest, Crops, EvalDataset, LoadedBatch, TrainDataset
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Stream:
 
     Args:
         config: where samples come from and how they are cut.
-        fields: what batches hold: "picture", "map", "depth", "cls", or "codes", "map_codes", "cls". Always there
+        fields: what batches hold: "image", "segmentation", "depth", "cls", or "codes", "segmentation_codes", "cls". Always there
             besides: "key", "box", "source_size", "flip".
         global_batch: samples of one optimizer step over all ranks, G.
         micro_batch: samples of one batch, m.
@@ -55,7 +55,7 @@ class Stream:
         config: as given.
 
     Raises:
-        ValueError: the batches do not divide, a field is nowhere in the shards, or pictures are too small for the
+        ValueError: the batches do not divide, a field is nowhere in the shards, or images are too small for the
             crops.
         FileNotFoundError: a shard or its index is missing.
     """
@@ -63,7 +63,7 @@ class Stream:
     def __init__(
         self,
         config: DataConfig,
-        fields: Sequence[str] = ("picture",),
+        fields: Sequence[str] = ("image",),
         *,
         global_batch: int,
         micro_batch: int,
@@ -82,16 +82,16 @@ class Stream:
         self.samples = sum(shards.samples for shards in self._sets)
         self.fingerprint = "-".join(shards.fingerprint for shards in self._sets)
         _check_fields(fields, config.crop)
-        self._readers = [SampleReader(shards, fields, config.crop, config.members) for shards in self._sets]
+        self._readers = [SampleReader(shards, fields, config.crop, config.extensions) for shards in self._sets]
         for reader in self._readers:
             reader.check_fields()
             reader.check_sides()
         weights = [source.weight for source in config.sources]
-        self._schedule = Schedule([shards.counts for shards in self._sets], weights, seed, config.window)
-        self._faults = FaultLog(config.fault_limit, self.samples)
+        self._schedule = Schedule([shards.counts for shards in self._sets], weights, seed, config.shuffle_window)
+        self._faults = SampleErrorLog(config.max_bad_fraction, self.samples)
 
     @property
-    def faults(self) -> Counter[str]:
+    def sample_errors(self) -> Counter[str]:
         """How many samples this rank had to replace (in ``once``: leave out), by kind."""
         return self._faults.counts
 
@@ -107,7 +107,7 @@ class Stream:
             raise ValueError(f"the sources of {self.config.mixture} were made in different ways")
         return first
 
-    def steps(self, start_step: int = 0) -> Iterator[list[Batch]]:
+    def train_batches(self, start_step: int = 0) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each optimizer step, from ``start_step`` on, without end.
 
         Starting anywhere costs the same as starting at 0. Every rank yields for ever, so none waits for another.
@@ -117,11 +117,13 @@ class Stream:
             TooManyFaultsError: more samples than ``fault_limit`` allows cannot be used.
         """
         self._check_size()
-        return self._steps(start_step)
+        return self._train_batches(start_step)
 
-    def _steps(self, start_step: int) -> Iterator[list[Batch]]:
+    def _train_batches(self, start_step: int) -> Iterator[list[Batch]]:
         crops_each = self.config.crops_per_image
-        deliveries = self._load(Trained(self._readers, self._schedule, self.config.crop), self._requests(start_step))
+        deliveries = self._load(
+            TrainDataset(self._readers, self._schedule, self.config.crop), self._requests(start_step)
+        )
         first = start_step % crops_each
         while True:
             block = [next(deliveries).batches for _ in range(self.accumulation)]
@@ -129,7 +131,7 @@ class Stream:
                 yield [batches[number] for batches in block]
             first = 0
 
-    def once(self, batch: int, crops: Crops | None = None) -> Iterator[Batch]:
+    def eval_batches(self, batch: int, crops: Crops | None = None) -> Iterator[Batch]:
         """Every sample once over all ranks, in the order of the shards; rank r has the samples r, r + R, ...
 
         Samples that cannot be used are left out and counted. The last batch of a rank may be smaller, and ranks may
@@ -138,27 +140,27 @@ class Stream:
 
         Args:
             batch: rows of a batch.
-            crops: "centre" makes the middle of every picture, "grid" crops that cover it, a number so many of those
-                that training draws in its first epoch; None covers grids of codes and takes the middle of pictures.
+            crops: "center" makes the middle of every image, "grid" crops that cover it, a number so many of those
+                that training draws in its first epoch; None covers grids of codes and takes the middle of images.
         """
         if crops is None:
-            crops = "grid" if isinstance(self.config.crop, CodeCropConfig) else "centre"
+            crops = "grid" if isinstance(self.config.crop, CodeCropConfig) else "center"
         mine = range(self._rank, self.samples, self._world)
         turns = mine or range(min(self.samples, 1))
         chunks = (tuple(turns[start : start + batch]) for start in range(0, len(turns), batch))
-        requests = (Request(chunk) for chunk in chunks)
-        loaded = self._load(Ordered(self._readers, self._schedule, self.config.crop, crops), requests)
+        requests = (BatchRequest(chunk) for chunk in chunks)
+        loaded = self._load(EvalDataset(self._readers, self._schedule, self.config.crop, crops), requests)
         made = _rebatched((made for delivery in loaded for made in delivery.batches), batch)
         yield from made if turns is mine else (spare | {"key": []} for spare in islice(made, 1))
 
-    def state(self, step: int) -> dict[str, object]:
+    def state_dict(self, step: int) -> dict[str, object]:
         """What must be stored to go on after ``step`` optimizer steps; equal on all ranks."""
         return {
             "step": step,
             "position": step * self._global_batch,
             "seed": self._seed,
             "global_batch": self._global_batch,
-            "window": self.config.window,
+            "window": self.config.shuffle_window,
             "crops_per_image": self.config.crops_per_image,
             "weights": [source.weight for source in self.config.sources],
             "shards": [len(shards.names) for shards in self._sets],
@@ -167,15 +169,15 @@ class Stream:
             "order": "-".join(shards.order for shards in self._sets),
         }
 
-    def check(self, state: dict[str, object]) -> None:
+    def validate_state(self, state: dict[str, object]) -> None:
         """Makes sure that a stored state belongs to this stream. Ranks, workers and micro-batches may differ.
 
-        So may the bytes of samples, as when damaged pictures were repaired, which is said.
+        So may the bytes of samples, as when damaged images were repaired, which is said.
 
         Raises:
             ValueError: something that decides the order differs; all of it is named.
         """
-        mine = self.state(0)
+        mine = self.state_dict(0)
         if "order" not in state:  # as older runs stored it
             del mine["order"]
         elif state["order"] == mine["order"] and state["fingerprint"] != mine.pop("fingerprint") and self._rank == 0:
@@ -192,19 +194,19 @@ class Stream:
                 + ". Restore them, or start a new run in another folder with initial_weights: the old run's folder"
             )
 
-    def _requests(self, start_step: int) -> Iterator[Request]:
-        """What this rank asks for, in order. The crops of a picture belong to K consecutive steps, a block."""
+    def _requests(self, start_step: int) -> Iterator[BatchRequest]:
+        """What this rank asks for, in order. The crops of an image belong to K consecutive steps, a block."""
         crops_each = self.config.crops_per_image
         block, first = divmod(start_step, crops_each)
         while True:
             for part in range(self.accumulation):
                 begin = block * self._global_batch + (part * self._world + self._rank) * self._micro_batch
-                yield Request(tuple(range(begin, begin + self._micro_batch)), tuple(range(first, crops_each)))
+                yield BatchRequest(tuple(range(begin, begin + self._micro_batch)), tuple(range(first, crops_each)))
             block, first = block + 1, 0
 
-    def _load(self, source: Dataset[Delivery], requests: Iterable[Request]) -> Iterator[Delivery]:
-        workers = self.config.workers
-        loader: DataLoader[Delivery] = DataLoader(
+    def _load(self, source: Dataset[LoadedBatch], requests: Iterable[BatchRequest]) -> Iterator[LoadedBatch]:
+        workers = self.config.num_workers
+        loader: DataLoader[LoadedBatch] = DataLoader(
             source,
             batch_size=None,
             sampler=requests,
@@ -224,16 +226,16 @@ class Stream:
         if not self.samples:
             raise ValueError("the data set has no samples")
         needed = -(-self._global_batch // self.samples)
-        if self.config.repeats and self.config.repeats < needed:
+        if self.config.max_repeats and self.config.max_repeats < needed:
             raise ValueError(
                 f"one global batch has {self._global_batch} samples but the data set only {self.samples}"
-                + (f" (x {self.config.repeats} repeats)" if self.config.repeats > 1 else "")
+                + (f" (x {self.config.max_repeats} repeats)" if self.config.max_repeats > 1 else "")
                 + f"; make the batch smaller, or set repeats to {needed} or more (0 chooses it)"
             )
-        if needed > 1 and not self.config.repeats and not self._rank:
+        if needed > 1 and not self.config.max_repeats and not self._rank:
             _LOG.warning(
                 "the data set has %d samples, fewer than the %d of a global batch: repeats = %d was chosen, so that "
-                "each is seen up to so many times a step. More images, or a smaller batch.total, make it needless",
+                "each is seen up to so many times a step. More images, or a smaller batch.global_batch_size, make it needless",
                 self.samples, self._global_batch, needed,
             )  # fmt: skip
 
@@ -259,7 +261,7 @@ def _check_fields(fields: Sequence[str], crop: AnyCropConfig | None) -> None:
     if unknown:
         raise ValueError(f"unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
     of_codes = isinstance(crop, CodeCropConfig)
-    wrong = [name for name in fields if name in (PICTURE_FIELDS if of_codes else CODE_FIELDS)]
+    wrong = [name for name in fields if name in (IMAGE_FIELDS if of_codes else CODE_FIELDS)]
     if wrong:
         needed = "a crop of kind 'patch' or 'taming'" if of_codes else "a crop of kind 'codes'"
         raise ValueError(f"fields {wrong} need {needed}, the data section has {crop.kind if crop else 'none'!r}")

@@ -1,6 +1,6 @@
 """What worker processes do: they are asked for numbers of visits and give batches. They keep no state.
 
-Letters: m samples in a micro-batch, K crops of a visited picture.
+Letters: m samples in a micro-batch, K crops of a visited image.
 """
 
 from collections.abc import Sequence
@@ -12,25 +12,25 @@ from torch.utils.data import Dataset
 
 from ..images.geometry import Crop
 from ..shards.errors import SampleError
-from ..shards.index import Place
-from .collate import Batch, Item, collate
+from ..shards.index import SampleLocation
+from .collate import Batch, LoadedSample, collate
 from .crops import AnyCropConfig, crop_box
-from .sampler import Schedule, Visit
+from .sampler import SampleDraw, Schedule
 from .samples import SampleReader
 
-Crops = Literal["centre", "grid"] | int
+Crops = Literal["center", "grid"] | int
 
 _ATTEMPTS = 64  # samples tried in place of one that cannot be used
 
 
-class Request(NamedTuple):
+class BatchRequest(NamedTuple):
     """What a worker is asked for: of each of m visits, the crops of these K numbers."""
 
     visits: tuple[int, ...]
     crops: tuple[int, ...] = ()
 
 
-class Delivery(NamedTuple):
+class LoadedBatch(NamedTuple):
     """What a worker gives: a batch of m rows for each of the K crops, and what was wrong on the way."""
 
     batches: list[Batch]
@@ -38,7 +38,7 @@ class Delivery(NamedTuple):
     seen: int  # samples asked for
 
 
-class Trained(Dataset[Delivery]):
+class TrainDataset(Dataset[LoadedBatch]):
     """Answers requests of training: faulty samples are replaced, so that every batch is full."""
 
     def __init__(self, readers: Sequence[SampleReader], schedule: Schedule, crop: AnyCropConfig | None) -> None:
@@ -46,13 +46,13 @@ class Trained(Dataset[Delivery]):
         self._schedule = schedule
         self._crop = crop
 
-    def __getitem__(self, request: Request) -> Delivery:
+    def __getitem__(self, request: BatchRequest) -> LoadedBatch:
         faults: list[SampleError] = []
         rows = [self._rows(number, request.crops, faults) for number in request.visits]
         batches = [collate([crops[place] for crops in rows]) for place in range(len(request.crops))]
-        return Delivery(batches, faults, len(rows))
+        return LoadedBatch(batches, faults, len(rows))
 
-    def _rows(self, number: int, crops: Sequence[int], faults: list[SampleError]) -> list[Item]:
+    def _rows(self, number: int, crops: Sequence[int], faults: list[SampleError]) -> list[LoadedSample]:
         visit = self._schedule.visit(number)
         for _ in range(_ATTEMPTS):
             reader = self._readers[visit.source]
@@ -63,12 +63,12 @@ class Trained(Dataset[Delivery]):
                 visit = self._schedule.substitute(number, visit)
         raise RuntimeError(f"{_ATTEMPTS} samples in a row could not be used; the last: {faults[-1]}")
 
-    def _choose(self, visit: Visit, crops: Sequence[int], key: str, height: int, width: int) -> list[Crop]:
+    def _choose(self, visit: SampleDraw, crops: Sequence[int], key: str, height: int, width: int) -> list[Crop]:
         keys = [self._schedule.crop_key(visit, key, crop) for crop in crops]
         return [crop_box(self._crop, height, width, crop_key) for crop_key in keys]
 
 
-class Ordered(Dataset[Delivery]):
+class EvalDataset(Dataset[LoadedBatch]):
     """Answers requests for every sample once: faulty samples are left out."""
 
     def __init__(
@@ -82,28 +82,28 @@ class Ordered(Dataset[Delivery]):
         self._shards = [(source, shard) for source, shards in enumerate(counts) for shard in range(len(shards))]
         self._ends = np.cumsum([count for shards in counts for count in shards])
 
-    def __getitem__(self, request: Request) -> Delivery:
+    def __getitem__(self, request: BatchRequest) -> LoadedBatch:
         faults: list[SampleError] = []
-        rows: list[Item] = []
+        rows: list[LoadedSample] = []
         for number in request.visits:
             visit = self._visit(number)
             try:
                 rows += self._readers[visit.source].read(visit.place, partial(self._choose, visit))
             except SampleError as fault:
                 faults.append(fault)
-        return Delivery([collate(rows)] if rows else [], faults, len(request.visits))
+        return LoadedBatch([collate(rows)] if rows else [], faults, len(request.visits))
 
-    def _visit(self, number: int) -> Visit:
+    def _visit(self, number: int) -> SampleDraw:
         slot = int(np.searchsorted(self._ends, number, side="right"))
         source, shard = self._shards[slot]
         before = int(self._ends[slot - 1]) if slot else 0
-        return Visit(source, 0, Place(shard, number - before))
+        return SampleDraw(source, 0, SampleLocation(shard, number - before))
 
-    def _choose(self, visit: Visit, key: str, height: int, width: int) -> list[Crop]:
+    def _choose(self, visit: SampleDraw, key: str, height: int, width: int) -> list[Crop]:
         if self._crop is None:
             return [crop_box(None, height, width, 0)]
-        if self._crops == "centre":
-            return [self._crop.centre(height, width)]
+        if self._crops == "center":
+            return [self._crop.center(height, width)]
         if self._crops == "grid":
             return self._crop.grid(height, width)
         keys = [self._schedule.crop_key(visit, key, crop) for crop in range(self._crops)]

@@ -54,28 +54,32 @@ BUCKET = 500_000_000
 class EngineConfig:
     """How one network is sharded and in which numbers it is trained."""
 
-    zero: Literal[0, 1, 2, 3] = field(default=1, metadata=MAY_CHANGE)
+    zero_stage: Literal[0, 1, 2, 3] = field(default=1, metadata=MAY_CHANGE)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16 scales its loss, and more or less as gradients overflow
-    clip: Positive | None = None  # norm of the whole gradient over all ranks
+    grad_clip: Positive | None = None  # norm of the whole gradient over all ranks
     # optimizer states and masters live in the host's memory
     offload_optimizer: bool = field(default=False, metadata=MAY_CHANGE)
     offload_parameters: bool = field(default=False, metadata=MAY_CHANGE)  # so do the parameters that are not in use
     # a folder on a fast local disk for what is offloaded, instead of the host's memory
-    nvme: Name | None = field(default=None, metadata=MAY_CHANGE)
-    compile: Name | None = field(default=None, metadata=MAY_CHANGE)  # a backend of torch.compile, such as inductor
+    nvme_path: Name | None = field(default=None, metadata=MAY_CHANGE)
+    compile_backend: Name | None = field(
+        default=None, metadata=MAY_CHANGE
+    )  # a backend of torch.compile, such as inductor
 
     def __post_init__(self) -> None:
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip must be a positive norm, got {self.clip}; leave it out to clip nothing")
-        if self.offload_optimizer and self.zero == 0:
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ValueError(f"grad_clip must be a positive norm, got {self.grad_clip}; leave it out to clip nothing")
+        if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero 1, 2 or 3, got 0; set zero: 1")
-        if self.offload_parameters and self.zero != 3:
-            raise ValueError(f"offload_parameters needs the partitioned parameters of zero 3, got {self.zero}")
-        if self.nvme is not None and self.zero != 3:
-            raise ValueError(f"nvme needs zero 3, got {self.zero}, where DeepSpeed would not use it; set zero: 3")
-        if self.nvme is not None and not (self.offload_optimizer or self.offload_parameters):
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError(f"offload_parameters needs the partitioned parameters of zero 3, got {self.zero_stage}")
+        if self.nvme_path is not None and self.zero_stage != 3:
+            raise ValueError(
+                f"nvme_path needs zero 3, got {self.zero_stage}, where DeepSpeed would not use it; set zero: 3"
+            )
+        if self.nvme_path is not None and not (self.offload_optimizer or self.offload_parameters):
             raise ValueError("nvme says where to offload, not what; set offload_optimizer or offload_parameters too")
-        if self.precision != "fp32" and self.zero == 0:
+        if self.precision != "fp32" and self.zero_stage == 0:
             raise ValueError(
                 f"{self.precision} needs zero 1, 2 or 3, got 0, where its first step is an empty one; set zero: 1"
             )
@@ -105,7 +109,7 @@ def _optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     # One pass over the memory instead of ten: six times faster on a CPU too.
-    return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True)
+    return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
 
 def _grouped(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
@@ -119,20 +123,20 @@ def _grouped(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.P
     )
 
 
-def names(module: nn.Module) -> list[str]:
+def parameter_names(module: nn.Module) -> list[str]:
     """The names of the trained parameters in the order in which the optimizer counts them."""
     decayed, others = _grouped(module)
     return [*decayed, *others]
 
 
 def _deepspeed_config(config: EngineConfig, numbers: int, micro_batch: int, accumulation: int) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": config.zero, "reduce_bucket_size": min(BUCKET, max(numbers, 1))}
-    place = {"device": "cpu"} if config.nvme is None else {"device": "nvme", "nvme_path": config.nvme}
+    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": min(BUCKET, max(numbers, 1))}
+    place = {"device": "cpu"} if config.nvme_path is None else {"device": "nvme", "nvme_path": config.nvme_path}
     if config.offload_optimizer:
         zero["offload_optimizer"] = place
     if config.offload_parameters:
         zero["offload_param"] = place
-    if config.zero == 3:
+    if config.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = 0
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
@@ -141,7 +145,7 @@ def _deepspeed_config(config: EngineConfig, numbers: int, micro_batch: int, accu
         "zero_force_ds_cpu_optimizer": False,  # its Adam is compiled on the spot; torch's is not
         "bf16": {"enabled": config.precision == "bf16"},
         "fp16": {"enabled": config.precision == "fp16", "loss_scale": 0, "initial_scale_power": 16},  # 0: dynamic
-        "gradient_clipping": config.clip or 0.0,
+        "gradient_clipping": config.grad_clip or 0.0,
         "steps_per_print": 1 << 60,
         "timers": {"throughput": {"enabled": False}},  # it waits for the device around every forward
         "wall_clock_breakdown": False,
@@ -154,7 +158,7 @@ def build(
     """A DeepSpeed engine around the module. Every rank must call this, in the same order, inside ``ranks.group``.
 
     Args:
-        micro_batch: pictures a rank sees in one forward.
+        micro_batch: images a rank sees in one forward.
         accumulation: micro-batches of one optimizer step.
 
     Raises:
@@ -168,21 +172,21 @@ def build(
     numbers = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     engine, *_ = deepspeed.initialize(
         model=module,
-        optimizer=_optimizer(module, optimizer, _FiniteAdamW if config.zero == 0 else torch.optim.AdamW),
+        optimizer=_optimizer(module, optimizer, _FiniteAdamW if config.zero_stage == 0 else torch.optim.AdamW),
         config=_deepspeed_config(config, numbers, micro_batch, accumulation),
     )
-    if config.zero == 0 and dist.get_world_size() == 1:
+    if config.zero_stage == 0 and dist.get_world_size() == 1:
         engine.enable_backward_allreduce = False  # it would copy all gradients to a buffer and back, for nobody
-    problem = fuse(engine.optimizer) if config.zero in (1, 2) else ""
+    problem = fuse(engine.optimizer) if config.zero_stage in (1, 2) else ""
     if problem and dist.get_rank() == 0:
         logger.warning(problem)
-    engine.checkpoint_engine = _Files()
+    engine.checkpoint_engine = DeferredCheckpointEngine()
     engine._get_all_ckpt_names = partial(_model_files, engine)
     engine._copy_recovery_script = lambda folder: None  # scripts that unpickle; the weights for use lie beside
-    if config.zero == 3 and config.nvme is None:
+    if config.zero_stage == 3 and config.nvme_path is None:
         _zero_padding(engine)
-    if config.compile is not None:
-        engine.compile(backend=config.compile)
+    if config.compile_backend is not None:
+        engine.compile(backend=config.compile_backend)
     return engine
 
 
@@ -198,13 +202,13 @@ def _zero_padding(engine: Any) -> None:
             master.data[used:] = 0
 
 
-def applied(engine: Any) -> bool:
+def step_applied(engine: Any) -> bool:
     """Whether the last optimizer step changed the weights: no, where a gradient was not finite. Alike on all ranks."""
     changed: bool = engine.was_step_applied()
     return changed
 
 
-def set_rate(engine: Any, rate: float) -> None:
+def set_learning_rate(engine: Any, rate: float) -> None:
     """The learning rate of the coming step, in every group of the engine's optimizer."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
@@ -237,7 +241,7 @@ class File(NamedTuple):
     content: Any
 
 
-class _Files(TorchCheckpointEngine):  # type: ignore[misc]
+class DeferredCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]
     """DeepSpeed's files: read safely, and kept back as a snapshot in the host's memory for others to write."""
 
     def __init__(self) -> None:
@@ -267,7 +271,7 @@ def snapshot(value: Any) -> Any:
 def save(engine: Any, folder: Path) -> list[File]:
     """The engine's weights and optimizer, sharded as they are, as files to be written. Every rank must call this."""
     engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
-    files: _Files = engine.checkpoint_engine
+    files: DeferredCheckpointEngine = engine.checkpoint_engine
     kept_back, files.kept_back = files.kept_back, []
     return kept_back
 

@@ -20,23 +20,28 @@ class OptimizerConfig:
 
     learning_rate: Positive
     betas: tuple[Decay, Decay] = (0.9, 0.95)
-    epsilon: Positive = 1e-8
+    eps: Positive = 1e-8
     weight_decay: Weight = 0.0
-    scale: Literal["fixed", "linear"] = "fixed"
+    lr_scaling: Literal["fixed", "linear"] = "fixed"
     schedule: Literal["constant", "cosine", "wsd"] = "constant"  # wsd: warm up, stay, decay linearly
-    warmup: Natural = 0  # in steps, linear from 0
-    decay: PositiveShare = 0.2  # share of all steps over which wsd decays, at the end
-    final: Share = 0.0  # share of the learning rate left at the last step of cosine and wsd
+    warmup_steps: Natural = 0  # in steps, linear from 0
+    decay_fraction: PositiveShare = 0.2  # share of all steps over which wsd decays, at the end
+    min_lr_ratio: Share = 0.0  # share of the learning rate left at the last step of cosine and wsd
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate <= 0.1:
             raise ValueError(f"learning_rate must be in (0, 0.1], got {self.learning_rate}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be in [0, 1), got {self.betas}")
-        if self.warmup < 0 or self.weight_decay < 0 or not 0 <= self.final <= 1 or not 0 < self.decay <= 1:
+        if (
+            self.warmup_steps < 0
+            or self.weight_decay < 0
+            or not 0 <= self.min_lr_ratio <= 1
+            or not 0 < self.decay_fraction <= 1
+        ):
             raise ValueError(
-                f"warmup and weight_decay must not be negative, final must be in [0, 1] and decay in (0, 1], "
-                f"got {self.warmup}, {self.weight_decay}, {self.final}, {self.decay}"
+                f"warmup_steps and weight_decay must not be negative, min_lr_ratio must be in [0, 1] and decay in (0, 1], "
+                f"got {self.warmup_steps}, {self.weight_decay}, {self.min_lr_ratio}, {self.decay_fraction}"
             )
         check_ranges(self)
 
@@ -46,7 +51,7 @@ class OptimizerConfig:
         Raises:
             ValueError: the linear rule leads to one that cannot train.
         """
-        if self.scale == "fixed":
+        if self.lr_scaling == "fixed":
             return self.learning_rate
         peak = self.learning_rate * batch
         if peak > HIGHEST:
@@ -66,12 +71,12 @@ class OptimizerConfig:
             batch: samples of a global batch, which the linear rule asks for.
         """
         peak = self.peak(batch)
-        if step < self.warmup:
-            return peak * (step + 1) / self.warmup
+        if step < self.warmup_steps:
+            return peak * (step + 1) / self.warmup_steps
         if self.schedule == "constant":
             return peak
         if self.schedule == "wsd":
-            length = max(1.0, self.decay * steps)
-            return peak * (self.final + (1 - self.final) * min(1.0, (steps - step) / length))
-        done = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
-        return peak * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done)))
+            length = max(1.0, self.decay_fraction * steps)
+            return peak * (self.min_lr_ratio + (1 - self.min_lr_ratio) * min(1.0, (steps - step) / length))
+        done = min(1.0, (step - self.warmup_steps) / max(1, steps - self.warmup_steps))
+        return peak * (self.min_lr_ratio + (1 - self.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done)))

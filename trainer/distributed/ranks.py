@@ -24,7 +24,7 @@ from . import gpus, signals
 T = TypeVar("T")
 
 
-class Place(NamedTuple):
+class RankInfo(NamedTuple):
     """Where this process stands in its job."""
 
     rank: int
@@ -33,7 +33,7 @@ class Place(NamedTuple):
     local_world: int
 
 
-def discover(environment: Mapping[str, str]) -> Place:
+def rank_info_from_env(environment: Mapping[str, str]) -> RankInfo:
     """The place that the launcher's variables name; a world of one where there are none.
 
     SLURM's variables count only inside a step (SLURM_STEP_ID): the batch shell has SLURM_PROCID=0 too.
@@ -47,14 +47,14 @@ def discover(environment: Mapping[str, str]) -> Place:
             raise ValueError(f"RANK={environment['RANK']} is set without {', '.join(missing)}; launch with deepspeed")
         world = int(environment["WORLD_SIZE"])
         local_world = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", world)))
-        return Place(int(environment["RANK"]), world, int(environment["LOCAL_RANK"]), local_world)
+        return RankInfo(int(environment["RANK"]), world, int(environment["LOCAL_RANK"]), local_world)
     if "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
         world = int(environment["SLURM_NTASKS"])
         per_node = environment.get("SLURM_NTASKS_PER_NODE") or environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0]
-        return Place(
+        return RankInfo(
             int(environment["SLURM_PROCID"]), world, int(environment["SLURM_LOCALID"]), int(per_node.split(",")[0])
         )
-    return Place(0, 1, 0, 1)
+    return RankInfo(0, 1, 0, 1)
 
 
 def _slurm_master(environment: Mapping[str, str]) -> tuple[str, str]:
@@ -73,13 +73,13 @@ def _free_port() -> str:
 
 
 @contextmanager
-def group(timeout_s: float) -> Iterator[Place]:
+def process_group(timeout_s: float) -> Iterator[RankInfo]:
     """The job's process group: NCCL on GPUs, gloo elsewhere. Collectives that wait longer than the timeout raise.
 
     Every rank must enter. The processor's cores are shared out among the ranks of a machine unless OMP_NUM_THREADS says
     otherwise. A rank that raises must leave first: the block does not wait for the others on an error.
     """
-    place = discover(os.environ)
+    place = rank_info_from_env(os.environ)
     if "RANK" not in os.environ:
         alone = place.world == 1
         master, port = ("127.0.0.1", _free_port()) if alone else _slurm_master(os.environ)
@@ -99,7 +99,7 @@ def group(timeout_s: float) -> Iterator[Place]:
     dist.destroy_process_group()
 
 
-def _join(place: Place, timeout: timedelta) -> None:
+def _join(place: RankInfo, timeout: timedelta) -> None:
     """Make the process group, on GPUs after each rank has one of its own."""
     if not torch.cuda.is_available():
         dist.init_process_group("gloo", timeout=timeout)
@@ -130,37 +130,37 @@ def barrier() -> None:
         dist.barrier()
 
 
-def total_(tensor: Tensor) -> Tensor:
+def all_reduce_sum_(tensor: Tensor) -> Tensor:
     """The sum over ranks, written into the tensor. Every rank must call this with the same shape."""
     if world() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
-def average_(tensor: Tensor) -> Tensor:
+def all_reduce_mean_(tensor: Tensor) -> Tensor:
     """The mean over ranks, written into the tensor. Every rank must call this with the same shape."""
-    return total_(tensor).div_(world())
+    return all_reduce_sum_(tensor).div_(world())
 
 
-class _Total(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """The sum over ranks; the gradient of a sum that every rank uses is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(_: Any, tensor: Tensor) -> Tensor:
-        return total_(tensor.clone())
+        return all_reduce_sum_(tensor.clone())
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
-        return total(gradient)  # itself differentiable: a penalty on gradients is differentiated twice
+        return all_reduce_sum(gradient)  # itself differentiable: a penalty on gradients is differentiated twice
 
 
-def total(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over ranks, through which gradients pass. Every rank must run its forward and its backward."""
-    summed: Tensor = _Total.apply(tensor)  # type: ignore[no-untyped-call]
+    summed: Tensor = _AllReduceSum.apply(tensor)  # type: ignore[no-untyped-call]
     return summed
 
 
-def gathered(tensor: Tensor) -> Tensor:
+def all_gather(tensor: Tensor) -> Tensor:
     """The ranks' tensors of equal shape, joined along the first axis in the order of ranks; the same on every rank."""
     if world() == 1:
         return tensor
@@ -169,7 +169,7 @@ def gathered(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def mean(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+def all_reduce_metrics(scalars: Mapping[str, Tensor]) -> dict[str, float]:
     """The mean of every scalar over all ranks, in one message and one wait for the device.
 
     Every rank must call this with the same names; their order does not matter.
@@ -178,10 +178,10 @@ def mean(scalars: Mapping[str, Tensor]) -> dict[str, float]:
     if not names:
         return {}
     values = torch.stack([scalars[name].detach().float().to(device()) for name in names])
-    return dict(zip(names, average_(values).tolist(), strict=True))
+    return dict(zip(names, all_reduce_mean_(values).tolist(), strict=True))
 
 
-def agreed(value: bool) -> bool:
+def any_rank(value: bool) -> bool:
     """Whether any rank says yes. Every rank must call this."""
     flag = torch.tensor(float(value), device=device())
     if world() > 1:
@@ -189,7 +189,7 @@ def agreed(value: bool) -> bool:
     return bool(flag.item())
 
 
-def from_first(value: T | None) -> T:
+def broadcast_object(value: T | None) -> T:
     """Rank 0's value on every rank; the others' arguments are ignored. Small picklable values of our own only."""
     box: list[Any] = [value]
     if world() > 1:
@@ -197,7 +197,7 @@ def from_first(value: T | None) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
-def collected(value: T) -> list[T]:
+def all_gather_object(value: T) -> list[T]:
     """Every rank's value on every rank, in the order of ranks. Every rank must call this. Small picklable values."""
     box: list[Any] = [value] * world()
     if world() > 1:
@@ -205,7 +205,7 @@ def collected(value: T) -> list[T]:
     return box
 
 
-def listed(value: T) -> list[T]:
+def all_gather_object(value: T) -> list[T]:
     """Every rank's value, in the order of ranks, on every rank. Small picklable values of our own only."""
     values: list[Any] = [value] * world()
     if world() > 1:
@@ -240,6 +240,6 @@ class Interrupt:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
-    def agreed(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether any rank was asked to leave. Every rank must call this at the same step."""
-        return agreed(self.raised is not None)
+        return any_rank(self.raised is not None)

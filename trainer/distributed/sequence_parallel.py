@@ -1,4 +1,4 @@
-"""The ranks that share a sequence: neighbours in the job's order, each group with samples of its own."""
+"""The ranks that share a sequence: neighbors in the job's order, each group with samples of its own."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ class _Whole(torch.autograd.Function):
 
 
 class SequenceGroup:
-    """An ``Exchange`` among ``size`` neighbouring ranks.
+    """An ``Exchange`` among ``size`` neighboring ranks.
 
     Every rank of the job must make one, with the same size.
 

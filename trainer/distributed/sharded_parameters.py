@@ -9,14 +9,14 @@ from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_pa
 from torch import Tensor, nn
 
 
-def local(parameter: nn.Parameter) -> Tensor:
+def local_shard(parameter: nn.Parameter) -> Tensor:
     """What this rank holds of a parameter: all of it, or its partition at ZeRO 3."""
     partition: Tensor | None = getattr(parameter, "ds_tensor", None)
     return parameter.data if partition is None else partition.data
 
 
 @contextmanager
-def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def gathered_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Inside, every parameter is whole on every rank, which must all enter. Nothing happens below ZeRO 3."""
     partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_tensor")]
     if not partitioned:
@@ -26,16 +26,16 @@ def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
         yield
 
 
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
+def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """The module's state, whole, in fp32 where it is floating, on the host. Every rank must call this."""
-    with whole(module.parameters()):
+    with gathered_parameters(module.parameters()):
         return {
             name: (value.float() if value.is_floating_point() else value).detach().cpu().clone().contiguous()
             for name, value in module.state_dict().items()
         }
 
 
-def rewrite(engine: Any, parameter: nn.Parameter, value: Tensor, rows: Tensor) -> None:
+def overwrite_parameter(engine: Any, parameter: nn.Parameter, value: Tensor, rows: Tensor) -> None:
     """Put a value in a trained parameter's place, masters included, and forget the moments of the rows that changed.
 
     Every rank must call this with the same value and rows.

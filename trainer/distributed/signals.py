@@ -15,11 +15,11 @@ _launchers: list[int] = []
 _orphaned = False
 
 
-class LeftError(Exception):
+class StopRequestedError(Exception):
     """The job was asked to leave before it had begun."""
 
 
-def listen() -> None:
+def install_early_handlers() -> None:
     """From now on the signals are remembered, and nothing else. Call it in the main thread, before other imports."""
     global _orphaned
     for number in SIGNALS:

@@ -22,7 +22,7 @@ PERIOD_S = 0.5
 _last_sign = time.monotonic()
 
 
-def sign_of_life() -> None:
+def heartbeat() -> None:
     """Something was done: a step, a batch of an evaluation."""
     global _last_sign
     _last_sign = time.monotonic()
@@ -38,18 +38,18 @@ class Watchdog:
         wish: a file that is touched from now on when the job is to leave (``endings.ask``).
     """
 
-    def __init__(self, patience_s: float, launched: bool, wish: Path | None = None) -> None:
+    def __init__(self, patience_s: float, launched: bool, request_stop: Path | None = None) -> None:
         self._patience_s = patience_s
         self._launchers = signals.launchers() if launched else []
         self._orphaned = launched and signals.orphaned()
-        self._wish = wish
-        self._old_wish = _touched(wish)
+        self._wish = request_stop
+        self._old_wish = _touched(request_stop)
         self._name = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        sign_of_life()
+        heartbeat()
         self._thread.start()
         return self
 

@@ -1,4 +1,4 @@
-"""Pictures too large for a PNG: a tiled BigTIFF that is written from top to bottom, and never held as a whole.
+"""Images too large for a PNG: a tiled BigTIFF that is written from top to bottom, and never held as a whole.
 
 Ordinary programs read it (libtiff from version 4, Pillow, GDAL, vips). TIFF 6.0, section 15, with the 64-bit tables of
 the BigTIFF proposal and deflate.
@@ -18,13 +18,13 @@ _PACKING = {_ASCII: "B", _SHORT: "H", _LONG8: "Q"}
 
 
 def write(file: BinaryIO, bands: Iterable[npt.NDArray[np.uint8]], size: tuple[int, int], description: str) -> None:
-    """Write a picture.
+    """Write an image.
 
     Args:
         file: open at its beginning, and able to seek.
         bands: (rows, W, 3) from top to bottom, of any number of rows each.
         size: H and W in pixels.
-        description: kept as the picture's ImageDescription, ASCII.
+        description: kept as the image's ImageDescription, ASCII.
 
     Raises:
         ValueError: the bands have not H rows of W pixels in all.
@@ -47,7 +47,7 @@ def write(file: BinaryIO, bands: Iterable[npt.NDArray[np.uint8]], size: tuple[in
 
 
 def _rows_of_tiles(bands: Iterable[npt.NDArray[np.uint8]], size: tuple[int, int]) -> Iterable[npt.NDArray[np.uint8]]:
-    """(SIDE, W filled up to tiles, 3) from bands of any height; what lies beyond the picture repeats its border."""
+    """(SIDE, W filled up to tiles, 3) from bands of any height; what lies beyond the image repeats its border."""
     height, width = size
     held = np.empty((0, width, 3), np.uint8)
     seen = 0
@@ -70,7 +70,7 @@ def _filled(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _table(place: int, size: tuple[int, int], starts: list[int], sizes: list[int], description: str) -> bytes:
-    """The table of the picture's properties, which stands at ``place``, and the numbers it points to."""
+    """The table of the image's properties, which stands at ``place``, and the numbers it points to."""
     properties: list[tuple[int, int, list[int]]] = [
         (256, _LONG8, [size[1]]),
         (257, _LONG8, [size[0]]),

@@ -1,4 +1,4 @@
-"""Pictures and label maps as bytes and as arrays."""
+"""Images and label maps as bytes and as arrays."""
 
 import io
 from contextlib import suppress
@@ -81,10 +81,10 @@ def _check_pixels(width: int, height: int, file_bytes: int) -> None:
 
 
 def measure(data: bytes) -> Measured:
-    """The size of a picture, from its header alone.
+    """The size of an image, from its header alone.
 
     Raises:
-        OSError: these are not the bytes of a picture.
+        OSError: these are not the bytes of an image.
         ValueError: it is a PNG of too many pixels; Pillow decodes one to look for EXIF behind its pixels.
     """
     with open_image(data, header_only=not data.startswith(b"\x89PNG")) as image:
@@ -97,17 +97,17 @@ def measure(data: bytes) -> Measured:
     return Measured(height, width, orientation)
 
 
-def decode_picture(data: bytes) -> Pixels:
+def decode_image(data: bytes) -> Pixels:
     """(H, W, 3) uint8 RGB of an image, upright, of any mode that ``rgb`` knows.
 
     Raises:
-        OSError, ValueError, SyntaxError: the bytes are damaged or not a picture.
+        OSError, ValueError, SyntaxError: the bytes are damaged or not an image.
     """
     return oriented(decode_stored(data), measure(data).orientation)
 
 
 def decode_stored(data: bytes, strict: bool = True, shrink: int = 1) -> Pixels:
-    """(H, W, 3) uint8 RGB of a picture as it is stored, before any EXIF orientation.
+    """(H, W, 3) uint8 RGB of an image as it is stored, before any EXIF orientation.
 
     JPEGs go through simplejpeg where it is installed, which takes half the time for the same pixels.
 
@@ -117,7 +117,7 @@ def decode_stored(data: bytes, strict: bool = True, shrink: int = 1) -> Pixels:
         shrink: 2, 4 or 8 decodes a JPEG to ceil(H / shrink) x ceil(W / shrink), from its low frequencies.
 
     Raises:
-        OSError, ValueError, SyntaxError: the bytes are damaged or not a picture.
+        OSError, ValueError, SyntaxError: the bytes are damaged or not an image.
     """
     if simplejpeg is not None and data[:2] == b"\xff\xd8":
         with suppress(ValueError):  # four channels, or damage: Pillow decides
@@ -173,7 +173,7 @@ def oriented(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def stored_region(region: Region, height: int, width: int, orientation: int) -> Region:
-    """Where a region of the upright picture of ``height`` x ``width`` lies in the picture as it is stored."""
+    """Where a region of the upright image of ``height`` x ``width`` lies in the image as it is stored."""
     transposed, upside_down, mirrored = _TURNS[orientation]
     left, top, right, bottom = region
     if upside_down:
@@ -184,7 +184,7 @@ def stored_region(region: Region, height: int, width: int, orientation: int) -> 
 
 
 def upright_region(stored: Region, height: int, width: int, orientation: int) -> Region:
-    """Where a region of the picture as it is stored lies in the upright one of ``height`` x ``width``."""
+    """Where a region of the image as it is stored lies in the upright one of ``height`` x ``width``."""
     transposed, upside_down, mirrored = _TURNS[orientation]
     left, top, right, bottom = (stored.top, stored.left, stored.bottom, stored.right) if transposed else stored
     if upside_down:
@@ -195,16 +195,16 @@ def upright_region(stored: Region, height: int, width: int, orientation: int) ->
 
 
 def decode_map(data: bytes) -> Pixels:
-    """(H, W) labels of a map: the numbers in the file, for a palette picture those of the palette's entries.
+    """(H, W) labels of a map: the numbers in the file, for a palette image those of the palette's entries.
 
     Raises:
-        OSError, SyntaxError: the bytes are damaged or not a picture.
-        ValueError: the picture has several channels.
+        OSError, SyntaxError: the bytes are damaged or not an image.
+        ValueError: the image has several channels.
     """
-    with open_image(data) as picture:
-        labels = np.asarray(picture)
+    with open_image(data) as image:
+        labels = np.asarray(image)
         if labels.ndim != 2 or labels.dtype.kind not in "uib":
-            raise ValueError(f"a map has one channel of whole numbers, this one is {picture.mode} of {labels.dtype}")
+            raise ValueError(f"a map has one channel of whole numbers, this one is {image.mode} of {labels.dtype}")
     return labels.astype(np.uint8) if labels.dtype.kind == "b" else labels
 
 
@@ -212,7 +212,7 @@ def decode_depth(data: bytes) -> Pixels:
     """(H, W) float32 depth: whole numbers are scaled to [0, 1] by their type's largest, others taken as they are.
 
     Raises:
-        OSError, SyntaxError: the bytes are damaged or not a picture.
+        OSError, SyntaxError: the bytes are damaged or not an image.
         ValueError: there are several channels.
     """
     return scaled_depth(decode_numbers(data))
@@ -223,9 +223,9 @@ def decode_numbers(data: bytes) -> Pixels:
     if data[:6] == b"\x93NUMPY":
         depth = np.load(io.BytesIO(data), allow_pickle=False)
     else:
-        with open_image(data) as picture:
-            depth = np.asarray(picture)
-            if picture.mode == "I":  # 16 bits a pixel, which older versions of Pillow open as 32
+        with open_image(data) as image:
+            depth = np.asarray(image)
+            if image.mode == "I":  # 16 bits a pixel, which older versions of Pillow open as 32
                 depth = depth.astype(np.uint16)
     if depth.ndim != 2:
         raise ValueError(f"a depth map has one channel, this one has the shape {depth.shape}")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Crop(NamedTuple):
-    """A part of a picture. Whole pixels, but for the faithful preprocessing, which cuts after resizing."""
+    """A part of an image. Whole pixels, but for the faithful preprocessing, which cuts after resizing."""
 
     left: float
     top: float
@@ -25,7 +25,7 @@ class Crop(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The size of a picture as it is to be seen, after its EXIF orientation is applied."""
+    """The size of an image as it is to be seen, after its EXIF orientation is applied."""
 
     height: int
     width: int

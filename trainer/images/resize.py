@@ -1,4 +1,4 @@
-"""Cutting a box out of a picture and bringing it to the size of a sample."""
+"""Cutting a box out of an image and bringing it to the size of a sample."""
 
 import math
 
@@ -25,7 +25,7 @@ def region_of(crop: Crop, height: int, width: int) -> Region:
 
 
 def scaled(crop: Crop, factor: float) -> Crop:
-    """The same part of a picture in pixels of another size of it, such as a label map's."""
+    """The same part of an image in pixels of another size of it, such as a label map's."""
     return crop._replace(
         left=crop.left * factor, top=crop.top * factor, right=crop.right * factor, bottom=crop.bottom * factor
     )
@@ -45,7 +45,7 @@ def antialiased(pixels: Pixels, size: tuple[int, int], box: Box | None = None) -
 
 
 def decoder_shrink(scale: float) -> int:
-    """How often a decoder may halve a picture that is to be reduced ``scale`` times: at least twice is left to us.
+    """How often a decoder may halve an image that is to be reduced ``scale`` times: at least twice is left to us.
 
     A decoder drops high frequencies block by block, which is no antialiasing; what is left hides that.
     """

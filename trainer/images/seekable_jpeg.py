@@ -4,7 +4,7 @@ A restart marker resets the decoder every few MCUs (minimum coded units: 8 x 8 t
 divides the MCUs of a row, any rectangle of whole segments can be cut out of the compressed data and put together as a
 smaller file: ITU-T T.81, sections B.2.4.4 and F.2.1.3.1. The pixels of the part are bit-equal to those of the whole.
 
-Letters: a segment is what lies between two markers; the picture has rows of MCUs, each of ``across`` segments.
+Letters: a segment is what lies between two markers; the image has rows of MCUs, each of ``across`` segments.
 """
 
 import shutil
@@ -27,7 +27,7 @@ _SECONDS = 600  # for the tool; a gigapixel takes some ten
 _BEST_INTERVAL = 8  # MCUs; shorter ones cost space, longer ones make more be decoded than is needed
 _SMALLEST_INTERVAL = 6
 _MARKER = 2  # bytes
-_MARGIN = 2  # source pixels; smooth upsampling of colour looks one colour sample further, 2 pixels at most
+_MARGIN = 2  # source pixels; smooth upsampling of color looks one color sample further, 2 pixels at most
 _TAIL = 1 << 16  # bytes in which a sound file has its end
 _HEAD = struct.Struct("<IIHHIHI")
 
@@ -126,7 +126,7 @@ def splice(layout: JpegLayout, read_many: ReadMany, region: Region) -> Spliced:
     parts = [header]
     for number, segment in enumerate(segments):
         parts += [segment, bytes((0xFF, 0xD0 + number % 8))]
-    parts[-1] = b"\xff\xd9"  # the end of the picture in place of the last restart
+    parts[-1] = b"\xff\xd9"  # the end of the image in place of the last restart
     return Spliced(b"".join(parts), shows)
 
 

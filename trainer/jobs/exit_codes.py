@@ -19,16 +19,16 @@ DONE, FAILED, WRONG, NOT_SAVED, LEFT = 0, 1, 2, 74, 75
 ASKED, ENDED = "leave.txt", "ended.txt"
 
 
-class Ending:
+class ExitCode:
     """What a job will have ended with, unless it fails."""
 
     code = FAILED
 
 
 @contextmanager
-def told(run: Path) -> Iterator[Ending]:
+def recorded_exit_code(run: Path) -> Iterator[ExitCode]:
     """Around all that a job does in its run's folder: rank 0 leaves the exit code there, also after an error."""
-    ending = Ending()
+    ending = ExitCode()
     try:
         yield ending
     except Exception as error:
@@ -60,7 +60,7 @@ def forget(run: Path) -> None:
     (run / ENDED).unlink(missing_ok=True)
 
 
-def ask(run: Path) -> None:
+def request_stop(run: Path) -> None:
     """Ask the job that trains in a folder to save and leave.
 
     To be repeated until the job has ended: a rank that starts takes what it finds for an old wish.
@@ -69,6 +69,6 @@ def ask(run: Path) -> None:
     (run / ASKED).touch()
 
 
-def withdraw(run: Path) -> None:
+def withdraw_stop_request(run: Path) -> None:
     """Nobody asks any more."""
     (run / ASKED).unlink(missing_ok=True)

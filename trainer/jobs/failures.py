@@ -30,7 +30,7 @@ class FailedError(Exception):
 
 
 @contextmanager
-def explained(run: Path) -> Iterator[None]:
+def first_failure_reported(run: Path) -> Iterator[None]:
     """Around the training: says the first cause of a failure on every rank.
 
     Raises:
@@ -56,7 +56,7 @@ def forget(run: Path) -> None:
     (run / FILE).unlink(missing_ok=True)
 
 
-def said(run: Path) -> str:
+def reported_failures(run: Path) -> str:
     """The first cause in one line: rank, host, error; empty where nobody left one."""
     try:
         return (run / FILE).read_text(encoding="utf-8").partition("\n")[0]
@@ -74,7 +74,7 @@ def _first_cause(run: Path) -> str:
     deadline = time.monotonic() + PATIENCE_S
     while not (run / FILE).exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    if cause := said(run):
+    if cause := reported_failures(run):
         return f"The first cause: {cause}"
     return "None of them said why: it was killed (out of memory?), or it hangs, or its machine is gone."
 

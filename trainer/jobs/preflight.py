@@ -66,10 +66,10 @@ def check(folder: Path, config: str, needed: int) -> str:
         ValueError: the ranks do not fit together, or the disk cannot hold two checkpoints; all that is wrong is named.
     """
     sees = _sees(folder)
-    facts = ranks.listed(_facts(config, sees))
+    facts = ranks.all_gather_object(_facts(config, sees))
     problems = differences(facts)
     free = shutil.disk_usage(folder).free if ranks.rank() == 0 else None
-    free = ranks.from_first(free) or 0
+    free = ranks.broadcast_object(free) or 0
     if free < 2 * needed:
         problems.append(
             f"{folder} has {free / 1e9:.2f} GB free, and a checkpoint needs {needed / 1e9:.2f} GB, twice while one "
@@ -116,7 +116,7 @@ def _facts(config: str, sees: bool) -> Facts:
 
 def _sees(folder: Path) -> bool:
     """Whether a file that rank 0 leaves in the folder is there for this rank."""
-    token = ranks.from_first(f".preflight-{secrets.token_hex(4)}")
+    token = ranks.broadcast_object(f".preflight-{secrets.token_hex(4)}")
     place = folder / token
     if ranks.rank() == 0:
         place.touch()
@@ -136,5 +136,5 @@ def _gigabytes_per_second() -> float:
     for _ in range(2):
         ranks.barrier()
         began = time.monotonic()
-        ranks.total_(tensor)[0].item()
+        ranks.all_reduce_sum_(tensor)[0].item()
     return BYTES / max(time.monotonic() - began, 1e-9) / 1e9

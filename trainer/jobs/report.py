@@ -1,6 +1,6 @@
 """What runs came to: a few lines for the console, and one page of HTML with everything inside it.
 
-The page needs no server, no script and no network: curves are drawn as SVG, pictures lie in it as they are.
+The page needs no server, no script and no network: curves are drawn as SVG, images lie in it as they are.
 """
 
 import base64
@@ -19,7 +19,7 @@ WIDTH, HEIGHT, MARGIN = 360, 160, 8  # of a curve, in pixels
 GRID = "reconstructions-*.png"
 
 
-class Part(NamedTuple):
+class ReportedRun(NamedTuple):
     """One run, as its folder tells it."""
 
     folder: Path
@@ -27,7 +27,7 @@ class Part(NamedTuple):
     lines: list[dict[str, float]]  # of its metrics
 
 
-def part(folder: Path) -> Part:
+def reported_run(folder: Path) -> ReportedRun:
     """Read a run's folder.
 
     Raises:
@@ -36,9 +36,9 @@ def part(folder: Path) -> Part:
     if not resolved_config(folder).is_file() or not (folder / FILE).is_file():
         raise ValueError(f"{folder} is not a run's folder ({RESOLVED} and {FILE} are missing); train it first")
     lines = history(folder)
-    if not curve(lines, "held_out/psnr") and not curve(lines, "held_out/nats_per_code"):
+    if not curve(lines, "val/psnr") and not curve(lines, "val/nats_per_code"):
         raise ValueError(f"{folder} has not been evaluated yet; train it on")
-    return Part(folder, read(Run, resolved_config(folder)), lines)
+    return ReportedRun(folder, read(Run, resolved_config(folder)), lines)
 
 
 def curve(lines: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
@@ -55,54 +55,54 @@ def seconds(path: Path) -> dict[str, float]:
     return spent
 
 
-def summary(parts: Sequence[Part], spent: Mapping[str, float], pictures: Sequence[Path]) -> list[str]:
+def summary(parts: Sequence[ReportedRun], spent: Mapping[str, float], images: Sequence[Path]) -> list[str]:
     """What was trained, what it came to, how long it took, and where to look."""
     lines = [line for each in parts for line in _results(each)]
     if spent:
         lines.append("seconds: " + ", ".join(f"{name} {time:.0f}" for name, time in spent.items()))
         lines.append(f"in all: {sum(spent.values()) / 60:.1f} minutes")
-    return lines + [f"picture: {path}" for path in pictures]
+    return lines + [f"image: {path}" for path in images]
 
 
-def _results(each: Part) -> list[str]:
+def _results(each: ReportedRun) -> list[str]:
     run, lines = each.run, each.lines
     step = int(lines[-1]["step"])
     if isinstance(run, VQGANRun):
-        psnr, use = curve(lines, "held_out/psnr"), curve(lines, "held_out/usage")
+        psnr, use = curve(lines, "val/psnr"), curve(lines, "val/usage")
         found = [
-            f"VQGAN in {each.folder}: {step} steps of {run.batch.total} crops, factor {run.model.factor}, "
-            f"{run.model.codes} codes",
-            f"  held-out PSNR {psnr[0][1]:.2f} dB before, {psnr[-1][1]:.2f} dB after; "
+            f"VQGAN in {each.folder}: {step} steps of {run.batch.global_batch_size} crops, factor {run.model.factor}, "
+            f"{run.model.codebook_size} codes",
+            f"  validation PSNR {psnr[0][1]:.2f} dB before, {psnr[-1][1]:.2f} dB after; "
             f"{use[-1][1]:.0%} of the codes in use",
         ]
         if run.loss.perceptual is not None and run.loss.perceptual.trunk == "random":
             found.append("  LPIPS had a random trunk: fine for trying things out, not for training in earnest")
         return found
-    nats, share = curve(lines, "held_out/nats_per_code"), curve(lines, "held_out/share_of_ln_k")
+    nats, share = curve(lines, "val/nats_per_code"), curve(lines, "val/share_of_ln_k")
     return [
-        f"prior in {each.folder}: {step} steps of {run.batch.total} grids, told by {run.condition.kind}",
-        f"  held-out NLL {nats[0][1]:.3f} nats a code before, {nats[-1][1]:.3f} after; "
+        f"prior in {each.folder}: {step} steps of {run.batch.global_batch_size} grids, told by {run.condition.kind}",
+        f"  validation NLL {nats[0][1]:.3f} nats per code before, {nats[-1][1]:.3f} after; "
         f"ln K is {nats[-1][1] / share[-1][1]:.3f}, so it is {1 - share[-1][1]:.0%} below",
     ]
 
 
-def page(parts: Sequence[Part], said: Sequence[str], pictures: Sequence[Path]) -> str:
+def page(parts: Sequence[ReportedRun], said: Sequence[str], images: Sequence[Path]) -> str:
     """The whole page.
 
     Args:
         said: the summary's lines.
-        pictures: PNG files to show.
+        images: PNG files to show.
 
     Raises:
-        OSError: a picture cannot be read.
+        OSError: an image cannot be read.
     """
     body = ["<h1>smalti</h1>", f"<pre>{html.escape(chr(10).join(said))}</pre>"]
-    body += [_figure(path, path.name) for path in pictures]
+    body += [_figure(path, path.name) for path in images]
     for each in parts:
         body.append(f"<h2>{html.escape(str(each.folder))}</h2>")
-        grids = sorted((each.folder / "pictures").glob(GRID))
+        grids = sorted((each.folder / "images").glob(GRID))
         if grids:
-            body.append(_figure(grids[-1], "Held-out pictures above, their reconstructions below"))
+            body.append(_figure(grids[-1], "Validation images above, their reconstructions below"))
         names = dict.fromkeys(name for line in each.lines for name in line if "/" in name)
         body += [_plot(name, curve(each.lines, name)) for name in names]
     return _PAGE.replace("BODY", "\n".join(body))
@@ -111,9 +111,7 @@ def page(parts: Sequence[Part], said: Sequence[str], pictures: Sequence[Path]) -
 def _figure(path: Path, caption: str) -> str:
     inside = base64.b64encode(path.read_bytes()).decode("ascii")
     text = html.escape(caption)
-    return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{inside}"><figcaption>{text}</figcaption></figure>'
-    )
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{inside}"><figcaption>{text}</figcaption></figure>'
 
 
 def _plot(name: str, points: Sequence[tuple[float, float]]) -> str:

@@ -8,10 +8,10 @@ from torch import nn
 
 from .. import config as configs
 from ..checkpoint import model_files
-from ..checkpoint.checkpointer import Checkpoints
+from ..checkpoint.checkpointer import Checkpointer
 from ..checkpoint.initial_weights import load_initial_weights
-from ..checkpoint.loading import weights_folder
-from ..checkpoint.writer import Keep
+from ..checkpoint.loading import resolve_weights
+from ..checkpoint.writer import RetentionPolicy
 from ..data.stream import Stream
 from ..distributed import ranks
 from ..distributed.sequence_parallel import SequenceGroup
@@ -39,24 +39,24 @@ def train(run: Run, fresh: bool) -> bool:
         FailedError: something else failed in mid-training, and why has been said.
         LeftError: the job was asked to leave while it waited for the folder.
     """
-    folder = Path(run.folder)
-    with run_dir.alone_in(folder), exit_codes.told(folder) as ending:
-        run_dir.take_over(folder, run, Run, fresh)
+    folder = Path(run.run_dir)
+    with run_dir.run_dir_lock(folder), exit_codes.recorded_exit_code(folder) as ending:
+        run_dir.claim_run_dir(folder, run, Run, fresh)
         about = preflight.check(folder, configs.dump(run), checkpoint_bytes(run))
         if ranks.rank() == 0:
             print(about, flush=True)
         torch.manual_seed(run.seed)  # the same weights on every rank
-        task, training, held_out = built(run)
-        metrics = Metrics(folder, run.loop.steps, run.wandb, configs.to_mapping(run))
+        task, training, val = built(run)
+        metrics = Metrics(folder, run.loop.max_steps, run.wandb, configs.to_mapping(run))
         record = {"config": configs.to_mapping(run), "versions": preflight.versions(), "wandb": metrics.identity}
-        data = RunData(training, held_out, task.tokenizers)
-        checkpoints = Checkpoints(folder, Keep(run.keep, run.keep_every), data, metrics, record)
+        data = RunData(training, val, task.tokenizers)
+        checkpoints = Checkpointer(folder, RetentionPolicy(run.keep_last, run.keep_every), data, metrics, record)
         try:
             start = checkpoints.restore(task)
             metrics.rewind(start)
-            batches = training.steps(start)
-            with failures.explained(folder):
-                done = fit(task, batches, held_out, run.batch.micro, run.loop, metrics, checkpoints, start)
+            batches = training.train_batches(start)
+            with failures.first_failure_reported(folder):
+                done = fit(task, batches, val, run.batch.micro_batch_size, run.loop, metrics, checkpoints, start)
         finally:
             checkpoints.settle()
             metrics.close()
@@ -78,55 +78,58 @@ def checkpoint_bytes(run: Run) -> int:
 
 
 def _codes(run: PriorRun) -> int:
-    codes: int = model_files.read_card(weights_folder(Path(run.tokenizer)), "vqgan")["codes"]
+    codes: int = model_files.read_metadata(resolve_weights(Path(run.tokenizer)), "vqgan")["codes"]
     return codes
 
 
 def built(run: Run) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
     """The task of a run and its two streams. Every rank must call this, inside ``ranks.group``."""
     if isinstance(run, VQGANRun):
-        training, held_out = _streams(run, (run.rebuilds,))
-        return VQGANTask(run, training.accumulation), training, held_out
+        training, val = _streams(run, (run.target,))
+        return VQGANTask(run, training.accumulation), training, val
     prior = run.model.build(_codes(run), run.condition)
-    load_initial_weights(prior, run.initial_weights, Path(run.folder), "prior")
-    if run.sequence_ranks > 1:
-        prior.share_sequence(SequenceGroup(run.sequence_ranks))
+    load_initial_weights(prior, run.initial_weights, Path(run.run_dir), "prior")
+    if run.sequence_parallel_size > 1:
+        prior.share_sequence(SequenceGroup(run.sequence_parallel_size))
     made = prior_data.source(run, prior.condition)
-    training, held_out = _streams(run, made.fields, run.sequence_ranks)
-    made = prior_data.completed(made, (training, held_out), run)
-    return PriorTask(run, prior, made, training.accumulation), training, held_out
+    training, val = _streams(run, made.fields, run.sequence_parallel_size)
+    made = prior_data.completed(made, (training, val), run)
+    return PriorTask(run, prior, made, training.accumulation), training, val
 
 
 def _streams(run: Run, fields: tuple[str, ...], together: int = 1) -> tuple[Stream, Stream]:
     """Both streams of this rank; where one rank cannot read its shards, all of them say so.
 
     Args:
-        together: neighbouring ranks that get the same samples.
+        together: neighboring ranks that get the same samples.
     """
     rank, world = ranks.rank() // together, ranks.world() // together
-    place = {"rank": rank, "world": world, "micro_batch": run.batch.micro, "seed": run.seed}
+    place = {"rank": rank, "world": world, "micro_batch": run.batch.micro_batch_size, "seed": run.seed}
     problem, streams = "", []
     try:
-        for data, batch in ((run.data, run.batch.total), (run.held_out, run.batch.micro * world)):
+        for data, batch in (
+            (run.train_data, run.batch.global_batch_size),
+            (run.val_data, run.batch.micro_batch_size * world),
+        ):
             streams.append(Stream(data, fields, global_batch=batch, **place))
     except (OSError, ValueError) as error:
         problem = f"rank {ranks.rank()} on {socket.gethostname()}: {error}"
-    problems = [problem for problem in ranks.listed(problem) if problem]
+    problems = [problem for problem in ranks.all_gather_object(problem) if problem]
     if problems:
         raise ValueError(problems[0])
-    training, held_out = streams
-    _check_same_data(training, held_out)
-    return training, held_out
+    training, val = streams
+    _check_same_data(training, val)
+    return training, val
 
 
-def _check_same_data(training: Stream, held_out: Stream) -> None:
+def _check_same_data(training: Stream, val: Stream) -> None:
     """Every rank sees the same samples under the paths of the config.
 
     Raises:
         ValueError: a rank does not, as where a node has a stale copy on its own disk.
     """
-    mine = {"data": (training.samples, training.fingerprint), "held_out": (held_out.samples, held_out.fingerprint)}
-    first, *others = ranks.listed((socket.gethostname(), mine))
+    mine = {"train_data": (training.samples, training.fingerprint), "val_data": (val.samples, val.fingerprint)}
+    first, *others = ranks.all_gather_object((socket.gethostname(), mine))
     for rank, (host, theirs) in enumerate(others, start=1):
         for name, (samples, fingerprint) in theirs.items():
             if (samples, fingerprint) != first[1][name]:

@@ -9,21 +9,21 @@ class RunData:
     """The training stream's position, the validation data and the tokenizers, wherever they lie.
 
     Args:
-        training, held_out: the streams of a run.
+        training, val: the streams of a run.
         tokenizers: digests, by what they encode.
     """
 
-    def __init__(self, training: Stream, held_out: Stream, tokenizers: Mapping[str, str]) -> None:
+    def __init__(self, training: Stream, val: Stream, tokenizers: Mapping[str, str]) -> None:
         self._training = training
-        self._inputs = {"held_out": held_out.fingerprint} | {
+        self._inputs = {"val": val.fingerprint} | {
             f"tokenizer of {name}": digest for name, digest in tokenizers.items()
         }
 
-    def state(self, step: int) -> dict[str, object]:
+    def state_dict(self, step: int) -> dict[str, object]:
         """What must be stored to go on after ``step`` optimizer steps; equal on all ranks."""
-        return self._training.state(step) | {"inputs": self._inputs}
+        return self._training.state_dict(step) | {"inputs": self._inputs}
 
-    def check(self, state: Mapping[str, object]) -> None:
+    def validate_state(self, state: Mapping[str, object]) -> None:
         """Make sure that a stored state belongs to these data.
 
         Raises:
@@ -31,7 +31,7 @@ class RunData:
         """
         stored = dict(state)
         before = stored.pop("inputs", None)
-        self._training.check(stored)
+        self._training.validate_state(stored)
         if isinstance(before, Mapping):
             changed = [name for name, now in self._inputs.items() if before.get(name) != now]
             if changed:

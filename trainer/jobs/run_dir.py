@@ -1,8 +1,8 @@
 """A run's folder: one job at a time, and one config from the first step to the last.
 
-    RUN/config.yaml    the run as it was resolved, every default written out; a file of that name which is the user's
-                       stays, and config.resolved.yaml takes its place
-    RUN/.lock          held by rank 0 of the job that trains here
+RUN/config.yaml    the run as it was resolved, every default written out; a file of that name which is the user's
+                   stays, and config.resolved.yaml takes its place
+RUN/.lock          held by rank 0 of the job that trains here
 """
 
 import errno
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import config as configs
-from ..checkpoint.storage import FOLDER, LATEST, on_disk
+from ..checkpoint.storage import FOLDER, LATEST, list_checkpoints
 from ..distributed import ranks, signals
 from ..files import write_text
 from . import exit_codes, failures
@@ -44,7 +44,7 @@ def resolved_config(folder: Path) -> Path:
     return beside if beside.is_file() else folder / RESOLVED
 
 
-def take_over(folder: Path, run: Any, kinds: Any, fresh: bool) -> None:
+def claim_run_dir(folder: Path, run: Any, kinds: Any, fresh: bool) -> None:
     """Check a run against what its folder holds of it, and leave its resolved config there. Every rank must call this.
 
     A folder without a checkpoint binds nobody: what a start that did nothing left there is replaced.
@@ -56,19 +56,19 @@ def take_over(folder: Path, run: Any, kinds: Any, fresh: bool) -> None:
     Raises:
         ValueError: the folder holds a run with another config.
     """
-    problem = ranks.from_first(_taken_over(folder, run, kinds, fresh) if ranks.rank() == 0 else None)
+    problem = ranks.broadcast_object(_claimed(folder, run, kinds, fresh) if ranks.rank() == 0 else None)
     if problem:
         raise ValueError(problem)
 
 
-def _taken_over(folder: Path, run: Any, kinds: Any, fresh: bool) -> str:
+def _claimed(folder: Path, run: Any, kinds: Any, fresh: bool) -> str:
     """Do it; what is wrong when it cannot be done, else nothing."""
     if fresh:
         _clear(folder)
     elif _has_saved(folder) and resolved_config(folder).is_file():
         before = configs.read(kinds, resolved_config(folder))
         changes = configs.differences(before, run)
-        refused = [change for change in changes if not _harmless(change, before, run)]
+        refused = [change for change in changes if not _may_change_on_resume(change, before, run)]
         if refused:
             return (
                 f"{folder} holds a run with another config:\n  " + "\n  ".join(refused) + "\n"
@@ -83,14 +83,14 @@ def _taken_over(folder: Path, run: Any, kinds: Any, fresh: bool) -> str:
     return ""
 
 
-def _harmless(change: str, before: Any, after: Any) -> bool:
+def _may_change_on_resume(change: str, before: Any, after: Any) -> bool:
     """Whether a run may go on with a difference, as ``config.differences`` words it."""
     path = change.partition(":")[0]
     return any(configs.may_change(config, path) for config in (before, after))
 
 
 def _has_saved(folder: Path) -> bool:
-    return (folder / LATEST).exists() or bool(on_disk(folder))
+    return (folder / LATEST).exists() or bool(list_checkpoints(folder))
 
 
 def _place_of_resolved(folder: Path) -> Path:
@@ -111,7 +111,7 @@ def _is_ours(config: Path) -> bool:
 
 def _clear(folder: Path) -> None:
     """Remove what a run leaves in its folder, by its exact names, and nothing else."""
-    for inside, pattern in ((folder / FOLDER, _CHECKPOINT), (folder / "pictures", _PREVIEW)):
+    for inside, pattern in ((folder / FOLDER, _CHECKPOINT), (folder / "images", _PREVIEW)):
         for path in inside.iterdir() if inside.is_dir() else ():
             if pattern.fullmatch(path.name):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -125,7 +125,7 @@ def _clear(folder: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def run_dir_lock(folder: Path) -> Iterator[None]:
     """Rank 0 holds the folder's lock, so that a job that was orphaned and its successor never write into one run.
 
     The successor waits; the lock falls with the process that held it.
@@ -140,9 +140,9 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / ".lock").open("a+", encoding="utf-8")
         problem = _lock(handle, folder)
-    problem = ranks.from_first(problem)
+    problem = ranks.broadcast_object(problem)
     if problem == LEFT:
-        raise signals.LeftError
+        raise signals.StopRequestedError
     if problem:
         raise ValueError(problem)
     try:

@@ -74,7 +74,7 @@ def supervise(command: Sequence[str], run: Path, restarts: int, pool: Hosts | No
                 return code
             started += 1
             try:
-                words, without = _among_the_living(command, run, pool)
+                words, without = _without_dead_hosts(command, run, pool)
             except TooFewError as error:
                 _say(f"{ended}; {error}. The same command goes on {_beginning(run)}")
                 return code
@@ -103,13 +103,13 @@ def _run(command: Sequence[str], run: Path, interrupt: ranks.Interrupt) -> int:
             os.killpg(job.pid, signal.SIGTERM)
         raise
     finally:
-        exit_codes.withdraw(run)
+        exit_codes.withdraw_stop_request(run)
     return _code(job.returncode, exit_codes.last(run), bool(interrupt.raised))
 
 
 def _pass_on(interrupt: ranks.Interrupt, run: Path) -> None:
     if interrupt.raised:
-        exit_codes.ask(run)
+        exit_codes.request_stop(run)
     time.sleep(LOOK_S)
 
 
@@ -136,7 +136,7 @@ def _code(launcher: int, told: int | None, asked: bool) -> int:
 
 def _meaning(code: int, run: Path) -> str:
     """What is known of the end of a job, in a few words."""
-    cause = failures.said(run)
+    cause = failures.reported_failures(run)
     if cause:
         return cause
     if code == STALLED:
@@ -151,11 +151,11 @@ def _meaning(code: int, run: Path) -> str:
 
 
 def _beginning(run: Path) -> str:
-    saved = storage.on_disk(run)
+    saved = storage.list_checkpoints(run)
     return f"from the checkpoint of step {saved[0].step}" if saved else "from the start: nothing is saved yet"
 
 
-def _among_the_living(command: Sequence[str], run: Path, pool: Hosts | None) -> tuple[list[str], str]:
+def _without_dead_hosts(command: Sequence[str], run: Path, pool: Hosts | None) -> tuple[list[str], str]:
     """The command for the hosts that answer, and which do not, in words.
 
     Raises:

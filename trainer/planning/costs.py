@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ...models.conditions import (
+    CompositeConfig,
     Condition,
     ConditionConfig,
     LowResolutionConfig,
     ObjectsConfig,
-    SeveralConfig,
     TextConfig,
 )
 from ...models.discriminators import DiscriminatorConfig
@@ -27,7 +27,7 @@ from ..distributed.engine import NetworkConfig
 from ..jobs.run import Run
 from ..prior.config import PriorRun
 from ..vqgan.config import VQGANRun
-from ..vqgan.reconstruction_loss import Judge, VQGANLossConfig
+from ..vqgan.reconstruction_loss import ReconstructionLoss, VQGANLossConfig
 from .fake_tensor_meter import Cost, Meter, forget_gradients, simulated
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,13 +55,13 @@ def measure(run: Run, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
     """Simulates one step of one sample. Nothing is read but the installed package, and no network is filled.
 
     Args:
-        tokenizers: of a prior's run, the pictures' under "picture"; others by their field, where they encode on line.
+        tokenizers: of a prior's run, the images' under "image"; others by their field, where they encode on line.
     """
     return _of_vqgan(run) if isinstance(run, VQGANRun) else _of_prior(run, tokenizers)
 
 
 def _of_vqgan(run: VQGANRun) -> Costs:
-    size = run.data.crop.output[0] if run.data.crop is not None else 0
+    size = run.train_data.crop.output[0] if run.train_data.crop is not None else 0
     with simulated(DTYPES[run.generator_training.engine.precision]):
         generator = run.model.build()
         forget_gradients(generator)
@@ -71,11 +71,11 @@ def _of_vqgan(run: VQGANRun) -> Costs:
         training = run.discriminator_training
         discriminator = _discriminator(run.discriminator, run.model.out_channels, training)
         networks.append(Network("discriminator_training", _parameters(discriminator), training, averaged=False))
-    judge = _judge(run.loss, maps=run.rebuilds == "map")
+    judge = _judge(run.loss, maps=run.target == "segmentation")
     meter = Meter()
     with simulated():
         real = torch.zeros(1, run.model.in_channels, size, size)
-        if run.rebuilds == "map":
+        if run.target == "segmentation":
             real = torch.zeros(1, size, size, dtype=torch.int64)
         with meter():
             _vqgan_step(run, generator, discriminator, judge, real)
@@ -84,7 +84,7 @@ def _of_vqgan(run: VQGANRun) -> Costs:
 
 
 def _vqgan_step(
-    run: VQGANRun, generator: nn.Module, discriminator: nn.Module | None, judge: Judge, real: Tensor
+    run: VQGANRun, generator: nn.Module, discriminator: nn.Module | None, judge: ReconstructionLoss, real: Tensor
 ) -> None:
     """The order of ``VQGANTask``: what is alive together matters."""
     out = generator(real)
@@ -101,9 +101,9 @@ def _vqgan_step(
 
 
 def _of_prior(run: PriorRun, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
-    picture = tokenizers["picture"]
+    image = tokenizers["image"]
     meter = Meter()
-    on_line = not isinstance(run.data.crop, CodeCropConfig)
+    on_line = not isinstance(run.train_data.crop, CodeCropConfig)
     frozen = 0
     if on_line:
         with simulated():
@@ -113,7 +113,7 @@ def _of_prior(run: PriorRun, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
                 with meter():
                     network.encode(_input_of(config, run.model.window))
     with simulated(DTYPES[run.training.engine.precision]):
-        prior = run.model.build(picture.codes, run.condition)
+        prior = run.model.build(image.codebook_size, run.condition)
         forget_gradients(prior)
         fields = _fields(run.condition, prior.condition, run.model.window)
         codes = torch.zeros(1, *run.model.window, dtype=torch.int64)
@@ -133,11 +133,11 @@ def _fields(config: ConditionConfig, condition: Condition, window: tuple[int, in
         "flip": torch.zeros(1, dtype=torch.bool),
     }
     fields |= {name: torch.zeros(1, *window, dtype=torch.int64) for name in condition.fields if name.endswith("codes")}
-    for part in config.parts if isinstance(config, SeveralConfig) else (config,):
+    for part in config.conditions if isinstance(config, CompositeConfig) else (config,):
         if isinstance(part, TextConfig):
             fields[part.field] = torch.zeros(1, part.tokens, part.channels)
         elif isinstance(part, LowResolutionConfig):
-            sides = (side * part.pixels for side in window)
+            sides = (side * part.pixels_per_code for side in window)
             fields[part.field] = torch.zeros(1, part.channels, *sides)
         elif isinstance(part, ObjectsConfig):
             fields["object_classes"] = torch.zeros(1, part.objects, dtype=torch.int64)
@@ -152,13 +152,13 @@ def _discriminator(config: DiscriminatorConfig, channels: int, training: Network
         return network
 
 
-def _judge(config: VQGANLossConfig, maps: bool) -> Judge:
+def _judge(config: VQGANLossConfig, maps: bool) -> ReconstructionLoss:
     """The judge of a run with random networks of the same shapes: theirs need not be on this machine."""
     perceptual = config.perceptual and replace(config.perceptual, trunk="random", path=None)
-    logits = config.logits and replace(config.logits, classifier="random", path=None)
+    logits = config.classifier_logits and replace(config.classifier_logits, classifier="random", path=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that they are random
-        judge = Judge(replace(config, perceptual=perceptual, logits=logits), maps)
+        judge = ReconstructionLoss(replace(config, perceptual=perceptual, classifier_logits=logits), maps)
     for network in (judge.lpips, judge.logits):
         if network is not None:
             network.cpu()  # the simulation is of one device
@@ -167,7 +167,7 @@ def _judge(config: VQGANLossConfig, maps: bool) -> Judge:
 
 def _input_of(config: VQGANConfig, window: tuple[int, int]) -> Tensor:
     height, width = (side * config.factor for side in window)
-    if config.labels is not None:
+    if config.num_labels is not None:
         return torch.zeros(1, height, width, dtype=torch.int64)
     return torch.zeros(1, config.in_channels, height, width)
 

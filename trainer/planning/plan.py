@@ -72,7 +72,7 @@ class Fit(NamedTuple):
     def name(self) -> str:
         """In words."""
         offloaded = [word for word in ("optimizer", "parameters") if getattr(self.engine, f"offload_{word}")]
-        return f"zero {self.engine.zero}" + "".join(f" + {word} on the host" for word in offloaded)
+        return f"zero {self.engine.zero_stage}" + "".join(f" + {word} on the host" for word in offloaded)
 
 
 class Plan(NamedTuple):
@@ -92,7 +92,7 @@ class Plan(NamedTuple):
         """The recommendation as ``--set`` understands it."""
         if self.chosen is None:
             return []
-        found = [f"batch.micro={self.chosen.micro}"]
+        found = [f"batch.micro_batch_size={self.chosen.micro}"]
         for network in networks:
             for name in ("zero", "offload_optimizer", "offload_parameters"):
                 value = getattr(self.chosen.engine, name)
@@ -105,13 +105,13 @@ def held(network: Network, engine: EngineConfig, ranks: int) -> Held:
     """What a rank holds of one network at the end of a backward, when there is most of it."""
     p, b = network.parameters, _BYTES[engine.precision]
     share = p / ranks
-    weights = b * (share if engine.zero == 3 else p)
+    weights = b * (share if engine.zero_stage == 3 else p)
     # Stage 1 reduces at the end of the accumulation: until then a rank has the whole gradient, then its own part too.
-    gradients = {0: b * p, 1: b * (p + share), 2: b * share, 3: b * share}[engine.zero]
-    masters = 0.0 if engine.zero == 0 else 4 * share
-    moments = 8.0 * (p if engine.zero == 0 else share)
-    average = 4.0 * (share if engine.zero == 3 else p) if network.averaged else 0.0
-    buffers = 0 if engine.zero == 0 else min(BUCKET, p) * (4 if engine.zero == 1 else b)
+    gradients = {0: b * p, 1: b * (p + share), 2: b * share, 3: b * share}[engine.zero_stage]
+    masters = 0.0 if engine.zero_stage == 0 else 4 * share
+    moments = 8.0 * (p if engine.zero_stage == 0 else share)
+    average = 4.0 * (share if engine.zero_stage == 3 else p) if network.averaged else 0.0
+    buffers = 0 if engine.zero_stage == 0 else min(BUCKET, p) * (4 if engine.zero_stage == 1 else b)
     host = 0.0
     if engine.offload_optimizer:
         host, masters, moments = host + masters + moments, 0.0, 0.0
@@ -126,21 +126,21 @@ def plan(run: Run, costs: Costs, machines: Machines) -> Plan:
     Raises:
         ValueError: the global batch cannot be divided among the ranks.
     """
-    if run.batch.total % machines.ranks:
+    if run.batch.global_batch_size % machines.ranks:
         raise ValueError(
-            f"batch.total = {run.batch.total} must be a multiple of the {machines.ranks} ranks of {machines.nodes} x "
-            f"{machines.gpus} GPUs; nearest: {_nearest(run.batch.total, machines.ranks)}"
+            f"batch.global_batch_size = {run.batch.global_batch_size} must be a multiple of the {machines.ranks} ranks of {machines.nodes} x "
+            f"{machines.gpus} GPUs; nearest: {_nearest(run.batch.global_batch_size, machines.ranks)}"
         )
     fits = [_fit(run, costs, machines, engine) for engine in _ways(costs)]
     chosen, reasons = _choose(run, fits, machines)
-    samples = run.loop.steps * run.batch.total
+    samples = run.loop.max_steps * run.batch.global_batch_size
     flops = samples * costs.sample.flops
     seconds = flops / (machines.ranks * machines.teraflops * 1e12 * machines.mfu)
     engine = (chosen or fits[-1]).engine
     parts = [(network, _in_its_numbers(network, engine)) for network in costs.networks]
     checkpoint = sum(checkpoint_bytes(network, numbers, machines.ranks) for network, numbers in parts)
     tokens = samples * costs.tokens
-    return Plan(fits, chosen, reasons, run.loop.steps, samples, tokens, flops, seconds, checkpoint)
+    return Plan(fits, chosen, reasons, run.loop.max_steps, samples, tokens, flops, seconds, checkpoint)
 
 
 def checkpoint_bytes(network: Network, engine: EngineConfig, ranks: int) -> float:
@@ -148,8 +148,8 @@ def checkpoint_bytes(network: Network, engine: EngineConfig, ranks: int) -> floa
 
     Below ZeRO 3, every rank keeps an average of the whole network.
     """
-    states = 8 if engine.zero == 0 else 12  # moments, and masters where weights are not their own
-    average = 4 * (1 if engine.zero == 3 else ranks) + 4 if network.averaged else 0
+    states = 8 if engine.zero_stage == 0 else 12  # moments, and masters where weights are not their own
+    average = 4 * (1 if engine.zero_stage == 3 else ranks) + 4 if network.averaged else 0
     return network.parameters * (_BYTES[engine.precision] + states + average)
 
 
@@ -161,7 +161,7 @@ def _in_its_numbers(network: Network, engine: EngineConfig) -> EngineConfig:
 def _ways(costs: Costs) -> list[EngineConfig]:
     """From the fewest messages to the least memory."""
     precision = costs.networks[0].training.engine.precision
-    ways = [EngineConfig(zero=stage, precision=precision) for stage in (1, 2, 3)]
+    ways = [EngineConfig(zero_stage=stage, precision=precision) for stage in (1, 2, 3)]
     last = ways[-1]
     return [
         *ways,
@@ -175,14 +175,14 @@ def _fit(run: Run, costs: Costs, machines: Machines, engine: EngineConfig) -> Fi
     whole = Held(*(sum(column) for column in zip(*parts, strict=True)))
     room = machines.memory * GIB * (1 - _RESERVE) - whole.device - costs.frozen
     largest = max(math.floor(room / costs.sample.bytes), 0)
-    each = run.batch.total // machines.ranks
+    each = run.batch.global_batch_size // machines.ranks
     micro = max((size for size in range(1, each + 1) if each % size == 0 and size <= largest), default=0)
     return Fit(engine, whole, costs.frozen, largest, micro)
 
 
 def _choose(run: Run, fits: Sequence[Fit], machines: Machines) -> tuple[Fit | None, list[str]]:
-    each = run.batch.total // machines.ranks
-    wanted = min(run.batch.micro, each)
+    each = run.batch.global_batch_size // machines.ranks
+    wanted = min(run.batch.micro_batch_size, each)
     chosen = next((fit for fit in fits if fit.micro >= wanted), None) or max(fits, key=lambda fit: fit.micro)
     if not chosen.micro:
         return None, [
@@ -193,7 +193,7 @@ def _choose(run: Run, fits: Sequence[Fit], machines: Machines) -> tuple[Fit | No
     skipped = fits[: fits.index(chosen)]
     if skipped:
         reasons.append(
-            f"{skipped[-1].name} holds {skipped[-1].micro} samples of the {wanted} that batch.micro asks for"
+            f"{skipped[-1].name} holds {skipped[-1].micro} samples of the {wanted} that batch.micro_batch_size asks for"
         )
     reasons.append(
         f"{chosen.name} holds {chosen.micro} samples of the {each} that a step has for each rank: "

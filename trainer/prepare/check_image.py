@@ -13,11 +13,11 @@ from ..images.decode import LARGEST, Pixels, decode_map, decode_numbers, decode_
 from ..images.geometry import Measured
 from ..shards.folder_walk import escaped
 from ..shards.writer import Sample
-from .find_images import Source
+from .find_images import RawSample
 
 _KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # other formats become PNG
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what PNG holds without a loss
-_LARGE = 3 * 500_000  # numbers of a picture, of three channels, from which on its parts can be read alone
+_LARGE = 3 * 500_000  # numbers of an image, of three channels, from which on its parts can be read alone
 
 
 class UnusableError(Exception):
@@ -32,21 +32,21 @@ class Stored(NamedTuple):
     layout: bytes = b""  # where its parts lie, if they can be read alone
 
 
-def prepare(source: Source, minimum_side: int) -> Sample:
+def prepare(source: RawSample, minimum_side: int) -> Sample:
     """The members of a sample.
 
     Args:
         source: its files.
-        minimum_side: pictures with a shorter side are refused, in pixels.
+        minimum_side: images with a shorter side are refused, in pixels.
 
     Raises:
         UnusableError: a file cannot be read or decoded, is too small, or does not fit the others.
     """
-    picture = source.files["picture"]
-    measured, first = _picture(picture, _bytes_of(picture), minimum_side)
+    image = source.files["image"]
+    measured, first = _image(image, _bytes_of(image), minimum_side)
     stored = [first]
     for field, path in source.files.items():
-        if field != "picture":
+        if field != "image":
             stored.append(_aligned(field, path, _bytes_of(path), measured))
     if source.label is not None:
         stored.append(Stored("cls", str(source.label).encode()))
@@ -54,7 +54,7 @@ def prepare(source: Source, minimum_side: int) -> Sample:
     return Sample(source.key, members, measured, {member.extension: member.layout for member in stored})
 
 
-def _picture(path: Path, data: bytes, minimum_side: int) -> tuple[Measured, Stored]:
+def _image(path: Path, data: bytes, minimum_side: int) -> tuple[Measured, Stored]:
     try:
         measured = measure(data)
         if min(measured.height, measured.width) < minimum_side:
@@ -63,7 +63,7 @@ def _picture(path: Path, data: bytes, minimum_side: int) -> tuple[Measured, Stor
     except UnusableError:
         raise
     except UnidentifiedImageError:
-        raise UnusableError("is not a picture") from None
+        raise UnusableError("is not an image") from None
     except Exception as error:  # decoders raise whatever the damage leads them to
         raise UnusableError(f"cannot be decoded: {type(error).__name__}: {error}") from error
     with open_image(data, header_only=True) as opened:
@@ -87,15 +87,15 @@ def _seekable(data: bytes, pixels: Pixels, orientation: int) -> Stored:
 
 
 def _aligned(field: str, path: Path, data: bytes, measured: Measured) -> Stored:
-    """A map or depth of a picture, of the same proportions; a large one in tiles."""
+    """A map or depth of an image, of the same proportions; a large one in tiles."""
     try:
-        numbers = decode_map(data) if field == "map" else decode_numbers(data)
+        numbers = decode_map(data) if field == "segmentation" else decode_numbers(data)
     except Exception as error:  # decoders raise whatever the damage leads them to
         raise UnusableError(f"its {field} cannot be used: {type(error).__name__}: {error}") from error
     height, width = numbers.shape
     if abs(height * measured.width - width * measured.height) > max(measured.height, measured.width):
         raise UnusableError(
-            f"its {field} of {width} x {height} has other proportions than its picture of "
+            f"its {field} of {width} x {height} has other proportions than its image of "
             f"{measured.width} x {measured.height}"
         )
     if numbers.size * 3 >= _LARGE and numbers.dtype.newbyteorder("<").str in tiled_tiff.TYPES:
@@ -106,13 +106,13 @@ def _aligned(field: str, path: Path, data: bytes, measured: Measured) -> Stored:
 
 def _png(path: Path, data: bytes) -> bytes:
     """The same pixels as PNG, for formats that WebDataset's decoders do not know."""
-    with open_image(data) as picture:
-        if picture.mode not in _PNG_MODES:
+    with open_image(data) as image:
+        if image.mode not in _PNG_MODES:
             raise UnusableError(
-                f"{picture.format} of mode {picture.mode} cannot be kept without a loss; save {path} as PNG"
+                f"{image.format} of mode {image.mode} cannot be kept without a loss; save {path} as PNG"
             )
         packed = io.BytesIO()
-        picture.save(packed, "PNG")
+        image.save(packed, "PNG")
     return packed.getvalue()
 
 

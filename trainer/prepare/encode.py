@@ -1,6 +1,6 @@
-"""Picture shards to code shards: what a tokenizer makes of whole pictures, or of the crops that training would draw.
+"""Image shards to code shards: what a tokenizer makes of whole images, or of the crops that training would draw.
 
-Every shard of pictures becomes one shard of codes, shard n by rank n modulo the number of ranks; a shard that is
+Every shard of images becomes one shard of codes, shard n by rank n modulo the number of ranks; a shard that is
 finished is not made again, so a job that was killed goes on, on any number of ranks, and ends with the same bytes.
 """
 
@@ -18,46 +18,46 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...models.bounds import Count, Natural, Seed, Share, Width, check_ranges
 from ...models.conditions.code_map import LABELS
-from ...models.vqgan.tiling import Settings
-from ..checkpoint.loading import Tokenizer
+from ...models.vqgan.tiling import Tiling
+from ..checkpoint.loading import LoadedTokenizer
 from ..config import to_mapping
-from ..data.collate import Item
+from ..data.collate import LoadedSample
 from ..data.crops import CropConfig, TamingCropConfig, crop_box
-from ..data.sampler import Schedule, Visit
+from ..data.sampler import SampleDraw, Schedule
 from ..data.samples import SampleReader
 from ..distributed import ranks
 from ..distributed.child_processes import end_with
 from ..files import write_whole
 from ..images.geometry import Crop
-from ..shards.errors import SampleError, TooManyFaultsError
+from ..shards.errors import SampleError, TooManySampleErrorsError
 from ..shards.fields import ARRAY_FIELDS, EXTENSIONS
-from ..shards.index import Place
+from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
 from ..shards.writer import Sample, finished, own_shard, write_shard
-from .code_members import Coder, filling
+from .code_members import CodeMemberEncoder, crop_to_codes
 
-__all__ = ["EncodeConfig", "Encoding", "Report", "encode", "provenance"]
+__all__ = ["EncodeConfig", "EncodeJob", "EncodeReport", "encode", "provenance"]
 
 REPORT = "report.json"
-_VERSION = 1  # rises when equal pictures and settings would no longer give equal members
+_VERSION = 1  # rises when equal images and settings would no longer give equal members
 _CARRIED = tuple(name for field in ("cls", *ARRAY_FIELDS) for name in EXTENSIONS[field])  # members that go along
 _PASSING = ("missing shard", "unreachable")  # faults that may be gone tomorrow: they end the work, nothing is left out
 
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """Which parts of pictures are encoded, and how.
+    """Which parts of images are encoded, and how.
 
     Attributes:
-        crop: cuts the parts; None encodes whole pictures, in tiles.
-        crops: parts of each picture; they are those that training with this crop and seed draws in its first epoch.
+        crop: cuts the parts; None encodes whole images, in tiles.
+        crops: parts of each image; they are those that training with this crop and seed draws in its first epoch.
         seed: of the crops.
-        tile: side that the network sees at once of whole pictures, in codes.
+        tile: side that the network sees at once of whole images, in codes.
         halo: border of a tile that is seen but not kept, in codes.
-        low: side of the small picture that is kept beside each grid, in pixels a code; 0 keeps none.
+        low: side of the small image that is kept beside each grid, in pixels a code; 0 keeps none.
         batch: crops the network sees at once.
         workers: processes that read and decode, on each rank; 0 does it in between.
-        fault_limit: largest share of pictures that may be left out.
+        fault_limit: largest share of images that may be left out.
     """
 
     crop: CropConfig | TamingCropConfig | None = None
@@ -65,35 +65,35 @@ class EncodeConfig:
     seed: Seed = 0
     tile: Width = 16
     halo: Natural = 2
-    low: Natural = 0
+    low_res: Natural = 0
     batch: Width = 16
-    workers: Natural = 0
-    fault_limit: Share = 0.01
+    num_workers: Natural = 0
+    max_bad_fraction: Share = 0.01
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name, smallest in (("crops", 1), ("low", 0), ("batch", 1), ("workers", 0)):
+        for name, smallest in (("crops", 1), ("low_res", 0), ("batch", 1), ("num_workers", 0)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
         if self.crop is None and self.crops > 1:
-            raise ValueError(f"whole pictures are encoded once, got crops = {self.crops}; give the crop's size")
+            raise ValueError(f"whole images are encoded once, got crops = {self.crops}; give the crop's size")
         if self.tile <= 2 * self.halo:
             raise ValueError(f"tile must be more than twice the halo, got {self.tile} and {self.halo} codes")
-        if not 0 <= self.fault_limit <= 1:
-            raise ValueError(f"fault_limit is a share between 0 and 1, got {self.fault_limit}")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction is a share between 0 and 1, got {self.max_bad_fraction}")
 
 
-class Encoding(NamedTuple):
+class EncodeJob(NamedTuple):
     """What is to be done: every rank has the same."""
 
     source: ShardSet
     folder: Path
-    tokenizer: Tokenizer
-    others: Mapping[str, Tokenizer]  # of "map" and "depth", where they have one
+    tokenizer: LoadedTokenizer
+    condition_tokenizers: Mapping[str, LoadedTokenizer]  # of "segmentation" and "depth", where they have one
     config: EncodeConfig
 
 
-class Report(NamedTuple):
+class EncodeReport(NamedTuple):
     """What lies in the folder in the end."""
 
     samples: int
@@ -101,21 +101,21 @@ class Report(NamedTuple):
     skipped: list[tuple[str, str, str, str]]  # shard, key, kind of fault, detail
 
 
-_Read = list[Item] | SampleError  # what a worker made of one sample
+_Read = list[LoadedSample] | SampleError  # what a worker made of one sample
 
 
-def provenance(work: Encoding) -> dict[str, Any]:
+def provenance(work: EncodeJob) -> dict[str, Any]:
     """What code shards say of how they were made. A prior is trained only beside the tokenizer named here."""
     config = work.config
-    maps: Any = {"kind": "commonest label", "labels": LABELS} if _has(work.source, "map") else None
+    maps: Any = {"kind": "commonest label", "labels": LABELS} if _has(work.source, "segmentation") else None
     others = {
-        f"{field}s": {"kind": "codes", "tokenizer": other.card["digest"], "codes": other.card["codes"]}
-        for field, other in work.others.items()
+        f"{field}s": {"kind": "codes", "tokenizer": other.metadata["digest"], "codes": other.metadata["codes"]}
+        for field, other in work.condition_tokenizers.items()
     }
     cut: dict[str, Any] = {"tile": config.tile, "halo": config.halo}
     if config.crop is not None:
         cut = {"crop": to_mapping(config.crop), "crops": config.crops, "seed": config.seed}
-    card = work.tokenizer.card
+    card = work.tokenizer.metadata
     made_as = {
         "kind": "codes",
         "version": _VERSION,
@@ -123,40 +123,42 @@ def provenance(work: Encoding) -> dict[str, Any]:
         "factor": card["factor"],
         "codes": card["codes"],
         "maps": maps,
-        "low": config.low,
+        "low": config.low_res,
         **others,
         **cut,
     }
     return json.loads(json.dumps(made_as))  # type: ignore[no-any-return]  # as it reads in an index
 
 
-def encode(work: Encoding, say: Callable[[str], None]) -> Report:
-    """Encode every picture of the source into shards in the folder. Every rank must call this, with the same work.
+def encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
+    """Encode every image of the source into shards in the folder. Every rank must call this, with the same work.
 
-    Pictures that cannot be used are named, counted by kind and left out; ``report.json`` has all of them.
+    Images that cannot be used are named, counted by kind and left out; ``report.json`` has all of them.
 
     Raises:
-        ValueError: the folder holds shards that were made otherwise or of other pictures, or the tokenizers do not go
+        ValueError: the folder holds shards that were made otherwise or of other images, or the tokenizers do not go
             together.
-        TooManyFaultsError: more pictures were left out than ``fault_limit`` allows; all others are encoded.
-        SampleError: a shard of pictures is missing or cannot be reached; run it again, it goes on.
+        TooManyFaultsError: more images were left out than ``fault_limit`` allows; all others are encoded.
+        SampleError: a shard of images is missing or cannot be reached; run it again, it goes on.
     """
-    config, factor = work.config, work.tokenizer.card["factor"]
+    config, factor = work.config, work.tokenizer.metadata["factor"]
     if config.crop is not None and config.crop.size % factor:
         raise ValueError(f"the crops' size must be a multiple of the factor {factor}, got {config.crop.size}")
     made_as = provenance(work)
     todo = _unfinished(work, made_as)
     mine = [shard for shard in range(ranks.rank(), len(work.source.counts), ranks.world()) if shard in todo]
-    tiles = Settings(config.tile, config.halo) if config.crop is None else None
-    coder = Coder(work.tokenizer, work.others, _has(work.source, "map"), tiles, config.low)
-    pictures = _Pictures(work.source, _fields(work), config, factor)
+    tiles = Tiling(config.tile, config.halo) if config.crop is None else None
+    coder = CodeMemberEncoder(
+        work.tokenizer, work.condition_tokenizers, _has(work.source, "segmentation"), tiles, config.low_res
+    )
+    images = _Images(work.source, _fields(work), config, factor)
     places = [(shard, sample) for shard in mine for sample in range(work.source.counts[shard])]
     loader = DataLoader(
-        pictures,
+        images,
         batch_size=None,
         sampler=places,
         collate_fn=_as_it_is,
-        num_workers=config.workers,
+        num_workers=config.num_workers,
         worker_init_fn=partial(end_with, os.getpid()),
     )
     reads = iter(loader)
@@ -166,27 +168,27 @@ def encode(work: Encoding, say: Callable[[str], None]) -> Report:
         samples = _samples(work.source.names[shard], islice(reads, count), coder, config, notes["skipped"], say)
         path = _path(work, shard)
         made = write_shard(path, samples, made_as, notes)
-        say(f"{path}: {made} grids of {count} pictures")
+        say(f"{path}: {made} grids of {count} images")
     ranks.barrier()
     return _reported(work)
 
 
-def _unfinished(work: Encoding, made_as: dict[str, Any]) -> set[int]:
+def _unfinished(work: EncodeJob, made_as: dict[str, Any]) -> set[int]:
     """The shards that are still to be made, once all that are there turn out to be of this work."""
     paths = {_path(work, shard): shard for shard in range(len(work.source.counts))}
     if len(paths) < len(work.source.counts):
-        raise ValueError("two shards of pictures have the same file name; encode their folders into different ones")
+        raise ValueError("two shards of images have the same file name; encode their folders into different ones")
     todo = set(paths.values())
     for path in sorted(work.folder.glob("*.tar")):
         index, shard = own_shard(path), paths.get(path)
         if shard is None:
-            raise ValueError(f"{path} belongs to no shard of these pictures; remove it, or encode into another folder")
+            raise ValueError(f"{path} belongs to no shard of these images; remove it, or encode into another folder")
         if index is None:
             continue
         if index.provenance != made_as:
             raise ValueError(f"{path} was made as {index.provenance}, not as {made_as}; encode into another folder")
         if index.notes.get("source") != _identity(work.source, shard):
-            raise ValueError(f"{path} was made of other pictures than {work.source.names[shard]} holds now; remove it")
+            raise ValueError(f"{path} was made of other images than {work.source.names[shard]} holds now; remove it")
         todo.remove(shard)
     return todo
 
@@ -194,15 +196,15 @@ def _unfinished(work: Encoding, made_as: dict[str, Any]) -> set[int]:
 def _samples(
     shard: str,
     reads: Iterator[_Read],
-    coder: Coder,
+    coder: CodeMemberEncoder,
     config: EncodeConfig,
     skipped: list[tuple[str, str, str]],
     say: Callable[[str], None],
 ) -> Iterator[Sample]:
-    """The samples of one code shard, a batch at a time; pictures that cannot be used are noted."""
+    """The samples of one code shard, a batch at a time; images that cannot be used are noted."""
     together = 1 if config.crop is None else max(config.batch // config.crops, 1)
     while part := list(islice(reads, together)):
-        rows: list[Item] = []
+        rows: list[LoadedSample] = []
         for read in part:
             if not isinstance(read, SampleError):
                 rows += read
@@ -217,8 +219,8 @@ def _samples(
                 yield Sample(row["key"], members | row["carried"])
 
 
-class _Pictures(Dataset[_Read]):
-    """Reads and cuts the pictures at given places, in worker processes."""
+class _Images(Dataset[_Read]):
+    """Reads and cuts the images at given places, in worker processes."""
 
     def __init__(self, source: ShardSet, fields: Sequence[str], config: EncodeConfig, factor: int) -> None:
         self._reader = SampleReader(source, fields, config.crop, {})
@@ -231,48 +233,52 @@ class _Pictures(Dataset[_Read]):
     def __getitem__(self, place: tuple[int, int]) -> _Read:
         shards = self._reader.shards
         try:
-            rows = self._reader.read(Place(*place), partial(self._choose, Visit(0, 0, Place(*place))))
+            rows = self._reader.read(
+                SampleLocation(*place), partial(self._choose, SampleDraw(0, 0, SampleLocation(*place)))
+            )
             carried = {name: shards.read(*place, name) for name in _CARRIED if shards.has(*place, name)}
             filled = [row for number, whole in enumerate(rows) if (row := self._named(whole, number, carried))]
             if not filled:
-                raise shards.fault(*place, "too small", f"it does not fill one code of {self._factor} pixels a side")
+                raise shards.sample_error(
+                    *place, "too small", f"it does not fill one code of {self._factor} pixels a side"
+                )
             return filled
         except SampleError as fault:
             return fault
 
-    def _choose(self, visit: Visit, key: str, height: int, width: int) -> list[Crop]:
+    def _choose(self, visit: SampleDraw, key: str, height: int, width: int) -> list[Crop]:
         keys = [self._schedule.crop_key(visit, key, crop) for crop in range(self._config.crops)]
         return [crop_box(self._config.crop, height, width, crop_key) for crop_key in keys]
 
-    def _named(self, row: Item, number: int, carried: dict[str, bytes]) -> Item | None:
-        """The row as it goes into a shard: of several crops of a picture, each has its number in its key."""
+    def _named(self, row: LoadedSample, number: int, carried: dict[str, bytes]) -> LoadedSample | None:
+        """The row as it goes into a shard: of several crops of an image, each has its number in its key."""
         key = f"{row['key']}-{number}" if self._config.crops > 1 else row["key"]
-        return filling({**row, "key": key, "carried": carried}, self._factor)
+        return crop_to_codes({**row, "key": key, "carried": carried}, self._factor)
 
 
-def _reported(work: Encoding) -> Report:
+def _reported(work: EncodeJob) -> EncodeReport:
     """What all ranks have left in the folder; rank 0 writes it down."""
     indexes = [(shard, finished(_path(work, shard))) for shard in range(len(work.source.counts))]
     there = [(work.source.names[shard], index) for shard, index in indexes if index is not None]
     skipped = [(name, *left) for name, index in there for left in index.notes["skipped"]]
-    report = Report(sum(index.samples for _, index in there), len(there), skipped)
+    report = EncodeReport(sum(index.samples for _, index in there), len(there), skipped)
     if ranks.rank() == 0:
         kinds = Counter(kind for _, _, kind, _ in skipped)
         write_whole(work.folder / REPORT, json.dumps(report._asdict() | {"kinds": kinds}, indent=1).encode() + b"\n")
         for part in work.folder.glob(".*.part"):  # what killed jobs left behind; everything is finished now
             part.unlink(missing_ok=True)
-    if len(skipped) > work.config.fault_limit * work.source.samples:
+    if len(skipped) > work.config.max_bad_fraction * work.source.samples:
         kind, key = skipped[0][2], skipped[0][1]
-        raise TooManyFaultsError(
-            f"{len(skipped)} of {work.source.samples} pictures were left out, more than fault_limit = "
-            f"{work.config.fault_limit:g} allows; the first is {key}: {kind}; see {work.folder / REPORT}. Repair them "
+        raise TooManySampleErrorsError(
+            f"{len(skipped)} of {work.source.samples} images were left out, more than fault_limit = "
+            f"{work.config.max_bad_fraction:g} allows; the first is {key}: {kind}; see {work.folder / REPORT}. Repair them "
             "and encode their shards again, or raise the limit"
         )
     return report
 
 
-def _fields(work: Encoding) -> list[str]:
-    wanted = {"picture", *work.others} | ({"map"} if _has(work.source, "map") else set())
+def _fields(work: EncodeJob) -> list[str]:
+    wanted = {"image", *work.condition_tokenizers} | ({"segmentation"} if _has(work.source, "segmentation") else set())
     return sorted(wanted)
 
 
@@ -288,7 +294,7 @@ def _identity(source: ShardSet, shard: int) -> list[int]:
     return [index.samples, index.tar_bytes, index.digest]
 
 
-def _path(work: Encoding, shard: int) -> Path:
+def _path(work: EncodeJob, shard: int) -> Path:
     return work.folder / Path(work.source.names[shard]).name
 
 

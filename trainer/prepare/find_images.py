@@ -1,4 +1,4 @@
-"""Which pictures a source holds, with the maps, depths and labels that belong to them."""
+"""Which images a source holds, with the maps, depths and labels that belong to them."""
 
 import csv
 import json
@@ -12,44 +12,44 @@ from ..files import read_regular
 from ..shards.folder_walk import Skipped as Skipped
 from ..shards.folder_walk import Walk, escaped, walk
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _SUFFIXES = {
-    "picture": PICTURE_SUFFIXES,
-    "map": (".png", ".tif", ".tiff"),
+    "image": IMAGE_SUFFIXES,
+    "segmentation": (".png", ".tif", ".tiff"),
     "depth": (".png", ".tif", ".tiff", ".npy"),
 }
-_HEADERS = ("file", "filename", "image", "key", "name", "path", "picture")  # first cell of a CSV's heading
+_HEADERS = ("file", "filename", "image", "key", "name", "path", "image")  # first cell of a CSV's heading
 _LARGEST = 1 << 30  # bytes of a list or a file of labels
-FOLDERS = {"picture": "images", "map": "maps", "depth": "depth"}  # of an aligned source
+FOLDERS = {"image": "images", "segmentation": "maps", "depth": "depth"}  # of an aligned source
 
 
-class Source(NamedTuple):
+class RawSample(NamedTuple):
     """One sample before it is packed."""
 
     key: str
-    files: Mapping[str, Path]  # by field: "picture", and "map", "depth" where there are some
+    files: Mapping[str, Path]  # by field: "image", and "segmentation", "depth" where there are some
     label: int | None = None
 
 
-class Gathered(NamedTuple):
+class SampleListing(NamedTuple):
     """What a source holds."""
 
-    sources: list[Source]
+    sources: list[RawSample]
     skipped: list[Skipped]
     classes: list[str]  # names of the labels, in order; empty where labels came as numbers or not at all
 
 
-def gather(source: Path, labels: str | None = None) -> Gathered:
+def find_samples(source: Path, labels: str | None = None) -> SampleListing:
     """The samples of a folder or a list.
 
     Args:
         source: a folder with ``images/`` and ``maps/`` or ``depth/`` of equal names; or any folder, searched
-            recursively; or a text file that lists pictures, one path a line.
+            recursively; or a text file that lists images, one path a line.
         labels: "folders" takes the name of the first folder below the source as the class; else a CSV (file, class)
             or JSON ({file: class}) of labels, by path below the source with or without suffix.
 
     Raises:
-        FileNotFoundError: there is no such source, or no picture in it.
+        FileNotFoundError: there is no such source, or no image in it.
         ValueError: the labels cannot be read.
     """
     if not source.exists():
@@ -60,30 +60,28 @@ def gather(source: Path, labels: str | None = None) -> Gathered:
     elif _is_aligned(source):
         found, skipped = _aligned(source)
     else:
-        walked = walk(source, PICTURE_SUFFIXES)
-        found = [Source(key, {"picture": file}) for key, file in _named(source, walked)]
+        walked = walk(source, IMAGE_SUFFIXES)
+        found = [RawSample(key, {"image": file}) for key, file in _named(source, walked)]
         skipped = walked.skipped
     if not found and not (skipped and _is_aligned(source)):
         some = f"; left out: {skipped[0].file}: {skipped[0].reason}" if skipped else ""
-        raise FileNotFoundError(
-            f"{source} holds no picture; looked for {', '.join(PICTURE_SUFFIXES)} in all folders{some}"
-        )
+        raise FileNotFoundError(f"{source} holds no image; looked for {', '.join(IMAGE_SUFFIXES)} in all folders{some}")
     if labels is None:
-        return Gathered(found, skipped, [])
+        return SampleListing(found, skipped, [])
     return _labelled(found, skipped, labels)
 
 
 def _is_aligned(source: Path) -> bool:
-    others = [folder for field, folder in FOLDERS.items() if field != "picture"]
-    return (source / FOLDERS["picture"]).is_dir() and any((source / other).is_dir() for other in others)
+    others = [folder for field, folder in FOLDERS.items() if field != "image"]
+    return (source / FOLDERS["image"]).is_dir() and any((source / other).is_dir() for other in others)
 
 
-def _aligned(source: Path) -> tuple[list[Source], list[Skipped]]:
-    """Samples whose picture, map and depth have equal names in folders of their own."""
+def _aligned(source: Path) -> tuple[list[RawSample], list[Skipped]]:
+    """Samples whose image, map and depth have equal names in folders of their own."""
     fields = [field for field, folder in FOLDERS.items() if (source / folder).is_dir()]
     walks = {field: walk(source / FOLDERS[field], _SUFFIXES[field]) for field in fields}
     files = {field: dict(_named(source / FOLDERS[field], walked)) for field, walked in walks.items()}
-    found: list[Source] = []
+    found: list[RawSample] = []
     skipped: list[Skipped] = []
     for key in sorted(set().union(*files.values())):
         missing = [field for field in fields if key not in files[field]]
@@ -94,7 +92,7 @@ def _aligned(source: Path) -> tuple[list[Source], list[Skipped]]:
             hints = [f"; {FOLDERS[field]}/ has {other}" for field in missing for other in _others(walks[field])]
             skipped.append(Skipped(key, some_file, reason + "".join(hints)))
         else:
-            found.append(Source(key, present))
+            found.append(RawSample(key, present))
     return found, skipped + [left for walked in walks.values() for left in walked.skipped]
 
 
@@ -108,11 +106,11 @@ def _named(folder: Path, walked: Walk) -> list[tuple[str, Path]]:
     return _keyed((file.relative_to(folder), file) for file in walked.files)
 
 
-def _listed(file: Path) -> list[Source]:
-    """The pictures that a text file lists; paths are relative to the file."""
+def _listed(file: Path) -> list[RawSample]:
+    """The images that a text file lists; paths are relative to the file."""
     lines = [line.strip() for line in _text_of(file).splitlines()]
     names = [Path(line) for line in lines if line and not line.startswith("#")]
-    return [Source(key, {"picture": path}) for key, path in _keyed((name, file.parent / name) for name in names)]
+    return [RawSample(key, {"image": path}) for key, path in _keyed((name, file.parent / name) for name in names)]
 
 
 def _keyed(files: Iterable[tuple[Path, Path]]) -> list[tuple[str, Path]]:
@@ -143,7 +141,7 @@ def _key(parts: Sequence[str]) -> str:
     return "/".join(kept) or "unnamed"
 
 
-def _labelled(found: list[Source], skipped: list[Skipped], labels: str) -> Gathered:
+def _labelled(found: list[RawSample], skipped: list[Skipped], labels: str) -> SampleListing:
     """Samples with the number of their class; those without a class are left out."""
     if labels == "folders":
         named = {source.key: source.key.split("/")[0] for source in found if "/" in source.key}
@@ -157,8 +155,8 @@ def _labelled(found: list[Source], skipped: list[Skipped], labels: str) -> Gathe
     places = {text: int(text) if numbers else place for place, text in enumerate(texts)}
     kept = [source._replace(label=places[named[source.key]]) for source in found if source.key in named]
     left = [source for source in found if source.key not in named]
-    skipped = skipped + [Skipped(source.key, str(source.files["picture"]), "has no label") for source in left]
-    return Gathered(kept, skipped, classes)
+    skipped = skipped + [Skipped(source.key, str(source.files["image"]), "has no label") for source in left]
+    return SampleListing(kept, skipped, classes)
 
 
 def _label_file(file: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from ..shards.folder_walk import Skipped, escaped
 from ..shards.index import ShardIndex
 from ..shards.writer import Sample, finished, index_path, own_shard, write_shard
 from .check_image import UnusableError, prepare
-from .find_images import Gathered, Source
+from .find_images import RawSample, SampleListing
 from .process_pool import spread
 
 REPORT = "report.json"
@@ -28,34 +28,34 @@ class PackConfig:
     Attributes:
         shard_bytes: a shard is closed when its sources reach this size; 0 for no limit.
         shard_samples: or when it has so many samples; 0 for no limit.
-        held_out: samples that are kept aside for evaluation.
-        minimum_side: pictures with a shorter side are left out, in pixels.
+        val: samples that are kept aside for evaluation.
+        minimum_side: images with a shorter side are left out, in pixels.
         processes: how many work at once; 0 for one a core.
         prefix: of the names of the shards.
     """
 
     shard_bytes: Limit = 500_000_000
     shard_samples: Natural = 0
-    held_out: Natural = 0
+    val: Natural = 0
     minimum_side: Count = 1
     processes: Natural = 0
     prefix: Name = "shard"
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name in ("shard_bytes", "shard_samples", "held_out", "minimum_side", "processes"):
+        for name in ("shard_bytes", "shard_samples", "val", "minimum_side", "processes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.shard_bytes and not self.shard_samples:
             raise ValueError("one of shard_bytes and shard_samples must limit the shards")
 
 
-class Report(NamedTuple):
+class PackReport(NamedTuple):
     """What came of packing."""
 
     samples: int
     shards: int
-    held_out: int
+    val: int
     skipped: list[Skipped]
 
 
@@ -63,18 +63,18 @@ class _Task(NamedTuple):
     """One shard to write, as a worker gets it."""
 
     path: Path
-    sources: list[Source]
+    sources: list[RawSample]
     minimum_side: int
     plan: str  # stands for everything that decides what the shard will hold
     provenance: dict[str, Any]
 
 
-def pack(gathered: Gathered, destination: Path, config: PackConfig, progress: Callable[[str], None]) -> Report:
+def pack(gathered: SampleListing, destination: Path, config: PackConfig, progress: Callable[[str], None]) -> PackReport:
     """Writes the samples into shards below a folder and gives, also as ``report.json``, what was left out.
 
     The samples stand in a keyed order, so that each shard is a fair draw of all of them. Called again after a kill it
-    writes only what is missing; the result is the same to the byte. With ``held_out``, the shards lie in ``train/``
-    and ``held-out/``.
+    writes only what is missing; the result is the same to the byte. With ``val``, the shards lie in ``train/``
+    and ``validation/``.
 
     Raises:
         ValueError: nothing can be used, or nothing is left for one of the two parts, or the folder holds shards of
@@ -83,16 +83,16 @@ def pack(gathered: Gathered, destination: Path, config: PackConfig, progress: Ca
     sources = sorted(gathered.sources, key=lambda source: (text_key(source.key), source.key))
     skipped = list(gathered.skipped)
     parts = {destination: sources}
-    if config.held_out:
-        kept_aside, unusable = _held_out(sources, config)
+    if config.val:
+        kept_aside, unusable = _val_samples(sources, config)
         skipped += unusable
         gone = {source.key for source in kept_aside} | {key for key, _, _ in unusable}
         rest = [source for source in sources if source.key not in gone]
-        parts = {destination / "held-out": kept_aside, destination / "train": rest}
-    provenance = {"kind": "pictures", "classes": gathered.classes}
+        parts = {destination / "val": kept_aside, destination / "train": rest}
+    provenance = {"kind": "images", "classes": gathered.classes}
     tasks = {folder: _plan(folder, part, config, provenance) for folder, part in parts.items()}
     for folder, planned in tasks.items():
-        _refuse_strangers(folder, planned)
+        _check_existing_shards(folder, planned)
     counts: dict[Path, int] = {}
     for folder, planned in tasks.items():
         indexes = _write_all(planned, config.processes, progress)
@@ -102,14 +102,14 @@ def pack(gathered: Gathered, destination: Path, config: PackConfig, progress: Ca
             _remove_empty(planned)
             raise ValueError(_nothing_left(folder, skipped))
         _remove_unfinished(folder)
-    held_out = counts.get(destination / "held-out", 0)
+    val = counts.get(destination / "val", 0)
     shards = sum(len(planned) for planned in tasks.values())
-    report = Report(sum(counts.values()) - held_out, shards, held_out, sorted(skipped))
+    report = PackReport(sum(counts.values()) - val, shards, val, sorted(skipped))
     write_whole(destination / REPORT, _report_bytes(report))
     return report
 
 
-def automatic_held_out(sources: Sequence[Source], minimum_side: int) -> int:
+def automatic_val_count(sources: Sequence[RawSample], minimum_side: int) -> int:
     """How many samples to hold out where nobody said: a tenth, and at least one.
 
     Of few samples only those count that can be used, so that there is always something left to train on.
@@ -122,7 +122,7 @@ def automatic_held_out(sources: Sequence[Source], minimum_side: int) -> int:
         tried = [_why_unusable(source, minimum_side) for source in sources]
         usable = tried.count(None)
         if usable < 2:
-            reasons = [f"{source.files['picture']}: {why}" for source, why in zip(sources, tried, strict=True) if why]
+            reasons = [f"{source.files['image']}: {why}" for source, why in zip(sources, tried, strict=True) if why]
             raise ValueError(
                 f"one image to train on and one to hold out are needed, but only {usable} of {len(sources)} can be used"
                 + (f"; for example {escaped(reasons[0])}" if reasons else "; add images")
@@ -130,7 +130,7 @@ def automatic_held_out(sources: Sequence[Source], minimum_side: int) -> int:
     return max(1, usable // 10)
 
 
-def _why_unusable(source: Source, minimum_side: int) -> str | None:
+def _why_unusable(source: RawSample, minimum_side: int) -> str | None:
     try:
         prepare(source, minimum_side)
     except UnusableError as error:
@@ -138,12 +138,12 @@ def _why_unusable(source: Source, minimum_side: int) -> str | None:
     return None
 
 
-def _held_out(sources: Sequence[Source], config: PackConfig) -> tuple[list[Source], list[Skipped]]:
+def _val_samples(sources: Sequence[RawSample], config: PackConfig) -> tuple[list[RawSample], list[Skipped]]:
     """The samples to keep aside, each known to be usable, and those that were tried and are not."""
-    chosen: list[Source] = []
+    chosen: list[RawSample] = []
     unusable: list[Skipped] = []
     for source in sorted(sources, key=lambda source: (text_key("held out " + source.key), source.key)):
-        if len(chosen) == config.held_out:
+        if len(chosen) == config.val:
             break
         try:
             prepare(source, config.minimum_side)
@@ -151,15 +151,15 @@ def _held_out(sources: Sequence[Source], config: PackConfig) -> tuple[list[Sourc
         except UnusableError as error:
             unusable.append(_left_out(source, error))
     usable = len(sources) - len(unusable)
-    if usable <= config.held_out:
+    if usable <= config.val:
         raise ValueError(
-            f"held_out = {config.held_out} leaves nothing to train on: only {usable} of {len(sources)} samples can be "
+            f"val = {config.val} leaves nothing to train on: only {usable} of {len(sources)} samples can be "
             f"used" + (f"; for example {unusable[0].file}: {unusable[0].reason}" if unusable else "")
         )
     return chosen, unusable
 
 
-def _plan(folder: Path, sources: Sequence[Source], config: PackConfig, provenance: dict[str, Any]) -> list[_Task]:
+def _plan(folder: Path, sources: Sequence[RawSample], config: PackConfig, provenance: dict[str, Any]) -> list[_Task]:
     """Which samples go into which shard: decided by the names, sizes and dates of their files alone."""
     tasks = []
     for number, shard in enumerate(_divided(sources, config)):
@@ -168,8 +168,8 @@ def _plan(folder: Path, sources: Sequence[Source], config: PackConfig, provenanc
     return tasks
 
 
-def _divided(sources: Sequence[Source], config: PackConfig) -> Iterator[list[Source]]:
-    shard: list[Source] = []
+def _divided(sources: Sequence[RawSample], config: PackConfig) -> Iterator[list[RawSample]]:
+    shard: list[RawSample] = []
     held = 0
     for source in sources:
         size = sum(path.stat().st_size for path in source.files.values() if path.exists())
@@ -183,7 +183,7 @@ def _divided(sources: Sequence[Source], config: PackConfig) -> Iterator[list[Sou
         yield shard
 
 
-def _digest(sources: Sequence[Source], minimum_side: int) -> str:
+def _digest(sources: Sequence[RawSample], minimum_side: int) -> str:
     seen = hashlib.sha256(f"{minimum_side}".encode())
     for source in sources:
         seen.update(f"\n{source.key} {source.label}".encode())
@@ -193,14 +193,14 @@ def _digest(sources: Sequence[Source], minimum_side: int) -> str:
     return seen.hexdigest()[:16]
 
 
-def _refuse_strangers(folder: Path, tasks: Sequence[_Task]) -> None:
+def _check_existing_shards(folder: Path, tasks: Sequence[_Task]) -> None:
     """Makes sure that a folder holds no shards but those of an earlier, unfinished packing of the same samples."""
     planned = {task.path: task for task in tasks}
     for path in sorted(folder.glob("*.tar")):
         task = planned.get(path)
         if task is None or not _is_done(task, own_shard(path)):
             raise ValueError(
-                f"{path} is of another packing: other pictures, changed files or other options; remove the old shards, "
+                f"{path} is of another packing: other images, changed files or other options; remove the old shards, "
                 "or pack into another folder"
             )
 
@@ -234,8 +234,8 @@ def _is_done(task: _Task, index: ShardIndex | None) -> bool:
     return index is not None and index.notes.get("plan") == task.plan and index.provenance == task.provenance
 
 
-def _left_out(source: Source, error: UnusableError) -> Skipped:
-    return Skipped(source.key, escaped(str(source.files["picture"])), str(error))
+def _left_out(source: RawSample, error: UnusableError) -> Skipped:
+    return Skipped(source.key, escaped(str(source.files["image"])), str(error))
 
 
 def _nothing_left(folder: Path, skipped: Sequence[Skipped]) -> str:
@@ -243,7 +243,7 @@ def _nothing_left(folder: Path, skipped: Sequence[Skipped]) -> str:
     return f"no sample for {folder} can be used, {len(skipped)} were left out{first}"
 
 
-def _report_bytes(report: Report) -> bytes:
+def _report_bytes(report: PackReport) -> bytes:
     said = report._asdict() | {"skipped": [left._asdict() for left in report.skipped]}
     return json.dumps(said, indent=1).encode() + b"\n"
 

@@ -11,7 +11,7 @@ from ..data.crops import CodeCropConfig
 from ..data.stream import DataConfig
 from ..distributed.engine import NetworkConfig
 from ..schema import MAY_CHANGE
-from ..training.early_stopping import StoppingConfig
+from ..training.early_stopping import EarlyStoppingConfig
 from ..training.loop import BatchConfig, LoopConfig
 from ..training.wandb_logger import WandbConfig
 from .previews import PreviewConfig
@@ -21,48 +21,50 @@ from .previews import PreviewConfig
 class PriorRun:
     """Stage 2: a prior over a tokenizer's codes.
 
-    With a crop of kind ``codes``, the data are code shards. With a crop of pictures they are picture shards, which the
+    With a crop of kind ``codes``, the data are code shards. With a crop of images they are image shards, which the
     frozen tokenizers encode on line.
     """
 
     task: Literal["prior"] = "prior"
-    folder: Name = field(metadata=MAY_CHANGE)
+    run_dir: Name = field(metadata=MAY_CHANGE)
     tokenizer: Name = field(metadata=MAY_CHANGE)  # folder of the VQGAN's run or export; the code shards must be its own
     # alike, of the fields map and depth
     condition_tokenizers: dict[str, Name] = field(default_factory=dict, metadata=MAY_CHANGE)
-    data: DataConfig
-    held_out: DataConfig
+    train_data: DataConfig
+    val_data: DataConfig
     loop: LoopConfig = field(metadata=MAY_CHANGE)
     batch: BatchConfig
     model: PriorConfig = field(default_factory=GPTConfig)
     condition: ConditionConfig = field(default_factory=UnconditionalConfig)
     training: NetworkConfig
-    # neighbouring ranks that share every sequence; as many fewer share out the batch
-    sequence_ranks: Width = field(default=1, metadata=MAY_CHANGE)
-    average: Decay = 0.999
-    stopping: StoppingConfig | None = None
+    # neighboring ranks that share every sequence; as many fewer share out the batch
+    sequence_parallel_size: Width = field(default=1, metadata=MAY_CHANGE)
+    ema_decay: Decay = 0.999
+    early_stopping: EarlyStoppingConfig | None = None
     previews: PreviewConfig | None = field(default_factory=PreviewConfig, metadata=MAY_CHANGE)
     seed: Seed = 0
     initial_weights: Name | None = field(default=None, metadata=MAY_CHANGE)
-    keep: Count = field(default=3, metadata=MAY_CHANGE)
+    keep_last: Count = field(default=3, metadata=MAY_CHANGE)
     keep_every: Count | None = field(default=None, metadata=MAY_CHANGE)
     timeout_s: Seconds = field(default=1800.0, metadata=MAY_CHANGE)
     wandb: WandbConfig | None = field(default=None, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        self.training.optimizer.peak(self.batch.total)
-        if self.sequence_ranks < 1:
-            raise ValueError(f"sequence_ranks must be at least 1, got {self.sequence_ranks}")
-        unknown = sorted(set(self.condition_tokenizers) - {"map", "depth"})
+        self.training.optimizer.peak(self.batch.global_batch_size)
+        if self.sequence_parallel_size < 1:
+            raise ValueError(f"sequence_parallel_size must be at least 1, got {self.sequence_parallel_size}")
+        unknown = sorted(set(self.condition_tokenizers) - {"segmentation", "depth"})
         if unknown:
             raise ValueError(f"condition_tokenizers are of the fields map and depth, got {', '.join(unknown)}")
-        kinds = [isinstance(data.crop, CodeCropConfig) for data in (self.data, self.held_out)]
+        kinds = [isinstance(data.crop, CodeCropConfig) for data in (self.train_data, self.val_data)]
         if kinds[0] != kinds[1]:
-            raise ValueError("data and held_out must both be code shards (crop: {kind: codes}), or both of pictures")
-        for name, data in (("data", self.data), ("held_out", self.held_out)):
+            raise ValueError(
+                "train_data and val_data must both be code shards (crop: {kind: codes}), or both of images"
+            )
+        for name, data in (("train_data", self.train_data), ("val_data", self.val_data)):
             if data.crop is None:
-                raise ValueError(f"{name}.crop must be of kind codes, or cut pictures to the prior's window")
+                raise ValueError(f"{name}.crop must be of kind codes, or cut images to the prior's window")
             if isinstance(data.crop, CodeCropConfig) and data.crop.window not in (self.model.window, (0, 0)):
                 raise ValueError(
                     f"{name}.crop.window must be the prior's model.window {self.model.window}, got {data.crop.window}"

@@ -1,4 +1,4 @@
-"""What a prior is trained on: code shards of its tokenizer, or picture shards that are encoded on line."""
+"""What a prior is trained on: code shards of its tokenizer, or image shards that are encoded on line."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ...models.conditions import Condition
 from ..checkpoint import model_files
-from ..checkpoint.loading import load_tokenizer, weights_folder
+from ..checkpoint.loading import load_tokenizer, resolve_weights
 from ..data.crops import CodeCropConfig
 from ..data.stream import Stream
 from ..distributed import ranks
@@ -15,11 +15,11 @@ from .config import PriorRun
 from .online_encoder import SOURCES, OnlineEncoder
 
 
-class Source(NamedTuple):
+class CodeSource(NamedTuple):
     """Where a prior's codes come from."""
 
-    card: dict[str, Any]  # of the pictures' tokenizer
-    others: dict[str, str]  # digests of the conditions' tokenizers, by the field that they encode
+    metadata: dict[str, Any]  # of the images' tokenizer
+    condition_tokenizers: dict[str, str]  # digests of the conditions' tokenizers, by the field that they encode
     encoder: OnlineEncoder | None  # None where shards hold the codes
     condition: tuple[str, ...]  # fields that the condition reads
 
@@ -31,33 +31,33 @@ class Source(NamedTuple):
         return ("codes", *(name for name in self.condition if name not in LOCATION_FIELDS))
 
 
-def source(run: PriorRun, condition: Condition) -> Source:
-    """The tokenizers of a run, loaded where pictures are encoded on line. Every rank must call this.
+def source(run: PriorRun, condition: Condition) -> CodeSource:
+    """The tokenizers of a run, loaded where images are encoded on line. Every rank must call this.
 
     Raises:
         ValueError: a tokenizer is not there, or its codes do not fit the prior.
     """
-    places = {field: weights_folder(Path(folder)) for field, folder in run.condition_tokenizers.items()}
-    place = weights_folder(Path(run.tokenizer))
-    card = model_files.read_card(place, "vqgan")
-    cards = {field: model_files.read_card(other, "vqgan") for field, other in places.items()}
+    places = {field: resolve_weights(Path(folder)) for field, folder in run.condition_tokenizers.items()}
+    place = resolve_weights(Path(run.tokenizer))
+    card = model_files.read_metadata(place, "vqgan")
+    cards = {field: model_files.read_metadata(other, "vqgan") for field, other in places.items()}
     for field, other in cards.items():
         if other["factor"] != card["factor"]:
             raise ValueError(
-                f"condition_tokenizers.{field} has factor {other['factor']} and the pictures' tokenizer "
+                f"condition_tokenizers.{field} has factor {other['factor']} and the images' tokenizer "
                 f"{card['factor']}; both must have a code for the same pixels"
             )
     encoder = None
-    if not isinstance(run.data.crop, CodeCropConfig):
+    if not isinstance(run.train_data.crop, CodeCropConfig):
         _check_side(run, card["factor"])
         device = ranks.device()
         others = {field: load_tokenizer(other, device) for field, other in places.items()}
         encoder = OnlineEncoder(load_tokenizer(place, device), others, condition)
     digests = {field: other["digest"] for field, other in cards.items()}
-    return Source(card, digests, encoder, condition.fields)
+    return CodeSource(card, digests, encoder, condition.fields)
 
 
-def completed(made: Source, streams: Sequence[Stream], run: PriorRun) -> Source:
+def completed(made: CodeSource, streams: Sequence[Stream], run: PriorRun) -> CodeSource:
     """The source with all tokenizers that made what the condition reads: code shards tell those that no run names.
 
     Raises:
@@ -66,7 +66,7 @@ def completed(made: Source, streams: Sequence[Stream], run: PriorRun) -> Source:
     if made.encoder is not None:
         return made
     named = {"": run.tokenizer} | run.condition_tokenizers
-    wanted: Mapping[str, str] = {"": made.card["digest"]} | made.others
+    wanted: Mapping[str, str] = {"": made.metadata["digest"]} | made.condition_tokenizers
     for stream in streams:
         for field, digest in wanted.items():
             said = _tokenizer_of(field, stream)
@@ -74,14 +74,17 @@ def completed(made: Source, streams: Sequence[Stream], run: PriorRun) -> Source:
                 raise ValueError(
                     f"the codes {f'of each {field} ' if field else ''}in {_place(stream)} were made "
                     f"by the tokenizer {str(said)[:12]}, and {named[field]} is {digest[:12]}; "
-                    "encode the pictures again with this one, or name the other"
+                    "encode the images again with this one, or name the other"
                 )
     told = {field: _agreed(field, streams) for name, field in SOURCES.items() if name in made.condition}
-    return made._replace(others=made.others | {field: digest for field, digest in told.items() if digest is not None})
+    return made._replace(
+        condition_tokenizers=made.condition_tokenizers
+        | {field: digest for field, digest in told.items() if digest is not None}
+    )
 
 
 def _tokenizer_of(field: str, stream: Stream) -> str | None:
-    """The digest of what made a field's codes in shards, of the pictures' for no field; None: they are labels."""
+    """The digest of what made a field's codes in shards, of the images' for no field; None: they are labels."""
     said = stream.provenance if not field else stream.provenance.get(f"{field}s") or {}
     digest: str | None = said.get("tokenizer")
     return digest
@@ -104,8 +107,8 @@ def _place(stream: Stream) -> str:
 
 
 def _check_side(run: PriorRun, factor: int) -> None:
-    """The crops of pictures must have the prior's window of codes."""
-    for name, data in (("data", run.data), ("held_out", run.held_out)):
+    """The crops of images must have the prior's window of codes."""
+    for name, data in (("data", run.train_data), ("val", run.val_data)):
         size = data.crop.size if data.crop is not None and not isinstance(data.crop, CodeCropConfig) else 0
         if (size // factor, size // factor) != run.model.window or size % factor:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What a prior in training paints: held-out pictures completed, drawn freely and drawn greedily.
+"""What a prior in training paints: validation images completed, drawn freely and drawn greedily.
 
 Painting goes through the key/value cache, on rank 0, with a copy of the averaged weights, so that it touches nothing of
 the training. It costs what it costs; when it may happen is decided by the time it took, as a share of the time trained.
@@ -13,27 +13,27 @@ from torch import Tensor
 
 from ...models.bounds import PositiveShare, Width, check_ranges
 from ...models.priors.base import Prior
-from ...models.sampling import UNKNOWN, SamplingConfig, paint
+from ...models.sampling import UNFILLED, SamplingConfig, sample_steps
 from ...models.vqgan.autoencoder import VQGAN
 from ..distributed import ranks
 from ..training.metrics import grid
 
 FIRST_TRY = 10  # steps of training that the first attempt is taken to cost
-SOUNDING = 2  # codes that are painted before the price of all is known
+PROBE_STEPS = 2  # codes that are painted before the price of all is known
 
 
 @dataclass(frozen=True)
 class PreviewConfig:
     """How much is shown, and at what cost."""
 
-    pictures: Width = 4
+    images: Width = 4
     share: PositiveShare = 0.02  # of the training's time that previews may take; one that would take more is left out
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(top_k=100))
 
     def __post_init__(self) -> None:
-        if self.pictures < 1 or not 0 < self.share <= 1:
+        if self.images < 1 or not 0 < self.share <= 1:
             raise ValueError(
-                f"pictures must be at least 1 and share in (0, 1], got {self.pictures} and {self.share}; "
+                f"images must be at least 1 and share in (0, 1], got {self.images} and {self.share}; "
                 "leave previews out for none"
             )
         check_ranges(self)
@@ -52,7 +52,7 @@ class Budget:
         self.clock = clock
         self.trained = 0.0
         self.spent = 0.0
-        self.price = 0.0  # of the next preview, as far as it is known
+        self.cost = 0.0  # of the next preview, as far as it is known
         self._steps = 0
 
     def train(self, seconds: float) -> None:
@@ -65,13 +65,13 @@ class Budget:
         """What may be spent now."""
         return self.share * self.trained - self.spent
 
-    def allows(self) -> bool:
+    def affordable(self) -> bool:
         """Whether a preview may be tried. Every rank must call this; rank 0's times decide."""
         first = FIRST_TRY * self.trained / max(1, self._steps)
-        return bool(ranks.from_first(max(self.price, first) <= self.left))
+        return bool(ranks.broadcast_object(max(self.cost, first) <= self.left))
 
 
-def painted(
+def sampled_preview(
     prior: Prior,
     vqgan: Callable[[], VQGAN],
     fields: Mapping[str, Tensor],
@@ -79,13 +79,13 @@ def painted(
     config: PreviewConfig,
     affordable: Callable[[float], bool],
 ) -> dict[str, Tensor]:
-    """The preview, uint8 (H, W, 3): the pictures, each one's upper half completed, drawn, drawn greedily; row by row.
+    """The preview, uint8 (H, W, 3): the images, each one's upper half completed, drawn, drawn greedily; row by row.
 
     Args:
         prior: in evaluation mode; its window is the size of the codes.
         vqgan: gives what decodes the codes, on the prior's device.
         fields: what the prior's condition reads.
-        codes: (B, h, w) of held-out pictures.
+        codes: (B, h, w) of validation images.
         config: of the previews.
         affordable: whether painting may go on, told the share of it that is done.
 
@@ -93,17 +93,17 @@ def painted(
         Nothing when it is not affordable.
     """
     upper = codes.clone()
-    upper[:, codes.shape[1] // 2 :] = UNKNOWN
-    empty = torch.full_like(codes, UNKNOWN)
+    upper[:, codes.shape[1] // 2 :] = UNFILLED
+    empty = torch.full_like(codes, UNFILLED)
     greedy = replace(config.sampling, greedy=True)
     wanted = ((upper, config.sampling), (empty, config.sampling), (empty, greedy))
-    cells = sum(int((given[0] == UNKNOWN).sum()) for given, _ in wanted)
+    cells = sum(int((given[0] == UNFILLED).sum()) for given, _ in wanted)
     rows, columns = codes.shape[1:]
     shown, done, last = [codes], 0, codes
     for given, sampling in wanted:
-        for painting in paint(prior, fields, (rows, columns), range(len(codes)), 0, sampling, given):
+        for painting in sample_steps(prior, fields, (rows, columns), range(len(codes)), 0, sampling, given):
             done, last = done + 1, painting.codes
-            if done == SOUNDING and not affordable(done / cells):
+            if done == PROBE_STEPS and not affordable(done / cells):
                 return {}
         shown.append(last)
     model = vqgan()

@@ -19,13 +19,13 @@ from ..data.collate import Batch
 from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
 from ..keyed_random import mix, text_key
-from ..training.early_stopping import Stopping
-from ..training.ema import WeightAverage
-from ..training.evaluation import Sums, in_step, likelihood
+from ..training.early_stopping import EarlyStopping
+from ..training.ema import EMA
+from ..training.evaluation import MetricSums, equal_length_batches, likelihood
 from ..training.loop import reseed
 from .config import PriorRun
-from .data import Source
-from .previews import Budget, painted
+from .data import CodeSource
+from .previews import Budget, sampled_preview
 
 
 class PriorTask:
@@ -37,22 +37,20 @@ class PriorTask:
         accumulation: micro-batches of one optimizer step.
     """
 
-    def __init__(self, run: PriorRun, prior: Prior, source: Source, accumulation: int) -> None:
+    def __init__(self, run: PriorRun, prior: Prior, source: CodeSource, accumulation: int) -> None:
         self.run = run
         self.source = source
-        self.codes: int = source.card["codes"]
+        self.codes: int = source.metadata["codes"]
         self.engine = engines.build(
             prior.to(ranks.device()),
             run.training.engine,
             run.training.optimizer,
-            micro_batch=run.batch.micro,
+            micro_batch=run.batch.micro_batch_size,
             accumulation=accumulation,
         )
         self.engines: dict[str, Any] = {"prior": self.engine}
-        self.average = WeightAverage(
-            self.prior, run.average, sharded_parameters.local, self.engine.empty_partition_cache
-        )
-        self.stopping = None if run.stopping is None else Stopping(run.stopping)
+        self.ema = EMA(self.prior, run.ema_decay, sharded_parameters.local_shard, self.engine.empty_partition_cache)
+        self.early_stopping = None if run.early_stopping is None else EarlyStopping(run.early_stopping)
         self.budget = None if run.previews is None else Budget(run.previews.share)
 
     @property
@@ -62,11 +60,13 @@ class PriorTask:
         return prior
 
     def step(self, micro_batches: list[Batch], step: int) -> Mapping[str, Tensor]:
-        """One optimizer step; the loss is in nats a code."""
+        """One optimizer step; the loss is in nats per code."""
         began = time.monotonic()
         reseed(self.run.seed, step)
-        steps = self.run.loop.steps
-        engines.set_rate(self.engine, self.run.training.optimizer.rate(step, steps, self.run.batch.total))
+        steps = self.run.loop.max_steps
+        engines.set_learning_rate(
+            self.engine, self.run.training.optimizer.rate(step, steps, self.run.batch.global_batch_size)
+        )
         losses = []
         for batch in micro_batches:
             fields = self.fields(batch)
@@ -80,7 +80,7 @@ class PriorTask:
             self.engine.backward(loss)
             self.engine.step()
             losses.append(loss.detach())
-        self.average.update(step)
+        self.ema.update(step)
         if self.budget is not None:
             self.budget.train(time.monotonic() - began)
         return {"nats_per_code": torch.stack(losses).mean()}
@@ -97,39 +97,39 @@ class PriorTask:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
-        """Held-out nats and bits a code, perplexity and share of ln K, with the averaged weights."""
-        sums = Sums()
+        """Validation nats and bits per code, perplexity and share of ln K, with the averaged weights."""
+        sums = MetricSums()
         prior = self.prior.eval()
-        with self.average.applied():
-            for batch, counted in in_step(batches):
+        with self.ema.applied():
+            for batch, counted in equal_length_batches(batches):
                 fields = self.fields(batch)
                 each = nats(prior(fields["codes"], fields, targets=fields["codes"]))
                 if counted:
                     sums.add("nats", each)
         prior.train()
         figures = likelihood(sums.means()["nats"], self.codes)
-        if self.stopping is not None:
-            self.stopping.take(figures["nats_per_code"], self.average.values)
+        if self.early_stopping is not None:
+            self.early_stopping.update(figures["nats_per_code"], self.ema.values)
         return figures
 
     def finished(self) -> bool:
-        """Whether the held-out loss has stopped falling. Alike on all ranks."""
-        return self.stopping is not None and self.stopping.finished
+        """Whether the validation loss has stopped falling. Alike on all ranks."""
+        return self.early_stopping is not None and self.early_stopping.finished
 
     def preview(self, batch: Batch) -> Mapping[str, Tensor]:
         """What the averaged weights paint, on rank 0; nothing where that would take too much of the training's time."""
-        if self.budget is None or not self.budget.allows():
+        if self.budget is None or not self.budget.affordable():
             return {}
         began = self.budget.clock()
         weights = self.weights()
-        shown = self._painted(batch, weights, began) if ranks.rank() == 0 else {}
+        shown = self._sampled_preview(batch, weights, began) if ranks.rank() == 0 else {}
         spent = self.budget.clock() - began
         self.budget.spent += spent
         if shown:
-            self.budget.price = spent
+            self.budget.cost = spent
         return shown
 
-    def _painted(self, batch: Batch, weights: dict[str, Tensor], began: float) -> dict[str, Tensor]:
+    def _sampled_preview(self, batch: Batch, weights: dict[str, Tensor], began: float) -> dict[str, Tensor]:
         """The preview by a copy of the network, or nothing and a note of its price."""
         config, budget = self.run.previews, self.budget
         if config is None or budget is None:
@@ -137,59 +137,59 @@ class PriorTask:
         prior = self.run.model.build(self.codes, self.run.condition)
         prior.load_state_dict(weights)
         prior = prior.to(ranks.device()).eval()
-        fields = {name: value[: config.pictures] for name, value in self.fields(batch).items()}
+        fields = {name: value[: config.images] for name, value in self.fields(batch).items()}
         ready = budget.clock()
 
         def affordable(share: float) -> bool:
-            budget.price = ready - began + (budget.clock() - ready) / share
-            return budget.price <= budget.left
+            budget.cost = ready - began + (budget.clock() - ready) / share
+            return budget.cost <= budget.left
 
-        return painted(prior, self._tokenizer, fields, fields["codes"], config, affordable)
+        return sampled_preview(prior, self._tokenizer, fields, fields["codes"], config, affordable)
 
     def _tokenizer(self) -> VQGAN:
         return load_tokenizer(Path(self.run.tokenizer), ranks.device()).model
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {
-            "average": self.average.state(),
-            "stopping": None if self.stopping is None else self.stopping.state(),
+            "average": self.ema.state_dict(),
+            "stopping": None if self.early_stopping is None else self.early_stopping.state_dict(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.average.load_state(state["average"])
-        if self.stopping is not None and state["stopping"] is not None:
-            self.stopping.load_state(state["stopping"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ema.load_state_dict(state["average"])
+        if self.early_stopping is not None and state["stopping"] is not None:
+            self.early_stopping.load_state_dict(state["stopping"])
 
     def resharded(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """What ``state`` would have given here, from what it gave on each of the ranks of another job."""
-        average = self.average.resharded([state["average"] for state in states])
+        average = self.ema.resharded([state["average"] for state in states])
         stopping = states[0]["stopping"]
         if stopping is not None and stopping["weights"]:
-            best = self.average.resharded([state["stopping"]["weights"] for state in states])
+            best = self.ema.resharded([state["stopping"]["weights"] for state in states])
             stopping = stopping | {"weights": best}
         return {"average": average, "stopping": stopping}
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights, whole, in fp32, on the host: of the best evaluation where the run stops early."""
-        best = None if self.stopping is None else self.stopping.weights
-        with self.average.applied(best):
-            return sharded_parameters.whole_state(self.prior)
+        best = None if self.early_stopping is None else self.early_stopping.weights
+        with self.ema.applied(best):
+            return sharded_parameters.full_state_dict(self.prior)
 
     @property
     def tokenizers(self) -> dict[str, str]:
         """Digests of the frozen tokenizers that the numbers depend on, by what they encode."""
-        return {"picture": self.source.card["digest"]} | self.source.others
+        return {"image": self.source.metadata["digest"]} | self.source.condition_tokenizers
 
-    def card(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What the weights are."""
         return {
             "task": "prior",
             "model": to_mapping(self.run.model),
             "condition": to_mapping(self.run.condition),
             "codes": self.codes,
-            "factor": self.source.card["factor"],
-            "tokenizer": self.source.card["digest"],
-            "condition_tokenizers": self.source.others,
+            "factor": self.source.metadata["factor"],
+            "tokenizer": self.source.metadata["digest"],
+            "condition_tokenizers": self.source.condition_tokenizers,
         }
 
 

@@ -1,9 +1,9 @@
-"""Painting pictures with a prior and its tokenizer, into a folder.
+"""Painting images with a prior and its tokenizer, into a folder.
 
-Which pictures there will be follows from the seed, the prior, the tokenizer and what is asked, and from nothing else:
+Which images there will be follows from the seed, the prior, the tokenizer and what is asked, and from nothing else:
 not from how many are painted together, on how many ranks, in which mode, or how often the run was killed.
 
-Shapes: B pictures that are painted together, their grids of h x w codes.
+Shapes: B images that are painted together, their grids of h x w codes.
 """
 
 import json
@@ -15,29 +15,29 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...models.sampling import UNKNOWN, Painting, SamplingConfig, paint
+from ...models.sampling import UNFILLED, SamplingConfig, SamplingState, sample_steps
 from ..checkpoint import model_files
-from ..checkpoint.loading import Prior, Tokenizer
+from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
 from . import partial
-from .image_files import DevelopConfig, develop, read_notes, save, write
-from .progress import GalleryConfig, Watch
-from .request import Wish
+from .image_files import DecodeConfig, decode_image, read_metadata, save, write_image
+from .progress import ProgressTracker, SamplingJobConfig
+from .request import SampleRequest
 
 
-class Task(NamedTuple):
-    """One picture to be painted."""
+class ImageJob(NamedTuple):
+    """One image to be painted."""
 
     number: int  # keys its randomness together with the seed
     path: Path
     made: Mapping[str, Any]  # how it is made, for its metadata; "wish" names all that decides what it will be
 
 
-class Gallery:
-    """Paints one wish again and again, picture by picture.
+class SamplingJob:
+    """Paints one wish again and again, image by image.
 
     Args:
         prior, tokenizer: a pair, see ``check_pair``.
-        seed: of all pictures.
+        seed: of all images.
         sampling: how codes are drawn.
         develop: how they become pixels.
         config: how to go about it.
@@ -46,49 +46,49 @@ class Gallery:
 
     def __init__(
         self,
-        prior: Prior,
-        tokenizer: Tokenizer,
+        prior: LoadedPrior,
+        tokenizer: LoadedTokenizer,
         seed: int,
         sampling: SamplingConfig,
-        develop: DevelopConfig,
-        config: GalleryConfig,
+        develop: DecodeConfig,
+        config: SamplingJobConfig,
         say: Callable[[str], None],
     ) -> None:
         check_pair(prior, tokenizer)
         self.prior, self.tokenizer = prior, tokenizer
         self.seed = seed
-        self.sampling, self.develop, self.config = sampling, develop, config
+        self.sampling, self.decode, self.config = sampling, develop, config
         self.say = say
 
-    def task(self, wanted: Wish, number: int, folder: Path, stem: str) -> Task:
-        """A picture's file and metadata."""
-        factor: int = self.prior.card["factor"]
+    def image_job(self, wanted: SampleRequest, number: int, folder: Path, stem: str) -> ImageJob:
+        """An image's file and metadata."""
+        factor: int = self.prior.metadata["factor"]
         height, width = (side * factor for side in wanted.size)
         made = {
             "seed": self.seed,
-            "picture": number,
+            "image": number,
             "size": [height, width],
-            "prior": self.prior.card["digest"],
-            "tokenizer": self.tokenizer.card["digest"],
+            "prior": self.prior.metadata["digest"],
+            "tokenizer": self.tokenizer.metadata["digest"],
             "sampling": repr(self.sampling),
-            "developed": repr(self.develop),
+            "developed": repr(self.decode),
             "wish": self._identity(wanted, number),
         }
-        return Task(number, folder / (stem + self.develop.suffix(height, width)), made)
+        return ImageJob(number, folder / (stem + self.decode.suffix(height, width)), made)
 
-    def paint(self, wanted: Wish, tasks: Sequence[Task]) -> None:
-        """Paint the pictures that are not there yet; those that were begun go on.
+    def run(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> None:
+        """Paint the images that are not there yet; those that were begun go on.
 
         Raises:
-            ValueError: another picture, or something else, has the name of one of them.
+            ValueError: another image, or something else, has the name of one of them.
         """
         tasks = [task for task in tasks if not self._finished(task)]
         for begin in range(0, len(tasks), self.config.batch):
-            self._paint(wanted, tasks[begin : begin + self.config.batch])
+            self._run(wanted, tasks[begin : begin + self.config.batch])
 
-    def _finished(self, task: Task) -> bool:
+    def _finished(self, task: ImageJob) -> bool:
         deciding = ("wish", "tokenizer", "developed")
-        notes = read_notes(task.path)
+        notes = read_metadata(task.path)
         there = all(notes.get(name) == task.made[name] for name in deciding)
         if there:
             self.say(f"{task.path}: there already")
@@ -99,64 +99,68 @@ class Gallery:
             )
         return there
 
-    def _paint(self, wanted: Wish, tasks: Sequence[Task]) -> None:
-        """Paint some pictures together, to their files."""
+    def _run(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> None:
+        """Paint some images together, to their files."""
         numbers = [task.number for task in tasks]
         fields = {name: field.repeat(len(tasks), *[1] * (field.dim() - 1)) for name, field in wanted.fields.items()}
-        given = None if wanted.given is None else wanted.given.repeat(len(tasks), 1, 1)
+        given = None if wanted.known_codes is None else wanted.known_codes.repeat(len(tasks), 1, 1)
         before = self._before(wanted, tasks)
-        watch = Watch(self.config, 0 if before is None else int((before.codes[0] != UNKNOWN).sum()), self.say)
-        for painting in paint(self.prior.model, fields, wanted.size, numbers, self.seed, self.sampling, given, before):
+        watch = ProgressTracker(
+            self.config, 0 if before is None else int((before.codes[0] != UNFILLED).sum()), self.say
+        )
+        for painting in sample_steps(
+            self.prior.model, fields, wanted.size, numbers, self.seed, self.sampling, given, before
+        ):
             watch.look(painting, lambda now: self._keep(now, tasks), lambda now: self._preview(now, tasks))
         for codes, task in zip(painting.codes, tasks, strict=True):
-            seam = write(self.tokenizer, codes[None], self.develop, task.path, task.made)
-            partial.forget(task.path)
+            seam = write_image(self.tokenizer, codes[None], self.decode, task.path, task.made)
+            partial.remove(task.path)
             _preview_of(task.path).unlink(missing_ok=True)
             height, width = task.made["size"]
             visible = "" if seam is None else f", seam {seam:.3f} (1 is none)"
             self.say(f"{task.path}: {height} x {width}{visible}")
 
-    def _before(self, wanted: Wish, tasks: Sequence[Task]) -> Painting | None:
-        """What a killed run had painted of these pictures."""
+    def _before(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> SamplingState | None:
+        """What a killed run had painted of these images."""
         found = [partial.find(task.path, task.made["wish"]) for task in tasks]
         if not any(found):
             return None
-        nothing = partial.Unfinished(torch.full(wanted.size, UNKNOWN, dtype=torch.int64), torch.zeros(wanted.size))
+        nothing = partial.PartialSample(torch.full(wanted.size, UNFILLED, dtype=torch.int64), torch.zeros(wanted.size))
         codes, scores = zip(*[each or nothing for each in found], strict=True)
-        return Painting(torch.stack(codes), torch.stack(scores), 0, 0)
+        return SamplingState(torch.stack(codes), torch.stack(scores), 0, 0)
 
-    def _keep(self, painting: Painting, tasks: Sequence[Task]) -> None:
+    def _keep(self, painting: SamplingState, tasks: Sequence[ImageJob]) -> None:
         for codes, scores, task in zip(painting.codes, painting.scores, tasks, strict=True):
-            partial.keep(task.path, task.made["wish"], partial.Unfinished(codes, scores))
+            partial.save(task.path, task.made["wish"], partial.PartialSample(codes, scores))
 
-    def _preview(self, painting: Painting, tasks: Sequence[Task]) -> None:
-        """Show the rows that have been begun; what is unknown in them is grey."""
-        factor: int = self.prior.card["factor"]
+    def _preview(self, painting: SamplingState, tasks: Sequence[ImageJob]) -> None:
+        """Show the rows that have been begun; what is unknown in them is gray."""
+        factor: int = self.prior.metadata["factor"]
         for codes, task in zip(painting.codes, tasks, strict=True):
-            begun = codes[: int((codes != UNKNOWN).any(dim=1).nonzero().max()) + 1]
-            picture = develop(self.tokenizer, begun.clamp(min=0)[None], self.develop)
-            for row, column in (begun == UNKNOWN).nonzero().tolist():
+            begun = codes[: int((codes != UNFILLED).any(dim=1).nonzero().max()) + 1]
+            image = decode_image(self.tokenizer, begun.clamp(min=0)[None], self.decode)
+            for row, column in (begun == UNFILLED).nonzero().tolist():
                 left, top = column * factor, row * factor
-                picture.paste((128, 128, 128), (left, top, left + factor, top + factor))
-            save(picture, _preview_of(task.path), {"painted": int((codes != UNKNOWN).sum()), **task.made})
+                image.paste((128, 128, 128), (left, top, left + factor, top + factor))
+            save(image, _preview_of(task.path), {"painted": int((codes != UNFILLED).sum()), **task.made})
 
-    def _identity(self, wanted: Wish, number: int) -> str:
-        """A digest of everything that decides a picture's codes. Both modes paint the same ones."""
+    def _identity(self, wanted: SampleRequest, number: int) -> str:
+        """A digest of everything that decides an image's codes. Both modes paint the same ones."""
         drawn = asdict(replace(self.sampling, mode="serial"))
         told = {name: field for name, field in wanted.fields.items() if name in self.prior.model.condition.fields}
-        if wanted.given is not None:
-            told["given"] = wanted.given
-        said = [self.prior.card["digest"], self.seed, number, wanted.size, drawn, model_files.digest(told)]
+        if wanted.known_codes is not None:
+            told["given"] = wanted.known_codes
+        said = [self.prior.metadata["digest"], self.seed, number, wanted.size, drawn, model_files.digest(told)]
         return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def check_pair(prior: Prior, tokenizer: Tokenizer) -> None:
+def check_pair(prior: LoadedPrior, tokenizer: LoadedTokenizer) -> None:
     """Refuse a tokenizer that is not the one whose codes the prior learnt.
 
     Raises:
         ValueError: naming both.
     """
-    learnt, given = prior.card["tokenizer"], tokenizer.card["digest"]
+    learnt, given = prior.metadata["tokenizer"], tokenizer.metadata["digest"]
     if learnt != given:
         raise ValueError(
             f"the prior learnt the codes of the tokenizer {learnt[:12]}, and this one is {given[:12]}; name that one"

@@ -1,4 +1,4 @@
-"""Pictures that are still being painted, kept in files, so that a run that is killed goes on where it was."""
+"""Images that are still being painted, kept in files, so that a run that is killed goes on where it was."""
 
 import io
 from pathlib import Path
@@ -11,38 +11,38 @@ from torch import Tensor
 from ..files import write_whole
 
 
-class Unfinished(NamedTuple):
-    """What is painted of one picture so far."""
+class PartialSample(NamedTuple):
+    """What is painted of one image so far."""
 
     codes: Tensor  # (h, w) int64, UNKNOWN where it is still to be painted
     scores: Tensor  # (h, w) float32, as in ``Painting``
 
 
-def place(picture: Path) -> Path:
-    """Where the unfinished codes of a picture lie: beside it, hidden."""
-    return picture.with_name(f".{picture.name}.unfinished.npz")
+def path_of(image: Path) -> Path:
+    """Where the unfinished codes of an image lie: beside it, hidden."""
+    return image.with_name(f".{image.name}.unfinished.npz")
 
 
-def keep(picture: Path, wish: str, so_far: Unfinished) -> None:
-    """Write what is painted; ``wish`` names everything that decides which picture it will be."""
+def save(image: Path, request_digest: str, so_far: PartialSample) -> None:
+    """Write what is painted; ``wish`` names everything that decides which image it will be."""
     packed = io.BytesIO()
     codes = so_far.codes.cpu().numpy().astype(np.int32)
-    np.savez(packed, wish=wish, codes=codes, scores=so_far.scores.cpu().numpy())
-    write_whole(place(picture), packed.getvalue())
+    np.savez(packed, wish=request_digest, codes=codes, scores=so_far.scores.cpu().numpy())
+    write_whole(path_of(image), packed.getvalue())
 
 
-def find(picture: Path, wish: str) -> Unfinished | None:
-    """What was painted of this wish; nothing where another picture was to come there."""
-    if not place(picture).exists():
+def find(image: Path, request_digest: str) -> PartialSample | None:
+    """What was painted of this wish; nothing where another image was to come there."""
+    if not path_of(image).exists():
         return None
-    with np.load(place(picture), allow_pickle=False) as held:
-        if str(held["wish"]) != wish:
+    with np.load(path_of(image), allow_pickle=False) as held:
+        if str(held["wish"]) != request_digest:
             return None
-        return Unfinished(torch.from_numpy(held["codes"]).long(), torch.from_numpy(held["scores"]))
+        return PartialSample(torch.from_numpy(held["codes"]).long(), torch.from_numpy(held["scores"]))
 
 
-def forget(picture: Path) -> None:
-    """The picture is finished: what was kept of it goes, and what killed processes were just writing of it."""
-    place(picture).unlink(missing_ok=True)
-    for part in picture.parent.glob(f".*{picture.stem}.*.part"):
+def remove(image: Path) -> None:
+    """The image is finished: what was kept of it goes, and what killed processes were just writing of it."""
+    path_of(image).unlink(missing_ok=True)
+    for part in image.parent.glob(f".*{image.stem}.*.part"):
         part.unlink(missing_ok=True)

@@ -5,16 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...models.bounds import Pause, Weight, Width, check_ranges
-from ...models.sampling import Painting
+from ...models.sampling import SamplingState
 
 
 @dataclass(frozen=True)
-class GalleryConfig:
-    """How a rank goes about its pictures. Nothing here changes them."""
+class SamplingJobConfig:
+    """How a rank goes about its images. Nothing here changes them."""
 
-    batch: Width = 1  # pictures that are painted together
+    batch: Width = 1  # images that are painted together
     save_every_s: Weight = 30.0  # how much work a kill may cost
-    preview_every_s: Pause | None = None  # a look at unfinished pictures; None: no look
+    preview_every_s: Pause | None = None  # a look at unfinished images; None: no look
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -22,28 +22,30 @@ class GalleryConfig:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
 
 
-class Watch:
+class ProgressTracker:
     """Tells how a painting gets on, and when to keep it and to show it.
 
     Args:
         config: how often.
-        skipped: codes of a picture that were painted before; they do not count for the pace.
+        skipped: codes of an image that were painted before; they do not count for the pace.
         say: takes a line for the user.
     """
 
     TELL_EVERY_S = 5.0
 
-    def __init__(self, config: GalleryConfig, skipped: int, say: Callable[[str], None]) -> None:
+    def __init__(self, config: SamplingJobConfig, skipped: int, say: Callable[[str], None]) -> None:
         self.config = config
         self.skipped = skipped
         self.say = say
         self.began = self.told = self.kept = self.shown = time.monotonic()
 
-    def look(self, painting: Painting, keep: Callable[[Painting], None], show: Callable[[Painting], None]) -> None:
+    def look(
+        self, painting: SamplingState, keep: Callable[[SamplingState], None], show: Callable[[SamplingState], None]
+    ) -> None:
         """After every step; ``keep`` and ``show`` are called when their time has come, not for a finished painting."""
         now = time.monotonic()
-        finished = painting.painted == painting.cells
-        if painting.painted <= self.skipped:
+        finished = painting.filled == painting.cells
+        if painting.filled <= self.skipped:
             self.began = now
         elif finished or now - self.told >= self.TELL_EVERY_S:
             self.told = now
@@ -57,10 +59,10 @@ class Watch:
             show(painting)
             self.shown = now
 
-    def line(self, painting: Painting, now: float) -> str:
-        """Codes a second of all pictures together, and the time that is left."""
+    def line(self, painting: SamplingState, now: float) -> str:
+        """Codes a second of all images together, and the time that is left."""
         together = len(painting.codes)
-        pace = (painting.painted - self.skipped) * together / max(now - self.began, 1e-9)
-        left = (painting.cells - painting.painted) * together / pace
-        done, of = painting.painted * together, painting.cells * together
+        pace = (painting.filled - self.skipped) * together / max(now - self.began, 1e-9)
+        left = (painting.cells - painting.filled) * together / pace
+        done, of = painting.filled * together, painting.cells * together
         return f"{done}/{of} codes  {pace:.0f} codes/s  left {left:.0f} s"

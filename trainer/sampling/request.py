@@ -1,6 +1,6 @@
-"""What is to be painted: a size, what the prior is told of the picture, and what of it is there already.
+"""What is to be painted: a size, what the prior is told of the image, and what of it is there already.
 
-Shapes: one picture of H x W pixels, its grid of h x w codes.
+Shapes: one image of H x W pixels, its grid of h x w codes.
 """
 
 from collections.abc import Mapping
@@ -13,42 +13,44 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from ...models.conditions import Condition
-from ...models.conditions.code_map import commonest
-from ...models.sampling import UNKNOWN
+from ...models.conditions.code_map import majority_label
+from ...models.sampling import UNFILLED
 from ...models.vqgan import tiling
-from ...models.vqgan.tiling import Settings
-from ..checkpoint.loading import Prior, Tokenizer
+from ...models.vqgan.tiling import Tiling
+from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
 from ..files import read_regular
 from ..images.decode import LARGEST, Pixels, decode_map, open_image
 
-CAN_TELL = ("map_codes", "cls", "box", "source_size", "flip")
+SUPPORTED_FIELDS = ("segmentation_codes", "cls", "box", "source_size", "flip")
 
 
-class Wish(NamedTuple):
-    """One picture to be painted."""
+class SampleRequest(NamedTuple):
+    """One image to be painted."""
 
     size: tuple[int, int]  # rows and columns, in codes
-    fields: Mapping[str, Tensor]  # what the prior is told of the whole picture, a row each
-    given: Tensor | None  # (1, h, w) codes to keep, UNKNOWN where it is to be painted
+    fields: Mapping[str, Tensor]  # what the prior is told of the whole image, a row each
+    known_codes: Tensor | None  # (1, h, w) codes to keep, UNKNOWN where it is to be painted
 
 
-class Told(NamedTuple):
-    """What a user may say of a picture."""
+class ConditionInputs(NamedTuple):
+    """What a user may say of an image."""
 
-    map_file: Path | None = None  # a label map, for priors of maps; of any size
-    map_tokenizer: Tokenizer | None = None  # for priors whose maps were tokenized
+    segmentation_file: Path | None = None  # a label map, for priors of maps; of any size
+    segmentation_tokenizer: LoadedTokenizer | None = None  # for priors whose maps were tokenized
     label: int | None = None  # of a class, for priors of classes
-    photo: Path | None = None  # a picture to complete
-    keep: float | None = None  # share of the photo's rows that is kept, from the top
+    init_image: Path | None = None  # an image to complete
+    keep_rows: float | None = None  # share of the photo's rows that is kept, from the top
 
 
-def wish(prior: Prior, tokenizer: Tokenizer, size: tuple[int, int] | None, told: Told, tiles: Settings) -> Wish:
+def build_request(
+    prior: LoadedPrior, tokenizer: LoadedTokenizer, size: tuple[int, int] | None, told: ConditionInputs, tiles: Tiling
+) -> SampleRequest:
     """Check what is asked against what the prior was trained on.
 
     Args:
         prior, tokenizer: a pair.
         size: rows and columns in pixels; None takes the photo's or the map's, as far as whole codes go.
-        told: of the picture.
+        told: of the image.
         tiles: in which a photo or a map is encoded.
 
     Raises:
@@ -56,10 +58,14 @@ def wish(prior: Prior, tokenizer: Tokenizer, size: tuple[int, int] | None, told:
         ValueError: the prior needs what is not told, the size is no multiple of the factor, or nothing
             is to be painted.
     """
-    _check_told(prior, told)
-    factor: int = prior.card["factor"]
-    photo = None if told.photo is None else read_photo(told.photo)
-    labels = None if told.map_file is None else torch.from_numpy(_map_of(told.map_file).astype(np.int64))
+    _check_conditions(prior, told)
+    factor: int = prior.metadata["factor"]
+    photo = None if told.init_image is None else read_photo(told.init_image)
+    labels = (
+        None
+        if told.segmentation_file is None
+        else torch.from_numpy(_segmentation_of(told.segmentation_file).astype(np.int64))
+    )
     rows, columns = _grid(size, photo, labels, factor)
     height, width = rows * factor, columns * factor
     fields: dict[str, Tensor] = {
@@ -68,16 +74,16 @@ def wish(prior: Prior, tokenizer: Tokenizer, size: tuple[int, int] | None, told:
         "flip": torch.tensor([False]),
     }
     if labels is not None:
-        fields["map_codes"] = _map_codes(labels, (rows, columns), told.map_tokenizer, tiles)
-        _check_table(prior.model.condition, "map_codes", int(fields["map_codes"].max()))
+        fields["segmentation_codes"] = _segmentation_codes(labels, (rows, columns), told.segmentation_tokenizer, tiles)
+        _check_table(prior.model.condition, "segmentation_codes", int(fields["segmentation_codes"].max()))
     if told.label is not None:
         fields["cls"] = torch.tensor([told.label])
         _check_table(prior.model.condition, "cls", told.label)
-    given = None if photo is None else canvas(tokenizer, photo, (rows, columns), told.keep, tiles)
-    return Wish((rows, columns), fields, given)
+    given = None if photo is None else known_codes(tokenizer, photo, (rows, columns), told.keep_rows, tiles)
+    return SampleRequest((rows, columns), fields, given)
 
 
-def _map_of(path: Path) -> Pixels:
+def _segmentation_of(path: Path) -> Pixels:
     try:
         return decode_map(read_regular(path, LARGEST))
     except (OSError, ValueError, SyntaxError) as error:
@@ -85,7 +91,7 @@ def _map_of(path: Path) -> Pixels:
 
 
 def read_photo(path: Path) -> Image.Image:
-    """A picture, upright, with its transparency.
+    """An image, upright, with its transparency.
 
     Raises:
         ValueError: it cannot be read.
@@ -97,8 +103,8 @@ def read_photo(path: Path) -> Image.Image:
         raise ValueError(f"the photo {path} cannot be used: {error}") from error
 
 
-def canvas(
-    tokenizer: Tokenizer, photo: Image.Image, size: tuple[int, int], keep: float | None, tiles: Settings
+def known_codes(
+    tokenizer: LoadedTokenizer, photo: Image.Image, size: tuple[int, int], keep: float | None, tiles: Tiling
 ) -> Tensor:
     """The codes of what is to be kept of a photo that lies at the top left of a grid; ``UNKNOWN`` elsewhere.
 
@@ -111,7 +117,7 @@ def canvas(
     Raises:
         ValueError: nothing is left to paint, or nothing is kept.
     """
-    factor: int = tokenizer.card["factor"]
+    factor: int = tokenizer.metadata["factor"]
     rows, columns = min(photo.height // factor, size[0]), min(photo.width // factor, size[1])
     if not rows or not columns:
         raise ValueError(f"the photo must have at least {factor} x {factor} pixels, one code")
@@ -127,47 +133,47 @@ def canvas(
             f"of {size[0]} x {size[1]} codes the photo gives {int(kept.sum())}, which leaves nothing to "
             f"{'paint' if kept.any() else 'complete'}; make a part of it transparent, or change --keep or --size"
         )
-    colours = pixels[..., :3].float() / 127.5 - 1
-    colours[~opaque] = colours[opaque].mean(dim=0)  # what lies below transparency is anything
+    colors = pixels[..., :3].float() / 127.5 - 1
+    colors[~opaque] = colors[opaque].mean(dim=0)  # what lies below transparency is anything
     device = next(tokenizer.model.parameters()).device
-    codes = tiling.encode(tokenizer.model, colours.permute(2, 0, 1)[None].to(device), *tiles).cpu()
-    given = torch.full((1, *size), UNKNOWN, dtype=torch.int64)
+    codes = tiling.encode(tokenizer.model, colors.permute(2, 0, 1)[None].to(device), *tiles).cpu()
+    given = torch.full((1, *size), UNFILLED, dtype=torch.int64)
     given[:, :rows, :columns] = codes
-    return given.masked_fill(~kept, UNKNOWN)
+    return given.masked_fill(~kept, UNFILLED)
 
 
-def _check_told(prior: Prior, told: Told) -> None:
+def _check_conditions(prior: LoadedPrior, told: ConditionInputs) -> None:
     needed = set(prior.model.condition.fields)
-    if unknown := sorted(needed - set(CAN_TELL)):
+    if unknown := sorted(needed - set(SUPPORTED_FIELDS)):
         raise ValueError(f"this prior reads {', '.join(unknown)}, which this command cannot tell it")
     for field, given, option in (
-        ("map_codes", told.map_file, "--map"),
-        ("map_codes", told.map_tokenizer, "--map-tokenizer"),
+        ("segmentation_codes", told.segmentation_file, "--segmentation"),
+        ("segmentation_codes", told.segmentation_tokenizer, "--segmentation-tokenizer"),
         ("cls", told.label, "--class"),
     ):
         if given is not None and field not in needed:
             raise ValueError(f"this prior reads {', '.join(prior.model.condition.fields) or 'nothing'}; omit {option}")
-    if "map_codes" in needed:
-        if told.map_file is None:
-            raise ValueError("this prior paints what a map says; give one with --map")
-        _check_map_tokenizer(prior, told.map_tokenizer)
+    if "segmentation_codes" in needed:
+        if told.segmentation_file is None:
+            raise ValueError("this prior paints what a map says; give one with --segmentation")
+        _check_segmentation_tokenizer(prior, told.segmentation_tokenizer)
     if "cls" in needed and told.label is None:
         raise ValueError("this prior paints a class; give its number with --class")
 
 
-def _check_map_tokenizer(prior: Prior, tokenizer: Tokenizer | None) -> None:
+def _check_segmentation_tokenizer(prior: LoadedPrior, tokenizer: LoadedTokenizer | None) -> None:
     """A map must become codes as it did in training."""
-    learnt = (prior.card.get("condition_tokenizers") or {}).get("map")
-    given = None if tokenizer is None else str(tokenizer.card["digest"])
+    learnt = (prior.metadata.get("condition_tokenizers") or {}).get("segmentation")
+    given = None if tokenizer is None else str(tokenizer.metadata["digest"])
     if learnt == given:
         return
     found = "is missing" if given is None else f"is {given[:12]}"
     if learnt is None:
         raise ValueError(
-            f"this prior learnt maps as the commonest label of each cell, and --map-tokenizer {found}; omit it"
+            f"this prior learnt maps as the commonest label of each cell, and --segmentation-tokenizer {found}; omit it"
         )
     raise ValueError(
-        f"this prior learnt maps as codes of the tokenizer {learnt[:12]}, and --map-tokenizer {found}; name the folder "
+        f"this prior learnt maps as codes of the tokenizer {learnt[:12]}, and --segmentation-tokenizer {found}; name the folder "
         "of that one"
     )
 
@@ -184,14 +190,16 @@ def _grid(
         return photo.height // factor, photo.width // factor
     if labels is not None:
         return labels.shape[0] // factor, labels.shape[1] // factor
-    raise ValueError("say how large the picture is to be, such as --size 1024x1024")
+    raise ValueError("say how large the image is to be, such as --size 1024x1024")
 
 
-def _map_codes(labels: Tensor, size: tuple[int, int], tokenizer: Tokenizer | None, tiles: Settings) -> Tensor:
+def _segmentation_codes(
+    labels: Tensor, size: tuple[int, int], tokenizer: LoadedTokenizer | None, tiles: Tiling
+) -> Tensor:
     """(1, h, w) codes of a label map of any size."""
     if tokenizer is None:
-        return commonest(labels, *size)[None].long()
-    factor: int = tokenizer.card["factor"]
+        return majority_label(labels, *size)[None].long()
+    factor: int = tokenizer.metadata["factor"]
     shape = (size[0] * factor, size[1] * factor)
     stretched = nn.functional.interpolate(labels[None, None].double(), shape, mode="nearest-exact")[:, 0].long()
     device = next(tokenizer.model.parameters()).device

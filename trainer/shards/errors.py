@@ -32,11 +32,11 @@ class SampleError(Exception):
         return f"{self.kind}: {self.key} in {self.shard}: {self.detail}"
 
 
-class TooManyFaultsError(RuntimeError):
+class TooManySampleErrorsError(RuntimeError):
     """More samples than the limit allows cannot be used."""
 
 
-class FaultLog:
+class SampleErrorLog:
     """Counts the faults of one rank by kind, reports each sample once, and stops the run past the limit.
 
     Args:
@@ -67,7 +67,7 @@ class FaultLog:
         total = self.counts.total()
         if faults and total > self._limit * max(self.seen, self._base):
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.counts.most_common())
-            raise TooManyFaultsError(
+            raise TooManySampleErrorsError(
                 f"{total} of {self.seen} samples could not be used ({kinds}), more than fault_limit = {self._limit:g} "
                 f"allows; the last: {faults[-1]}; repair or remove them, or raise fault_limit"
             )

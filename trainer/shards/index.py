@@ -1,9 +1,9 @@
-"""The index of a shard: the place, size and checksum of every member, and the size of every picture.
+"""The index of a shard: the place, size and checksum of every member, and the size of every image.
 
 The file ``x.tar.idx`` lies beside ``x.tar``. It is a line that names the format and the checksum of the next, a line of
 JSON, then plain little-endian arrays that are never parsed.
 
-Shapes: N samples, F kinds of members (``jpg``, ``map.png``, ...).
+Shapes: N samples, F kinds of members (``jpg``, ``segmentation.png``, ...).
 """
 
 import json
@@ -21,7 +21,7 @@ from ..files import read_regular, write_whole
 from ..images.geometry import Measured
 
 
-class Place(NamedTuple):
+class SampleLocation(NamedTuple):
     """Where a sample lies: a shard of a set, and a sample of that shard."""
 
     shard: int
@@ -60,7 +60,7 @@ class ShardIndex:
         provenance: how the samples came about; equal in all shards of one making.
         notes: what concerns this shard alone.
         digest: a checksum of everything but provenance and notes.
-        heights, widths: (N,) of the pictures, in pixels; 0 where a sample has no picture.
+        heights, widths: (N,) of the images, in pixels; 0 where a sample has no image.
     """
 
     def __init__(self, data: bytes, name: str) -> None:
@@ -120,14 +120,14 @@ class ShardIndex:
 
     @property
     def order_checksum(self) -> int:
-        """CRC-32 of what decides the order and the crops of samples: their keys and the sizes of their pictures."""
+        """CRC-32 of what decides the order and the crops of samples: their keys and the sizes of their images."""
         checked = 0
         for name in ("key_ends", "keys", "heights", "widths"):
             checked = zlib.crc32(self._arrays[name].tobytes(), checked)
         return checked
 
     def measured(self, sample: int) -> Measured:
-        """The size of a sample's picture, and the EXIF orientation to apply when decoding it."""
+        """The size of a sample's image, and the EXIF orientation to apply when decoding it."""
         return Measured(int(self.heights[sample]), int(self.widths[sample]), int(self._arrays["orientations"][sample]))
 
     def has(self, sample: int, extension: str) -> bool:

@@ -68,7 +68,7 @@ class ShardSet:
 
     @cached_property
     def order(self) -> str:
-        """As ``fingerprint``, but blind to the bytes of the samples: it stays when a damaged picture is repaired."""
+        """As ``fingerprint``, but blind to the bytes of the samples: it stays when a damaged image is repaired."""
         whole = hashlib.sha256()
         for name, index in zip(self.names, self._indexes, strict=True):
             whole.update(f"{Path(name).name} {index.samples} {index.order_checksum}\n".encode())
@@ -99,7 +99,7 @@ class ShardSet:
         return self._indexes[shard].key(sample)
 
     def measured(self, shard: int, sample: int) -> Measured:
-        """The size of a sample's picture."""
+        """The size of a sample's image."""
         return self._indexes[shard].measured(sample)
 
     def has(self, shard: int, sample: int, extension: str) -> bool:
@@ -115,9 +115,9 @@ class ShardSet:
         try:
             return self._indexes[shard].member(sample, extension)
         except KeyError:
-            raise self.fault(shard, sample, "missing field", f"it has no .{extension}") from None
+            raise self.sample_error(shard, sample, "missing field", f"it has no .{extension}") from None
         except ValueError as error:
-            raise self.fault(shard, sample, "damaged member", str(error)) from error
+            raise self.sample_error(shard, sample, "damaged member", str(error)) from error
 
     def read(self, shard: int, sample: int, extension: str) -> bytes:
         """All bytes of a member, checked against the index.
@@ -128,7 +128,9 @@ class ShardSet:
         member = self.member(shard, sample, extension)
         data = self.read_ranges(shard, sample, [(member.offset, member.size)])[0]
         if zlib.crc32(data) != member.crc:
-            raise self.fault(shard, sample, "damaged member", f".{extension} at byte {member.offset} has a wrong CRC")
+            raise self.sample_error(
+                shard, sample, "damaged member", f".{extension} at byte {member.offset} has a wrong CRC"
+            )
         return data
 
     def read_ranges(self, shard: int, sample: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -140,16 +142,16 @@ class ShardSet:
         try:
             found = self._file(shard).read_many(ranges)
         except FileNotFoundError as error:
-            raise self.fault(shard, sample, "missing shard", str(error)) from error
+            raise self.sample_error(shard, sample, "missing shard", str(error)) from error
         except OSError as error:
-            raise self.fault(shard, sample, "unreachable", str(error)) from error
+            raise self.sample_error(shard, sample, "unreachable", str(error)) from error
         for (offset, size), data in zip(ranges, found, strict=True):
             if len(data) < size:
                 detail = f"the file ends at byte {offset + len(data)}, {offset + size} are needed"
-                raise self.fault(shard, sample, "truncated shard", detail)
+                raise self.sample_error(shard, sample, "truncated shard", detail)
         return found
 
-    def fault(self, shard: int, sample: int, kind: Kind, detail: str) -> SampleError:
+    def sample_error(self, shard: int, sample: int, kind: Kind, detail: str) -> SampleError:
         """A fault of a sample of this set, to be raised."""
         return SampleError(kind, without_secrets(self.names[shard]), self.key(shard, sample), without_secrets(detail))
 

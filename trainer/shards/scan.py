@@ -79,7 +79,7 @@ class Indexed(NamedTuple):
 def scan(path: Path, minimum_side: int = 1) -> Scanned:
     """The samples of a tar in the conventions of WebDataset: files of one key follow each other.
 
-    Pictures whose headers cannot be read, or with a side below ``minimum_side`` pixels, are left out and named.
+    Images whose headers cannot be read, or with a side below ``minimum_side`` pixels, are left out and named.
 
     Raises:
         DamagedTarError: a header is damaged, the file is cut off, bytes follow its end, a sample's files do not lie
@@ -141,7 +141,7 @@ def _row(key: str, files: dict[str, _File], minimum_side: int) -> Row:
     members = {
         extension: Member(file.offset, len(file.data), zlib.crc32(file.data)) for extension, file in files.items()
     }
-    extension = next((extension for extension in EXTENSIONS["picture"] if extension in files), None)
+    extension = next((extension for extension in EXTENSIONS["image"] if extension in files), None)
     if extension is None:
         return Row(key, members)
     data = files[extension].data

@@ -1,4 +1,4 @@
-"""Ending a run when its held-out loss has stopped falling, with the weights that were best."""
+"""Ending a run when its validation loss has stopped falling, with the weights that were best."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from ...models.bounds import Count, check_ranges
 
 
 @dataclass(frozen=True)
-class StoppingConfig:
-    """Priors learn small sets by heart: the best held-out likelihood may lie long before the last step."""
+class EarlyStoppingConfig:
+    """Priors learn small sets by heart: the best validation likelihood may lie long before the last step."""
 
     patience: Count = 10  # evaluations in a row that are not better than the best
 
@@ -22,14 +22,14 @@ class StoppingConfig:
         check_ranges(self)
 
 
-class Stopping:
+class EarlyStopping:
     """Remembers the best evaluation of a run. Alike on all ranks, which see the same losses.
 
     Attributes:
         weights: what this rank held of the averaged weights at the best evaluation, on the host; empty before it.
     """
 
-    def __init__(self, config: StoppingConfig) -> None:
+    def __init__(self, config: EarlyStoppingConfig) -> None:
         self.config = config
         self.best = math.inf
         self.waited = 0
@@ -40,7 +40,7 @@ class Stopping:
         """Whether the run has waited long enough."""
         return self.waited >= self.config.patience
 
-    def take(self, loss: float, weights: Callable[[], dict[str, Tensor]]) -> None:
+    def update(self, loss: float, weights: Callable[[], dict[str, Tensor]]) -> None:
         """Note one evaluation; the weights are asked for only when it is the best."""
         if loss < self.best:
             self.best, self.waited = loss, 0
@@ -48,11 +48,11 @@ class Stopping:
         else:
             self.waited += 1
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What this rank must find again after a restart."""
         return {"best": self.best, "waited": self.waited, "weights": self.weights}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state`` gave."""
         self.best, self.waited = state["best"], state["waited"]
         self.weights = {name: value.cpu() for name, value in state["weights"].items()}

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.resharding import dealt
+from ..checkpoint.resharding import reshard_like
 
 
-class WeightAverage:
+class EMA:
     """The exponential moving average of a module's trained parameters, in fp32.
 
     Every rank keeps the average of the part that ``local`` shows it, so the cost falls with ZeRO 3 as the weights do.
@@ -73,15 +73,15 @@ class WeightAverage:
         for name, parameter in self._parameters.items():
             self._local(parameter).copy_(values[name])
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """What this rank must find again after a restart."""
         return dict(self._average)
 
     def resharded(self, states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What ``state`` would have given here, from what it gave on the ranks of another job, in their order."""
-        return {name: dealt(self._parameters[name], [state[name] for state in states]) for name in states[0]}
+        return {name: reshard_like(self._parameters[name], [state[name] for state in states]) for name in states[0]}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state`` gave.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Held-out figures as streaming sums that are reduced over ranks once, at the end."""
+"""Validation figures as streaming sums that are reduced over ranks once, at the end."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from ..data.collate import Batch
 from ..distributed import ranks
-from ..distributed.watchdog import sign_of_life
+from ..distributed.watchdog import heartbeat
 
 
-class Turn(NamedTuple):
+class EvalBatch(NamedTuple):
     """A batch, and whether this rank's figures of it count."""
 
     batch: Batch
     counts: bool
 
 
-def in_step(batches: Iterable[Batch]) -> Iterator[Turn]:
+def equal_length_batches(batches: Iterable[Batch]) -> Iterator[EvalBatch]:
     """The rank's batches, prolonged so that every rank has the same number of them.
 
     A partitioned network gathers its weights in every forward, so a rank that has run out repeats its last batch, which
@@ -31,38 +31,38 @@ def in_step(batches: Iterable[Batch]) -> Iterator[Turn]:
     """
     mine = iter(batches)
     batch = next(mine, None)
-    if ranks.agreed(batch is None) or batch is None:
+    if ranks.any_rank(batch is None) or batch is None:
         raise ValueError(
-            f"there are fewer held-out samples that can be used than the {ranks.world()} ranks of the job; "
+            f"there are fewer validation samples that can be used than the {ranks.world()} ranks of the job; "
             "hold out more"
         )
     counts = bool(batch["key"])
-    while ranks.agreed(counts):
-        yield Turn(batch, counts)
-        sign_of_life()
+    while ranks.any_rank(counts):
+        yield EvalBatch(batch, counts)
+        heartbeat()
         following = next(mine, None) if counts else None
         counts = following is not None
         batch = following or batch
 
 
 def psnr(real: Tensor, rebuilt: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture, in dB, on the values a PNG would hold.
+    """Peak signal-to-noise ratio of each image, in dB, on the values a PNG would hold.
 
     Args:
         real, rebuilt: (B, 3, H, W) in [-1, 1]; what lies outside is clamped.
 
     Returns:
-        (B,) float64; equal pictures give 20 log10(255) + 10 log10(2), the value of an error of half a grey level.
+        (B,) float64; equal images give 20 log10(255) + 10 log10(2), the value of an error of half a gray level.
     """
     error = (_grey_levels(real) - _grey_levels(rebuilt)).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(255.0**2 / error.clamp(min=0.5))
 
 
-def _grey_levels(picture: Tensor) -> Tensor:
-    return ((picture.double().clamp(-1, 1) + 1) * 127.5).round()
+def _grey_levels(image: Tensor) -> Tensor:
+    return ((image.double().clamp(-1, 1) + 1) * 127.5).round()
 
 
-class Sums:
+class MetricSums:
     """Named sums and how many things each is over, reduced over ranks by ``means``."""
 
     def __init__(self) -> None:
@@ -76,15 +76,15 @@ class Sums:
     def means(self) -> dict[str, float]:
         """The mean of every name over all ranks. Every rank must call this with the same names."""
         names = sorted(self._sums)
-        pairs = ranks.total_(torch.stack([self._sums[name] for name in names]))
+        pairs = ranks.all_reduce_sum_(torch.stack([self._sums[name] for name in names]))
         return {name: (pair[0] / pair[1]).item() for name, pair in zip(names, pairs, strict=True)}
 
 
 def likelihood(nats_per_code: float, codes: int) -> dict[str, float]:
-    """The figures in which a prior's held-out likelihood is read.
+    """The figures in which a prior's validation likelihood is read.
 
     Returns:
-        nats and bits a code, the perplexity, and the share of ln K: 1 says that the prior knows nothing.
+        nats and bits per code, the perplexity, and the share of ln K: 1 says that the prior knows nothing.
     """
     return {
         "nats_per_code": nats_per_code,

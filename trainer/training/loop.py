@@ -11,7 +11,7 @@ from ...models.bounds import Count, check_ranges
 from ..data.collate import Batch
 from ..distributed import ranks
 from ..distributed.engine import Engine
-from ..distributed.watchdog import sign_of_life
+from ..distributed.watchdog import heartbeat
 from ..keyed_random import mix
 from ..schema import MAY_CHANGE
 
@@ -20,16 +20,18 @@ from ..schema import MAY_CHANGE
 class BatchConfig:
     """How many samples an optimizer step sees, and how many of them a rank holds at once."""
 
-    total: Count  # over all ranks and micro-batches
-    micro: Count = field(metadata=MAY_CHANGE)
+    global_batch_size: Count  # over all ranks and micro-batches
+    micro_batch_size: Count = field(metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.micro < 1 or self.total % self.micro:
-            raise ValueError(f"total must be a multiple of micro, got total {self.total} and micro {self.micro}")
+        if self.micro_batch_size < 1 or self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size must be a multiple of micro, got total {self.global_batch_size} and micro {self.micro_batch_size}"
+            )
 
 
-class Task(Protocol):
+class TrainTask(Protocol):
     """What is trained. A step is an optimizer step: the task gets all its micro-batches."""
 
     @property
@@ -40,19 +42,19 @@ class Task(Protocol):
         """One optimizer step of every engine; the scalars stay on the device."""
 
     def preview(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Pictures uint8 (H, W, 3) by name. Every rank must call this."""
+        """Images uint8 (H, W, 3) by name. Every rank must call this."""
 
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
-        """Figures over all ranks' held-out batches, agreed by all. Every rank must call this."""
+        """Figures over all ranks' validation batches, agreed by all. Every rank must call this."""
 
     def finished(self) -> bool:
         """Whether the last evaluation was the last one; all ranks must agree."""
 
 
-class HeldOut(Protocol):
-    """What the loop needs of the held-out stream."""
+class ValBatches(Protocol):
+    """What the loop needs of the validation stream."""
 
-    def once(self, batch: int) -> Iterator[Batch]:
+    def eval_batches(self, batch: int) -> Iterator[Batch]:
         """Every sample once over all ranks."""
 
 
@@ -61,14 +63,14 @@ class Metrics(Protocol):
 
     def write(self, step: int) -> None: ...
 
-    def write_held_out(self, step: int, values: Mapping[str, float]) -> None: ...
+    def write_val(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def write_images(self, step: int, pictures: Mapping[str, Tensor]) -> None: ...
+    def write_images(self, step: int, images: Mapping[str, Tensor]) -> None: ...
 
     def note(self, saved: Any) -> None: ...
 
 
-class Checkpoints(Protocol):
+class CheckpointSaver(Protocol):
     def save(self, task: Any, step: int) -> Any:
         """Begin to save; returns what the save before has cost, or None."""
 
@@ -80,27 +82,27 @@ class Checkpoints(Protocol):
 class LoopConfig:
     """How long a run is and how often it looks up. All in steps."""
 
-    steps: Count
+    max_steps: Count
     log_every: Count = 20
     preview_every: Count = 500
-    evaluate_every: Count = 500
+    eval_every: Count = 500
     save_every: Count = 500
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "preview_every", "evaluate_every", "save_every"):
+        for name in ("max_steps", "log_every", "preview_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1 step, got {getattr(self, name)}")
         check_ranges(self)
 
 
 def fit(
-    task: Task,
+    task: TrainTask,
     batches: Iterator[list[Batch]],
-    held_out: HeldOut,
-    held_out_batch: int,
+    val_batches: ValBatches,
+    preview_batch: int,
     config: LoopConfig,
     metrics: Metrics,
-    checkpoints: Checkpoints,
+    checkpoints: CheckpointSaver,
     start: int = 0,
 ) -> bool:
     """Train from a step to the last; True when it is reached, False when asked to leave before.
@@ -113,27 +115,27 @@ def fit(
     """
     step = start
     with ranks.Interrupt() as interrupt:
-        leave = interrupt.agreed()  # a rank may have been asked to while it was starting
-        while step < config.steps and not leave and not task.finished():
+        leave = interrupt.stop_requested()  # a rank may have been asked to while it was starting
+        while step < config.max_steps and not leave and not task.finished():
             if step == 0:
-                metrics.write_held_out(0, task.evaluate(held_out.once(held_out_batch)))
+                metrics.write_val(0, task.evaluate(val_batches.eval_batches(preview_batch)))
             metrics.add(task.step(next(batches), step))
             step += 1
-            sign_of_life()
+            heartbeat()
 
-            last = step == config.steps
-            leave = interrupt.agreed()
+            last = step == config.max_steps
+            leave = interrupt.stop_requested()
             if last or step % config.log_every == 0:
                 metrics.write(step)
-            if last or step % config.evaluate_every == 0:
-                metrics.write_held_out(step, task.evaluate(held_out.once(held_out_batch)))
+            if last or step % config.eval_every == 0:
+                metrics.write_val(step, task.evaluate(val_batches.eval_batches(preview_batch)))
                 last = last or task.finished()
             if last or step % config.preview_every == 0:
-                metrics.write_images(step, task.preview(next(iter(held_out.once(held_out_batch)))))
+                metrics.write_images(step, task.preview(next(iter(val_batches.eval_batches(preview_batch)))))
             if last or leave or step % config.save_every == 0:
                 metrics.note(checkpoints.save(task, step))
         metrics.note(checkpoints.wait())
-    return step >= config.steps or task.finished()  # beyond it, where a user has made the run shorter
+    return step >= config.max_steps or task.finished()  # beyond it, where a user has made the run shorter
 
 
 def reseed(seed: int, step: int) -> None:

@@ -1,7 +1,7 @@
-"""Numbers and pictures of a run: added on the device, written once by rank 0 to the console, files and wandb.
+"""Numbers and images of a run: added on the device, written once by rank 0 to the console, files and wandb.
 
-    RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/pixel": 1}
-    RUN/pictures/NAME-STEP.png   picture grids
+RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/pixel": 1}
+RUN/images/NAME-STEP.png   image grids
 """
 
 import json
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .. import bounded_json, files
 from ..checkpoint.save_error import needed
-from ..checkpoint.writer import Report
+from ..checkpoint.writer import SaveReport
 from ..distributed import ranks
 from .wandb_logger import WandbConfig, WandbRun
 
@@ -75,15 +75,15 @@ class Metrics:
             told = history(self.run) if path.exists() else []
             self._wandb = WandbRun(self.run, wandb, settings, self.identity, step, told)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What this rank has added since the last line."""
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state`` gave, so that the next line is that of an undisturbed run."""
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
-    def note(self, saved: Report | None) -> None:
+    def note(self, saved: SaveReport | None) -> None:
         """Say what a save has cost, on the console now and with the next line; nothing was saved where it is None."""
         if saved is None or ranks.rank() != 0:
             return
@@ -103,7 +103,7 @@ class Metrics:
 
     def write(self, step: int) -> None:
         """Write the mean, over steps and ranks, of what was added since the last time. Every rank must call this."""
-        values = ranks.mean({name: total / self._counts[name] for name, total in self._sums.items()})
+        values = ranks.all_reduce_metrics({name: total / self._counts[name] for name, total in self._sums.items()})
         self._sums.clear()
         self._counts.clear()
         now = time.monotonic()
@@ -113,23 +113,23 @@ class Metrics:
         self._emit(step, {f"train/{name}": value for name, value in values.items()} | self._noted)
         self._noted = {}
 
-    def write_held_out(self, step: int, values: Mapping[str, float]) -> None:
+    def write_val(self, step: int, values: Mapping[str, float]) -> None:
         """Write what an evaluation found; the values are already agreed by the ranks."""
         self._last = time.monotonic()  # the evaluation's time is not the next steps'
-        self._emit(step, {f"held_out/{name}": value for name, value in values.items()})
+        self._emit(step, {f"val/{name}": value for name, value in values.items()})
 
-    def write_images(self, step: int, pictures: Mapping[str, Tensor]) -> None:
-        """Write picture grids, uint8 (H, W, 3)."""
+    def write_images(self, step: int, images: Mapping[str, Tensor]) -> None:
+        """Write image grids, uint8 (H, W, 3)."""
         self._last = time.monotonic()
         if ranks.rank() != 0:
             return
-        folder = self.run / "pictures"
+        folder = self.run / "images"
         with needed("a preview", self.run):
             folder.mkdir(exist_ok=True)
-            for name, picture in pictures.items():
-                Image.fromarray(picture.cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
+            for name, image in images.items():
+                Image.fromarray(image.cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
             if self._wandb is not None:
-                self._wandb.show(step, pictures)
+                self._wandb.show(step, images)
 
     def close(self) -> None:
         """Finish the bar and wandb's files."""
@@ -203,6 +203,6 @@ def _identity(run: Path) -> str:
 
 
 def grid(rows: list[Tensor]) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1], a row each, as one uint8 picture (rows * H, B * W, 3)."""
-    picture = torch.cat([torch.cat(list(row.float().unbind()), dim=2) for row in rows], dim=1)
-    return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+    """Images (B, 3, H, W) in [-1, 1], a row each, as one uint8 image (rows * H, B * W, 3)."""
+    image = torch.cat([torch.cat(list(row.float().unbind()), dim=2) for row in rows], dim=1)
+    return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)

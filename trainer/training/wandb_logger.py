@@ -72,11 +72,11 @@ class WandbRun:
         self._run.log(dict(values), step=step)
         self._step = step
 
-    def show(self, step: int, pictures: Mapping[str, Tensor]) -> None:
-        """Picture grids of a step, uint8 (H, W, 3)."""
+    def show(self, step: int, images: Mapping[str, Tensor]) -> None:
+        """Image grids of a step, uint8 (H, W, 3)."""
         from wandb import Image
 
-        self._run.log({name: Image(picture.cpu().numpy()) for name, picture in pictures.items()}, step=step)
+        self._run.log({name: Image(image.cpu().numpy()) for name, image in images.items()}, step=step)
         self._step = step
 
     def finish(self) -> None:

@@ -3,7 +3,7 @@
 The fake's logits that pushed the generator also teach the discriminator, unless it is to see what the updated generator
 makes, as in the published loop. No gradient is ever taken through an engine with ``autograd.grad``.
 
-Shapes: B pictures of a rank's micro-batch, H rows and W columns, D channels.
+Shapes: B images of a rank's micro-batch, H rows and W columns, D channels.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ from ...models.losses.lecam import LeCAMConfig
 from ..distributed import engine as engines
 from ..distributed import ranks
 
-# Gradients of losses at the picture, side by side in channels -> this rank's gradients at the decoder's last layer.
+# Gradients of losses at the image, side by side in channels -> this rank's gradients at the decoder's last layer.
 ToLastLayer = Callable[[Tensor], Tensor]
 
 
@@ -28,44 +28,46 @@ class AdversarialConfig:
     """The game: who learns from when on, and how hard the discriminator pulls. Starts and lengths in steps."""
 
     kind: adversarial.AdversarialLoss = "hinge"
-    weight: Weight = 0.8
+    disc_weight: Weight = 0.8
     adaptive: bool = True  # times equation 7
-    epsilon: Positive = 1e-4
-    clamp: Positive = 1e4
-    start: Natural = 0  # the discriminator learns from here on
-    warmup: Natural = 0  # it learns alone before the generator feels it
-    ramp: Natural = 0  # the generator's weight then rises from 0
-    discriminator_sees: Literal["before", "after"] = "before"  # the generator's update; after costs a second forward
+    eps: Positive = 1e-4
+    max_adaptive_weight: Positive = 1e4
+    disc_start: Natural = 0  # the discriminator learns from here on
+    disc_only_steps: Natural = 0  # it learns alone before the generator feels it
+    ramp_steps: Natural = 0  # the generator's weight then rises from 0
+    discriminator_fakes: Literal["before", "after"] = "before"  # the generator's update; after costs a second forward
     lecam: LeCAMConfig | None = None
-    r1: Weight = 0.0  # gamma of Mescheder et al. 2018; 10 is usual, 0 is none
+    r1_gamma: Weight = 0.0  # gamma of Mescheder et al. 2018; 10 is usual, 0 is none
 
     def __post_init__(self) -> None:
-        if min(self.start, self.warmup, self.ramp, self.weight) < 0:
+        if min(self.disc_start, self.disc_only_steps, self.ramp_steps, self.disc_weight) < 0:
             raise ValueError(
-                f"start, warmup, ramp and weight must not be negative, "
-                f"got {self.start}, {self.warmup}, {self.ramp}, {self.weight}"
+                f"disc_start, disc_only_steps, ramp_steps and disc_weight must not be negative, "
+                f"got {self.disc_start}, {self.disc_only_steps}, {self.ramp_steps}, {self.disc_weight}"
             )
-        if self.epsilon <= 0 or self.clamp <= 0:
-            raise ValueError(f"epsilon and clamp must be positive, got {self.epsilon} and {self.clamp}")
-        if self.r1 < 0:
-            raise ValueError(f"r1 must not be negative, got {self.r1}")
+        if self.eps <= 0 or self.max_adaptive_weight <= 0:
+            raise ValueError(
+                f"eps and max_adaptive_weight must be positive, got {self.eps} and {self.max_adaptive_weight}"
+            )
+        if self.r1_gamma < 0:
+            raise ValueError(f"r1_gamma must not be negative, got {self.r1_gamma}")
         check_ranges(self)
 
     def factor(self, step: int) -> float:
         """The weight of the adversarial loss for the generator at a step, before equation 7."""
-        past = step - self.start - self.warmup
-        return 0.0 if past < 0 else self.weight * min(1.0, (past + 1) / (self.ramp + 1))
+        past = step - self.disc_start - self.disc_only_steps
+        return 0.0 if past < 0 else self.disc_weight * min(1.0, (past + 1) / (self.ramp_steps + 1))
 
 
-class Push(NamedTuple):
+class AdversarialGradient(NamedTuple):
     """What the discriminator does to one micro-batch of the generator."""
 
     gradient: Tensor  # (B, D, H, W), weighted, to be added to the reconstruction's
     scalars: dict[str, Tensor]
 
 
-class Adversary:
-    """The discriminator in its engine. Every rank makes one and calls the same methods with its own pictures."""
+class DiscriminatorTrainer:
+    """The discriminator in its engine. Every rank makes one and calls the same methods with its own images."""
 
     def __init__(self, config: AdversarialConfig, engine: Any) -> None:
         self.config = config
@@ -73,12 +75,14 @@ class Adversary:
         self.lecam = None if config.lecam is None else config.lecam.build().to(ranks.device())
         self.frozen = False  # judges and pushes, but does not learn
         # A partitioned network gathers its weights for one backward of each forward, so the fake is judged anew.
-        self._walks_once = config.discriminator_sees == "after" or engine.zero_optimization_stage() == 3
+        self._walks_once = config.discriminator_fakes == "after" or engine.zero_optimization_stage() == 3
         self._learnt = False  # in the current step
         self._logits: list[Tensor] = []  # (2,) means of real and fake of each micro-batch of the current step
 
-    def judge(self, real: Tensor, rebuilt: Tensor, pull: Tensor, to_last_layer: ToLastLayer, step: int) -> Push:
-        """The push on the generator; where the discriminator sees pictures before the update, it learns from them.
+    def adversarial_gradient(
+        self, real: Tensor, reconstruction: Tensor, rec_grad: Tensor, to_last_layer: ToLastLayer, step: int
+    ) -> AdversarialGradient:
+        """The push on the generator; where the discriminator sees images before the update, it learns from them.
 
         Args:
             rebuilt: (B, D, H, W), a leaf that requires a gradient.
@@ -86,28 +90,32 @@ class Adversary:
         """
         config = self.config
         factor = config.factor(step)
-        push, weight = torch.zeros_like(pull), torch.zeros((), device=pull.device)
-        if factor == 0 and config.discriminator_sees == "after":
-            return Push(push, {})
-        fake_logits = self.engine.module(rebuilt)  # not engine(...): its hooks would reduce on the generator's gradient
+        push, weight = torch.zeros_like(rec_grad), torch.zeros((), device=rec_grad.device)
+        if factor == 0 and config.discriminator_fakes == "after":
+            return AdversarialGradient(push, {})
+        fake_logits = self.engine.module(
+            reconstruction
+        )  # not engine(...): its hooks would reduce on the generator's gradient
         if factor > 0:
             loss = adversarial.generator_loss(config.kind, fake_logits)
-            (push,) = torch.autograd.grad(loss, rebuilt, retain_graph=not self._walks_once)
-            weight = self._equation_7(pull, push, to_last_layer) if config.adaptive else torch.ones_like(weight)
+            (push,) = torch.autograd.grad(loss, reconstruction, retain_graph=not self._walks_once)
+            weight = (
+                self._adaptive_weight(rec_grad, push, to_last_layer) if config.adaptive else torch.ones_like(weight)
+            )
         scalars = {"adaptive_weight": weight, "adversarial_factor": factor * weight}
         if factor > 0:
-            scalars["clamped"] = (weight >= config.clamp).float()
-        if config.discriminator_sees == "before":
+            scalars["clamped"] = (weight >= config.max_adaptive_weight).float()
+        if config.discriminator_fakes == "before":
             if factor > 0 and self._walks_once and not self.frozen:
-                fake_logits = self.engine.module(rebuilt.detach())
+                fake_logits = self.engine.module(reconstruction.detach())
             scalars |= self._learn(real, fake_logits)
-        return Push(factor * weight * push, scalars)
+        return AdversarialGradient(factor * weight * push, scalars)
 
-    def learn_after(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Tensor]:
-        """The discriminator's step on real pictures and what the updated generator makes of them, the means over all.
+    def train_on_updated_fakes(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Tensor]:
+        """The discriminator's step on real images and what the updated generator makes of them, the means over all.
 
         Args:
-            pairs: (B, D, H, W) real and rebuilt pictures of each micro-batch of the step.
+            pairs: (B, D, H, W) real and rebuilt images of each micro-batch of the step.
         """
         each = []
         for real, rebuilt in pairs:
@@ -122,25 +130,27 @@ class Adversary:
         logits, self._logits = self._logits, []
         if not learnt:
             return True
-        applied = engines.applied(self.engine)
+        applied = engines.step_applied(self.engine)
         if self.lecam is not None and applied:
-            real, fake = ranks.average_(torch.stack(logits).mean(0))
+            real, fake = ranks.all_reduce_mean_(torch.stack(logits).mean(0))
             self.lecam.update(real, fake)
         return applied
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"frozen": self.frozen, "lecam": None if self.lecam is None else self.lecam.state_dict()}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.frozen = state["frozen"]
         if self.lecam is not None:
             self.lecam.load_state_dict(state["lecam"])
 
-    def _equation_7(self, pull: Tensor, push: Tensor, to_last_layer: ToLastLayer) -> Tensor:
+    def _adaptive_weight(self, rec_grad: Tensor, adv_grad: Tensor, to_last_layer: ToLastLayer) -> Tensor:
         """The adaptive weight of a micro-batch over all ranks, the same on each."""
-        both = ranks.average_(to_last_layer(torch.cat([pull, push], dim=1)))  # in one look at the features
+        both = ranks.all_reduce_mean_(
+            to_last_layer(torch.cat([rec_grad, adv_grad], dim=1))
+        )  # in one look at the features
         pulled, pushed = both.chunk(2)
-        return adversarial.adaptive_weight(pulled, pushed, self.config.epsilon, self.config.clamp)
+        return adversarial.adaptive_weight(pulled, pushed, self.config.eps, self.config.max_adaptive_weight)
 
     def _learn(self, real: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
         """One backward of the discriminator, and its step at the end of the accumulation."""
@@ -150,15 +160,15 @@ class Adversary:
         else:
             real_logits = self.engine(real)  # its own call opens a micro-batch: without it ZeRO 3 would not accumulate
         loss = adversarial.discriminator_loss(self.config.kind, real_logits, fake_logits)
-        scalars = {"discriminator": loss.detach(), **_read(real_logits, fake_logits)}
+        scalars = {"discriminator": loss.detach(), **_logit_statistics(real_logits, fake_logits)}
         if self.frozen:
             return scalars
         if self.lecam is not None:
             held = self.lecam(real_logits, fake_logits)
             loss, scalars["lecam"] = loss + held, held.detach()
-        if self.config.r1 > 0:
+        if self.config.r1_gamma > 0:
             steepness = adversarial.r1(self.engine.module, real)
-            loss, scalars["r1"] = loss + self.config.r1 / 2 * steepness, steepness.detach()
+            loss, scalars["r1"] = loss + self.config.r1_gamma / 2 * steepness, steepness.detach()
         self.engine.backward(loss)
         self.engine.step()
         self._logits.append(torch.stack([scalars["logits_real"], scalars["logits_fake"]]))
@@ -167,7 +177,7 @@ class Adversary:
 
 
 @torch.no_grad()
-def _read(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+def _logit_statistics(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
     """Mean logits, and the share of all logits on the right side of 0."""
     real, fake = real_logits.detach().float(), fake_logits.detach().float()
     accuracy = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2

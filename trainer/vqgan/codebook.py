@@ -1,6 +1,6 @@
 """What happens to a generator's codebook between optimizer steps, the same on all ranks.
 
-Shapes: B pictures of a micro-batch, C channels of a code, h rows and w columns of the grid, K codes, N candidates.
+Shapes: B images of a micro-batch, C channels of a code, h rows and w columns of the grid, K codes, N candidates.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...models.quantizers import Observed, Quantizer, RollingUse, perplexity, usage
+from ...models.quantizers import CodeStatistics, Quantizer, RollingUse, perplexity, usage
 from ...models.quantizers.base import Codebook
 from ..distributed import ranks, sharded_parameters
 from ..keyed_random import mix
@@ -18,14 +18,14 @@ from ..keyed_random import mix
 CANDIDATES = 2048  # features of a step, over all ranks, among which codes are placed
 
 
-class Coded(NamedTuple):
+class EncodedBatch(NamedTuple):
     """What a micro-batch leaves for the codebook."""
 
     latents: Tensor  # (B, C, h, w), detached
     indices: Tensor  # (B, h, w)
 
 
-class CodebookKeeper:
+class CodebookUpdater:
     """Places codes before the first step, keeps their averages, moves idle ones, and knows how well they are used.
 
     Every rank makes one and calls the same methods with its own features.
@@ -38,7 +38,7 @@ class CodebookKeeper:
     def __init__(self, engine: Any, seed: int, window: int) -> None:
         self.engine = engine
         self.seed = seed
-        self.rolling = RollingUse(self.quantizer.codes, window).to(ranks.device())
+        self.rolling = RollingUse(self.quantizer.codebook_size, window).to(ranks.device())
 
     @property
     def quantizer(self) -> Quantizer:
@@ -46,14 +46,14 @@ class CodebookKeeper:
         quantizer: Quantizer = self.engine.module.quantize
         return quantizer
 
-    def place(self, latents: list[Tensor]) -> None:
-        """Before the first step: the codebook among the features of its pictures, (B, C, h, w) a micro-batch."""
-        with sharded_parameters.whole(self.quantizer.parameters()):
-            book = self.quantizer.initialise(candidates(latents), mix(self.seed, 0))
+    def init_from_features(self, latents: list[Tensor]) -> None:
+        """Before the first step: the codebook among the features of its images, (B, C, h, w) a micro-batch."""
+        with sharded_parameters.gathered_parameters(self.quantizer.parameters()):
+            book = self.quantizer.init_codebook(sample_features(latents), mix(self.seed, 0))
         if book is not None:
             self._write(book, torch.ones(len(book), dtype=torch.bool, device=book.device))
 
-    def keep(self, step: int, coded: list[Coded], revive: bool) -> dict[str, Tensor]:
+    def update(self, step: int, coded: list[EncodedBatch], revive: bool) -> dict[str, Tensor]:
         """After a step: statistics over all ranks, averages of the codebook, revival of idle codes.
 
         Args:
@@ -62,15 +62,17 @@ class CodebookKeeper:
         Returns:
             The use of the step and of the window, the same on all ranks.
         """
-        each = [self.quantizer.observe(c.latents, c.indices) for c in coded]
-        counts = ranks.total_(torch.stack([observed.counts for observed in each]).sum(0))
-        sums = ranks.total_(torch.stack([observed.sums for observed in each]).sum(0))
+        each = [self.quantizer.code_statistics(c.latents, c.indices) for c in coded]
+        counts = ranks.all_reduce_sum_(torch.stack([observed.counts for observed in each]).sum(0))
+        sums = ranks.all_reduce_sum_(torch.stack([observed.sums for observed in each]).sum(0))
         self.rolling.update(counts)
-        features = candidates([c.latents for c in coded])
-        self._change(lambda: self.quantizer.upkeep(Observed(counts, sums), features, mix(self.seed, step + 1)))
+        features = sample_features([c.latents for c in coded])
+        self._update(
+            lambda: self.quantizer.post_step_update(CodeStatistics(counts, sums), features, mix(self.seed, step + 1))
+        )
         idle = self.rolling.age >= self.rolling.window
         if revive and idle.any():
-            self._change(lambda: self.quantizer.revive(idle, features, mix(self.seed, step + 1, 1)))
+            self._update(lambda: self.quantizer.replace_dead_codes(idle, features, mix(self.seed, step + 1, 1)))
         return {
             "perplexity": perplexity(counts),
             "usage": usage(counts),
@@ -78,27 +80,27 @@ class CodebookKeeper:
             "rolling_usage": self.rolling.usage(),
         }
 
-    def _change(self, change: Callable[[], Tensor | None]) -> None:
+    def _update(self, change: Callable[[], Tensor | None]) -> None:
         """Let the quantizer move its codes; the optimizer's state of the trained ones that moved starts anew."""
-        with sharded_parameters.whole(self.quantizer.parameters()):
+        with sharded_parameters.gathered_parameters(self.quantizer.parameters()):
             before = [p.detach().clone() for p in self.quantizer.parameters()]
             book = change()
         if book is not None:
             self._write(book, (book != before[0]).any(1))
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return dict(self.rolling.state_dict())
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.rolling.load_state_dict(state)
 
     def _write(self, book: Tensor, moved: Tensor) -> None:
         """Write a trained codebook's new value where its optimizer keeps it; ``moved`` (K,) marks what moved."""
         owner = next(module for module in self.quantizer.modules() if isinstance(module, Codebook))
-        sharded_parameters.rewrite(self.engine, owner.weight, book, moved.nonzero().flatten())
+        sharded_parameters.overwrite_parameter(self.engine, owner.weight, book, moved.nonzero().flatten())
 
 
-def candidates(latents: list[Tensor]) -> Tensor:
+def sample_features(latents: list[Tensor]) -> Tensor:
     """Features of a step, over all ranks, evenly spread over it: (N, C) float32, the same on every rank.
 
     Their order is that of the samples in the step, so that the number of ranks does not change them.
@@ -109,4 +111,4 @@ def candidates(latents: list[Tensor]) -> Tensor:
     mine = rearrange(torch.stack(latents).float(), "a b c h w -> a (b h w) c")
     every = -(-mine.shape[0] * mine.shape[1] * ranks.world() // CANDIDATES)
     mine = mine[:, ::every].contiguous()
-    return rearrange(ranks.gathered(mine), "(r a) n c -> (a r n) c", a=mine.shape[0])
+    return rearrange(ranks.all_gather(mine), "(r a) n c -> (a r n) c", a=mine.shape[0])

@@ -13,19 +13,19 @@ from ..distributed.engine import NetworkConfig
 from ..schema import MAY_CHANGE
 from ..training.loop import BatchConfig, LoopConfig
 from ..training.wandb_logger import WandbConfig
-from .monitors import SentinelsConfig
+from .monitors import MonitorsConfig
 from .reconstruction_loss import VQGANLossConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class VQGANRun:
-    """Stage 1: an autoencoder of pictures, depths or label maps."""
+    """Stage 1: an autoencoder of images, depths or label maps."""
 
     task: Literal["vqgan"] = "vqgan"
-    folder: Name = field(metadata=MAY_CHANGE)
-    rebuilds: Field = "picture"
-    data: DataConfig
-    held_out: DataConfig
+    run_dir: Name = field(metadata=MAY_CHANGE)
+    target: Field = "image"
+    train_data: DataConfig
+    val_data: DataConfig
     loop: LoopConfig = field(metadata=MAY_CHANGE)
     batch: BatchConfig
     model: VQGANConfig = field(default_factory=VQGANConfig)
@@ -33,22 +33,22 @@ class VQGANRun:
     discriminator: DiscriminatorConfig = field(default_factory=PatchGANConfig)
     generator_training: NetworkConfig
     discriminator_training: NetworkConfig | None = None  # needed with loss.adversarial
-    sentinels: SentinelsConfig = field(default_factory=SentinelsConfig)
-    channels_last: bool = False  # memory format of the pictures, which every layer hands on
-    average: Decay = 0.999  # decay of the averaged weights, which are shown, evaluated and exported
+    monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
+    channels_last: bool = False  # memory format of the images, which every layer hands on
+    ema_decay: Decay = 0.999  # decay of the averaged weights, which are shown, evaluated and exported
     seed: Seed = 0
     # a run or export to start from, at step 0 only
     initial_weights: Name | None = field(default=None, metadata=MAY_CHANGE)
-    keep: Count = field(default=3, metadata=MAY_CHANGE)  # checkpoints, the newest
+    keep_last: Count = field(default=3, metadata=MAY_CHANGE)  # checkpoints, the newest
     keep_every: Count | None = field(default=None, metadata=MAY_CHANGE)  # steps: checkpoints at its multiples stay too
     timeout_s: Seconds = field(default=1800.0, metadata=MAY_CHANGE)  # a collective that waits longer ends the job
     wandb: WandbConfig | None = field(default=None, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name, data in (("data", self.data), ("held_out", self.held_out)):
+        for name, data in (("train_data", self.train_data), ("val_data", self.val_data)):
             if data.crop is None or isinstance(data.crop, CodeCropConfig):
-                raise ValueError(f"{name}.crop must cut pictures to one size (kind: patch or taming), got {data.crop}")
+                raise ValueError(f"{name}.crop must cut images to one size (kind: patch or taming), got {data.crop}")
             if data.crop.size % self.model.factor:
                 raise ValueError(
                     f"{name}.crop.size must be a multiple of the factor {self.model.factor}, got {data.crop.size}"
@@ -59,34 +59,36 @@ class VQGANRun:
         ):
             if training is None:
                 continue
-            training.optimizer.peak(self.batch.total)
+            training.optimizer.peak(self.batch.global_batch_size)
             if training.engine.precision == "fp16":
                 raise ValueError(
                     f"{name}.engine.precision must be fp32 or bf16, got fp16, whose gradients underflow without a "
-                    "scaled loss: the gradient that is cut at the picture has none, and bf16 needs none"
+                    "scaled loss: the gradient that is cut at the image has none, and bf16 needs none"
                 )
         self._check_field()
         self._check_game()
-        if self.sentinels.collapsed == "revive" and not hasattr(self.model.quantizer, "revive_after"):
+        if self.monitors.on_codebook_collapse == "revive" and not hasattr(self.model.quantizer, "revive_after"):
             raise ValueError(
-                f"sentinels.collapsed: revive needs a quantizer whose codes can be moved (vq, ema or cosine), "
-                f"got {self.model.quantizer.kind}; set sentinels.collapsed: alert"
+                f"monitors.on_codebook_collapse: revive needs a quantizer whose codes can be moved (vq, ema or cosine), "
+                f"got {self.model.quantizer.kind}; set monitors.on_codebook_collapse: alert"
             )
 
     def _check_field(self) -> None:
         """The network and its losses fit what is rebuilt."""
         model, loss = self.model, self.loss
-        if (self.rebuilds == "map") != (model.labels is not None):
-            raise ValueError(f"rebuilds: map and model.labels go together, got {self.rebuilds} and {model.labels}")
-        if self.rebuilds == "map":
+        if (self.target == "segmentation") != (model.num_labels is not None):
+            raise ValueError(
+                f"rebuilds: map and model.num_labels go together, got {self.target} and {model.num_labels}"
+            )
+        if self.target == "segmentation":
             for name in ("perceptual", "logits", "adversarial"):
                 if getattr(loss, name) is not None:
-                    raise ValueError(f"loss.{name} is for pictures, not for maps; set loss.{name}: null")
+                    raise ValueError(f"loss.{name} is for images, not for maps; set loss.{name}: null")
             return
-        channels = 3 if self.rebuilds == "picture" else 1
+        channels = 3 if self.target == "image" else 1
         if (model.in_channels, model.out_channels) != (channels, channels):
             raise ValueError(
-                f"model.in_channels and out_channels must be {channels} for rebuilds: {self.rebuilds}, "
+                f"model.in_channels and out_channels must be {channels} for rebuilds: {self.target}, "
                 f"got {model.in_channels} and {model.out_channels}"
             )
 
@@ -97,16 +99,21 @@ class VQGANRun:
             return
         if training is None:
             raise ValueError("discriminator_training is missing; name its optimizer, or set loss.adversarial: null")
-        if game.r1 > 0 and training.engine.zero == 3:
+        if game.r1_gamma > 0 and training.engine.zero_stage == 3:
             raise ValueError(
-                f"loss.adversarial.r1 needs discriminator_training.engine.zero 0, 1 or 2, because a partitioned "
-                f"network has no second derivative, got r1 {game.r1} and zero 3; set zero: 2"
+                f"loss.adversarial.r1_gamma needs discriminator_training.engine.zero_stage 0, 1 or 2, because a partitioned "
+                f"network has no second derivative, got r1 {game.r1_gamma} and zero 3; set zero: 2"
             )
-        if training.engine.compile is not None:
+        if training.engine.compile_backend is not None:
             raise ValueError(
-                f"discriminator_training.engine.compile must be null, because the graph of a fake is walked twice and "
-                f"a compiled one only once, got {training.engine.compile}"
+                f"discriminator_training.engine.compile_backend must be null, because the graph of a fake is walked twice and "
+                f"a compiled one only once, got {training.engine.compile_backend}"
             )
         judged = getattr(self.discriminator, "resolution", None)
-        if isinstance(self.data.crop, CropConfig | TamingCropConfig) and judged not in (None, self.data.crop.size):
-            raise ValueError(f"discriminator.resolution must be data.crop.size {self.data.crop.size}, got {judged}")
+        if isinstance(self.train_data.crop, CropConfig | TamingCropConfig) and judged not in (
+            None,
+            self.train_data.crop.size,
+        ):
+            raise ValueError(
+                f"discriminator.resolution must be train_data.crop.size {self.train_data.crop.size}, got {judged}"
+            )

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from ..data.inputs import Field
 from ..keyed_random import splitmix64
-from ..training.evaluation import Sums, psnr
+from ..training.evaluation import MetricSums, psnr
 
 
-def three_channels(pictures: Tensor) -> Tensor:
-    """(B, 1, H, W) as the grey pictures (B, 3, H, W) that networks of colours take; others as they are."""
-    return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
+def three_channels(images: Tensor) -> Tensor:
+    """(B, 1, H, W) as the gray images (B, 3, H, W) that networks of colors take; others as they are."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
-def add_figures(sums: Sums, field: Field, real: Tensor, rebuilt: Tensor) -> None:
-    """Held-out figures of a batch: PSNR in dB and mean absolute error; of maps, accuracy and nats a place."""
-    if field == "map":
+def add_figures(sums: MetricSums, field: Field, real: Tensor, rebuilt: Tensor) -> None:
+    """Validation figures of a batch: PSNR in dB and mean absolute error; of maps, accuracy and nats a place."""
+    if field == "segmentation":
         known = real < rebuilt.shape[1]
         nats = F.cross_entropy(rebuilt, torch.where(known, real, -100), reduction="none")
         sums.add("cross_entropy", nats[known])
@@ -29,14 +29,14 @@ def add_figures(sums: Sums, field: Field, real: Tensor, rebuilt: Tensor) -> None
     sums.add("l1", (rebuilt.clamp(-1, 1) - real).abs())
 
 
-def shown(field: Field, real: Tensor, rebuilt: Tensor) -> list[Tensor]:
-    """Two rows of colour pictures, (B, 3, H, W) in [-1, 1]: what was to be rebuilt, above what came of it."""
-    if field == "map":
-        return [coloured(real), coloured(rebuilt.argmax(1))]
+def side_by_side(field: Field, real: Tensor, rebuilt: Tensor) -> list[Tensor]:
+    """Two rows of color images, (B, 3, H, W) in [-1, 1]: what was to be rebuilt, above what came of it."""
+    if field == "segmentation":
+        return [color_coded(real), color_coded(rebuilt.argmax(1))]
     return [three_channels(real), three_channels(rebuilt)]
 
 
-def coloured(maps: Tensor) -> Tensor:
+def color_coded(maps: Tensor) -> Tensor:
     """(B, H, W) labels as images (B, 3, H, W) in [-1, 1], a color for each below 255, the same in every run.
 
     All labels from 255 on share the color of 255: none is a class of a model, they are marks of no label.

@@ -1,4 +1,4 @@
-"""What a reconstruction is judged by, and the gradient that this leaves at the picture."""
+"""What a reconstruction is judged by, and the gradient that this leaves at the image."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,11 +18,13 @@ from .frozen_losses import LogitConfig, PerceptualConfig, load_logit_loss, load_
 class VQGANLossConfig:
     """What a reconstruction is judged by. A model of label maps has ``labels`` alone."""
 
-    pixel: reconstruction.PixelLoss = "l1"
+    pixel_loss: reconstruction.PixelLoss = "l1"
     pixel_weight: Weight = 1.0
-    labels: reconstruction.MapLoss = "cross_entropy"  # in the place of pixels where the model rebuilds label maps
+    segmentation_loss: reconstruction.SegmentationLoss = (
+        "cross_entropy"  # in the place of pixels where the model rebuilds label maps
+    )
     perceptual: PerceptualConfig | None = field(default_factory=PerceptualConfig)
-    logits: LogitConfig | None = None  # of a frozen classifier
+    classifier_logits: LogitConfig | None = None  # of a frozen classifier
     adversarial: AdversarialConfig | None = field(default_factory=AdversarialConfig)
 
     def __post_init__(self) -> None:
@@ -31,14 +33,14 @@ class VQGANLossConfig:
             raise ValueError(f"pixel_weight must not be negative, got {self.pixel_weight}")
 
 
-class Judgement(NamedTuple):
-    """What the losses at the picture say, and their gradient there."""
+class LossGradient(NamedTuple):
+    """What the losses at the image say, and their gradient there."""
 
     gradient: Tensor  # (B, D, H, W)
     scalars: dict[str, Tensor]
 
 
-class Judge:
+class ReconstructionLoss:
     """All losses of a reconstruction but the adversarial one, whose networks are frozen and outside every engine.
 
     Args:
@@ -49,29 +51,36 @@ class Judge:
         self.config = config
         self.maps = maps
         self.lpips = None if config.perceptual is None else load_lpips(config.perceptual).to(ranks.device())
-        self.logits = None if config.logits is None else load_logit_loss(config.logits).to(ranks.device())
+        self.logits = (
+            None if config.classifier_logits is None else load_logit_loss(config.classifier_logits).to(ranks.device())
+        )
 
-    def __call__(self, real: Tensor, rebuilt: Tensor) -> Judgement:
+    def __call__(self, real: Tensor, rebuilt: Tensor) -> LossGradient:
         """Of what a micro-batch should be and what was made of it, a leaf that requires a gradient.
 
         Args:
-            real: (B, D, H, W) pictures in [-1, 1]; (B, H, W) labels of maps.
-            rebuilt: (B, D, H, W) pictures; (B, N, H, W) logits of maps.
+            real: (B, D, H, W) images in [-1, 1]; (B, H, W) labels of maps.
+            rebuilt: (B, D, H, W) images; (B, N, H, W) logits of maps.
         """
         parts = self._parts(real, rebuilt)
         loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
         (gradient,) = torch.autograd.grad(loss, rebuilt)
-        return Judgement(gradient, {name: part.detach() for name, (_, part) in parts.items()})
+        return LossGradient(gradient, {name: part.detach() for name, (_, part) in parts.items()})
 
     def _parts(self, real: Tensor, rebuilt: Tensor) -> dict[str, tuple[float, Tensor]]:
         """Every loss by its name, with its weight."""
         config = self.config
         if self.maps:
-            return {config.labels: (config.pixel_weight, reconstruction.map_loss(config.labels, real, rebuilt))}
-        parts = {"pixel": (config.pixel_weight, reconstruction.pixel_loss(config.pixel, real, rebuilt))}
+            return {
+                config.segmentation_loss: (
+                    config.pixel_weight,
+                    reconstruction.segmentation_loss(config.segmentation_loss, real, rebuilt),
+                )
+            }
+        parts = {"pixel": (config.pixel_weight, reconstruction.pixel_loss(config.pixel_loss, real, rebuilt))}
         real, rebuilt = three_channels(real), three_channels(rebuilt)
         if self.lpips is not None and config.perceptual is not None:
             parts["lpips"] = (config.perceptual.weight, self.lpips(real, rebuilt).mean())
-        if self.logits is not None and config.logits is not None:
-            parts["logits"] = (config.logits.weight, self.logits(real, rebuilt).mean())
+        if self.logits is not None and config.classifier_logits is not None:
+            parts["logits"] = (config.classifier_logits.weight, self.logits(real, rebuilt).mean())
         return parts

@@ -1,11 +1,11 @@
-"""One optimizer step of stage 1, with the graph cut at the picture.
+"""One optimizer step of stage 1, with the graph cut at the image.
 
-The generator runs forward once. Its picture, detached, is a leaf at which the reconstruction and adversarial losses
+The generator runs forward once. Its image, detached, is a leaf at which the reconstruction and adversarial losses
 leave their gradients; what these weigh at the decoder's last layer gives equation 7 of Esser et al. 2021; one backward
 carries the joined gradient on. No gradient is ever taken through an engine with ``autograd.grad``, which is why this is
 right under every ZeRO stage.
 
-Shapes: B samples of a rank's micro-batch, H rows and W columns, D channels of a picture (labels of a map), C of a code.
+Shapes: B samples of a rank's micro-batch, H rows and W columns, D channels of an image (labels of a map), C of a code.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...models.discriminators import synchronise
+from ...models.discriminators import set_cross_rank_reduce
 from ...models.losses import adversarial
 from ...models.quantizers import Quantizer, perplexity, usage
 from ...models.quantizers.base import count
@@ -28,16 +28,16 @@ from ..data.inputs import target
 from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
 from ..distributed.engine import NetworkConfig
-from ..training.ema import WeightAverage
-from ..training.evaluation import Sums, in_step
+from ..training.ema import EMA
+from ..training.evaluation import MetricSums, equal_length_batches
 from ..training.loop import reseed
 from ..training.metrics import grid
-from .adversarial import Adversary
-from .codebook import CodebookKeeper, Coded
+from .adversarial import DiscriminatorTrainer
+from .codebook import CodebookUpdater, EncodedBatch
 from .config import VQGANRun
-from .figures import add_figures, shown
-from .monitors import Sentinels
-from .reconstruction_loss import Judge
+from .figures import add_figures, side_by_side
+from .monitors import TrainingMonitors
+from .reconstruction_loss import ReconstructionLoss
 
 PREVIEWS = 8  # samples of a preview
 
@@ -45,7 +45,7 @@ PREVIEWS = 8  # samples of a preview
 class MicroStep(NamedTuple):
     """What a micro-batch leaves for the end of its step."""
 
-    coded: Coded
+    coded: EncodedBatch
     finite: Tensor  # (B,) whether a sample's reconstruction and its gradient are finite
     scalars: dict[str, Tensor]
 
@@ -61,25 +61,25 @@ class VQGANTask:
 
     def __init__(self, run: VQGANRun, accumulation: int) -> None:
         self.run = run
-        self._sizes = {"micro_batch": run.batch.micro, "accumulation": accumulation}
+        self._sizes = {"micro_batch": run.batch.micro_batch_size, "accumulation": accumulation}
         network = run.model.build()
-        load_initial_weights(network, run.initial_weights, Path(run.folder), "vqgan")
+        load_initial_weights(network, run.initial_weights, Path(run.run_dir), "vqgan")
         self.generator = self._engine(network, run.generator_training)
         self.engines: dict[str, Any] = {"generator": self.generator}
-        self.average = WeightAverage(
-            self.generator.module, run.average, sharded_parameters.local, self.generator.empty_partition_cache
+        self.ema = EMA(
+            self.generator.module, run.ema_decay, sharded_parameters.local_shard, self.generator.empty_partition_cache
         )
-        self.adversary: Adversary | None = None
+        self.discriminator_trainer: DiscriminatorTrainer | None = None
         if run.loss.adversarial is not None and run.discriminator_training is not None:
             discriminator = run.discriminator.build(run.model.out_channels)
             self.engines["discriminator"] = self._engine(discriminator, run.discriminator_training)
-            self.adversary = Adversary(run.loss.adversarial, self.engines["discriminator"])
-        self.judge = Judge(run.loss, maps=run.rebuilds == "map")
-        self.codebook = CodebookKeeper(self.generator, run.seed, run.sentinels.window)
-        self.sentinels = Sentinels(run.sentinels)
+            self.discriminator_trainer = DiscriminatorTrainer(run.loss.adversarial, self.engines["discriminator"])
+        self.reconstruction_loss = ReconstructionLoss(run.loss, maps=run.target == "segmentation")
+        self.codebook = CodebookUpdater(self.generator, run.seed, run.monitors.usage_window)
+        self.monitors = TrainingMonitors(run.monitors)
 
     def _engine(self, network: torch.nn.Module, training: NetworkConfig) -> Any:
-        synchronise(network, ranks.total)
+        set_cross_rank_reduce(network, ranks.all_reduce_sum)
         return engines.build(network.to(ranks.device()), training.engine, training.optimizer, **self._sizes)
 
     @property
@@ -104,14 +104,14 @@ class VQGANTask:
         reals = [self._target(batch) for batch in micro_batches]
         if step == 0 and self.run.initial_weights is None:
             with torch.no_grad():
-                self.codebook.place([self.model.latents(real) for real in reals])
+                self.codebook.init_from_features([self.model.latents(real) for real in reals])
         passes = [self._micro_step(real, step) for real in reals]
         scalars = {name: torch.stack([p.scalars[name] for p in passes]).mean() for name in passes[0].scalars}
-        scalars |= self._learn_after(reals, step)
+        scalars |= self._train_on_updated_fakes(reals, step)
         return self._end_step(micro_batches, passes, scalars, step)
 
     def _target(self, batch: Batch) -> Tensor:
-        values = target(batch, self.run.rebuilds)
+        values = target(batch, self.run.target)
         if self.run.channels_last and values.dim() == 4:
             return values.contiguous(memory_format=torch.channels_last)
         return values
@@ -121,67 +121,71 @@ class VQGANTask:
         for name, engine in self.engines.items():
             section = sections[name]
             if section is not None:
-                engines.set_rate(engine, section.optimizer.rate(step, self.run.loop.steps, self.run.batch.total))
+                engines.set_learning_rate(
+                    engine, section.optimizer.rate(step, self.run.loop.max_steps, self.run.batch.global_batch_size)
+                )
         self.quantizer.anneal(step)
 
     def _micro_step(self, real: Tensor, step: int) -> MicroStep:
         out: Reconstruction = self.generator(real)
-        rebuilt = out.rebuilt.detach().float().requires_grad_()  # the cut
-        gradient, scalars = self.judge(real, rebuilt)
+        rebuilt = out.reconstruction.detach().float().requires_grad_()  # the cut
+        gradient, scalars = self.reconstruction_loss(real, rebuilt)
         finite = (rebuilt.detach().isfinite() & gradient.isfinite()).flatten(1).all(1)
-        adversary = self._playing(step)
+        adversary = self._active_discriminator_trainer(step)
         if adversary is not None:
-            push = adversary.judge(real, rebuilt, gradient, partial(self._at_last_layer, out.features), step)
+            push = adversary.adversarial_gradient(
+                real, rebuilt, gradient, partial(self._at_last_layer, out.features), step
+            )
             gradient = gradient + push.gradient
             scalars |= push.scalars
-        joined = (out.rebuilt * gradient.to(out.rebuilt.dtype)).sum() + out.quantized.loss
+        joined = (out.reconstruction * gradient.to(out.reconstruction.dtype)).sum() + out.quantized.loss
         self.generator.backward(joined)
         self.generator.step()
         scalars["codebook"] = out.quantized.loss.detach()
-        return MicroStep(Coded(out.latents.detach(), out.quantized.indices), finite, scalars)
+        return MicroStep(EncodedBatch(out.latents.detach(), out.quantized.indices), finite, scalars)
 
     def _at_last_layer(self, features: Tensor, gradient: Tensor) -> Tensor:
-        """This rank's gradient at the decoder's last layer, from that at the picture."""
+        """This rank's gradient at the decoder's last layer, from that at the image."""
         return adversarial.last_layer_gradient(features, gradient, self.model.last_layer)
 
-    def _playing(self, step: int) -> Adversary | None:
+    def _active_discriminator_trainer(self, step: int) -> DiscriminatorTrainer | None:
         """The adversary from its start on."""
-        adversary = self.adversary
-        return adversary if adversary is not None and step >= adversary.config.start else None
+        adversary = self.discriminator_trainer
+        return adversary if adversary is not None and step >= adversary.config.disc_start else None
 
-    def _learn_after(self, reals: list[Tensor], step: int) -> Mapping[str, Tensor]:
+    def _train_on_updated_fakes(self, reals: list[Tensor], step: int) -> Mapping[str, Tensor]:
         """The discriminator's step where it sees what the updated generator makes."""
-        adversary = self._playing(step)
-        if adversary is None or adversary.config.discriminator_sees == "before":
+        adversary = self._active_discriminator_trainer(step)
+        if adversary is None or adversary.config.discriminator_fakes == "before":
             return {}
-        return adversary.learn_after((real, self._rebuilt(real)) for real in reals)
+        return adversary.train_on_updated_fakes((real, self._reconstruct(real)) for real in reals)
 
     @torch.no_grad()
-    def _rebuilt(self, real: Tensor) -> Tensor:
+    def _reconstruct(self, real: Tensor) -> Tensor:
         """What the generator makes of a micro-batch now."""
         out: Reconstruction = self.model(real)
-        return out.rebuilt.float()
+        return out.reconstruction.float()
 
     def _end_step(
         self, micro_batches: list[Batch], passes: list[MicroStep], scalars: dict[str, Tensor], step: int
     ) -> Mapping[str, Tensor]:
         """The codebook, the averages and the sentinels; a step that was skipped leaves only its mark."""
-        applied = {"generator": engines.applied(self.generator)}
-        if self.adversary is not None:
-            applied["discriminator"] = self.adversary.end_step()
+        applied = {"generator": engines.step_applied(self.generator)}
+        if self.discriminator_trainer is not None:
+            applied["discriminator"] = self.discriminator_trainer.end_step()
         skipped = [name for name, done in applied.items() if not done]
         if skipped:
             scalars = {"skipped": torch.ones((), device=ranks.device())}
-            self.sentinels.skip(step, skipped, _blamed(micro_batches, passes))
+            self.monitors.record_skip(step, skipped, _blamed(micro_batches, passes))
         else:
-            self.sentinels.take(scalars)
-        verdict = self.sentinels.look(step, self.codebook.rolling.usage())
-        if self.adversary is not None:
-            self.adversary.frozen = verdict.freeze
+            self.monitors.record(scalars)
+        verdict = self.monitors.check(step, self.codebook.rolling.usage())
+        if self.discriminator_trainer is not None:
+            self.discriminator_trainer.frozen = verdict.freeze
         if applied["generator"]:
-            scalars |= self.codebook.keep(step, [p.coded for p in passes], verdict.revive)
-            self.average.update(step)
-        return scalars | self.sentinels.scalars()
+            scalars |= self.codebook.update(step, [p.coded for p in passes], verdict.replace_dead_codes)
+            self.ema.update(step)
+        return scalars | self.monitors.scalars()
 
     @torch.no_grad()
     def finished(self) -> bool:
@@ -189,72 +193,72 @@ class VQGANTask:
         return False
 
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
-        """Held-out figures over all ranks' batches, with the averaged weights.
+        """Validation figures over all ranks' batches, with the averaged weights.
 
         Returns:
             ``psnr`` in dB and ``l1``, of maps ``accuracy`` and ``cross_entropy``; ``usage`` and ``perplexity``.
         """
-        sums, counts = Sums(), torch.zeros(self.quantizer.codes, device=ranks.device())
+        sums, counts = MetricSums(), torch.zeros(self.quantizer.codebook_size, device=ranks.device())
         module = self.generator.module.eval()
-        with self.average.applied():
-            for batch, counted in in_step(batches):
+        with self.ema.applied():
+            for batch, counted in equal_length_batches(batches):
                 real = self._target(batch)
                 out: Reconstruction = module(real)
                 if counted:
-                    add_figures(sums, self.run.rebuilds, real, out.rebuilt.float())
+                    add_figures(sums, self.run.target, real, out.reconstruction.float())
                     counts += count(out.quantized.indices, len(counts))
         module.train()
-        ranks.total_(counts)
+        ranks.all_reduce_sum_(counts)
         return sums.means() | {"usage": usage(counts).item(), "perplexity": perplexity(counts).item()}
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Held-out samples above their reconstructions, with the averaged weights."""
+        """Validation samples above their reconstructions, with the averaged weights."""
         real = self._target(batch)[:PREVIEWS]
         module = self.generator.module.eval()
-        with self.average.applied():
+        with self.ema.applied():
             rebuilt = module(real).rebuilt.float()
         module.train()
-        return {"reconstructions": grid(shown(self.run.rebuilds, real, rebuilt))}
+        return {"reconstructions": grid(side_by_side(self.run.target, real, rebuilt))}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {
-            "average": self.average.state(),
-            "codebook": self.codebook.state(),
-            "adversary": None if self.adversary is None else self.adversary.state(),
-            "sentinels": self.sentinels.state(),
+            "average": self.ema.state_dict(),
+            "codebook": self.codebook.state_dict(),
+            "adversary": None if self.discriminator_trainer is None else self.discriminator_trainer.state_dict(),
+            "sentinels": self.monitors.state_dict(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.average.load_state(state["average"])
-        self.codebook.load_state(state["codebook"])
-        if self.adversary is not None:
-            self.adversary.load_state(state["adversary"])
-        self.sentinels.load_state(state["sentinels"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ema.load_state_dict(state["average"])
+        self.codebook.load_state_dict(state["codebook"])
+        if self.discriminator_trainer is not None:
+            self.discriminator_trainer.load_state_dict(state["adversary"])
+        self.monitors.load_state_dict(state["sentinels"])
 
     def resharded(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """What ``state`` would have given here, from what it gave on each of the ranks of another job."""
-        return states[0] | {"average": self.average.resharded([state["average"] for state in states])}
+        return states[0] | {"average": self.ema.resharded([state["average"] for state in states])}
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights of the generator, whole, in fp32, on the host."""
-        with self.average.applied():
-            return sharded_parameters.whole_state(self.generator.module)
+        with self.ema.applied():
+            return sharded_parameters.full_state_dict(self.generator.module)
 
     @property
     def tokenizers(self) -> dict[str, str]:
         """Digests of the frozen tokenizers that the numbers depend on: none."""
         return {}
 
-    def card(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What the weights are."""
         model, perceptual = self.run.model, self.run.loss.perceptual
         return {
             "task": "vqgan",
             "model": to_mapping(model),
-            "rebuilds": self.run.rebuilds,
+            "target": self.run.target,
             "factor": model.factor,
-            "codes": model.codes,
+            "codes": model.codebook_size,
             "perceptual_trunk": None if perceptual is None else perceptual.trunk,
         }
 

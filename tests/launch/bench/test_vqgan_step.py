@@ -27,18 +27,18 @@ def both_ways() -> dict[str, float]:
     """On a rank: the figures; and how far two steps the published way end from two of ours, against their length."""
     figures = vqgan_step.run(parsed())
     made = vqgan_step.config(parsed())
-    game = dataclasses.replace(made.loss.adversarial, discriminator_sees="after")
+    game = dataclasses.replace(made.loss.adversarial, discriminator_fakes="after")
     made = dataclasses.replace(made, loss=dataclasses.replace(made.loss, adversarial=game))
     torch.manual_seed(0)
     generator, discriminator = made.model.build(), made.discriminator.build(3)
     start = [p.detach().clone() for p in (*generator.parameters(), *discriminator.parameters())]
     lpips: LPIPS = load_lpips(made.loss.perceptual)
-    loop = PublishedLoop(generator, discriminator, lpips, game.weight, vqgan_step.RATE)
+    loop = PublishedLoop(generator, discriminator, lpips, game.disc_weight, vqgan_step.RATE)
     torch.manual_seed(0)
     task = VQGANTask(made, 1)
-    batch = {"picture": vqgan_step.picture(1, 32), "key": ["none"]}
+    batch = {"image": vqgan_step.image(1, 32), "key": ["none"]}
     for step in (1, 2):
-        loop.step(batch["picture"].float() / 127.5 - 1, lambda _: contextlib.nullcontext())
+        loop.step(batch["image"].float() / 127.5 - 1, lambda _: contextlib.nullcontext())
         task.step([batch], step)
     ours = [p.detach() for engine in task.engines.values() for p in engine.module.parameters()]
     theirs = [p.detach() for p in (*generator.parameters(), *discriminator.parameters())]

@@ -15,20 +15,20 @@ def share(name: str) -> list[float]:
     return [float((one.labels == LABELS.index(name)).mean()) for one in SEVERAL]
 
 
-def test_the_same_numbers_paint_the_same_picture_and_others_another():
+def test_the_same_numbers_paint_the_same_image_and_others_another():
     again = landscape(0, 3, 96, 128)
-    assert again.picture.tobytes() == SEVERAL[3].picture.tobytes()
+    assert again.image.tobytes() == SEVERAL[3].image.tobytes()
     assert again.labels.tobytes() == SEVERAL[3].labels.tobytes()
-    assert len({one.picture.tobytes() for one in (*SEVERAL, landscape(1, 3, 96, 128))}) == 21
+    assert len({one.image.tobytes() for one in (*SEVERAL, landscape(1, 3, 96, 128))}) == 21
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (70, 301), (203, 97), (96, 128)])
-def test_a_picture_and_its_map_have_the_size_that_was_asked_for(height, width):
+def test_a_image_and_its_map_have_the_size_that_was_asked_for(height, width):
     for index in range(5):
         painted = landscape(7, index, height, width)
-        assert painted.picture.shape == (height, width, 3)
+        assert painted.image.shape == (height, width, 3)
         assert painted.labels.shape == (height, width)
-        assert painted.picture.dtype == painted.labels.dtype == np.uint8
+        assert painted.image.dtype == painted.labels.dtype == np.uint8
 
 
 def test_maps_hold_known_labels_and_a_set_holds_all_of_them():
@@ -53,7 +53,7 @@ def test_regions_look_like_what_their_labels_say():
 
     def mean_color(name: str) -> np.ndarray:
         noon = [one for index, one in enumerate(SEVERAL) if index % 4 == 1]
-        pixels = [one.picture[one.labels == LABELS.index(name)] for one in noon]
+        pixels = [one.image[one.labels == LABELS.index(name)] for one in noon]
         return np.concatenate(pixels).astype(np.float64).mean(0)
 
     assert mean_color("sky")[2] > mean_color("sky")[0] + 20
@@ -63,20 +63,20 @@ def test_regions_look_like_what_their_labels_say():
 
 
 def test_hours_differ_in_brightness():
-    day, night = SEVERAL[1].picture.mean(), SEVERAL[3].picture.mean()
+    day, night = SEVERAL[1].image.mean(), SEVERAL[3].image.mean()
     assert day > 1.5 * night
 
 
 def test_neighbouring_pixels_are_mostly_alike():
     """Smooth enough for a small network: most of the detail is in regions, not in single pixels."""
     for index in range(5):
-        picture = landscape(0, index, 256, 320).picture.astype(np.float64)
-        steps = np.abs(np.diff(picture, axis=1)).mean()
+        image = landscape(0, index, 256, 320).image.astype(np.float64)
+        steps = np.abs(np.diff(image, axis=1)).mean()
         assert 0.3 < steps < 6
-        assert picture.std() > 25
+        assert image.std() > 25
 
 
-def test_a_set_is_written_as_pictures_beside_maps(tmp_path):
+def test_a_set_is_written_as_images_beside_maps(tmp_path):
     names = list(LandscapeSet(count=2, height=64, width=96, seed=5, first=3).paint(tmp_path))
     assert names == ["landscape-0003", "landscape-0004"]
     painted = landscape(5, 3, 64, 96)
@@ -85,9 +85,9 @@ def test_a_set_is_written_as_pictures_beside_maps(tmp_path):
         assert np.array_equal(np.asarray(labels), painted.labels)
     png = (tmp_path / "maps" / "landscape-0003.png").read_bytes()
     assert png[24] == 8  # bits a pixel, in the header
-    with Image.open(tmp_path / "images" / "landscape-0003.jpg") as picture:
-        assert picture.size == (96, 64)
-        error = np.asarray(picture).astype(float) - painted.picture
+    with Image.open(tmp_path / "images" / "landscape-0003.jpg") as image:
+        assert image.size == (96, 64)
+        error = np.asarray(image).astype(float) - painted.image
         assert np.abs(error).mean() < 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "landscapes.json", "maps"]
 

@@ -14,7 +14,7 @@ def test_the_command_paints_a_set_with_plain_lines_in_a_log(tmp_path, capsys):
     assert len(list(tmp_path.glob("images/*.jpg"))) == len(list(tmp_path.glob("maps/*.png"))) == 2
 
 
-def test_maps_of_new_scenes_come_without_pictures(tmp_path):
+def test_maps_of_new_scenes_come_without_images(tmp_path):
     assert main([str(tmp_path), "--count", "1", "--first", "1000", "--size", "64x64", "--maps-only"]) == 0
     assert [path.name for path in tmp_path.rglob("*.*g")] == ["landscape-1000.png"]
 

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 
 from smalti.models import conditions
 from smalti.models.conditions import (
-    NOWHERE,
+    WHOLE_IMAGE,
     ClassConfig,
     CodeMapConfig,
+    CompositeConfig,
     CoordinateFeaturesConfig,
     CoordinatesConfig,
+    CropLocation,
     LowResolutionConfig,
     ObjectsConfig,
-    Place,
-    SeveralConfig,
     TextConfig,
     UnconditionalConfig,
 )
@@ -30,15 +30,15 @@ SINGLE = [
     UnconditionalConfig(),
     ClassConfig(classes=4),
     TextConfig(tokens=3, channels=5),
-    CodeMapConfig(codes=7),
-    LowResolutionConfig(pixels=2),
-    CoordinatesConfig(codes=50),
+    CodeMapConfig(vocab_size=7),
+    LowResolutionConfig(pixels_per_code=2),
+    CoordinatesConfig(vocab_size=50),
     CoordinateFeaturesConfig(frequencies=3),
     ObjectsConfig(objects=2, classes=5, grid=8),
-    ObjectsConfig(by="centre", objects=2, classes=5, grid=8),
+    ObjectsConfig(representation="center", objects=2, classes=5, grid=8),
 ]
-SEVERAL = SeveralConfig(
-    parts=(ClassConfig(classes=4), CodeMapConfig(codes=7), CodeMapConfig(field="depth_codes", codes=6))
+SEVERAL = CompositeConfig(
+    conditions=(ClassConfig(classes=4), CodeMapConfig(vocab_size=7), CodeMapConfig(field="depth_codes", vocab_size=6))
 )
 EVERY = [*SINGLE, SEVERAL]
 
@@ -57,7 +57,7 @@ def fields_of(batch, size=WINDOW, seed=0):
     return {
         "cls": torch.randint(4, (batch,), generator=draw),
         "text": torch.randn(batch, 3, 5, generator=draw),
-        "map_codes": torch.randint(7, (batch, *size), generator=draw),
+        "segmentation_codes": torch.randint(7, (batch, *size), generator=draw),
         "depth_codes": torch.randint(6, (batch, *size), generator=draw),
         "low": torch.rand(batch, 3, 2 * rows, 2 * columns, generator=draw) * 2 - 1,
         "box": box,
@@ -110,15 +110,15 @@ def test_a_sample_has_its_own_prefix_and_a_dropped_one_the_absent(config):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("config", EVERY, ids=name)
 def test_a_cut_equals_the_crop_taken_there(config, flip):
-    """Fields of a picture of 5 x 7 codes, cut by the condition, against fields of the crop made by hand."""
+    """Fields of an image of 5 x 7 codes, cut by the condition, against fields of the crop made by hand."""
     condition, size = built(config), (5, 7)
     fields = fields_of(2, size) | {"flip": torch.full((2,), flip)}
     for top, left in ((0, 0), (3, 4), (1, 2)):
-        cut = condition(condition.cut(fields, Place(top, left, size)), 2)
+        cut = condition(condition.cut(fields, CropLocation(top, left, size)), 2)
         x = 7 - left - 3 if flip else left  # in the source, columns run the other way
         corner = torch.stack((fields["box"][:, 0] + 16 * x, fields["box"][:, 1] + 16 * top), dim=1)
         by_hand = fields | {
-            "map_codes": fields["map_codes"][:, top : top + 2, left : left + 3],
+            "segmentation_codes": fields["segmentation_codes"][:, top : top + 2, left : left + 3],
             "depth_codes": fields["depth_codes"][:, top : top + 2, left : left + 3],
             "low": fields["low"][:, :, 2 * top : 2 * top + 4, 2 * left : 2 * left + 6],
             "box": torch.cat((corner, corner + torch.tensor([48.0, 32.0])), dim=1),
@@ -133,10 +133,10 @@ def test_tokens_that_stand_somewhere_stand_where_they_look(config):
     """Moving a window by one column moves the tokens of the cells by one column."""
     condition, size = built(config), (2, 4)
     fields = fields_of(1, size) | {"flip": torch.zeros(1, dtype=torch.bool)}
-    tokens = [condition(condition.cut(fields, Place(0, left, size)), 1)[0] for left in (0, 1)]
+    tokens = [condition(condition.cut(fields, CropLocation(0, left, size)), 1)[0] for left in (0, 1)]
     cells = condition.cells().tolist()
     for number, (row, column) in enumerate(cells):
-        if [row, column] != [NOWHERE, NOWHERE] and column > 0:
+        if [row, column] != [WHOLE_IMAGE, WHOLE_IMAGE] and column > 0:
             before = next(n for n in range(number) if cells[n] == [row, column - 1] and number - n <= 1)
             torch.testing.assert_close(tokens[1][before], tokens[0][number], rtol=1e-4, atol=1e-4)
 
@@ -146,7 +146,7 @@ def test_coordinates_are_the_references_pooled_raster_numbers():
     for height, width in ((32, 48), (64, 80)):
         raster = torch.arange(height * width, dtype=torch.float64).view(1, 1, height, width) / (height * width)
         pooled = F.avg_pool2d(raster, 16)[0, 0]
-        condition = CoordinatesConfig(codes=1000).build(4, (height // 16, width // 16))
+        condition = CoordinatesConfig(vocab_size=1000).build(4, (height // 16, width // 16))
         whole = {
             "box": torch.tensor([[0.0, 0.0, width, height]]),
             "source_size": torch.tensor([[float(height), float(width)]]),
@@ -178,7 +178,7 @@ def test_boxes_become_their_corners_on_the_grid():
 
 def test_the_published_scene_has_92_tokens():
     assert ObjectsConfig(objects=30).build(4, (16, 16)).length == 92
-    assert ObjectsConfig(by="centre", objects=30).build(4, (16, 16)).length == 62
+    assert ObjectsConfig(representation="center", objects=30).build(4, (16, 16)).length == 62
 
 
 def test_unused_tokens_of_a_text_are_told_apart_from_words():
@@ -189,31 +189,31 @@ def test_unused_tokens_of_a_text_are_told_apart_from_words():
 
 
 def test_shrinking_is_the_mean_of_each_area():
-    pictures = torch.rand(2, 3, 8, 12)
-    expected = pictures.view(2, 3, 2, 4, 3, 4).mean((3, 5))
-    torch.testing.assert_close(shrink(pictures, (2, 3)), expected)
+    images = torch.rand(2, 3, 8, 12)
+    expected = images.view(2, 3, 2, 4, 3, 4).mean((3, 5))
+    torch.testing.assert_close(shrink(images, (2, 3)), expected)
 
 
 @pytest.mark.parametrize("config", EVERY, ids=name)
 def test_every_kind_learns_a_tiny_set_and_paints_it_back(config):
-    """Two pictures that the condition tells apart; a greedy painting of each gives it back."""
+    """Two images that the condition tells apart; a greedy painting of each gives it back."""
     torch.manual_seed(0)
     window = WINDOW
     known = config.kind != "unconditional"
     fields = fields_of(2, window)
     if "flip" in fields:
         fields["flip"] = torch.tensor([False, True])
-    pictures = torch.randint(9, (2, *window)) if known else torch.randint(9, (1, *window)).expand(2, -1, -1)
+    images = torch.randint(9, (2, *window)) if known else torch.randint(9, (1, *window)).expand(2, -1, -1)
     prior = GPTConfig(layers=1, heads=2, width=32, window=window).build(9, config)
     optimizer = torch.optim.AdamW(prior.parameters(), lr=2e-2, weight_decay=0.0)
     for _ in range(50):
-        loss = prior(pictures, fields, pictures).loss.mean()
+        loss = prior(images, fields, images).loss.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss < 0.1
     painted = sample(prior.eval(), fields, window, (0, 1), 0, SamplingConfig(greedy=True)).codes
-    assert torch.equal(painted, pictures)
+    assert torch.equal(painted, images)
 
 
 @pytest.mark.parametrize("config", EVERY, ids=name)
@@ -226,8 +226,13 @@ def test_no_token_of_a_condition_shares_a_vector_with_a_code(config):
 @pytest.mark.parametrize(
     ("config", "field", "value", "message"),
     [
-        (CodeMapConfig(codes=7), "map_codes", torch.zeros(1, 3, 3, dtype=torch.int64), r"window of \(2, 3\) codes"),
-        (LowResolutionConfig(pixels=2), "low", torch.zeros(1, 3, 4, 4), r"must be \(4, 6\) pixels"),
+        (
+            CodeMapConfig(vocab_size=7),
+            "segmentation_codes",
+            torch.zeros(1, 3, 3, dtype=torch.int64),
+            r"window of \(2, 3\) codes",
+        ),
+        (LowResolutionConfig(pixels_per_code=2), "low", torch.zeros(1, 3, 4, 4), r"must be \(4, 6\) pixels"),
         (TextConfig(tokens=3, channels=5), "text", torch.zeros(1, 4, 5), r"must be \(B, 3, 5\)"),
         (ObjectsConfig(objects=2), "object_classes", torch.zeros(1, 3, dtype=torch.int64), r"must be \(1, 2\)"),
     ],
@@ -243,11 +248,11 @@ def test_fields_of_the_wrong_shape_are_refused(config, field, value, message):
         (ClassConfig(), {"classes": 0}),
         (TextConfig(), {"tokens": 0}),
         (CodeMapConfig(), {"codes": 0}),
-        (LowResolutionConfig(), {"pixels": 0}),
+        (LowResolutionConfig(), {"pixels_per_code": 0}),
         (CoordinatesConfig(), {"codes": 1}),
         (CoordinateFeaturesConfig(), {"frequencies": 0}),
         (ObjectsConfig(), {"grid": 1}),
-        (SEVERAL, {"parts": (ClassConfig(),)}),
+        (SEVERAL, {"conditions": (ClassConfig(),)}),
     ],
 )
 def test_bad_settings_are_refused_by_name(config, change):

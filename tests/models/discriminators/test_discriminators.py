@@ -6,32 +6,38 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smalti.models.discriminators import BatchNorm, BlurPatchConfig, DiscriminatorConfig, PatchGANConfig, StyleGANConfig
+from smalti.models.discriminators import (
+    BatchNorm,
+    BlurPatchGANConfig,
+    DiscriminatorConfig,
+    PatchGANConfig,
+    StyleGANConfig,
+)
 from smalti.models.discriminators.blur import Blur
 from smalti.models.discriminators.stylegan import with_deviation
-from smalti.models.layers.cross_rank_statistics import synchronise
+from smalti.models.layers.cross_rank_statistics import set_cross_rank_reduce
 from smalti.models.losses.adversarial import r1
 
 
 def small(kind: type[DiscriminatorConfig]) -> DiscriminatorConfig:
     if kind is PatchGANConfig:
         return PatchGANConfig(channels=16, layers=2)
-    if kind is BlurPatchConfig:
-        return BlurPatchConfig(channels=32, stages=2)
+    if kind is BlurPatchGANConfig:
+        return BlurPatchGANConfig(channels=32, stages=2)
     return StyleGANConfig(resolution=32, capacity=512, widest=32)
 
 
 every = pytest.mark.parametrize("config", [small(kind) for kind in get_args(DiscriminatorConfig)], ids=lambda c: c.kind)
 
 
-def pictures(batch: int = 4, channels: int = 3, side: int = 32) -> Tensor:
+def images(batch: int = 4, channels: int = 3, side: int = 32) -> Tensor:
     return torch.rand(batch, channels, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @every
 def test_every_discriminator_judges_and_learns(config: DiscriminatorConfig) -> None:
     torch.manual_seed(0)
-    network, real = config.build(3), pictures().requires_grad_()
+    network, real = config.build(3), images().requires_grad_()
     logits = network(real)
     assert logits.shape[:2] == (4, 1)
     logits.square().sum().backward()
@@ -42,14 +48,14 @@ def test_every_discriminator_judges_and_learns(config: DiscriminatorConfig) -> N
 
 @every
 def test_every_discriminator_takes_other_channels_and_bfloat16_weights(config: DiscriminatorConfig) -> None:
-    assert config.build(1).bfloat16()(pictures(channels=1)).dtype == torch.bfloat16
+    assert config.build(1).bfloat16()(images(channels=1)).dtype == torch.bfloat16
 
 
 @every
 def test_every_discriminator_can_be_made_less_steep(config: DiscriminatorConfig) -> None:
     torch.manual_seed(0)
     network = config.build(3)
-    penalty = r1(network, pictures())
+    penalty = r1(network, images())
     penalty.backward()
     assert penalty > 0
     assert sum(p.grad.abs().sum() for p in network.parameters() if p.grad is not None) > 0
@@ -82,8 +88,8 @@ def test_the_stylegan_discriminator_has_the_published_size() -> None:
 
 def test_the_stylegan_discriminator_refuses_another_size_with_a_way_out() -> None:
     network = StyleGANConfig(resolution=32, capacity=512, widest=32).build(3)
-    with pytest.raises(ValueError, match="judges 32 x 32 pictures, got 64 x 64; set its resolution"):
-        network(pictures(side=64))
+    with pytest.raises(ValueError, match="judges 32 x 32 images, got 64 x 64; set its resolution"):
+        network(images(side=64))
 
 
 def test_batch_norm_equals_that_of_torch_in_both_modes() -> None:
@@ -110,10 +116,10 @@ def test_batch_norm_over_ranks_of_unequal_batches_is_that_of_one_process() -> No
     wanted = whole(x)
     sums: list[Tensor] = []
     other = BatchNorm(3)
-    synchronise(other, lambda total: (sums.append(total), total)[1])
+    set_cross_rank_reduce(other, lambda total: (sums.append(total), total)[1])
     other(x[2:])
     mine = nn.Sequential(BatchNorm(3))
-    synchronise(mine, lambda total: total + sums[0])
+    set_cross_rank_reduce(mine, lambda total: total + sums[0])
     torch.testing.assert_close(mine(x[:2]), wanted[:2])
     torch.testing.assert_close(mine[0].running_var, whole.running_var)
 
@@ -128,20 +134,20 @@ def test_blur_halves_a_ramp_into_a_ramp_and_keeps_sums() -> None:
     assert not Blur(stride=2, padding=(1, 1)).state_dict()
 
 
-def test_the_stylegan_discriminator_sees_the_pictures_beside_a_picture() -> None:
+def test_the_stylegan_discriminator_sees_the_images_beside_a_image() -> None:
     torch.manual_seed(0)
     network = StyleGANConfig(resolution=32, capacity=512, widest=32).build(3)
-    several = pictures()
+    several = images()
     repeated = several[:1].expand(4, 3, 32, 32)
     assert (network(several)[0] - network(repeated)[0]).abs() > 1e-4
 
 
-def test_the_deviation_channel_shows_a_batch_of_one_picture_over_and_over() -> None:
-    same = pictures(batch=1).expand(4, 3, 32, 32)
+def test_the_deviation_channel_shows_a_batch_of_one_image_over_and_over() -> None:
+    same = images(batch=1).expand(4, 3, 32, 32)
     assert with_deviation(same)[:, 3].abs().max() <= 1e-4 + 1e-8
     two = torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), 2.0)])
     torch.testing.assert_close(with_deviation(two)[:, 3], torch.ones(2, 4, 4))
-    assert with_deviation(pictures(batch=5)).shape == (5, 4, 32, 32)
+    assert with_deviation(images(batch=5)).shape == (5, 4, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +155,7 @@ def test_the_deviation_channel_shows_a_batch_of_one_picture_over_and_over() -> N
     [
         (lambda: PatchGANConfig(layers=0), "layers must be at least 1"),
         (lambda: PatchGANConfig(channels=24, norm="group"), "multiple of 16 with norm: group"),
-        (lambda: BlurPatchConfig(channels=48), "multiple of the 32 groups"),
+        (lambda: BlurPatchGANConfig(channels=48), "multiple of the 32 groups"),
         (lambda: StyleGANConfig(resolution=48), "power of two from 8 on, got 48"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.models.discriminators import BatchNorm, PatchGANConfig
-from smalti.models.layers.cross_rank_statistics import synchronise
+from smalti.models.layers.cross_rank_statistics import set_cross_rank_reduce
 from smalti.models.quantizers import EntropyConfig, IBQConfig, LFQConfig
 
 
@@ -27,7 +27,7 @@ def on_two_ranks(network: nn.Module, halves: list[Tensor]) -> list[Tensor]:
             barrier.wait()
             return total
 
-        synchronise(replica, reduce)
+        set_cross_rank_reduce(replica, reduce)
         outputs[rank] = replica(halves[rank])
 
     replicas = [copy.deepcopy(network) for _ in halves]
@@ -56,7 +56,10 @@ def test_batch_norm(network: nn.Module) -> None:
 def test_entropies_of_the_codes(kind: str, sizes: list[int]) -> None:
     torch.manual_seed(0)
     entropy = EntropyConfig(weight=1.0, temperature=1.0)
-    lfq, ibq = LFQConfig(bits=4, beta=0.0, entropy=entropy), IBQConfig(codes=8, weight=0.0, entropy=entropy)
+    lfq, ibq = (
+        LFQConfig(bits=4, commitment_weight=0.0, entropy=entropy),
+        IBQConfig(codebook_size=8, codebook_weight=0.0, entropy=entropy),
+    )
     quantizer = lfq.build(4) if kind == "lfq" else ibq.build(4)
     whole = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     expected = quantizer(whole).loss
@@ -76,7 +79,7 @@ def test_evaluation_needs_no_other_rank() -> None:
     network = PatchGANConfig(channels=8, layers=2).build(3)
     quantizer = LFQConfig(bits=4).build(4)
     for module, x in ((network, torch.randn(1, 3, 16, 16)), (quantizer, torch.randn(1, 4, 3, 3))):
-        synchronise(module, unreachable)
+        set_cross_rank_reduce(module, unreachable)
         module.eval()(x)
         with pytest.raises(RuntimeError, match="must not wait"):
             module.train()(x)

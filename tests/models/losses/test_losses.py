@@ -15,7 +15,7 @@ from smalti.models.losses.adversarial import (
     r1,
 )
 from smalti.models.losses.lecam import LeCAMConfig
-from smalti.models.losses.reconstruction import map_loss, pixel_loss
+from smalti.models.losses.reconstruction import pixel_loss, segmentation_loss
 
 
 def test_pixel_losses_are_means() -> None:
@@ -50,20 +50,20 @@ def test_map_losses_leave_out_places_without_a_label() -> None:
     maps = torch.tensor([[[2, 255, 0]]], dtype=torch.uint8)
     chances = logits.double().softmax(1)
     crossed = -(chances[0, 2, 0, 0].log() + chances[0, 0, 0, 2].log()) / 2
-    assert map_loss("cross_entropy", maps, logits).item() == pytest.approx(crossed.item(), rel=1e-5)
+    assert segmentation_loss("cross_entropy", maps, logits).item() == pytest.approx(crossed.item(), rel=1e-5)
     known = logits[..., [0, 2]].double()
     wanted = torch.tensor([[0.0, 1], [0, 0], [1, 0]])[None, :, None]
     alone = F.softplus(torch.where(wanted > 0, -known, known)).mean()
-    assert map_loss("bce", maps, logits).item() == pytest.approx(alone.item(), rel=1e-5)
+    assert segmentation_loss("bce", maps, logits).item() == pytest.approx(alone.item(), rel=1e-5)
     nothing = torch.full((1, 1, 3), 255, dtype=torch.uint8)
-    assert map_loss("cross_entropy", nothing, logits).item() == 0
+    assert segmentation_loss("cross_entropy", nothing, logits).item() == 0
 
 
 def test_map_losses_say_nothing_of_unlabelled_places_to_the_logits() -> None:
     for kind in ("cross_entropy", "bce"):
         logits = torch.randn(1, 3, 2, 2, requires_grad=True)
         maps = torch.tensor([[[0, 255], [1, 2]]])
-        map_loss(kind, maps, logits).backward()
+        segmentation_loss(kind, maps, logits).backward()
         assert logits.grad[0, :, 0, 1].abs().sum() == 0
         assert (logits.grad[0, :, 0, 0].abs() > 0).all()
 
@@ -71,11 +71,11 @@ def test_map_losses_say_nothing_of_unlabelled_places_to_the_logits() -> None:
 @pytest.mark.parametrize("layer", [nn.Conv2d(4, 3, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, groups=2)])
 def test_the_last_layers_gradient_is_what_autograd_finds_there(layer: nn.Conv2d) -> None:
     features = torch.randn(2, 4, 9, 9)
-    picture = layer(features)
-    loss = picture.pow(3).sum() + picture.abs().sum()
+    image = layer(features)
+    loss = image.pow(3).sum() + image.abs().sum()
     (expected,) = torch.autograd.grad(loss, layer.weight, retain_graph=True)
-    (at_picture,) = torch.autograd.grad(loss, picture)
-    torch.testing.assert_close(last_layer_gradient(features, at_picture, layer), expected)
+    (at_image,) = torch.autograd.grad(loss, image)
+    torch.testing.assert_close(last_layer_gradient(features, at_image, layer), expected)
 
 
 def test_last_layer_gradients_of_two_losses_are_found_in_one_look() -> None:
@@ -99,13 +99,13 @@ def test_adaptive_weight_is_equation_7_through_autograd() -> None:
     judge = nn.Conv2d(3, 1, 4, stride=2)
     real = torch.randn(2, 3, 8, 8)
     features = body(real)
-    picture = layer(features)
-    reconstruction, adversarial = (picture - real).abs().mean(), -judge(picture).mean()
+    image = layer(features)
+    reconstruction, adversarial = (image - real).abs().mean(), -judge(image).mean()
     (pull,) = torch.autograd.grad(reconstruction, layer.weight, retain_graph=True)
     (push,) = torch.autograd.grad(adversarial, layer.weight, retain_graph=True)
     expected = pull.double().norm() / (push.double().norm() + 1e-4)
 
-    cut = picture.detach().requires_grad_()
+    cut = image.detach().requires_grad_()
     slopes = [torch.autograd.grad(loss, cut)[0] for loss in ((cut - real).abs().mean(), -judge(cut).mean())]
     found = adaptive_weight(*(last_layer_gradient(features, slope, layer) for slope in slopes))
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -122,7 +122,7 @@ def test_adaptive_weight_has_its_epsilon_and_its_clamp() -> None:
 def test_r1_is_the_mean_squared_slope() -> None:
     weight = torch.tensor([[[[3.0]], [[4.0]]]])  # each pixel's logit rises by 3 and 4 with its two channels
     real = torch.randn(2, 2, 5, 5)
-    assert r1(lambda pictures: F.conv2d(pictures, weight), real).item() == pytest.approx(25 * 25)
+    assert r1(lambda images: F.conv2d(images, weight), real).item() == pytest.approx(25 * 25)
 
 
 def test_lecam_holds_logits_near_the_other_kinds_running_mean() -> None:

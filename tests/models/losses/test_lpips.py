@@ -29,7 +29,7 @@ def weights() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return trunk, heads
 
 
-def pictures(seed: int) -> Tensor:
+def images(seed: int) -> Tensor:
     return torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
@@ -59,7 +59,7 @@ def by_hand(trunk: dict[str, Tensor], heads: dict[str, Tensor], one: Tensor, oth
 def test_lpips_equals_the_paper_by_hand_with_its_gradient(weights: tuple[dict[str, Tensor], ...]) -> None:
     trunk, heads = weights
     model = LPIPS(trunk, heads)
-    real, fake = pictures(1), pictures(2).requires_grad_()
+    real, fake = images(1), images(2).requires_grad_()
     other = fake.detach().clone().requires_grad_()
     expected = by_hand(trunk, heads, real, other)
     found = model(real, fake)
@@ -81,31 +81,31 @@ def test_lpips_equals_the_lpips_package(weights: tuple[dict[str, Tensor], ...]) 
     for name, value in theirs.net.state_dict().items():
         value.copy_(trunk["features." + name.split(".", 1)[1]])
     theirs.load_state_dict(heads, strict=False)
-    expected = theirs(pictures(1), pictures(2)).flatten()
-    torch.testing.assert_close(LPIPS(trunk, heads)(pictures(1), pictures(2)), expected.detach())
+    expected = theirs(images(1), images(2)).flatten()
+    torch.testing.assert_close(LPIPS(trunk, heads)(images(1), images(2)), expected.detach())
 
 
-def test_lpips_is_zero_for_the_same_picture_and_its_taps_are_reusable(weights: tuple[dict[str, Tensor], ...]) -> None:
+def test_lpips_is_zero_for_the_same_image_and_its_taps_are_reusable(weights: tuple[dict[str, Tensor], ...]) -> None:
     model = LPIPS(*weights)
-    real = pictures(1)
+    real = images(1)
     assert model(real, real).tolist() == [0, 0]
     known = model.features(real.requires_grad_())
     assert not any(tap.requires_grad for tap in known)
-    assert torch.equal(model.distance(known, pictures(2)), model(real, pictures(2)))
+    assert torch.equal(model.distance(known, images(2)), model(real, images(2)))
 
 
 def test_lpips_is_frozen_and_stays_in_float32_under_autocast(weights: tuple[dict[str, Tensor], ...]) -> None:
     model = LPIPS(*weights)
-    expected = model(pictures(1), pictures(2))
+    expected = model(images(1), images(2))
     assert not any(parameter.requires_grad for parameter in model.parameters())
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model.train()(pictures(1), pictures(2)), expected)
+        assert torch.equal(model.train()(images(1), images(2)), expected)
 
 
-def test_lpips_has_finite_gradients_at_pictures_without_features(weights: tuple[dict[str, Tensor], ...]) -> None:
+def test_lpips_has_finite_gradients_at_images_without_features(weights: tuple[dict[str, Tensor], ...]) -> None:
     trunk = {name: torch.zeros_like(value) for name, value in weights[0].items()}
-    fake = pictures(2).requires_grad_()
-    LPIPS(trunk, weights[1])(pictures(1), fake).sum().backward()
+    fake = images(2).requires_grad_()
+    LPIPS(trunk, weights[1])(images(1), fake).sum().backward()
     assert fake.grad.isfinite().all()
 
 
@@ -127,11 +127,11 @@ def test_the_classifier_has_the_size_and_the_names_of_resnet_50() -> None:
     assert weights["fc.bias"].shape == (1000,)
 
 
-def test_the_logit_loss_is_frozen_zero_for_the_same_picture_and_pulls_towards_it() -> None:
+def test_the_logit_loss_is_frozen_zero_for_the_same_image_and_pulls_towards_it() -> None:
     torch.manual_seed(0)
     loss = LogitLoss(ResNet50().state_dict())
     before = {name: value.clone() for name, value in loss.state_dict().items()}
-    real, fake = pictures(1), pictures(2).requires_grad_()
+    real, fake = images(1), images(2).requires_grad_()
     torch.nn.Module.train(torch.nn.Sequential(loss))  # a parent put into training
     assert loss(real, real).tolist() == [0, 0]
     distance = loss(real, fake)

@@ -19,7 +19,7 @@ def tiny(block="gpt2", condition=None, seed=0, **settings):
     """A prior with weights large enough that every one of them matters."""
     torch.manual_seed(seed)
     config = GPTConfig(layers=2, heads=2, width=16, window=WINDOW, block=block, **settings)
-    prior = config.build(11, condition or CodeMapConfig(codes=5)).eval()
+    prior = config.build(11, condition or CodeMapConfig(vocab_size=5)).eval()
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return prior
@@ -28,7 +28,7 @@ def tiny(block="gpt2", condition=None, seed=0, **settings):
 def batch(size=2, seed=1):
     generator = torch.Generator().manual_seed(seed)
     indices = torch.randint(11, (size, *WINDOW), generator=generator)
-    return indices, {"map_codes": torch.randint(5, (size, *WINDOW), generator=generator)}
+    return indices, {"segmentation_codes": torch.randint(5, (size, *WINDOW), generator=generator)}
 
 
 def published(state, tokens, positions, heads):
@@ -40,8 +40,8 @@ def published(state, tokens, positions, heads):
         return value @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
     def norm(name, value):
-        centred = value - value.mean(-1, keepdim=True)
-        scaled = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5)
+        centerd = value - value.mean(-1, keepdim=True)
+        scaled = centerd / torch.sqrt(centerd.square().mean(-1, keepdim=True) + 1e-5)
         return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
 
     for layer in range(layers):
@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_published_model():
     state = prior.state_dict()
     logits = prior(indices, fields).logits
     for sample in range(2):
-        condition = state["condition.table.weight"][fields["map_codes"][sample].flatten()]
+        condition = state["condition.table.weight"][fields["segmentation_codes"][sample].flatten()]
         codes = state["tok_emb.weight"][indices[sample].flatten()]
         tokens = torch.cat((condition, codes[:-1]))
         expected = published(state, tokens, state["pos_emb"][0, : len(tokens)], heads=2)[-12:]
@@ -90,7 +90,7 @@ def test_a_code_leaves_the_logits_of_its_past_bitwise_untouched(block, kind):
 
 @pytest.mark.parametrize("block", ["gpt2", "modern"])
 def test_the_loss_is_the_cross_entropy_of_the_logits(block):
-    prior = tiny(block, loss_rows=5)
+    prior = tiny(block, loss_chunk=5)
     indices, fields = batch()
     targets = indices.clone()
     targets[0, 1, 2] = IGNORED
@@ -129,16 +129,16 @@ def test_an_order_of_its_own_for_every_sample_equals_priors_with_that_fixed_orde
 
 
 def test_rotary_positions_see_differences_alone():
-    from smalti.models.transformer.rope import rotate, rotation
+    from smalti.models.transformer.rope import apply_rope, rope_tables
 
     query, key = torch.randn(2, 8)
     scores = []
     for shift in ((0, 0), (5, 0), (0, 7), (3, 4)):
         cells = torch.tensor([[2, 3], [1, 6]]) + torch.tensor(shift)
-        turned = rotate(torch.stack((query, key)), rotation(cells, 8))
+        turned = apply_rope(torch.stack((query, key)), rope_tables(cells, 8))
         scores.append(turned[0] @ turned[1])
     torch.testing.assert_close(torch.stack(scores), scores[0].expand(4), rtol=1e-5, atol=1e-5)
-    unrelated = rotate(torch.stack((query, key)), rotation(torch.tensor([[2, 3], [1, 5]]), 8))
+    unrelated = apply_rope(torch.stack((query, key)), rope_tables(torch.tensor([[2, 3], [1, 5]]), 8))
     assert (unrelated[0] @ unrelated[1] - scores[0]).abs() > 1e-3
 
 
@@ -146,7 +146,7 @@ def test_activation_checkpointing_changes_nothing():
     indices, fields = batch()
     grads = []
     for checkpointed in (False, True):
-        prior = tiny(checkpoint_activations=checkpointed).train()
+        prior = tiny(activation_checkpointing=checkpointed).train()
         prior(indices, fields, indices).loss.mean().backward()
         grads.append([parameter.grad for parameter in prior.parameters() if parameter.grad is not None])
     for plain, recomputed in zip(*grads, strict=True):
@@ -155,7 +155,7 @@ def test_activation_checkpointing_changes_nothing():
 
 def test_the_reference_size_has_the_reference_parameters():
     with torch.device("meta"):
-        prior = GPTConfig(window=(16, 16)).build(1024, CodeMapConfig(codes=1024))
+        prior = GPTConfig(window=(16, 16)).build(1024, CodeMapConfig(vocab_size=1024))
     own = sum(p.numel() for name, p in prior.named_parameters() if not name.startswith("condition."))
     assert own == 304_932_864  # 304.93 M: taming-transformers' GPT, 1024 codes, block size 512
     assert prior.pos_emb.shape == (1, 512, 1024)
@@ -172,7 +172,7 @@ def test_fresh_weights_follow_the_reference():
 
 
 def test_a_draw_depends_on_the_samples_own_seed_alone():
-    prior = tiny(keep=0.5, condition_drop=0.5, annealing=AnnealingConfig())
+    prior = tiny(token_keep_prob=0.5, condition_dropout=0.5, annealing=AnnealingConfig())
     indices, _ = batch(3)
     together = prior.draw(indices, [7, 40, 9])
     alone = prior.draw(indices[1:2], [40])
@@ -181,7 +181,7 @@ def test_a_draw_depends_on_the_samples_own_seed_alone():
 
 
 def test_draws_keep_and_drop_as_often_as_asked():
-    prior = tiny(keep=0.7, condition_drop=0.25, annealing=AnnealingConfig(0.0, 1.0))
+    prior = tiny(token_keep_prob=0.7, condition_dropout=0.25, annealing=AnnealingConfig(0.0, 1.0))
     draw = prior.draw(torch.zeros(2000, *WINDOW, dtype=torch.int64), range(2000), progress=0.4)
     kept = 0.7 + 0.3 / 11  # a replaced code is the same one in 1 of 11 cases
     assert (draw.inputs == 0).float().mean().item() == pytest.approx(kept, abs=0.01)
@@ -220,6 +220,6 @@ def test_grids_of_another_size_are_refused():
 
 def test_a_bad_config_names_every_problem():
     with pytest.raises(ValueError, match=r"width \(=10\) must be a multiple of heads \(=4\); keep must be .* got 0"):
-        GPTConfig(width=10, heads=4, keep=0)
+        GPTConfig(width=10, heads=4, token_keep_prob=0)
     with pytest.raises(ValueError, match="multiple of 4 for the block 'modern'"):
-        GPTConfig(width=12, heads=2, block="modern")
+        GPTConfig(width=12, heads=2, block="llama")

@@ -1,13 +1,13 @@
-"""The prior made for large pictures sees its neighbourhood alone, and its rolling cache equals its training mask."""
+"""The prior made for large images sees its neighborhood alone, and its rolling cache equals its training mask."""
 
 import itertools
 
 import pytest
 import torch
 
-from smalti.models.conditions import ClassConfig, CodeMapConfig, CoordinatesConfig, SeveralConfig, UnconditionalConfig
-from smalti.models.priors.neighborhood import NeighbourhoodConfig, causal_neighbourhood
-from smalti.models.sampling import UNKNOWN, GuidanceConfig, SamplingConfig, paint, sample, score
+from smalti.models.conditions import ClassConfig, CodeMapConfig, CompositeConfig, CoordinatesConfig, UnconditionalConfig
+from smalti.models.priors.neighborhood import NeighborhoodConfig, causal_neighborhood
+from smalti.models.sampling import UNFILLED, GuidanceConfig, SamplingConfig, sample, sample_steps, score
 
 CODES = 11
 SIZES = [(4, 5), (6, 5), (4, 9), (9, 12)]
@@ -15,42 +15,49 @@ SIZES = [(4, 5), (6, 5), (4, 9), (9, 12)]
 
 def tiny(window=(4, 5), condition=None, layers=2, above=2, beside=2, **settings):
     torch.manual_seed(0)
-    config = NeighbourhoodConfig(
-        layers=layers, heads=2, width=16, window=window, above=above, beside=beside, condition_drop=0.1, **settings
+    config = NeighborhoodConfig(
+        layers=layers,
+        heads=2,
+        width=16,
+        window=window,
+        rows_above=above,
+        columns_beside=beside,
+        condition_dropout=0.1,
+        **settings,
     )
-    prior = config.build(CODES, condition or CodeMapConfig(codes=5)).eval()
+    prior = config.build(CODES, condition or CodeMapConfig(vocab_size=5)).eval()
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return prior
 
 
-def fields_of(pictures, size):
-    generators = [torch.Generator().manual_seed(picture) for picture in pictures]
+def fields_of(images, size):
+    generators = [torch.Generator().manual_seed(image) for image in images]
     return {
-        "map_codes": torch.stack([torch.randint(5, size, generator=generator) for generator in generators]),
-        "cls": torch.tensor([picture % 4 for picture in pictures]),
-        "box": torch.tensor([[0.0, 0.0, 16.0 * size[1], 16.0 * size[0]]]).expand(len(pictures), 4),
-        "source_size": torch.tensor([[16.0 * size[0], 16.0 * size[1]]]).expand(len(pictures), 2),
-        "flip": torch.zeros(len(pictures), dtype=torch.bool),
+        "segmentation_codes": torch.stack([torch.randint(5, size, generator=generator) for generator in generators]),
+        "cls": torch.tensor([image % 4 for image in images]),
+        "box": torch.tensor([[0.0, 0.0, 16.0 * size[1], 16.0 * size[0]]]).expand(len(images), 4),
+        "source_size": torch.tensor([[16.0 * size[0], 16.0 * size[1]]]).expand(len(images), 2),
+        "flip": torch.zeros(len(images), dtype=torch.bool),
     }
 
 
 def trained_on(size, prior):
     """The same weights as a prior whose window is the whole grid, so that one forward is the training mask's."""
-    whole = tiny(size, CodeMapConfig(codes=5), above=prior.config.above, beside=prior.config.beside)
+    whole = tiny(size, CodeMapConfig(vocab_size=5), rows_above=prior.config.above, columns_beside=prior.config.beside)
     whole.load_state_dict(prior.state_dict())
     return whole.eval()
 
 
-def test_the_mask_is_the_neighbourhood_drawn_by_hand():
+def test_the_mask_is_the_neighborhood_drawn_by_hand():
     cells = torch.cartesian_prod(torch.arange(3), torch.arange(4))
-    mask = causal_neighbourhood(cells, above=1, beside=1)
+    mask = causal_neighborhood(cells, above=1, beside=1)
     seen = mask[2 * 4 + 1].view(3, 4).int().tolist()  # from row 2, column 1
     assert seen == [[0, 0, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0]]
 
 
-def test_one_layer_sees_its_neighbourhood_and_nothing_else_bit_by_bit():
-    prior = tiny((5, 6), layers=1, above=2, beside=1)
+def test_one_layer_sees_its_neighborhood_and_nothing_else_bit_by_bit():
+    prior = tiny((5, 6), layers=1, rows_above=2, columns_beside=1)
     fields = fields_of([0], (5, 6))
     indices = torch.randint(CODES, (1, 5, 6), generator=torch.Generator().manual_seed(1))
     before = prior(indices, fields).logits[0]
@@ -103,7 +110,7 @@ def test_the_rolling_cache_equals_the_training_mask(size, mode):
 
 def test_keys_and_values_mean_the_same_anywhere():
     """A cell whose whole past field of view is the same elsewhere has the same logits there."""
-    prior = tiny((4, 5), UnconditionalConfig(), layers=1, above=1, beside=1)
+    prior = tiny((4, 5), UnconditionalConfig(), layers=1, rows_above=1, columns_beside=1)
     indices = torch.randint(CODES, (1, 4, 5))
     indices[0, 2:4, 1:5] = indices[0, 0:2, 0:4]  # the same codes two rows down, one column to the right
     logits = prior(indices, {}).logits[0]
@@ -114,14 +121,14 @@ def test_keys_and_values_mean_the_same_anywhere():
 @pytest.mark.parametrize("lanes", [1, 3, 8])
 @pytest.mark.parametrize("size", [(4, 5), (6, 13)])
 def test_modes_batches_and_ranks_give_the_same_bits(lanes, size):
-    prior, pictures = tiny(), (0, 1, 2)
-    fields = fields_of(pictures, size)
+    prior, images = tiny(), (0, 1, 2)
+    fields = fields_of(images, size)
 
     def painted(chosen, mode):
         part = {name: tensor[list(chosen)] for name, tensor in fields.items()}
         return sample(prior, part, size, chosen, 9, SamplingConfig(mode=mode, lanes=lanes))
 
-    together = painted(pictures, "serial")
+    together = painted(images, "serial")
     for chosen, mode in (((0, 1, 2), "wavefront"), ((2, 0), "wavefront"), ((1,), "serial")):
         alone = painted(chosen, mode)
         assert torch.equal(alone.codes, together.codes[list(chosen)])
@@ -135,7 +142,7 @@ def test_completion_keeps_what_is_given_and_sees_it(mode):
     generator = torch.Generator().manual_seed(1)
     given = torch.randint(CODES, (2, *size), generator=generator)
     erased = torch.rand(given.shape, generator=generator) < 0.5
-    given[erased] = UNKNOWN
+    given[erased] = UNFILLED
     painting = sample(prior, fields, size, (0, 1), 4, SamplingConfig(mode=mode), given)
     assert torch.equal(painting.codes[~erased], given[~erased]) and (painting.codes >= 0).all()
     loss = trained_on(size, prior)(painting.codes, fields, painting.codes).loss
@@ -146,10 +153,10 @@ def test_a_painting_that_was_stopped_goes_on_bit_by_bit():
     prior, size = tiny(), (5, 9)
     fields = fields_of([0], size)
     whole = sample(prior, fields, size, (0,), 6, SamplingConfig())
-    for painting in paint(prior, fields, size, (0,), 6, SamplingConfig()):
-        if painting.painted >= 17:
+    for painting in sample_steps(prior, fields, size, (0,), 6, SamplingConfig()):
+        if painting.filled >= 17:
             break
-    resumed = sample(prior, fields, size, (0,), 6, SamplingConfig(), given=painting.codes)
+    resumed = sample(prior, fields, size, (0,), 6, SamplingConfig(), known_codes=painting.codes)
     assert torch.equal(resumed.codes, whole.codes)
 
 
@@ -158,8 +165,8 @@ def test_a_painting_that_was_stopped_goes_on_bit_by_bit():
     [
         UnconditionalConfig(),
         ClassConfig(classes=4),
-        CoordinatesConfig(codes=16),
-        SeveralConfig(parts=(ClassConfig(classes=4), CodeMapConfig(codes=5))),
+        CoordinatesConfig(vocab_size=16),
+        CompositeConfig(conditions=(ClassConfig(classes=4), CodeMapConfig(vocab_size=5))),
     ],
     ids=lambda config: config.kind,
 )
@@ -188,7 +195,7 @@ def test_activation_checkpointing_changes_nothing():
     fields, indices = fields_of([0, 1], (4, 5)), torch.randint(CODES, (2, 4, 5))
     losses = []
     for checkpointed in (False, True):
-        prior = tiny(checkpoint_activations=checkpointed).train()
+        prior = tiny(activation_checkpointing=checkpointed).train()
         loss = prior(indices, fields, indices).loss.mean()
         loss.backward()
         losses.append((loss, prior.tok_emb.weight.grad, prior.edge.grad))
@@ -198,7 +205,7 @@ def test_activation_checkpointing_changes_nothing():
 
 def test_a_tiny_set_is_learned_by_heart():
     torch.manual_seed(0)
-    config = NeighbourhoodConfig(layers=2, heads=2, width=32, window=(4, 5), above=2, beside=2)
+    config = NeighborhoodConfig(layers=2, heads=2, width=32, window=(4, 5), rows_above=2, columns_beside=2)
     prior = config.build(CODES, ClassConfig(classes=4))
     indices, fields = torch.randint(CODES, (4, 4, 5)), {"cls": torch.arange(4)}
     optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-2)
@@ -214,4 +221,4 @@ def test_small_grids_and_bad_configs_are_refused():
     with pytest.raises(ValueError, match="at least 5 codes a side, got 4"):
         sample(tiny(), fields_of([0], (4, 4)), (4, 4), (0,), 0, SamplingConfig())
     with pytest.raises(ValueError, match=r"above must be at least 1, got 0; .*multiple of 4 \* heads"):
-        NeighbourhoodConfig(above=0, width=40, heads=16)
+        NeighborhoodConfig(rows_above=0, width=40, heads=16)

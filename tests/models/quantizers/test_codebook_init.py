@@ -2,15 +2,15 @@
 
 import torch
 
-from smalti.models.quantizers.codebook_init import draw, k_means, lloyd, revive, scattered
+from smalti.models.quantizers.codebook_init import draw, k_means, kmeans_parallel_init, lloyd, replace_dead_codes
 
 
 def test_k_means_finds_clusters_that_lie_apart() -> None:
     generator = torch.Generator().manual_seed(0)
-    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
-    rows = centres.repeat_interleave(50, 0) + 0.1 * torch.randn(200, 2, generator=generator)
+    centers = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    rows = centers.repeat_interleave(50, 0) + 0.1 * torch.randn(200, 2, generator=generator)
     book = k_means(rows[torch.randperm(200, generator=generator)], 4, seed=1)
-    book = book[torch.cdist(centres, book).argmin(1)]
+    book = book[torch.cdist(centers, book).argmin(1)]
     torch.testing.assert_close(book, rows.reshape(4, 50, 2).mean(1))
 
 
@@ -22,7 +22,7 @@ def test_k_means_leaves_no_code_without_features() -> None:
 
 def test_k_means_draws_no_feature_twice_as_a_seed() -> None:
     rows = torch.arange(40.0)[:, None]
-    assert scattered(rows, 39, seed=0).unique().numel() == 39
+    assert kmeans_parallel_init(rows, 39, seed=0).unique().numel() == 39
 
 
 def test_a_code_that_no_feature_is_near_to_stays_where_it_is() -> None:
@@ -55,7 +55,7 @@ def test_a_draw_depends_on_its_seed_alone() -> None:
 
 def test_nothing_is_revived_without_idle_codes_or_candidates() -> None:
     book, idle = torch.zeros(3, 2), torch.tensor([0, 5, 9])
-    assert revive(book, idle, 9, torch.ones(4, 2), seed=0) is None
-    assert revive(book, idle, 2, torch.ones(0, 2), seed=0) is None
-    assert revive(book, idle, 5, torch.ones(4, 2), seed=0).tolist() == [[0, 0], [0, 0], [1, 1]]
+    assert replace_dead_codes(book, idle, 9, torch.ones(4, 2), seed=0) is None
+    assert replace_dead_codes(book, idle, 2, torch.ones(0, 2), seed=0) is None
+    assert replace_dead_codes(book, idle, 5, torch.ones(4, 2), seed=0).tolist() == [[0, 0], [0, 0], [1, 1]]
     assert idle.tolist() == [0, 5, 0]

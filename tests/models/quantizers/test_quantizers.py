@@ -16,7 +16,7 @@ def small(config: type[QuantizerConfig]) -> QuantizerConfig:
         return FSQConfig(levels=(5, 4, 3))
     if config is LFQConfig:
         return LFQConfig(bits=6)
-    return config(codes=60)
+    return config(codebook_size=60)
 
 
 def build(config: QuantizerConfig) -> Quantizer:
@@ -39,7 +39,7 @@ def test_codes_stand_on_the_grid_of_the_features(config: QuantizerConfig) -> Non
     assert quantized.indices.shape == (2, 5, 7)
     assert quantized.indices.dtype == torch.int64
     assert quantized.indices.min() >= 0
-    assert quantized.indices.max() < config.codes
+    assert quantized.indices.max() < config.codebook_size
     assert quantized.indices.unique().numel() > 4
     assert quantized.loss.shape == ()
 
@@ -92,11 +92,11 @@ def test_autocast_leaves_the_choice_of_codes_alone(config: QuantizerConfig) -> N
 def test_observed_counts_add_up_and_tell_the_use_of_the_codes(config: QuantizerConfig) -> None:
     quantizer, z = build(config), latents(config)
     indices = quantizer(z).indices
-    counts = quantizer.observe(z, indices).counts
-    assert counts.tolist() == [(indices == code).sum() for code in range(config.codes)]
+    counts = quantizer.code_statistics(z, indices).counts
+    assert counts.tolist() == [(indices == code).sum() for code in range(config.codebook_size)]
     shares = counts[counts > 0].double() / 70
     assert perplexity(counts).item() == pytest.approx(2 ** -(shares * shares.log2()).sum().item())
-    assert usage(counts).item() == pytest.approx(indices.unique().numel() / config.codes)
+    assert usage(counts).item() == pytest.approx(indices.unique().numel() / config.codebook_size)
 
 
 @every
@@ -106,9 +106,9 @@ def test_upkeep_is_the_same_on_every_rank(config: QuantizerConfig) -> None:
     indices, found = quantizers[0](z).indices, []
     for rank, quantizer in enumerate(quantizers):
         torch.manual_seed(rank)  # ranks differ in their global generators
-        book = quantizer.initialise(candidates, seed=3)
-        observed = quantizer.observe(z, indices)
-        found.append([book, quantizer.upkeep(observed, candidates, seed=4), *quantizer.state_dict().values()])
+        book = quantizer.init_codebook(candidates, seed=3)
+        observed = quantizer.code_statistics(z, indices)
+        found.append([book, quantizer.post_step_update(observed, candidates, seed=4), *quantizer.state_dict().values()])
     for one, other in zip(*found, strict=True):
         assert (one is None and other is None) or torch.equal(one, other)
 
@@ -127,7 +127,7 @@ def test_a_state_dict_brings_back_the_quantizer(config: QuantizerConfig) -> None
 )
 def test_a_codebook_of_one_code_is_refused(kind: type[QuantizerConfig]) -> None:
     with pytest.raises(ValueError, match="codes must be at least 2, got 1"):
-        kind(codes=1)
+        kind(codebook_size=1)
 
 
 def test_rolling_use_forgets_what_lies_behind_its_window() -> None:

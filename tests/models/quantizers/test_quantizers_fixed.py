@@ -61,8 +61,8 @@ def test_lfq_codes_are_binary_numbers_lowest_bit_first() -> None:
 
 @pytest.mark.parametrize("bits", [2, 5])
 def test_lfq_entropies_are_those_of_a_softmax_over_all_codes(bits: int) -> None:
-    entropy = EntropyConfig(weight=1.5, sure=2.0, even=0.5, temperature=0.8)
-    quantizer = LFQConfig(bits=bits, beta=0.0, entropy=entropy).build(bits)
+    entropy = EntropyConfig(weight=1.5, per_sample_weight=2.0, batch_weight=0.5, temperature=0.8)
+    quantizer = LFQConfig(bits=bits, commitment_weight=0.0, entropy=entropy).build(bits)
     z = torch.randn(2, bits, 3, 3, generator=torch.Generator().manual_seed(0))
     rows = z.movedim(1, -1).reshape(-1, bits).double()
     codes = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=bits)), dtype=torch.float64)

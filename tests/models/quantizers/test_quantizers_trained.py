@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smalti.models.quantizers import (
+    CodeStatistics,
     CosineConfig,
     EMAConfig,
     EntropyConfig,
     GumbelConfig,
     IBQConfig,
-    Observed,
     SimVQConfig,
     VQConfig,
 )
@@ -31,7 +31,7 @@ def as_rows(z: Tensor) -> Tensor:
 
 def vq(**settings: object) -> VectorQuantizer:
     torch.manual_seed(0)
-    quantizer = VQConfig(codes=16, **settings).build(4)
+    quantizer = VQConfig(codebook_size=16, **settings).build(4)
     torch.nn.init.normal_(quantizer.embedding.weight)
     return quantizer
 
@@ -43,7 +43,7 @@ def test_vq_takes_the_code_at_the_smallest_distance() -> None:
 
 
 def test_vq_pulls_codes_with_weight_1_and_features_with_beta() -> None:
-    quantizer, z = vq(beta=0.25, weight=2.0), latents().requires_grad_()
+    quantizer, z = vq(commitment_weight=0.25, codebook_weight=2.0), latents().requires_grad_()
     quantized = quantizer(z)
     quantized.loss.backward()
     rows, book = as_rows(z.detach()), quantizer.embedding.weight.detach().double()
@@ -55,7 +55,7 @@ def test_vq_pulls_codes_with_weight_1_and_features_with_beta() -> None:
 
 
 def test_legacy_beta_puts_beta_on_the_codes_instead() -> None:
-    modern, legacy = vq(beta=0.25), vq(beta=0.25, legacy_beta=True)
+    modern, legacy = vq(commitment_weight=0.25), vq(commitment_weight=0.25, legacy_beta=True)
     gradients = {}
     for name, quantizer in (("modern", modern), ("legacy", legacy)):
         z = latents().requires_grad_()
@@ -72,26 +72,26 @@ def test_the_gradient_of_the_quantized_features_passes_straight_through() -> Non
 
 
 def test_vq_revives_codes_idle_for_longer_than_allowed_and_no_others() -> None:
-    quantizer = vq(revive_after=2)
+    quantizer = vq(replace_dead_after=2)
     before = quantizer.embedding.weight.detach().clone()
     used = torch.ones(16)
     used[[3, 7]] = 0
     candidates = 10 + torch.randn(30, 4)
-    observed = Observed(used, torch.zeros(16, 0))
-    assert quantizer.upkeep(observed, candidates, 1) is None
-    assert quantizer.upkeep(observed, candidates, 2) is None
-    book = quantizer.upkeep(observed, candidates, 3)
+    observed = CodeStatistics(used, torch.zeros(16, 0))
+    assert quantizer.post_step_update(observed, candidates, 1) is None
+    assert quantizer.post_step_update(observed, candidates, 2) is None
+    book = quantizer.post_step_update(observed, candidates, 3)
     assert torch.equal(quantizer.embedding.weight, before)  # only an engine may write it
     changed = (book != before).any(1)
     assert changed.nonzero().flatten().tolist() == [3, 7]
     assert all((candidates == row).all(1).any() for row in book[changed])
     assert not torch.equal(book[3], book[7])
-    assert quantizer.upkeep(observed, candidates, 4) is None  # their idle steps count from here again
+    assert quantizer.post_step_update(observed, candidates, 4) is None  # their idle steps count from here again
 
 
 def test_moving_average_is_the_published_one_in_float64() -> None:
     torch.manual_seed(0)
-    quantizer = EMAConfig(codes=8, decay=0.9, epsilon=1e-3).build(4)
+    quantizer = EMAConfig(codebook_size=8, decay=0.9, eps=1e-3).build(4)
     sizes, sums = torch.ones(8, dtype=torch.float64), quantizer.embedding.weight.double()
     for seed in range(4):
         z = latents(seed=seed)
@@ -100,25 +100,27 @@ def test_moving_average_is_the_published_one_in_float64() -> None:
         sizes = 0.9 * sizes + 0.1 * members.sum(0)
         sums = 0.9 * sums + 0.1 * members.T @ as_rows(z)
         smoothed = (sizes + 1e-3) / (sizes.sum() + 8 * 1e-3) * sizes.sum()
-        assert quantizer.upkeep(quantizer.observe(z, indices), torch.empty(0, 4), seed) is None
+        assert quantizer.post_step_update(quantizer.code_statistics(z, indices), torch.empty(0, 4), seed) is None
         torch.testing.assert_close(quantizer.embedding.weight.double(), sums / smoothed[:, None], rtol=1e-5, atol=1e-6)
 
 
 def test_moving_average_of_two_ranks_is_that_of_one_with_both_batches() -> None:
     torch.manual_seed(0)
-    alone = EMAConfig(codes=8).build(4)
-    ranked = EMAConfig(codes=8).build(4)
+    alone = EMAConfig(codebook_size=8).build(4)
+    ranked = EMAConfig(codebook_size=8).build(4)
     ranked.load_state_dict(alone.state_dict())
     z = torch.cat([latents(seed=1), latents(seed=2)])
     indices = alone(z).indices
-    halves = [ranked.observe(z[part], indices[part]) for part in (slice(0, 2), slice(2, 4))]
-    ranked.upkeep(Observed(halves[0].counts + halves[1].counts, halves[0].sums + halves[1].sums), z.new_empty(0, 4), 0)
-    alone.upkeep(alone.observe(z, indices), z.new_empty(0, 4), 0)
+    halves = [ranked.code_statistics(z[part], indices[part]) for part in (slice(0, 2), slice(2, 4))]
+    ranked.post_step_update(
+        CodeStatistics(halves[0].counts + halves[1].counts, halves[0].sums + halves[1].sums), z.new_empty(0, 4), 0
+    )
+    alone.post_step_update(alone.code_statistics(z, indices), z.new_empty(0, 4), 0)
     torch.testing.assert_close(ranked.embedding.weight, alone.embedding.weight)
 
 
 def test_moving_average_pulls_features_by_beta_and_trains_no_parameter() -> None:
-    quantizer = EMAConfig(codes=8, beta=0.5).build(4)
+    quantizer = EMAConfig(codebook_size=8, commitment_weight=0.5).build(4)
     z = latents().requires_grad_()
     quantized = quantizer(z)
     quantized.loss.backward()
@@ -129,26 +131,26 @@ def test_moving_average_pulls_features_by_beta_and_trains_no_parameter() -> None
 
 def test_a_revived_moving_average_stays_where_it_was_put() -> None:
     torch.manual_seed(0)
-    quantizer = EMAConfig(codes=4, decay=0.5, revive_after=1).build(2)
+    quantizer = EMAConfig(codebook_size=4, decay=0.5, replace_dead_after=1).build(2)
     candidates = 5 + torch.randn(9, 2)
     used = torch.tensor([9.0, 9, 9, 0])
-    observed = Observed(used, used[:, None] * torch.randn(4, 2))
+    observed = CodeStatistics(used, used[:, None] * torch.randn(4, 2))
     for seed in range(2):
-        quantizer.upkeep(observed, candidates, seed)
+        quantizer.post_step_update(observed, candidates, seed)
     assert (candidates == quantizer.embedding.weight[3]).all(1).any()
     placed = quantizer.embedding.weight[3].clone()
-    quantizer.upkeep(observed, candidates, 2)  # nobody chooses it yet: both averages decay alike
+    quantizer.post_step_update(observed, candidates, 2)  # nobody chooses it yet: both averages decay alike
     torch.testing.assert_close(quantizer.embedding.weight[3], placed, rtol=1e-3, atol=1e-3)
 
 
 def test_running_averages_stay_in_float32_in_a_bfloat16_network() -> None:
-    quantizer = torch.nn.Sequential(EMAConfig(codes=4).build(2)).bfloat16()[0]
+    quantizer = torch.nn.Sequential(EMAConfig(codebook_size=4).build(2)).bfloat16()[0]
     assert {buffer.dtype for buffer in quantizer.buffers()} == {torch.float32, torch.int64}
 
 
 def test_cosine_takes_the_code_at_the_smallest_angle_and_gives_unit_vectors() -> None:
     torch.manual_seed(0)
-    quantizer, z = CosineConfig(codes=16).build(4), latents()
+    quantizer, z = CosineConfig(codebook_size=16).build(4), latents()
     quantizer.embedding.weight.data *= torch.rand(16, 1) * 5 + 0.1  # lengths must not matter
     angles = F.cosine_similarity(as_rows(z)[:, None], quantizer.embedding.weight.detach().double()[None], dim=2)
     quantized = quantizer(z)
@@ -160,12 +162,12 @@ def test_cosine_takes_the_code_at_the_smallest_angle_and_gives_unit_vectors() ->
 
 
 def test_cosine_starts_and_revives_on_directions_of_the_features() -> None:
-    quantizer = CosineConfig(codes=16, revive_after=1).build(4)
+    quantizer = CosineConfig(codebook_size=16, replace_dead_after=1).build(4)
     candidates = 100 * torch.randn(64, 4)
-    torch.testing.assert_close(quantizer.initialise(candidates, 0).norm(dim=1), torch.ones(16))
-    idle = Observed(torch.zeros(16), torch.zeros(16, 0))
-    assert quantizer.upkeep(idle, candidates, 0) is None
-    torch.testing.assert_close(quantizer.upkeep(idle, candidates, 1).norm(dim=1), torch.ones(16))
+    torch.testing.assert_close(quantizer.init_codebook(candidates, 0).norm(dim=1), torch.ones(16))
+    idle = CodeStatistics(torch.zeros(16), torch.zeros(16, 0))
+    assert quantizer.post_step_update(idle, candidates, 0) is None
+    torch.testing.assert_close(quantizer.post_step_update(idle, candidates, 1).norm(dim=1), torch.ones(16))
 
 
 def test_gumbel_falls_along_a_cosine_and_stays_down() -> None:
@@ -178,7 +180,7 @@ def test_gumbel_falls_along_a_cosine_and_stays_down() -> None:
 
 def test_gumbel_draws_codes_as_often_as_their_softmax_says() -> None:
     torch.manual_seed(0)
-    quantizer = GumbelConfig(codes=4).build(2)
+    quantizer = GumbelConfig(codebook_size=4).build(2)
     z = torch.tensor([1.0, -1.0])[None, :, None, None].expand(1, 2, 100, 100)
     shares = torch.softmax(quantizer.proj(z[:, :, :1, :1]).flatten(), 0)
     for step in (0, 200_000):  # at any temperature
@@ -190,7 +192,7 @@ def test_gumbel_draws_codes_as_often_as_their_softmax_says() -> None:
 
 def test_gumbel_loses_the_divergence_from_the_uniform_distribution() -> None:
     torch.manual_seed(0)
-    quantizer, z = GumbelConfig(codes=6, kl_weight=0.5).build(4), latents()
+    quantizer, z = GumbelConfig(codebook_size=6, kl_weight=0.5).build(4), latents()
     shares = torch.softmax(quantizer.proj(z).double(), 1)
     expected = 0.5 * (shares * torch.log(6 * shares)).sum(1).mean()
     assert quantizer(z).loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -198,7 +200,7 @@ def test_gumbel_loses_the_divergence_from_the_uniform_distribution() -> None:
 
 def test_simvq_moves_all_codes_by_one_matrix() -> None:
     torch.manual_seed(0)
-    quantizer, z = SimVQConfig(codes=16).build(4), latents()
+    quantizer, z = SimVQConfig(codebook_size=16).build(4), latents()
     book = (quantizer.frozen @ quantizer.projection.weight.T).detach()
     assert torch.equal(quantizer(z).indices.flatten(), torch.cdist(as_rows(z), book.double()).argmin(1))
     assert [name for name, _ in quantizer.named_parameters()] == ["projection.weight"]
@@ -206,7 +208,7 @@ def test_simvq_moves_all_codes_by_one_matrix() -> None:
 
 def test_ibq_takes_the_largest_inner_product_and_teaches_every_code() -> None:
     torch.manual_seed(0)
-    quantizer, z = IBQConfig(codes=16, entropy=EntropyConfig(weight=0)).build(4), latents()
+    quantizer, z = IBQConfig(codebook_size=16, entropy=EntropyConfig(weight=0)).build(4), latents()
     torch.nn.init.normal_(quantizer.embedding.weight)
     book, rows = quantizer.embedding.weight.detach().double().requires_grad_(), as_rows(z)
     affinities = rows @ book.T
@@ -225,8 +227,8 @@ def test_ibq_takes_the_largest_inner_product_and_teaches_every_code() -> None:
 
 def test_ibq_entropies_are_those_of_its_softmax() -> None:
     torch.manual_seed(0)
-    entropy = EntropyConfig(weight=0.3, sure=2.0, even=0.5, temperature=0.7)
-    quantizer, z = IBQConfig(codes=8, weight=0.0, entropy=entropy).build(4), latents()
+    entropy = EntropyConfig(weight=0.3, per_sample_weight=2.0, batch_weight=0.5, temperature=0.7)
+    quantizer, z = IBQConfig(codebook_size=8, codebook_weight=0.0, entropy=entropy).build(4), latents()
     torch.nn.init.normal_(quantizer.embedding.weight)
     shares = (as_rows(z) @ quantizer.embedding.weight.detach().double().T / 0.7).softmax(1)
     each = -(shares * shares.log()).sum(1).mean()

@@ -1,11 +1,11 @@
-"""The best of several paintings is the best by its judge, picture by picture."""
+"""The best of several paintings is the best by its judge, image by image."""
 
 import pytest
 import torch
 
 from smalti.models.conditions import UnconditionalConfig
 from smalti.models.priors.gpt import GPTConfig
-from smalti.models.sampling import SamplingConfig, best, likelihood, recognised, sample
+from smalti.models.sampling import SamplingConfig, best_of, classifier_score, likelihood, sample
 from smalti.models.sampling.gumbel_noise import mix
 
 SIZE = (3, 3)
@@ -24,23 +24,23 @@ def paintings(candidates):
     return [sample(prior(), {}, SIZE, range(8), seed, SamplingConfig()) for seed in seeds]
 
 
-def test_the_likeliest_candidate_of_every_picture_is_kept():
+def test_the_likeliest_candidate_of_every_image_is_kept():
     every = paintings(4)
     marks = torch.stack([painting.scores.sum((1, 2)) for painting in every])
-    chosen = best(prior(), {}, SIZE, range(8), 4, SamplingConfig(), candidates=4)
-    assert len(set(marks.argmax(0).tolist())) > 1  # else the test would not tell pictures apart
-    for picture, candidate in enumerate(marks.argmax(0).tolist()):
-        assert torch.equal(chosen.codes[picture], every[candidate].codes[picture])
+    chosen = best_of(prior(), {}, SIZE, range(8), 4, SamplingConfig(), candidates=4)
+    assert len(set(marks.argmax(0).tolist())) > 1  # else the test would not tell images apart
+    for image, candidate in enumerate(marks.argmax(0).tolist()):
+        assert torch.equal(chosen.codes[image], every[candidate].codes[image])
     torch.testing.assert_close(likelihood(chosen), marks.max(0).values)
 
 
-def test_a_classifier_keeps_what_it_recognises():
-    def count_of_each_code(pictures):
-        return torch.nn.functional.one_hot(pictures, 5).sum((1, 2)).float()
+def test_a_classifier_keeps_what_it_recognizes():
+    def count_of_each_code(images):
+        return torch.nn.functional.one_hot(images, 5).sum((1, 2)).float()
 
     wanted = torch.tensor([0, 3, 1, 4, 2, 0, 3, 1])
-    judge = recognised(lambda codes: codes, count_of_each_code, wanted)
-    chosen = best(prior(), {}, SIZE, range(8), 4, SamplingConfig(), candidates=6, judge=judge)
+    judge = classifier_score(lambda codes: codes, count_of_each_code, wanted)
+    chosen = best_of(prior(), {}, SIZE, range(8), 4, SamplingConfig(), candidates=6, scorer=judge)
     sure = torch.stack(
         [count_of_each_code(painting.codes).softmax(1)[torch.arange(8), wanted] for painting in paintings(6)]
     )
@@ -48,6 +48,6 @@ def test_a_classifier_keeps_what_it_recognises():
 
 
 def test_one_candidate_is_what_sample_paints():
-    assert torch.equal(best(prior(), {}, SIZE, range(8), 4, SamplingConfig(), 1).codes, paintings(1)[0].codes)
+    assert torch.equal(best_of(prior(), {}, SIZE, range(8), 4, SamplingConfig(), 1).codes, paintings(1)[0].codes)
     with pytest.raises(ValueError, match="candidates must be at least 1"):
-        best(prior(), {}, SIZE, range(8), 4, SamplingConfig(), 0)
+        best_of(prior(), {}, SIZE, range(8), 4, SamplingConfig(), 0)

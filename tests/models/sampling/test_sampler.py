@@ -10,22 +10,22 @@ import torch
 from smalti.models.conditions import (
     ClassConfig,
     CodeMapConfig,
+    CompositeConfig,
     CoordinateFeaturesConfig,
     CoordinatesConfig,
+    CropLocation,
     LowResolutionConfig,
     ObjectsConfig,
-    Place,
-    SeveralConfig,
     TextConfig,
     UnconditionalConfig,
 )
 from smalti.models.priors.decoding import strided_start
 from smalti.models.priors.gpt import GPTConfig
-from smalti.models.priors.neighborhood import NeighbourhoodConfig
+from smalti.models.priors.neighborhood import NeighborhoodConfig
 from smalti.models.priors.orders import OrderConfig
-from smalti.models.sampling import UNKNOWN, GuidanceConfig, SamplingConfig, paint, sample, score, window_start
+from smalti.models.sampling import UNFILLED, GuidanceConfig, SamplingConfig, sample, sample_steps, score, window_start
 from smalti.models.sampling.gumbel_noise import gumbel, mix
-from smalti.models.sampling.logits import filtered
+from smalti.models.sampling.logits import filter_logits
 from smalti.models.sampling.wavefront import wavefront
 
 WINDOW = (3, 4)
@@ -35,44 +35,44 @@ SIZES = [(3, 4), (3, 9), (8, 4), (5, 7), (7, 5), (4, 13)]
 
 def tiny(condition=None, window=WINDOW, codes=CODES, **settings):
     torch.manual_seed(0)
-    config = GPTConfig(layers=2, heads=2, width=16, window=window, condition_drop=0.1, **settings)
-    prior = config.build(codes, condition or CodeMapConfig(codes=5)).eval()
+    config = GPTConfig(layers=2, heads=2, width=16, window=window, condition_dropout=0.1, **settings)
+    prior = config.build(codes, condition or CodeMapConfig(vocab_size=5)).eval()
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return prior
 
 
-def tiny_neighbourhood():
+def tiny_neighborhood():
     torch.manual_seed(0)
-    config = NeighbourhoodConfig(layers=1, heads=2, width=16, window=WINDOW, above=2, beside=1)
-    prior = config.build(CODES, CodeMapConfig(codes=5)).eval()
+    config = NeighborhoodConfig(layers=1, heads=2, width=16, window=WINDOW, rows_above=2, columns_beside=1)
+    prior = config.build(CODES, CodeMapConfig(vocab_size=5)).eval()
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return prior
 
 
-def fields_of(pictures, size):
-    """Fields of whole pictures for every kind of condition, each picture's own."""
+def fields_of(images, size):
+    """Fields of whole images for every kind of condition, each image's own."""
     rows = []
-    for picture in pictures:
-        generator = torch.Generator().manual_seed(picture)
+    for image in images:
+        generator = torch.Generator().manual_seed(image)
         rows.append(
             {
-                "map_codes": torch.randint(5, size, generator=generator),
+                "segmentation_codes": torch.randint(5, size, generator=generator),
                 "cls": torch.randint(4, (), generator=generator),
                 "box": torch.tensor([8.0, 0.0, 8.0 + 16 * size[1], 16.0 * size[0]]),
                 "source_size": torch.tensor([16.0 * size[0], 16.0 * size[1] + 16]),
-                "flip": torch.tensor(picture % 2 == 1),
+                "flip": torch.tensor(image % 2 == 1),
                 "text": torch.randn(3, 6, generator=generator),
                 "low": torch.rand(3, 2 * size[0], 2 * size[1], generator=generator) * 2 - 1,
                 "object_classes": torch.randint(-1, 9, (5,), generator=generator),
-                "object_boxes": torch.tensor([[0.0, 0.0, 20.0, 30.0]] * 5) + 8 * picture,
+                "object_boxes": torch.tensor([[0.0, 0.0, 20.0, 30.0]] * 5) + 8 * image,
             }
         )
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def splitmix_noise(seed, picture, row, column, codes):
+def splitmix_noise(seed, image, row, column, codes):
     """The keyed noise once more, in Python's integers."""
     mask = (1 << 64) - 1
 
@@ -82,18 +82,18 @@ def splitmix_noise(seed, picture, row, column, codes):
         return state ^ (state >> 31)
 
     key = 0
-    for number in (seed, picture, row, column):
+    for number in (seed, image, row, column):
         key = finish((key + (number + 1) * 0x9E3779B97F4A7C15) & mask)
     uniforms = [(finish((key + n * 0x9E3779B97F4A7C15) & mask) >> 12) + 0.5 for n in range(1, codes + 1)]
     return torch.tensor([-math.log(-math.log(u / 2**52)) for u in uniforms], dtype=torch.float64)
 
 
 @torch.no_grad()
-def plain(prior, fields, size, pictures, seed, greedy=False, given=None, scale=1.0):
+def plain(prior, fields, size, images, seed, greedy=False, given=None, scale=1.0):
     """The published way: code by code, a whole window each, nothing remembered."""
     rows, columns = prior.window
     grids = []
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         grid = torch.zeros(size, dtype=torch.int64) if given is None else given[number].clone()
         whole = {name: tensor[number : number + 1] for name, tensor in fields.items()}
         for row, column in itertools.product(range(size[0]), range(size[1])):
@@ -102,13 +102,13 @@ def plain(prior, fields, size, pictures, seed, greedy=False, given=None, scale=1
             top = min(max(row - rows // 2, 0), size[0] - rows)
             left = min(max(column - columns // 2, 0), size[1] - columns)
             window = grid[None, top : top + rows, left : left + columns].clamp(min=0)
-            cut = prior.condition.cut(whole, Place(top, left, size))
+            cut = prior.condition.cut(whole, CropLocation(top, left, size))
             logits = prior(window, cut).logits[0, row - top, column - left].double()
             if scale != 1:
                 absent = prior(window, cut, dropped=torch.tensor([True])).logits[0, row - top, column - left]
                 logits = absent + scale * (logits - absent)
             if not greedy:
-                logits = logits + splitmix_noise(seed, picture, row, column, prior.codes)
+                logits = logits + splitmix_noise(seed, image, row, column, prior.codes)
             grid[row, column] = logits.argmax()
         grids.append(grid)
     return torch.stack(grids)
@@ -140,10 +140,10 @@ def test_strided_windows_hold_their_whole_stretch(window):
 
 
 def test_windows_larger_than_the_grid_are_refused_with_a_way_out():
-    with pytest.raises(ValueError, match="at least 16 codes a side, got 12; ask for a larger picture"):
+    with pytest.raises(ValueError, match="at least 16 codes a side, got 12; ask for a larger image"):
         window_start(0, 12, 16)
     with pytest.raises(ValueError, match="at least 4 codes a side, got 3"):
-        paint(tiny(), fields_of([0], (3, 3)), (3, 3), [0], 0, SamplingConfig())
+        sample_steps(tiny(), fields_of([0], (3, 3)), (3, 3), [0], 0, SamplingConfig())
 
 
 @pytest.mark.parametrize(
@@ -183,47 +183,47 @@ def test_a_wavefront_paints_nothing_before_its_past(trial):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("greedy", [True, False])
 def test_both_modes_paint_what_the_plain_loop_paints(block, size, greedy):
-    prior, pictures = tiny(block=block), (3, 4)
-    fields = fields_of(pictures, size)
-    expected = plain(prior, fields, size, pictures, seed=5, greedy=greedy)
+    prior, images = tiny(block=block), (3, 4)
+    fields = fields_of(images, size)
+    expected = plain(prior, fields, size, images, seed=5, greedy=greedy)
     for mode in ("serial", "wavefront"):
-        painting = sample(prior, fields, size, pictures, 5, SamplingConfig(mode=mode, greedy=greedy))
+        painting = sample(prior, fields, size, images, 5, SamplingConfig(mode=mode, greedy=greedy))
         assert torch.equal(painting.codes, expected), mode
 
 
 CONDITIONS = [
     UnconditionalConfig(),
     ClassConfig(classes=4),
-    CoordinatesConfig(codes=16),
+    CoordinatesConfig(vocab_size=16),
     CoordinateFeaturesConfig(frequencies=2),
     TextConfig(tokens=3, channels=6),
-    LowResolutionConfig(pixels=2),
+    LowResolutionConfig(pixels_per_code=2),
     ObjectsConfig(objects=5, classes=9, grid=10),
-    SeveralConfig(parts=(CodeMapConfig(codes=5), ClassConfig(classes=4))),
+    CompositeConfig(conditions=(CodeMapConfig(vocab_size=5), ClassConfig(classes=4))),
 ]
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.kind)
 @pytest.mark.parametrize(("batch", "size"), [(1, (3, 4)), (2, (7, 4)), (3, (4, 7))])
 def test_every_kind_of_condition_paints_what_the_plain_loop_paints(condition, batch, size):
-    prior, pictures = tiny(condition), range(batch)
-    fields = fields_of(pictures, size)
-    painting = sample(prior, fields, size, pictures, 2, SamplingConfig(lanes=4, prefill=2))
-    assert torch.equal(painting.codes, plain(prior, fields, size, pictures, 2))
+    prior, images = tiny(condition), range(batch)
+    fields = fields_of(images, size)
+    painting = sample(prior, fields, size, images, 2, SamplingConfig(lanes=4, prefill=2))
+    assert torch.equal(painting.codes, plain(prior, fields, size, images, 2))
 
 
 @pytest.mark.parametrize(("lanes", "prefill"), [(1, 1), (3, 1), (4, 2), (8, 8)])
 @pytest.mark.parametrize("size", [(3, 4), (5, 11), (6, 4)])
 def test_modes_batches_and_ranks_give_the_same_bits(lanes, prefill, size):
-    prior, pictures = tiny(), (0, 1, 2, 3)
-    fields = fields_of(pictures, size)
+    prior, images = tiny(), (0, 1, 2, 3)
+    fields = fields_of(images, size)
 
     def painted(chosen, mode):
         part = {name: tensor[list(chosen)] for name, tensor in fields.items()}
         config = SamplingConfig(mode=mode, lanes=lanes, prefill=prefill, top_k=7, top_p=0.9)
         return sample(prior, part, size, chosen, 9, config)
 
-    together = painted(pictures, "serial")
+    together = painted(images, "serial")
     for split, mode in ((((0, 1, 2, 3),), "wavefront"), (((0, 2), (1, 3)), "wavefront"), (((3,), (2, 0, 1)), "serial")):
         for chosen in split:
             alone = painted(chosen, mode)
@@ -231,11 +231,11 @@ def test_modes_batches_and_ranks_give_the_same_bits(lanes, prefill, size):
             assert torch.equal(alone.scores, together.scores[list(chosen)])  # not close: equal
 
 
-@pytest.mark.parametrize("make", [tiny, tiny_neighbourhood])
+@pytest.mark.parametrize("make", [tiny, tiny_neighborhood])
 def test_even_arithmetic_that_differs_from_lane_to_lane_paints_the_same_codes(make, monkeypatch):
     """As if every row of a matrix product rounded in its own way, a thousandfold coarser than any kernel does."""
-    prior, size, pictures = make(), (5, 11), (0, 1, 2, 5)
-    fields = fields_of(pictures, size)
+    prior, size, images = make(), (5, 11), (0, 1, 2, 5)
+    fields = fields_of(images, size)
 
     def skewed(method):
         def run(*arguments):
@@ -249,11 +249,11 @@ def test_even_arithmetic_that_differs_from_lane_to_lane_paints_the_same_codes(ma
             monkeypatch.setattr(prior, name, skewed(getattr(prior, name)))
 
     def painted(numbers, mode):
-        part = {name: tensor[[pictures.index(number) for number in numbers]] for name, tensor in fields.items()}
+        part = {name: tensor[[images.index(number) for number in numbers]] for name, tensor in fields.items()}
         return sample(prior, part, size, numbers, 9, SamplingConfig(mode=mode, lanes=4, prefill=2)).codes
 
-    together = painted(pictures, "wavefront")
-    assert torch.equal(together, painted(pictures, "serial"))
+    together = painted(images, "wavefront")
+    assert torch.equal(together, painted(images, "serial"))
     assert torch.equal(together[[1, 3]], painted((1, 5), "wavefront"))
     assert torch.equal(together[2:3], painted((2,), "serial"))
 
@@ -292,7 +292,7 @@ def test_completion_keeps_what_is_given_and_paints_the_rest(size):
     given = torch.randint(CODES, (2, *size), generator=generator)
     erased = torch.rand(given.shape, generator=generator) < 0.5
     erased[:, size[0] // 2 :] |= torch.rand(size[1], generator=generator) < 0.5
-    given[erased] = UNKNOWN
+    given[erased] = UNFILLED
     serial, front = (
         sample(prior, fields, size, (0, 1), 4, SamplingConfig(mode=mode), given) for mode in ("serial", "wavefront")
     )
@@ -302,12 +302,12 @@ def test_completion_keeps_what_is_given_and_paints_the_rest(size):
     assert torch.equal(serial.codes, plain(prior, fields, size, (0, 1), 4, given=given))
 
 
-def test_the_top_half_completes_to_the_same_picture_that_it_came_from():
+def test_the_top_half_completes_to_the_same_image_that_it_came_from():
     prior, size = tiny(), (6, 9)
     fields = fields_of((0,), size)
     whole = sample(prior, fields, size, (0,), 4, SamplingConfig()).codes
     top = whole.clone()
-    top[:, 3:] = UNKNOWN
+    top[:, 3:] = UNFILLED
     assert torch.equal(sample(prior, fields, size, (0,), 4, SamplingConfig(), top).codes, whole)
 
 
@@ -325,13 +325,13 @@ def uneven(prior, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("make", "stride", "scale"), [(tiny, 1, 1.0), (tiny, 1, 2.0), (tiny, 3, 1.0), (tiny_neighbourhood, 1, 1.0)]
+    ("make", "stride", "scale"), [(tiny, 1, 1.0), (tiny, 1, 2.0), (tiny, 3, 1.0), (tiny_neighborhood, 1, 1.0)]
 )
 def test_a_painting_that_was_stopped_goes_on_to_the_same_bits(make, stride, scale, monkeypatch):
     prior, size = uneven(make(), monkeypatch), (5, 9)
     fields = fields_of((0, 1), size)
-    given = torch.full((2, *size), UNKNOWN)
-    given[:, 2, 3:5] = 1  # known in both pictures, so passed over
+    given = torch.full((2, *size), UNFILLED)
+    given[:, 2, 3:5] = 1  # known in both images, so passed over
     given[1, 0] = 2
 
     def config(mode):
@@ -340,23 +340,23 @@ def test_a_painting_that_was_stopped_goes_on_to_the_same_bits(make, stride, scal
     whole = sample(prior, fields, size, (0, 1), 6, config("wavefront"), given)
     front = "wavefront"
     for first, second, stop in ((front, front, 20), ("serial", front, 8), (front, "serial", 33)):
-        for painting in paint(prior, fields, size, (0, 1), 6, config(first), given):
-            if painting.painted >= stop:
+        for painting in sample_steps(prior, fields, size, (0, 1), 6, config(first), given):
+            if painting.filled >= stop:
                 break
         stopped = painting._replace(codes=painting.codes.clone(), scores=painting.scores.clone())
-        assert (stopped.codes == UNKNOWN).any()
-        resumed = sample(prior, fields, size, (0, 1), 6, config(second), given, stopped=stopped)
+        assert (stopped.codes == UNFILLED).any()
+        resumed = sample(prior, fields, size, (0, 1), 6, config(second), given, resume_from=stopped)
         assert torch.equal(resumed.codes, whole.codes), (first, second, stop)
         assert torch.equal(resumed.scores, whole.scores)
 
 
-def test_pictures_that_were_stopped_at_different_codes_go_on_together(monkeypatch):
+def test_images_that_were_stopped_at_different_codes_go_on_together(monkeypatch):
     prior, size = uneven(tiny(), monkeypatch), (5, 9)
     fields = fields_of((0, 1), size)
     whole = sample(prior, fields, size, (0, 1), 6, SamplingConfig())
     stopped = whole._replace(codes=whole.codes.clone())
-    stopped.codes[0, 2, 5:] = stopped.codes[0, 3:] = stopped.codes[1, 1, 3:] = stopped.codes[1, 2:] = UNKNOWN
-    resumed = sample(prior, fields, size, (0, 1), 6, SamplingConfig(), stopped=stopped)
+    stopped.codes[0, 2, 5:] = stopped.codes[0, 3:] = stopped.codes[1, 1, 3:] = stopped.codes[1, 2:] = UNFILLED
+    resumed = sample(prior, fields, size, (0, 1), 6, SamplingConfig(), resume_from=stopped)
     assert torch.equal(resumed.codes, whole.codes) and torch.equal(resumed.scores, whole.scores)
 
 
@@ -364,11 +364,11 @@ def test_what_was_painted_before_costs_nothing_once_more(monkeypatch):
     prior, size = tiny(), (6, 12)
     fields = fields_of((0,), size)
     stopped = sample(prior, fields, size, (0,), 6, SamplingConfig())
-    stopped.codes[:, 4:] = UNKNOWN
+    stopped.codes[:, 4:] = UNFILLED
     read = []
     plain = prior.prefill
     monkeypatch.setattr(prior, "prefill", lambda *arguments: read.append(1) or plain(*arguments))
-    sample(prior, fields, size, (0,), 6, SamplingConfig(), stopped=stopped)
+    sample(prior, fields, size, (0,), 6, SamplingConfig(), resume_from=stopped)
     assert len(read) <= 2 * 10  # a prefill for each window of two rows, and none for the four above
 
 
@@ -423,17 +423,17 @@ def test_guidance_schedules_grow_from_one_to_the_scale():
 def test_guidance_without_dropout_in_training_is_refused():
     prior = GPTConfig(layers=1, heads=1, width=8, window=(2, 2)).build(3, UnconditionalConfig()).eval()
     with pytest.raises(ValueError, match="condition_drop"):
-        paint(prior, {}, (2, 2), [0], 0, SamplingConfig(guidance=GuidanceConfig(2.0)))
+        sample_steps(prior, {}, (2, 2), [0], 0, SamplingConfig(guidance=GuidanceConfig(2.0)))
 
 
 def test_painting_in_training_mode_is_refused():
     with pytest.raises(ValueError, match=r"prior\.eval\(\)"):
-        paint(tiny().train(), fields_of((0,), WINDOW), WINDOW, (0,), 0, SamplingConfig())
+        sample_steps(tiny().train(), fields_of((0,), WINDOW), WINDOW, (0,), 0, SamplingConfig())
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 3)])
 @pytest.mark.parametrize("mode", ["serial", "wavefront"])
-def test_pictures_come_as_often_as_the_prior_says(size, mode):
+def test_images_come_as_often_as_the_prior_says(size, mode):
     """Pearson's chi-square over every grid of 2 codes, whose probabilities are products of window conditionals."""
     prior = tiny(UnconditionalConfig(), window=(2, 2), codes=2)
     grids = torch.tensor(list(itertools.product(range(2), repeat=size[0] * size[1]))).view(-1, *size)
@@ -461,14 +461,14 @@ def test_filters_keep_the_right_codes():
     logits = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.25, 0.25, 0.25, 0.25]]).log()
 
     def kept(**settings):
-        return filtered(logits, SamplingConfig(**settings)).isfinite().tolist()
+        return filter_logits(logits, SamplingConfig(**settings)).isfinite().tolist()
 
     assert kept(top_k=2) == [[False, True, False, True], [True] * 4]  # ties with the second are kept
     assert kept(top_p=0.5) == [[False, True, False, True], [True, True, False, False]]
     assert kept(top_p=0.71) == [[False, True, True, True], [True, True, True, False]]
     assert kept(top_p=1e-9) == [[False, True, False, False], [True, False, False, False]]
     assert kept(top_k=3, top_p=0.8)[0] == [False, True, True, True]  # 0.4 / 0.9 + 0.3 / 0.9 = 0.78 < 0.8
-    hot = filtered(logits, SamplingConfig(temperature=2.0))
+    hot = filter_logits(logits, SamplingConfig(temperature=2.0))
     torch.testing.assert_close(hot, logits.double() / 2)
 
 
@@ -495,16 +495,16 @@ def test_bad_settings_are_refused_by_name(settings):
 def test_bad_given_codes_are_refused():
     prior, fields = tiny(), fields_of((0,), WINDOW)
     with pytest.raises(ValueError, match=r"must be \(1, 3, 4\)"):
-        paint(prior, fields, WINDOW, (0,), 0, SamplingConfig(), torch.zeros(1, 4, 4, dtype=torch.int64))
+        sample_steps(prior, fields, WINDOW, (0,), 0, SamplingConfig(), torch.zeros(1, 4, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"in \[0, 11\), got 0 to 11"):
         given = torch.zeros(1, *WINDOW, dtype=torch.int64)
         given[0, 0, 0] = 11
-        paint(prior, fields, WINDOW, (0,), 0, SamplingConfig(), given)
+        sample_steps(prior, fields, WINDOW, (0,), 0, SamplingConfig(), given)
 
 
 def test_fields_of_another_batch_are_refused():
     prior = tiny()
-    with pytest.raises(ValueError, match="'map_codes' must have a row for each of 3 pictures, got 2"):
-        paint(prior, fields_of((0, 1), WINDOW), WINDOW, (0, 1, 2), 0, SamplingConfig())
-    with pytest.raises(KeyError, match="needs the field 'map_codes'"):
-        paint(prior, {}, WINDOW, (0,), 0, SamplingConfig())
+    with pytest.raises(ValueError, match="'segmentation_codes' must have a row for each of 3 images, got 2"):
+        sample_steps(prior, fields_of((0, 1), WINDOW), WINDOW, (0, 1, 2), 0, SamplingConfig())
+    with pytest.raises(KeyError, match="needs the field 'segmentation_codes'"):
+        sample_steps(prior, {}, WINDOW, (0,), 0, SamplingConfig())

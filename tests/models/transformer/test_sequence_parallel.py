@@ -3,7 +3,7 @@ import torch
 
 from smalti.models.conditions import ClassConfig
 from smalti.models.priors.gpt import GPTConfig
-from smalti.models.priors.neighborhood import NeighbourhoodConfig
+from smalti.models.priors.neighborhood import NeighborhoodConfig
 from smalti.models.transformer.sequence_parallel import part
 
 
@@ -38,6 +38,8 @@ def test_alone_a_shared_sequence_is_a_whole_one():
 def test_what_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="2 heads cannot be dealt to 3 ranks"):
         GPTConfig(layers=1, heads=2, width=8, window=(2, 2)).build(5, ClassConfig()).share_sequence(Among(3))
-    prior = NeighbourhoodConfig(layers=1, heads=2, width=8, window=(2, 2), above=1, beside=1).build(5, ClassConfig())
+    prior = NeighborhoodConfig(layers=1, heads=2, width=8, window=(2, 2), rows_above=1, columns_beside=1).build(
+        5, ClassConfig()
+    )
     with pytest.raises(ValueError, match="priors of kind gpt"):
         prior.share_sequence(Among(2))

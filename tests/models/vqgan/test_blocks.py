@@ -6,14 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smalti.models.vqgan.blocks import DownLevel, Downsample, ResidualBlock, SpatialAttention, Style, UpLevel, Upsample
+from smalti.models.vqgan.blocks import (
+    BlockConfig,
+    DownBlock,
+    Downsample,
+    ResidualBlock,
+    SpatialAttention,
+    UpBlock,
+    Upsample,
+)
 
 
-def group_normalised(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+def group_normalized(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """GroupNorm by hand: every 32nd of the channels has mean 0 and variance 1."""
     groups = x.reshape(x.shape[0], 32, -1)
-    centred = groups - groups.mean(2, keepdim=True)
-    scaled = centred / torch.sqrt((centred**2).mean(2, keepdim=True) + 1e-6)
+    centerd = groups - groups.mean(2, keepdim=True)
+    scaled = centerd / torch.sqrt((centerd**2).mean(2, keepdim=True) + 1e-6)
     return scaled.reshape(x.shape) * norm.weight[None, :, None, None] + norm.bias[None, :, None, None]
 
 
@@ -36,8 +44,8 @@ def noise(*shape: int) -> Tensor:
 def test_residual_block_is_norm_swish_convolution_twice_plus_the_input() -> None:
     block = shaken(ResidualBlock(32, 64))
     x = noise(2, 32, 6, 5)
-    h = F.conv2d(swish(group_normalised(x, block.norm1)), block.conv1.weight, block.conv1.bias, padding=1)
-    h = F.conv2d(swish(group_normalised(h, block.norm2)), block.conv2.weight, block.conv2.bias, padding=1)
+    h = F.conv2d(swish(group_normalized(x, block.norm1)), block.conv1.weight, block.conv1.bias, padding=1)
+    h = F.conv2d(swish(group_normalized(h, block.norm2)), block.conv2.weight, block.conv2.bias, padding=1)
     carried = torch.einsum("oc,bchw->bohw", block.nin_shortcut.weight[:, :, 0, 0], x)
     torch.testing.assert_close(block(x), h + carried + block.nin_shortcut.bias[None, :, None, None])
 
@@ -49,7 +57,7 @@ def test_residual_block_of_one_width_has_no_shortcut_weights() -> None:
 def test_attention_is_a_softmax_over_all_places_of_the_grid() -> None:
     block = shaken(SpatialAttention(32))
     x = noise(2, 32, 3, 4)
-    normed = group_normalised(x, block.norm).reshape(2, 32, 12)
+    normed = group_normalized(x, block.norm).reshape(2, 32, 12)
 
     def projected(layer: nn.Conv2d, value: Tensor) -> Tensor:
         return torch.einsum("oc,bcn->bon", layer.weight[:, :, 0, 0], value) + layer.bias[None, :, None]
@@ -81,16 +89,16 @@ def test_upsampling_repeats_every_place_twice_each_way() -> None:
 def test_levels_put_attention_after_every_block_and_resample_last() -> None:
     x = torch.randn(1, 32, 4, 4)
     for level, size in (
-        (DownLevel(32, 64, 2, Style(attention=True), halve=True), 2),
-        (UpLevel(32, 64, 2, Style(attention=True), double=True), 8),
+        (DownBlock(32, 64, 2, BlockConfig(attention=True), halve=True), 2),
+        (UpBlock(32, 64, 2, BlockConfig(attention=True), double=True), 8),
     ):
         assert len(level.attn) == len(level.block) == 2
         assert level(x).shape == (1, 64, size, size)
 
 
 def test_checkpointed_blocks_give_the_same_gradients_with_dropout_on() -> None:
-    plain = DownLevel(32, 32, 2, Style(dropout=0.5, attention=True), halve=True)
-    saving = DownLevel(32, 32, 2, Style(dropout=0.5, attention=True, checkpointed=True), halve=True)
+    plain = DownBlock(32, 32, 2, BlockConfig(dropout=0.5, attention=True), halve=True)
+    saving = DownBlock(32, 32, 2, BlockConfig(dropout=0.5, attention=True, checkpointed=True), halve=True)
     saving.load_state_dict(plain.state_dict())
     x = torch.randn(2, 32, 4, 4)
     gradients = []
@@ -102,6 +110,6 @@ def test_checkpointed_blocks_give_the_same_gradients_with_dropout_on() -> None:
 
 
 def test_blocks_keep_the_channels_last_layout() -> None:
-    level = DownLevel(32, 64, 1, Style(attention=True), halve=True).to(memory_format=torch.channels_last)
+    level = DownBlock(32, 64, 1, BlockConfig(attention=True), halve=True).to(memory_format=torch.channels_last)
     x = torch.randn(2, 32, 4, 4).contiguous(memory_format=torch.channels_last)
     assert level(x).is_contiguous(memory_format=torch.channels_last)

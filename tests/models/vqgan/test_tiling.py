@@ -1,4 +1,4 @@
-"""Tiles give what their manner says: the whole picture's numbers, or overlapping pictures that fade into each other."""
+"""Tiles give what their manner says: the whole image's numbers, or overlapping images that fade into each other."""
 
 from itertools import pairwise, product
 
@@ -17,17 +17,17 @@ GRIDS = [(5, 7), (12, 3), (4, 4), (9, 11)]
 def network(attention=(), middle=True, dtype=torch.float32, labels=None, groups=4):
     torch.manual_seed(0)
     config = VQGANConfig(
-        labels=labels,
+        num_labels=labels,
         channels=8,
-        multipliers=(1, 2, 2),
-        residual_blocks=1,
+        channel_multipliers=(1, 2, 2),
+        num_res_blocks=1,
         attention_resolutions=attention,
-        middle_attention=middle,
+        mid_attention=middle,
         resolution=32,
         z_channels=6,
         embed_dim=6,
         norm_groups=groups,
-        quantizer=VQConfig(codes=20),
+        quantizer=VQConfig(codebook_size=20),
     )
     vqgan = config.build().eval().requires_grad_(False)
     for module in vqgan.modules():  # fresh norms would hide a wrong scale or shift
@@ -48,7 +48,7 @@ def grid(size, batch=1):
 
 @pytest.mark.parametrize("attention", [(), (8,), (16,), (32, 8)])
 @pytest.mark.parametrize("kept_bytes", [0, 20_000, 1 << 30])
-def test_tiles_that_share_statistics_decode_to_the_whole_picture(attention, kept_bytes):
+def test_tiles_that_share_statistics_decode_to_the_whole_image(attention, kept_bytes):
     vqgan = network(attention)
     for size in GRIDS:
         codes = grid(size, batch=2)
@@ -58,20 +58,20 @@ def test_tiles_that_share_statistics_decode_to_the_whole_picture(attention, kept
 
 @pytest.mark.parametrize("attention", [(), (8,), (16,), (32, 8)])
 @pytest.mark.parametrize("kept_bytes", [0, 20_000, 1 << 30])
-def test_tiles_that_share_statistics_encode_to_the_whole_pictures_latents(attention, kept_bytes):
+def test_tiles_that_share_statistics_encode_to_the_whole_images_latents(attention, kept_bytes):
     vqgan = network(attention)
     for rows, columns in GRIDS:
-        pictures = torch.rand(2, 3, 4 * rows, 4 * columns) * torch.linspace(-1, 1, 4 * columns)
-        tiled = exact_tiling.latents(vqgan, pictures, 3, kept_bytes)
-        torch.testing.assert_close(tiled, vqgan.latents(pictures), rtol=0, atol=1e-4)
+        images = torch.rand(2, 3, 4 * rows, 4 * columns) * torch.linspace(-1, 1, 4 * columns)
+        tiled = exact_tiling.latents(vqgan, images, 3, kept_bytes)
+        torch.testing.assert_close(tiled, vqgan.latents(images), rtol=0, atol=1e-4)
 
 
 def test_a_network_without_norms_has_nothing_to_measure():
     vqgan, codes = network(groups=0), grid((9, 11))
     tiled = torch.cat(list(exact_tiling.bands(vqgan, codes, 3)), dim=2)
     torch.testing.assert_close(tiled, vqgan.decode_codes(codes), rtol=1e-4, atol=1e-4)
-    pictures = torch.rand(1, 3, 20, 28)
-    torch.testing.assert_close(exact_tiling.latents(vqgan, pictures, 3), vqgan.latents(pictures))
+    images = torch.rand(1, 3, 20, 28)
+    torch.testing.assert_close(exact_tiling.latents(vqgan, images, 3), vqgan.latents(images))
 
 
 @pytest.mark.parametrize("manner", ["shared", "blended"])
@@ -84,7 +84,7 @@ def test_maps_are_encoded_in_tiles_too(manner):
     assert tiling.encode(vqgan, maps, 5, 1, manner).shape == (2, 5, 7)
 
 
-def test_tiles_of_their_own_statistics_are_another_picture():
+def test_tiles_of_their_own_statistics_are_another_image():
     """Else the tests of shared statistics would prove nothing."""
     vqgan, codes = network(), grid((9, 11))
     blended = tiling.decode(vqgan, codes, tile=5, halo=1)
@@ -120,14 +120,14 @@ def test_every_manner_gives_one_tile_alike():
     assert torch.equal(whole, vqgan.decode_codes(codes))
     assert torch.equal(tiling.decode(vqgan, codes, 8, 1, "blended"), whole)
     torch.testing.assert_close(tiling.decode(vqgan, codes, 8, 1, "shared"), whole, rtol=0, atol=1e-4)
-    pictures = whole.clamp(-1, 1)
-    expected = vqgan.encode(pictures).indices
+    images = whole.clamp(-1, 1)
+    expected = vqgan.encode(images).indices
     for manner in ("whole", "shared", "blended"):
-        assert torch.equal(tiling.encode(vqgan, pictures, 8, 1, manner), expected)
+        assert torch.equal(tiling.encode(vqgan, images, 8, 1, manner), expected)
 
 
 def without_a_view_of_the_whole(vqgan):
-    """The network's convolutions alone: then a tile's middle is the whole picture's, whatever its statistics."""
+    """The network's convolutions alone: then a tile's middle is the whole image's, whatever its statistics."""
     for module in vqgan.modules():
         if isinstance(module, ResidualBlock):
             module.norm1 = module.norm2 = torch.nn.Identity()
@@ -138,7 +138,7 @@ def without_a_view_of_the_whole(vqgan):
 
 
 @pytest.mark.parametrize("size", [(30, 23), (13, 40), (24, 24)])
-def test_blended_tiles_of_a_network_that_looks_near_are_the_whole_picture(size):
+def test_blended_tiles_of_a_network_that_looks_near_are_the_whole_image(size):
     vqgan, codes = without_a_view_of_the_whole(network()), grid(size)
     # The decoder's convolutions look 1 + 4 + 4 codes far at its lowest level, and less above: 20 are enough.
     whole = vqgan.decode_codes(codes)
@@ -179,7 +179,7 @@ def test_a_halo_that_leaves_nothing_is_refused():
 
 
 @pytest.mark.parametrize("manner", ["whole", "shared", "blended"])
-def test_bands_are_the_picture_from_top_to_bottom(manner):
+def test_bands_are_the_image_from_top_to_bottom(manner):
     vqgan, codes = network(), grid((13, 6), batch=2)
     bands = list(tiling.bands(vqgan, codes, 5, 1, manner))
     assert torch.equal(torch.cat(bands, dim=2), tiling.decode(vqgan, codes, 5, 1, manner))
@@ -196,12 +196,12 @@ def test_the_seam_is_the_step_at_borders_over_the_step_elsewhere():
     assert seam(broken.mT, [4, 8], []) == pytest.approx(3.5 / (9 / 16))
 
 
-def test_seams_of_bands_are_those_of_the_whole_picture():
-    picture = torch.rand(2, 3, 20, 13)
+def test_seams_of_bands_are_those_of_the_whole_image():
+    image = torch.rand(2, 3, 20, 13)
     seams = Seams(20, 13, [5, 12], [4])
     for rows in (slice(0, 5), slice(5, 6), slice(6, 20)):
-        seams.add(picture[:, :, rows])
-    assert seams.measured() == pytest.approx(seam(picture, [5, 12], [4]), rel=1e-12)
+        seams.add(image[:, :, rows])
+    assert seams.seam_ratio() == pytest.approx(seam(image, [5, 12], [4]), rel=1e-12)
 
 
 def test_borders_lie_where_a_tile_gives_way_to_the_next():
@@ -213,17 +213,17 @@ def test_borders_lie_where_a_tile_gives_way_to_the_next():
 
 def test_between_two_hard_borders_lies_what_one_tile_decodes_to():
     vqgan, codes = network(), grid((12, 18))
-    picture = tiling.decode(vqgan, codes, 6, 0, "blended")
+    image = tiling.decode(vqgan, codes, 6, 0, "blended")
     rows, columns = ([0, *tiling.borders(length, 6, 0, "blended"), length] for length in (12, 18))
     assert (rows, columns) == ([0, 6, 12], [0, 6, 12, 18])
     for (top, bottom), (left, right) in product(pairwise(rows), pairwise(columns)):
         alone = vqgan.decode_codes(codes[:, top:bottom, left:right])
-        assert torch.equal(picture[..., 4 * top : 4 * bottom, 4 * left : 4 * right], alone)
+        assert torch.equal(image[..., 4 * top : 4 * bottom, 4 * left : 4 * right], alone)
 
 
-def test_a_seam_needs_a_border_inside_of_the_picture():
-    picture = torch.rand(1, 3, 8, 8)
+def test_a_seam_needs_a_border_inside_of_the_image():
+    image = torch.rand(1, 3, 8, 8)
     with pytest.raises(ValueError, match="there is one tile"):
-        seam(picture, [], [])
+        seam(image, [], [])
     with pytest.raises(ValueError, match=r"in 1 to 7, got \[8\]"):
-        seam(picture, [8], [])
+        seam(image, [8], [])

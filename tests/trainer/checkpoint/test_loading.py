@@ -20,7 +20,7 @@ def write_run(run: Path, export: Path) -> Path:
     """A run's folder with one whole checkpoint, which holds the pair of an export."""
     folder = run / "checkpoints" / "step-00000010"
     shutil.copytree(export, folder)
-    files = {name: storage.described(folder / name) for name in (model_files.WEIGHTS, model_files.CARD)}
+    files = {name: storage.described(folder / name) for name in (model_files.WEIGHTS, model_files.METADATA)}
     (folder / storage.MANIFEST).write_text(json.dumps({"step": 10, "files": files}))
     return run
 
@@ -45,17 +45,17 @@ def test_a_prior_comes_back_from_its_export(tmp_path: Path):
 def test_a_run_gives_its_newest_whole_checkpoint(tmp_path: Path):
     card = write_tokenizer(tmp_path / "export")
     run = write_run(tmp_path / "run", tmp_path / "export")
-    assert loading.weights_folder(run) == run / "checkpoints" / "step-00000010"
-    assert loading.load_tokenizer(run, CPU).card == card
+    assert loading.resolve_weights(run) == run / "checkpoints" / "step-00000010"
+    assert loading.load_tokenizer(run, CPU).metadata == card
 
 
 def test_an_export_is_the_same_pair(tmp_path: Path):
     card = write_tokenizer(tmp_path / "made")
     run = write_run(tmp_path / "run", tmp_path / "made")
     assert loading.export(run, tmp_path / "out") == card
-    for name in (model_files.WEIGHTS, model_files.CARD):
+    for name in (model_files.WEIGHTS, model_files.METADATA):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "made" / name).read_bytes()
-    assert loading.load_tokenizer(tmp_path / "out", CPU).card == card
+    assert loading.load_tokenizer(tmp_path / "out", CPU).metadata == card
 
 
 def test_nothing_is_exported_of_a_damaged_run(tmp_path: Path):
@@ -70,4 +70,4 @@ def test_nothing_is_exported_of_a_damaged_run(tmp_path: Path):
 
 def test_a_folder_without_weights_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=f"{tmp_path} is neither an export .* nor a run"):
-        loading.weights_folder(tmp_path)
+        loading.resolve_weights(tmp_path)

@@ -12,7 +12,7 @@ from fixtures.engines import OPTIMIZER, STAGES, STEPS, built, plain, trained
 from smalti.trainer.checkpoint import resharding
 from smalti.trainer.distributed import engine as engines
 from smalti.trainer.distributed import ranks, sharded_parameters
-from smalti.trainer.training.ema import WeightAverage
+from smalti.trainer.training.ema import EMA
 
 HALF = STEPS // 2
 
@@ -21,12 +21,12 @@ def first_half(folder: str) -> None:
     """Train every stage half way, save its engine and its averaged weights."""
     for zero in STAGES:
         engine = built(zero)
-        average = WeightAverage(engine.module, 0.5, sharded_parameters.local)
+        average = EMA(engine.module, 0.5, sharded_parameters.local_shard)
         trained(engine, steps=range(HALF))
         average.update(HALF)
         for file in engines.save(engine, Path(folder) / str(zero) / "net"):
             torch.save(file.content, file.path)
-        torch.save(average.state(), Path(folder) / str(zero) / f"average-{ranks.rank()}.pt")
+        torch.save(average.state_dict(), Path(folder) / str(zero) / f"average-{ranks.rank()}.pt")
     dist.barrier()
 
 
@@ -36,16 +36,16 @@ def second_half(folder: str, saved_on: int) -> dict[str, Any]:
     for before in STAGES:
         for after in STAGES:
             engine = built(after)
-            average = WeightAverage(engine.module, 0.5, sharded_parameters.local)
+            average = EMA(engine.module, 0.5, sharded_parameters.local_shard)
             place = Path(folder) / str(before)
             resharding.load(engine, place / "net", before, saved_on)
             parts = [torch.load(place / f"average-{rank}.pt", weights_only=True) for rank in range(saved_on)]
-            average.load_state(average.resharded(parts))
+            average.load_state_dict(average.resharded(parts))
             with average.applied():
-                averaged = sharded_parameters.whole_state(engine.module)
+                averaged = sharded_parameters.full_state_dict(engine.module)
             trained(engine, steps=range(HALF, STEPS))
             found[f"{before} to {after}"] = [
-                sharded_parameters.whole_state(engine.module),
+                sharded_parameters.full_state_dict(engine.module),
                 averaged,
                 engine.global_steps,
             ]
@@ -92,7 +92,7 @@ def test_masters_and_moments_are_dealt_out_bit_for_bit(tmp_path: Path):
 
 
 def another_network(folder: str) -> str:
-    engine = engines.build(torch.nn.Linear(2, 2), engines.EngineConfig(zero=1), OPTIMIZER, 1, 1)
+    engine = engines.build(torch.nn.Linear(2, 2), engines.EngineConfig(zero_stage=1), OPTIMIZER, 1, 1)
     try:
         resharding.load(engine, Path(folder) / "1" / "net", 1, 2)
     except ValueError as error:

@@ -64,8 +64,8 @@ def write_checkpoint(run: Path, step: int) -> Path:
     folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
     model_files.write(folder, {"w": torch.ones(2)}, {"task": "vqgan", "factor": 2, "model": {"norm_groups": 2}})
-    files = {name: storage.described(folder / name) for name in (model_files.WEIGHTS, model_files.CARD)}
-    manifest = {"step": step, "ranks": 1, "zero": {"generator": 1}, "data": {"window": 0}, "files": files}
+    files = {name: storage.described(folder / name) for name in (model_files.WEIGHTS, model_files.METADATA)}
+    manifest = {"step": step, "ranks": 1, "zero": {"generator": 1}, "data": {"shuffle_window": 0}, "files": files}
     (folder / storage.MANIFEST).write_text(sealed.sealed(manifest))
     return folder
 
@@ -73,36 +73,36 @@ def write_checkpoint(run: Path, step: int) -> Path:
 @pytest.mark.slow
 def test_every_flipped_bit_of_a_manifest_and_a_card_makes_restore_fall_back(tmp_path: Path):
     before, newest = write_checkpoint(tmp_path, 1), write_checkpoint(tmp_path, 2)
-    assert storage.newest(tmp_path) == (2, newest)
-    for name in (storage.MANIFEST, model_files.CARD):
+    assert storage.latest_valid(tmp_path) == (2, newest)
+    for name in (storage.MANIFEST, model_files.METADATA):
         whole = (newest / name).read_bytes()
         for flipped in flips(whole):
             (newest / name).write_bytes(flipped)
-            assert storage.newest(tmp_path) == (1, before)
+            assert storage.latest_valid(tmp_path) == (1, before)
         (newest / name).write_bytes(whole)
 
 
 @pytest.mark.slow
 def test_every_flipped_bit_of_an_exports_card_is_refused_by_its_name(tmp_path: Path):
     model_files.write(tmp_path, {"w": torch.ones(2)}, {"task": "vqgan", "factor": 2, "model": {"norm_groups": 2}})
-    card = tmp_path / model_files.CARD
+    card = tmp_path / model_files.METADATA
     for flipped in flips(card.read_bytes()):
         card.write_bytes(flipped)
         with pytest.raises(ValueError, match=r"config\.json"):
-            model_files.read_card(tmp_path)
+            model_files.read_metadata(tmp_path)
 
 
 @pytest.mark.parametrize("change", [('"factor": 2', '"factor": 6'), ('"norm_groups": 2', '"norm_groups": 1')])
 def test_a_card_that_was_edited_is_refused_with_a_way_out(change: tuple[str, str], tmp_path: Path):
-    card = write_checkpoint(tmp_path, 1) / model_files.CARD
+    card = write_checkpoint(tmp_path, 1) / model_files.METADATA
     card.write_text(card.read_text().replace(*change))
     with pytest.raises(ValueError, match=r"config\.json cannot be read: .*checksum.*export the run again"):
-        model_files.read_card(card.parent)
+        model_files.read_metadata(card.parent)
 
 
 def test_a_folder_that_was_renamed_is_not_the_checkpoint_of_its_name(tmp_path: Path):
     folder = write_checkpoint(tmp_path, 1)
-    assert storage.damage(folder.rename(folder.with_name("step-00000009"))) == "manifest.json is of step 1"
+    assert storage.verify(folder.rename(folder.with_name("step-00000009"))) == "manifest.json is of step 1"
 
 
 def test_a_file_that_the_disk_cannot_give_back_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -115,8 +115,8 @@ def test_a_file_that_the_disk_cannot_give_back_is_damage(tmp_path: Path, monkeyp
         return real(path)
 
     monkeypatch.setattr(storage, "sha256", worn)
-    assert "cannot be read ([Errno 5]" in str(storage.damage(newest))
-    assert storage.newest(tmp_path) == (1, before)
+    assert "cannot be read ([Errno 5]" in str(storage.verify(newest))
+    assert storage.latest_valid(tmp_path) == (1, before)
 
 
 @pytest.mark.parametrize("files", [{"a": 1}, {"a": [1]}, {"a\0b": [1, "x"]}, [], {"checkpoints": ["x", 1]}])
@@ -124,7 +124,7 @@ def test_an_unsealed_manifest_that_makes_no_sense_is_damage(files: object, tmp_p
     folder = tmp_path / "step-00000001"
     folder.mkdir()
     (folder / storage.MANIFEST).write_text(json.dumps({"step": 1, "files": files}))
-    assert storage.damage(folder) or files == []
+    assert storage.verify(folder) or files == []
 
 
 UNREADABLE = {

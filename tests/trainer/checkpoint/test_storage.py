@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smalti.trainer.checkpoint import storage
-from smalti.trainer.checkpoint.storage import Found, damage, newest, on_disk
+from smalti.trainer.checkpoint.storage import CheckpointInfo, latest_valid, list_checkpoints, verify
 from smalti.trainer.files import sha256, write_text
 
 
@@ -63,21 +63,21 @@ def test_the_checksum_is_that_of_the_standard():
 
 
 def test_a_whole_checkpoint_has_no_damage(tmp_path: Path):
-    assert damage(write_checkpoint(tmp_path, 1)) is None
+    assert verify(write_checkpoint(tmp_path, 1)) is None
 
 
 @pytest.mark.parametrize(("harm", "message"), DAMAGES)
 def test_damage_is_found_and_the_file_named(harm: Callable[[Path], None], message: str, tmp_path: Path):
     folder = write_checkpoint(tmp_path, 1)
     harm(folder)
-    assert str(damage(folder)).startswith(message)
+    assert str(verify(folder)).startswith(message)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_that_share_the_work_leave_nothing_unread(world: int, tmp_path: Path):
     folder = write_checkpoint(tmp_path, 1)
     flip(folder)
-    found = [damage(folder, rank, world) for rank in range(world)]
+    found = [verify(folder, rank, world) for rank in range(world)]
     assert len([problem for problem in found if problem]) == 1
 
 
@@ -86,40 +86,40 @@ def test_the_newest_is_the_one_of_the_highest_step_and_other_folders_are_none(tm
         write_checkpoint(tmp_path, step)
     (tmp_path / "checkpoints" / ".saving-step-00000200").mkdir()
     (tmp_path / "checkpoints" / "torn-step-00000300").mkdir()
-    assert [found.step for found in on_disk(tmp_path)] == [100, 20, 3]
-    assert newest(tmp_path) == Found(100, tmp_path / "checkpoints" / "step-00000100")
+    assert [found.step for found in list_checkpoints(tmp_path)] == [100, 20, 3]
+    assert latest_valid(tmp_path) == CheckpointInfo(100, tmp_path / "checkpoints" / "step-00000100")
 
 
 def test_a_damaged_newest_is_named_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     good, bad = write_checkpoint(tmp_path, 1), write_checkpoint(tmp_path, 2)
     flip(bad)
-    assert newest(tmp_path) == Found(1, good)
+    assert latest_valid(tmp_path) == CheckpointInfo(1, good)
     assert f"passing over a damaged checkpoint: {bad}: generator/weights.pt" in capsys.readouterr().err
 
 
 def test_a_run_that_never_saved_has_none(tmp_path: Path):
-    assert newest(tmp_path) is None
+    assert latest_valid(tmp_path) is None
 
 
 def test_a_run_of_which_none_is_whole_is_refused_with_every_reason(tmp_path: Path):
     for harm, step in ((flip, 1), (truncate, 2)):
         harm(write_checkpoint(tmp_path, step))
     with pytest.raises(ValueError, match="--fresh") as refused:
-        newest(tmp_path)
+        latest_valid(tmp_path)
     assert "weights.pt is not what" in str(refused.value) and "has 4 bytes" in str(refused.value)
 
 
 def test_checkpoints_that_are_gone_are_not_taken_for_a_run_that_never_saved(tmp_path: Path):
     (tmp_path / storage.LATEST).write_text("step-00000001\n")
     with pytest.raises(ValueError, match=r"--fresh[\s\S]*none left in"):
-        newest(tmp_path)
+        latest_valid(tmp_path)
 
 
 def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path):
     folder = write_checkpoint(tmp_path, 1)
     for _ in range(2):  # the second takes the place of the first
-        storage.set_aside(folder)
-        assert on_disk(tmp_path) == []
+        storage.quarantine(folder)
+        assert list_checkpoints(tmp_path) == []
         assert [path.name for path in storage.leftovers(tmp_path, storage.TORN)] == ["torn-step-00000001"]
         folder = write_checkpoint(tmp_path, 1)
 

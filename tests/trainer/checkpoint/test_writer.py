@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from smalti.trainer.checkpoint import model_files, storage, writer
 from smalti.trainer.checkpoint.save_error import SaveError, needed
-from smalti.trainer.checkpoint.writer import Copy, Keep, SaveThread, mark_file, part_file
+from smalti.trainer.checkpoint.writer import Copy, RetentionPolicy, SaveThread, mark_file, part_file
 from smalti.trainer.distributed.engine import File
 from smalti.trainer.training.metrics import Metrics
 
@@ -28,7 +28,7 @@ def thread(run: Path, step: int = 1, newest: int = 3) -> SaveThread:
     (aside / mark_file(0)).touch()
     files = [File(aside / "rank-0000.pt", {"x": torch.ones(3)})]
     copy = Copy(files, ({"w": torch.ones(2)}, {"task": "vqgan"}), {"step": step, "ranks": 1})
-    return SaveThread(run, aside, copy, Keep(newest), time.monotonic())
+    return SaveThread(run, aside, copy, RetentionPolicy(newest), time.monotonic())
 
 
 def test_a_save_that_ends_well_is_there_whole_with_nothing_else(tmp_path: Path):
@@ -36,7 +36,7 @@ def test_a_save_that_ends_well_is_there_whole_with_nothing_else(tmp_path: Path):
     saving.run()
     assert saving.problem == ""
     folder = tmp_path / "checkpoints" / "step-00000001"
-    assert storage.damage(folder) is None and storage.is_sealed(folder)
+    assert storage.verify(folder) is None and storage.is_sealed(folder)
     names = {path.name for path in folder.iterdir()}
     assert names == {"rank-0000.pt", "model.safetensors", "config.json", "manifest.json"}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
@@ -146,7 +146,7 @@ def test_a_process_that_fails_while_a_save_is_under_way_does_not_abort(tmp_path:
     command = [sys.executable, "-c", ENDS_EARLY, str(tmp_path), *map(str, Path(__file__).parents[:3])]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert ended.returncode == 1, ended.stderr
-    assert storage.damage(tmp_path / "checkpoints" / "step-00000001") is None
+    assert storage.verify(tmp_path / "checkpoints" / "step-00000001") is None
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES])
@@ -163,7 +163,7 @@ def metrics(run: Path) -> Metrics:
 def test_a_full_disk_for_metrics_is_a_failed_save(tmp_path: Path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(SaveError, match=r"metrics\.jsonl could not be written: OSError: .*No space left.*make room"):
-        metrics(tmp_path).write_held_out(1, {"loss": 1.0})
+        metrics(tmp_path).write_val(1, {"loss": 1.0})
 
 
 def test_a_full_disk_for_previews_is_a_failed_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -176,7 +176,7 @@ def test_a_full_disk_for_previews_is_a_failed_save(tmp_path: Path, monkeypatch: 
 
 
 def test_a_folder_of_previews_that_cannot_be_made_is_a_failed_save(tmp_path: Path):
-    (tmp_path / "pictures").touch()
+    (tmp_path / "images").touch()
     with pytest.raises(SaveError, match="a preview could not be written: FileExistsError"):
         metrics(tmp_path).write_images(1, {"grid": torch.zeros(4, 4, 3, dtype=torch.uint8)})
 
@@ -193,4 +193,4 @@ def test_weights_that_cannot_be_written_leave_no_checkpoint(tmp_path: Path, monk
     monkeypatch.setattr(model_files, "save_file", lambda *_: (_ for _ in ()).throw(SafetensorError("I/O error")))
     saving = thread(tmp_path)
     saving.run()
-    assert "SafetensorError" in saving.problem and storage.on_disk(tmp_path) == []
+    assert "SafetensorError" in saving.problem and storage.list_checkpoints(tmp_path) == []

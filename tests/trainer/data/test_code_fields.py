@@ -1,4 +1,4 @@
-"""What lies beside a grid of codes: a second grid, a small picture, numbers of the whole sample."""
+"""What lies beside a grid of codes: a second grid, a small image, numbers of the whole sample."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def members(number: int) -> dict[str, bytes]:
 
 
 def write(folder: Path, small_side: tuple[int, int] = (12, 18)) -> Path:
-    """Grids of 6 x 9 codes; pixel (r, c) of the small picture of 2 x 2 pixels a code is [r, c, picture]."""
+    """Grids of 6 x 9 codes; pixel (r, c) of the small image of 2 x 2 pixels a code is [r, c, image]."""
     with ShardWriter(folder, "c", 4, {"factor": 16}) as writer:
         for number in range(8):
             grid = (10 * np.arange(6)[:, None] + np.arange(9)).astype(np.uint16)
@@ -46,7 +46,7 @@ def stream(folder: Path, *fields: str) -> Stream:
 
 def test_everything_beside_a_window_of_codes_belongs_to_it(tmp_path):
     batches = stream(write(tmp_path), "codes", "depth_codes", "low", *WHOLE)
-    for _, (batch,) in zip(range(12), batches.steps(), strict=False):
+    for _, (batch,) in zip(range(12), batches.train_batches(), strict=False):
         assert torch.equal(batch["depth_codes"], batch["codes"] + 7)
         assert batch["low"].shape == (4, 3, 8, 8) and batch["low"].dtype == torch.uint8
         for row, key in enumerate(batch["key"]):
@@ -62,17 +62,17 @@ def test_everything_beside_a_window_of_codes_belongs_to_it(tmp_path):
     assert batch["object_classes"].dtype == torch.int64
 
 
-def test_numbers_of_the_whole_sample_go_with_crops_of_pictures_too(tmp_path):
+def test_numbers_of_the_whole_sample_go_with_crops_of_images_too(tmp_path):
     with ShardWriter(tmp_path, "c", 4, {}) as writer:
         for number in range(4):
-            picture = encoded(photo(32, 32, number), "PNG")
-            writer.write(f"p{number}", {"png": picture} | members(number), Measured(32, 32))
+            image = encoded(photo(32, 32, number), "PNG")
+            writer.write(f"p{number}", {"png": image} | members(number), Measured(32, 32))
     config = DataConfig(shards=(str(tmp_path),), crop=CropConfig(size=16))
-    (batch,) = next(Stream(config, ("picture", *WHOLE), global_batch=4, micro_batch=4).steps())
+    (batch,) = next(Stream(config, ("image", *WHOLE), global_batch=4, micro_batch=4).train_batches())
     numbers = [int(key[1:]) for key in batch["key"]]
     assert batch["text"][:, 1, 4].tolist() == numbers == batch["object_classes"][:, 0].tolist()
 
 
-def test_a_small_picture_of_another_shape_than_the_grid_is_a_fault(tmp_path):
+def test_a_small_image_of_another_shape_than_the_grid_is_a_fault(tmp_path):
     with pytest.raises(RuntimeError, match="no whole number to each code"):
-        next(stream(write(tmp_path, (12, 17)), "codes", "low").steps())
+        next(stream(write(tmp_path, (12, 17)), "codes", "low").train_batches())

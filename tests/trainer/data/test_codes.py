@@ -18,18 +18,18 @@ def npy(grid: np.ndarray) -> bytes:
 
 
 def write_codes(folder: Path, count: int = 12, **said) -> Path:
-    """Grids of 6 x 9 codes whose code is 100 x picture + 10 x row + column; those of the condition are 1 more."""
+    """Grids of 6 x 9 codes whose code is 100 x image + 10 x row + column; those of the condition are 1 more."""
     with ShardWriter(folder, "c", 5, {"factor": 16, "tokenizer": "abc"}) as writer:
         for number in range(count):
             grid = (100 * number + 10 * np.arange(6)[:, None] + np.arange(9)).astype(np.uint16)
-            members = {"codes.npy": npy(grid), "map_codes.npy": npy(grid + 1)}
+            members = {"codes.npy": npy(grid), "segmentation_codes.npy": npy(grid + 1)}
             if said:
                 members["json"] = json.dumps(said).encode()
             writer.write(f"p{number}", members)
     return folder
 
 
-def make(folder: Path, window=(4, 4), fields=("codes", "map_codes")) -> Stream:
+def make(folder: Path, window=(4, 4), fields=("codes", "segmentation_codes")) -> Stream:
     config = DataConfig(shards=(str(folder),), crop=CodeCropConfig(window=window))
     return Stream(config, fields, global_batch=4, micro_batch=4)
 
@@ -38,10 +38,10 @@ def test_windows_of_both_grids_are_cut_alike_and_know_their_box(tmp_path):
     stream = make(write_codes(tmp_path))
     assert stream.provenance["tokenizer"] == "abc"
     starts = set()
-    for _, step in zip(range(80), stream.steps(), strict=False):
+    for _, step in zip(range(80), stream.train_batches(), strict=False):
         batch = step[0]
         assert batch["codes"].dtype == torch.int64 and batch["codes"].shape == (4, 4, 4)
-        assert torch.equal(batch["map_codes"], batch["codes"] + 1)
+        assert torch.equal(batch["segmentation_codes"], batch["codes"] + 1)
         for row in range(4):
             number, corner = divmod(int(batch["codes"][row, 0, 0]), 100)
             top, left = divmod(corner, 10)
@@ -53,9 +53,9 @@ def test_windows_of_both_grids_are_cut_alike_and_know_their_box(tmp_path):
     assert starts == {(top, left) for top in range(3) for left in range(6)}
 
 
-def test_a_grid_of_a_part_of_a_picture_says_where_that_lies(tmp_path):
-    # The grid shows [100, 50, 388, 242]: 288 x 192 pixels of a picture of 400 x 500, so 32 pixels a code.
-    batch = next(make(write_codes(tmp_path, box=[100, 50, 388, 242], source_size=[400, 500])).steps())[0]
+def test_a_grid_of_a_part_of_a_image_says_where_that_lies(tmp_path):
+    # The grid shows [100, 50, 388, 242]: 288 x 192 pixels of an image of 400 x 500, so 32 pixels a code.
+    batch = next(make(write_codes(tmp_path, box=[100, 50, 388, 242], source_size=[400, 500])).train_batches())[0]
     top, left = divmod(int(batch["codes"][0, 0, 0]) % 100, 10)
     expected = [100 + 32 * left, 50 + 32 * top, 100 + 32 * (left + 4), 50 + 32 * (top + 4)]
     assert batch["box"][0].tolist() == expected
@@ -64,7 +64,7 @@ def test_a_grid_of_a_part_of_a_picture_says_where_that_lies(tmp_path):
 
 def test_a_mirrored_grid_counts_its_columns_from_the_right(tmp_path):
     folder = write_codes(tmp_path, box=[0, 0, 144, 96], source_size=[96, 144], flip=True)
-    batch = next(make(folder).steps())[0]
+    batch = next(make(folder).train_batches())[0]
     left = int(batch["codes"][0, 0, 0]) % 10
     assert batch["flip"].all()
     assert batch["box"][0, [0, 2]].tolist() == [16 * (9 - left - 4), 16 * (9 - left)]
@@ -72,14 +72,14 @@ def test_a_mirrored_grid_counts_its_columns_from_the_right(tmp_path):
 
 def test_whole_grids_and_grids_of_windows(tmp_path):
     folder = write_codes(tmp_path)
-    assert next(make(folder, window=(0, 0)).steps())[0]["codes"].shape == (4, 6, 9)
-    windows = [batch["codes"] for batch in make(folder).once(5, "grid")]
+    assert next(make(folder, shuffle_window=(0, 0)).train_batches())[0]["codes"].shape == (4, 6, 9)
+    windows = [batch["codes"] for batch in make(folder).eval_batches(5, "grid")]
     assert len(torch.cat(windows)) == 12 * 2 * 3
     assert len(torch.cat(windows).unique()) == 12 * 6 * 9
-    assert next(make(folder).once(1, "centre"))["codes"][0, 0, 0] == 12  # the middle
+    assert next(make(folder).eval_batches(1, "center"))["codes"][0, 0, 0] == 12  # the middle
 
 
 def test_grids_smaller_than_the_window_are_faults(tmp_path):
-    stream = make(write_codes(tmp_path), window=(8, 8))
+    stream = make(write_codes(tmp_path), shuffle_window=(8, 8))
     with pytest.raises(RuntimeError, match=r"6 x 9 codes is smaller than the window \(8, 8\)"):
-        next(stream.steps())
+        next(stream.train_batches())

@@ -35,15 +35,15 @@ def test_scales_are_log_uniform_between_the_limits():
     assert below == pytest.approx([0.25, 0.5, 0.75], abs=0.03)  # each octave has a quarter
 
 
-def test_scales_end_where_the_picture_does():
+def test_scales_end_where_the_image_does():
     assert {crop_box(CropConfig(size=8, scale=(math.inf, math.inf)), 50, 90, key).width for key in range(9)} == {50}
     sides = {crop_box(CropConfig(size=10, scale=(2.0, 100.0)), 30, 99, key).width for key in range(500)}
     assert min(sides) == 20 and max(sides) == 30
 
 
 def test_clamping_covers_the_border_half_as_often_as_the_mean():
-    # A centre within half a side of the border is moved inside: closed form on one axis of length L = 100 and side
-    # s = 20, per draw: pixel 0 is covered if the centre is below s / 2, so 0.1; the mean pixel s / L = 0.2.
+    # A center within half a side of the border is moved inside: closed form on one axis of length L = 100 and side
+    # s = 20, per draw: pixel 0 is covered if the center is below s / 2, so 0.1; the mean pixel s / L = 0.2.
     config = CropConfig(size=20, flip=0)
     seen = covered((config.draw(20, 100, key) for key in range(4000)), 20, 100)[0] / 4000
     assert seen[0] == pytest.approx(0.1, abs=0.02) and seen[-1] == pytest.approx(0.1, abs=0.02)
@@ -53,7 +53,7 @@ def test_clamping_covers_the_border_half_as_often_as_the_mean():
     assert seen[0] == pytest.approx(1 / 81, abs=0.008)
 
 
-def test_crops_nearly_as_large_as_the_picture_still_move():
+def test_crops_nearly_as_large_as_the_image_still_move():
     starts = Counter(CropConfig(size=90).draw(100, 100, key).left for key in range(4000))
     assert starts[0] / 4000 == pytest.approx(5.5 / 20, abs=0.03)  # 10 pixels of slack, moved in from 5 more a side
     assert all(starts[left] / 4000 == pytest.approx(1 / 20, abs=0.02) for left in range(1, 10))
@@ -64,7 +64,7 @@ def test_flips_come_as_often_as_asked():
     assert flips[True] / 2000 == pytest.approx(0.25, abs=0.04)
 
 
-def test_a_small_picture_is_enlarged_up_to_the_limit_and_refused_beyond():
+def test_a_small_image_is_enlarged_up_to_the_limit_and_refused_beyond():
     config = CropConfig(size=30, max_upscale=1.5)
     assert config.draw(20, 40, 0).width == 20
     with pytest.raises(TooSmallError, match=r"19 x 40 pixels is too small for crops of 30.*at least 20"):
@@ -79,15 +79,15 @@ def test_a_grid_covers_every_pixel_and_ends_flush():
 
 
 def test_the_centre_is_the_middle():
-    assert CropConfig(size=10, scale=(1.0, 4.0)).centre(40, 60) == Crop(20, 10, 40, 30)  # sqrt(1 x 4) x 10 = 20
+    assert CropConfig(size=10, scale=(1.0, 4.0)).center(40, 60) == Crop(20, 10, 40, 30)  # sqrt(1 x 4) x 10 = 20
 
 
 def test_the_faithful_preprocessing_cuts_after_resizing():
     config = TamingCropConfig(size=256, random=False)
-    assert config.centre(512, 1024) == Crop(256, 0, 768, 512)  # resized to 256 x 512, cut at column 128
+    assert config.center(512, 1024) == Crop(256, 0, 768, 512)  # resized to 256 x 512, cut at column 128
     larger = TamingCropConfig(size=256, resize=296)  # as for coco
     crops = [larger.draw(592, 888, key) for key in range(400)]
-    assert {crop.top % 2 for crop in crops} == {0}  # whole pixels of the picture of 296 x 444
+    assert {crop.top % 2 for crop in crops} == {0}  # whole pixels of the image of 296 x 444
     assert {crop.width for crop in crops} == {512}
     assert min(c.top for c in crops) == 0 and max(c.top for c in crops) == 80
     assert not any(crop.flip for crop in crops)

@@ -25,10 +25,10 @@ def shard_of(folder, data: bytes, measured: Measured, is_seekable: bool):
 
 def crops_of(folder, scale: tuple[float, float], crops_per_image=4):
     config = DataConfig(
-        shards=(str(folder),), crop=CropConfig(size=16, scale=scale), repeats=9, crops_per_image=crops_per_image
+        shards=(str(folder),), crop=CropConfig(size=16, scale=scale), max_repeats=9, crops_per_image=crops_per_image
     )
     stream = Stream(config, global_batch=4, micro_batch=4)
-    return [step[0] for _, step in zip(range(4), stream.steps(), strict=False)]
+    return [step[0] for _, step in zip(range(4), stream.train_batches(), strict=False)]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -48,11 +48,11 @@ def test_decoders_may_reduce_what_is_reduced_further(tmp_path, orientation, scal
             box = ours["box"][row].int().tolist()
             exact = np.asarray(upright.crop(box).resize((16, 16), Image.Resampling.LANCZOS), np.int16)
             exact = exact[:, ::-1] if ours["flip"][row] else exact
-            error = ours["picture"][row].permute(1, 2, 0).numpy() - exact
+            error = ours["image"][row].permute(1, 2, 0).numpy() - exact
             if scale[1] < 4:
                 assert not error.any()
             errors.append(np.square(error, dtype=np.float64).mean())
-            assert torch.equal(ours["picture"][row], other["picture"][row])
+            assert torch.equal(ours["image"][row], other["image"][row])
     assert 10 * np.log10(255**2 / max(np.mean(errors), 1e-9)) > 36  # decibels
 
 

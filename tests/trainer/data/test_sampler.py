@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from smalti.trainer.data.sampler import Mixture, ShardOrder, permute, shares
-from smalti.trainer.shards.index import Place
+from smalti.trainer.shards.index import SampleLocation
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 16, 17, 100, 257])
@@ -35,7 +35,7 @@ def test_each_epoch_holds_every_sample_once_in_an_order_of_its_own(window):
     counts = [5, 0, 7, 1, 30, 2]
     order = ShardOrder(counts, seed=1, window=window)
     epochs = [[order.place(epoch, position) for position in range(45)] for epoch in range(3)]
-    every = {Place(shard, sample) for shard, count in enumerate(counts) for sample in range(count)}
+    every = {SampleLocation(shard, sample) for shard, count in enumerate(counts) for sample in range(count)}
     assert all(set(epoch) == every for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 

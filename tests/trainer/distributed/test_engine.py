@@ -18,7 +18,7 @@ from smalti.trainer.distributed.engine import EngineConfig
 
 def every_stage() -> dict[str, dict[str, Tensor]]:
     return {
-        f"zero {zero}, accumulation {accumulation}": sharded_parameters.whole_state(
+        f"zero {zero}, accumulation {accumulation}": sharded_parameters.full_state_dict(
             trained(built(zero, accumulation=accumulation), accumulation).module
         )
         for zero in STAGES
@@ -42,13 +42,13 @@ def masters_after_rewriting() -> dict[str, Any]:
     for zero, precision in [(0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "bf16"), (3, "fp32"), (3, "bf16")]:
         engine = trained(built(zero, precision), 1, range(2))
         weight = engine.module[0].weight
-        with sharded_parameters.whole([weight]):
+        with sharded_parameters.gathered_parameters([weight]):
             value = weight.detach().float().clone()
         value[[1, 5]] = 0.3
-        sharded_parameters.rewrite(engine, weight, value, torch.tensor([1, 5]))
-        shown = sharded_parameters.whole_state(engine.module)["0.weight"][1, 0].item()
+        sharded_parameters.overwrite_parameter(engine, weight, value, torch.tensor([1, 5]))
+        shown = sharded_parameters.full_state_dict(engine.module)["0.weight"][1, 0].item()
         moments = _moment(engine, weight)
-        engines.set_rate(engine, 0.0)
+        engines.set_learning_rate(engine, 0.0)
         trained_on = _step_at_rate_zero(engine)
         found[f"zero {zero}, {precision}"] = [shown, trained_on, moments[1].tolist(), moments[2].abs().max().item()]
     return found
@@ -65,7 +65,7 @@ def _step_at_rate_zero(engine: Any) -> float:
     outputs = engine(inputs.to(next(engine.module.parameters()).dtype))
     engine.backward((outputs.float() - targets).square().mean())
     engine.step()
-    return sharded_parameters.whole_state(engine.module)["0.weight"][1, 0].item()
+    return sharded_parameters.full_state_dict(engine.module)["0.weight"][1, 0].item()
 
 
 def test_a_rewritten_parameter_is_rewritten_in_its_masters_and_forgets_only_its_rows_moments():
@@ -82,13 +82,13 @@ def bytes_of_every_stage() -> dict[str, int]:
     for zero in (1, 2, 3):
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(64, 500), nn.Linear(500, 64))
-        engine = engines.build(module, EngineConfig(zero=zero, precision="bf16"), OPTIMIZER, 1, 1)
+        engine = engines.build(module, EngineConfig(zero_stage=zero, precision="bf16"), OPTIMIZER, 1, 1)
         engine.backward(engine(torch.ones(1, 64, dtype=torch.bfloat16)).float().square().mean())
         engine.step()
         states = engine.optimizer.optimizer.state
         moments = [s[name] for s in states.values() for name in sharded_parameters.MOMENTS]
         found[f"moments at zero {zero}"] = sum(m.numel() * m.element_size() for m in moments)
-        held = [sharded_parameters.local(p) for p in engine.module.parameters()]
+        held = [sharded_parameters.local_shard(p) for p in engine.module.parameters()]
         found[f"weights at zero {zero}"] = sum(h.numel() * h.element_size() for h in held)
     return found
 
@@ -116,11 +116,11 @@ def saved_and_loaded(folder: str) -> dict[str, bool]:
         place = Path(folder) / f"lr[{zero}] it's 100% *? {precision}" / "net"
         engine = trained(built(zero, precision), 1, range(2))
         files = engines.save(engine, place)
-        straight = sharded_parameters.whole_state(trained(engine, 1, range(2, STEPS)).module)
+        straight = sharded_parameters.full_state_dict(trained(engine, 1, range(2, STEPS)).module)
         written(files)  # steps later: they are a snapshot
         other = built(zero, precision)
         engines.load(other, place)
-        resumed = sharded_parameters.whole_state(trained(other, 1, range(2, STEPS)).module)
+        resumed = sharded_parameters.full_state_dict(trained(other, 1, range(2, STEPS)).module)
         found[f"{zero} {precision}"] = all(torch.equal(straight[name], resumed[name]) for name in straight)
     return found
 
@@ -167,9 +167,9 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"clip": 0.0}, "clip must be a positive norm"),
-        ({"zero": 0, "offload_optimizer": True}, "set zero: 1"),
-        ({"zero": 0, "precision": "bf16"}, "set zero: 1"),
+        ({"grad_clip": 0.0}, "clip must be a positive norm"),
+        ({"zero_stage": 0, "offload_optimizer": True}, "set zero: 1"),
+        ({"zero_stage": 0, "precision": "bf16"}, "set zero: 1"),
     ],
 )
 def test_engines_that_cannot_be_are_refused(options: dict[str, Any], message: str):

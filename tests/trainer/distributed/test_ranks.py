@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smalti.trainer.distributed import ranks
-from smalti.trainer.distributed.ranks import Place, discover
+from smalti.trainer.distributed.ranks import RankInfo, rank_info_from_env
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 DEEPSPEED = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_SIZE": "4"}
@@ -22,34 +22,34 @@ SRUN = {
 
 @pytest.mark.parametrize("environment", [TORCHRUN, DEEPSPEED, SRUN, SRUN | {"SLURM_NTASKS_PER_NODE": "4"}])
 def test_every_launcher_gives_the_same_place(environment: dict[str, str]):
-    assert discover(environment) == Place(rank=5, world=8, local_rank=1, local_world=4)
+    assert rank_info_from_env(environment) == RankInfo(rank=5, world=8, local_rank=1, local_world=4)
 
 
 def test_without_a_launcher_the_job_is_one_process():
-    assert discover({}) == Place(0, 1, 0, 1)
+    assert rank_info_from_env({}) == RankInfo(0, 1, 0, 1)
 
 
 def test_the_batch_shell_of_slurm_is_no_rank():
     batch_shell = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}
-    assert discover(batch_shell) == Place(0, 1, 0, 1)
+    assert rank_info_from_env(batch_shell) == RankInfo(0, 1, 0, 1)
 
 
 def test_launchers_variables_count_more_than_those_of_slurm():
-    assert discover(SRUN | TORCHRUN | {"RANK": "7"}).rank == 7
+    assert rank_info_from_env(SRUN | TORCHRUN | {"RANK": "7"}).rank == 7
 
 
 def test_half_a_launcher_is_refused():
     with pytest.raises(ValueError, match="RANK=3 is set without WORLD_SIZE, LOCAL_RANK"):
-        discover({"RANK": "3"})
+        rank_info_from_env({"RANK": "3"})
 
 
 def test_outside_a_group_every_agreement_is_with_oneself():
     assert (ranks.rank(), ranks.world()) == (0, 1)
-    assert ranks.mean({"loss": torch.tensor(2.0)}) == {"loss": 2.0}
-    assert ranks.agreed(True) and not ranks.agreed(False)
-    assert ranks.from_first({"a": 1}) == {"a": 1}
-    assert torch.equal(ranks.gathered(torch.arange(3)), torch.arange(3))
-    assert torch.equal(ranks.total(torch.arange(3.0)), torch.arange(3.0))
+    assert ranks.all_reduce_metrics({"loss": torch.tensor(2.0)}) == {"loss": 2.0}
+    assert ranks.any_rank(True) and not ranks.any_rank(False)
+    assert ranks.broadcast_object({"a": 1}) == {"a": 1}
+    assert torch.equal(ranks.all_gather(torch.arange(3)), torch.arange(3))
+    assert torch.equal(ranks.all_reduce_sum(torch.arange(3.0)), torch.arange(3.0))
 
 
 def agreements() -> dict[str, Any]:
@@ -58,23 +58,23 @@ def agreements() -> dict[str, Any]:
     names = ("a", "b") if ranks.rank() == 0 else ("b", "a")  # each rank in an order of its own
     found = {
         "place": [ranks.rank(), ranks.world()],
-        "total": ranks.total(mine).item(),
-        "mean": ranks.mean({name: mine[0] * (1 if name == "a" else 10) for name in names}),
-        "gathered": ranks.gathered(torch.tensor([ranks.rank(), 7])),
-        "one says yes": ranks.agreed(ranks.rank() == 1),
-        "nobody says yes": ranks.agreed(False),
-        "from first": ranks.from_first({"rank": ranks.rank()} if ranks.rank() == 0 else None),
+        "total": ranks.all_reduce_sum(mine).item(),
+        "mean": ranks.all_reduce_metrics({name: mine[0] * (1 if name == "a" else 10) for name in names}),
+        "gathered": ranks.all_gather(torch.tensor([ranks.rank(), 7])),
+        "one says yes": ranks.any_rank(ranks.rank() == 1),
+        "nobody says yes": ranks.any_rank(False),
+        "from first": ranks.broadcast_object({"rank": ranks.rank()} if ranks.rank() == 0 else None),
         "left alone": mine.item(),
     }
-    ranks.average_(mine)
+    ranks.all_reduce_mean_(mine)
     found["average_"] = mine.item()
-    ranks.total_(mine)
+    ranks.all_reduce_sum_(mine)
     found["total_"] = mine.item()
     with ranks.Interrupt() as interrupt:
-        found["before the signal"] = interrupt.agreed()
+        found["before the signal"] = interrupt.stop_requested()
         if ranks.rank() == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
-        found["after it"] = interrupt.agreed()
+        found["after it"] = interrupt.stop_requested()
     return found
 
 
@@ -112,7 +112,7 @@ def operands() -> tuple[list[Tensor], list[Tensor]]:
 def gradient_of_total() -> Tensor:
     parts, weights = operands()
     mine = parts[ranks.rank()].requires_grad_()
-    whole = ranks.total(mine)
+    whole = ranks.all_reduce_sum(mine)
     ((weights[ranks.rank()] * whole.square()).sum() + mine.sum()).backward()
     assert mine.grad is not None
     return mine.grad

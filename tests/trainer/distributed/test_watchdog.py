@@ -37,7 +37,7 @@ def work_on() -> str:
     with watchdog.Watchdog(1.0, launched=False):
         for _ in range(15):
             time.sleep(0.1)
-            watchdog.sign_of_life()
+            watchdog.heartbeat()
     return "done"
 
 
@@ -49,7 +49,7 @@ def until_asked() -> None:
     """Train until asked to leave, then save: here, say so."""
     with ranks.Interrupt() as interrupt, watchdog.Watchdog(60.0, launched=True):
         print("training", flush=True)
-        while not interrupt.agreed():
+        while not interrupt.stop_requested():
             time.sleep(0.05)
         print("saved", flush=True)
         os._exit(75)
@@ -67,12 +67,12 @@ def test_ranks_leave_after_their_launcher_was_killed():
 
 
 def test_a_wish_counts_when_it_is_touched_and_not_when_an_earlier_job_has_left_it(tmp_path: Path):
-    exit_codes.ask(tmp_path)
+    exit_codes.request_stop(tmp_path)
     os.utime(tmp_path / exit_codes.ASKED, ns=(0, 0))
     with ranks.Interrupt() as interrupt, watchdog.Watchdog(60.0, False, tmp_path / exit_codes.ASKED):
         time.sleep(2.5 * watchdog.PERIOD_S)
         assert interrupt.raised is None
-        exit_codes.ask(tmp_path)
+        exit_codes.request_stop(tmp_path)
         deadline = time.monotonic() + 30.0
         while interrupt.raised is None and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A giant TIFF is written in bands and holds, for any other program, the picture and what is said of it."""
+"""A giant TIFF is written in bands and holds, for any other program, the image and what is said of it."""
 
 import io
 
@@ -12,11 +12,11 @@ from smalti.trainer.images import big_tiff
 @pytest.mark.parametrize("size", [(1, 1), (256, 256), (300, 517), (513, 100)])
 @pytest.mark.parametrize("rows", [1, 7, 256, 600])
 def test_other_programs_read_the_same_pixels(size, rows):
-    picture = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     file = io.BytesIO()
-    big_tiff.write(file, (picture[top : top + rows] for top in range(0, size[0], rows)), size, '{"seed": 1}')
+    big_tiff.write(file, (image[top : top + rows] for top in range(0, size[0], rows)), size, '{"seed": 1}')
     with Image.open(file) as read:
-        assert np.array_equal(np.asarray(read), picture)
+        assert np.array_equal(np.asarray(read), image)
         assert read.tag_v2[270] == '{"seed": 1}'
 
 
@@ -34,7 +34,7 @@ def test_no_more_than_a_row_of_tiles_is_held(monkeypatch):
     assert all(later > earlier for earlier, later in zip(sizes[:-2:2], sizes[2::2], strict=True))
 
 
-def test_bands_that_are_not_the_picture_are_refused():
+def test_bands_that_are_not_the_image_are_refused():
     band = np.zeros((5, 4, 3), np.uint8)
     with pytest.raises(ValueError, match="6 rows in all, got 5"):
         big_tiff.write(io.BytesIO(), [band], (6, 4), "")

@@ -13,13 +13,13 @@ from smalti.trainer.images.geometry import Region
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_upright(orientation):
+def test_images_are_turned_upright(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(photo(20, 33), "JPEG", exif=exif)
     with Image.open(io.BytesIO(data)) as opened:
         expected = np.asarray(ImageOps.exif_transpose(opened))
-    assert np.array_equal(decode.decode_picture(data), expected)
+    assert np.array_equal(decode.decode_image(data), expected)
     measured = decode.measure(data)
     assert measured == (*expected.shape[:2], orientation)
 
@@ -33,30 +33,30 @@ def test_pictures_are_turned_upright(orientation):
 def test_both_decoders_give_the_same_pixels(options, monkeypatch):
     pytest.importorskip("simplejpeg")
     data = encoded(photo(61, 45), "JPEG", quality=80, **options)
-    fast = decode.decode_picture(data)
+    fast = decode.decode_image(data)
     monkeypatch.setattr(decode, "simplejpeg", None)
-    assert np.array_equal(decode.decode_picture(data), fast)
+    assert np.array_equal(decode.decode_image(data), fast)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
-def test_pictures_of_any_kind_become_rgb(mode):
-    picture = Image.fromarray(photo(12, 12)).convert(mode)
+def test_images_of_any_kind_become_rgb(mode):
+    image = Image.fromarray(photo(12, 12)).convert(mode)
     packed = io.BytesIO()
-    picture.save(packed, "JPEG" if mode == "CMYK" else "PNG")
-    assert decode.decode_picture(packed.getvalue()).shape == (12, 12, 3)
+    image.save(packed, "JPEG" if mode == "CMYK" else "PNG")
+    assert decode.decode_image(packed.getvalue()).shape == (12, 12, 3)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_16_bit_gray_is_scaled_and_rounded(kind):
     ramp = np.tile(np.arange(64, dtype=np.uint16) * 1040, (4, 1))
     expected = np.round(ramp / 257).astype(np.uint8)
-    assert np.array_equal(decode.decode_picture(encoded(ramp, kind)), np.stack([expected] * 3, axis=2))
+    assert np.array_equal(decode.decode_image(encoded(ramp, kind)), np.stack([expected] * 3, axis=2))
 
 
 def test_numbers_without_a_known_white_are_refused():
     for numbers in (np.full((4, 4), 0.5, np.float32), np.full((4, 4), 70_000, np.int32)):
         with pytest.raises(ValueError, match="8 or 16 bits"):
-            decode.decode_picture(encoded(numbers, "TIFF"))
+            decode.decode_image(encoded(numbers, "TIFF"))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
@@ -65,7 +65,7 @@ def test_transparent_pixels_are_composed_over_white(kind):
     pixels[..., :3] = (255, 0, 255)
     pixels[4:, :, 3] = 255
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-    shown = decode.decode_picture(encoded(pixels, kind, **options))
+    shown = decode.decode_image(encoded(pixels, kind, **options))
     assert (shown[:4] == 255).all()
     assert (shown[4:] == (255, 0, 255)).all()
 
@@ -75,9 +75,9 @@ def test_a_transparent_palette_entry_and_gray_with_alpha_are_composed_over_white
     palette.putpalette([9, 9, 9, 40, 50, 60])
     file = io.BytesIO()
     palette.save(file, "PNG", transparency=0)
-    assert decode.decode_picture(file.getvalue())[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+    assert decode.decode_image(file.getvalue())[0].tolist() == [[255, 255, 255], [40, 50, 60]]
     gray = encoded(np.uint8([[[7, 0], [7, 255]]]), "PNG")
-    assert decode.decode_picture(gray)[0].tolist() == [[255, 255, 255], [7, 7, 7]]
+    assert decode.decode_image(gray)[0].tolist() == [[255, 255, 255], [7, 7, 7]]
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
@@ -89,13 +89,13 @@ def test_an_orientation_is_applied_exactly_once(kind, orientation):
     data = encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
     upright = decode.oriented(stored, orientation)
     assert decode.measure(data)[:2] == upright.shape[:2]
-    assert np.array_equal(decode.decode_picture(data), upright)
+    assert np.array_equal(decode.decode_image(data), upright)
 
 
 def test_a_truncated_image_is_refused():
     data = encoded(photo(64, 64))
     with pytest.raises(OSError, match="truncated"):
-        decode.decode_picture(data[: len(data) // 2])
+        decode.decode_image(data[: len(data) // 2])
 
 
 def test_labels_are_the_numbers_in_the_file():
@@ -103,10 +103,10 @@ def test_labels_are_the_numbers_in_the_file():
     assert np.array_equal(decode.decode_map(encoded(labels, "PNG")), labels)
     wide = labels.astype(np.uint16) * 300
     assert np.array_equal(decode.decode_map(encoded(wide, "PNG")), wide)
-    colours = Image.fromarray(labels).convert("P")
-    colours.putpalette(bytes(range(255, -1, -1)) * 3)
+    colors = Image.fromarray(labels).convert("P")
+    colors.putpalette(bytes(range(255, -1, -1)) * 3)
     packed = io.BytesIO()
-    colours.save(packed, "PNG")
+    colors.save(packed, "PNG")
     assert np.array_equal(decode.decode_map(packed.getvalue()), labels)
     bits = Image.fromarray(labels > 100)
     packed = io.BytesIO()
@@ -152,9 +152,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-@pytest.mark.parametrize(
-    "read", [decode.measure, decode.decode_picture, decode.decode_map, decode.decode_depth]
-)
+@pytest.mark.parametrize("read", [decode.measure, decode.decode_image, decode.decode_map, decode.decode_depth])
 def test_only_listed_decoders_see_the_bytes(kind, read, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
     with pytest.raises(OSError, match="not an image of a format that is read") as caught:
@@ -174,4 +172,4 @@ def test_an_image_above_the_limit_of_pillow_is_measured_and_decoded():
 )
 def test_an_image_that_would_take_all_memory_is_refused_before_it_is_decoded(size, said):
     with pytest.raises(ValueError, match=said):
-        decode.decode_picture(png_of_claimed(*size))
+        decode.decode_image(png_of_claimed(*size))

@@ -42,7 +42,7 @@ def test_a_crop_of_the_output_size_is_left_as_it_is():
 
 
 def test_reduction_is_antialiased():
-    checks = np.indices((64, 64)).sum(0) % 2 * 255  # a checkerboard of single pixels is grey from afar
+    checks = np.indices((64, 64)).sum(0) % 2 * 255  # a checkerboard of single pixels is gray from afar
     pixels = np.repeat(checks[..., None], 3, 2).astype(np.uint8)
     assert np.abs(antialiased(pixels, (16, 16)).astype(int)[2:-2, 2:-2] - 127).max() <= 2
     expected = Image.fromarray(pixels).resize((16, 16), Image.Resampling.LANCZOS)

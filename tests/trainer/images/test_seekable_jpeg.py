@@ -57,7 +57,7 @@ def test_any_region_is_bit_equal_to_that_of_the_whole(height, width, subsampling
         assert np.array_equal(cut(layout, Reader(data), region), expected), region
 
 
-def test_grey_pictures_have_parts_too():
+def test_grey_images_have_parts_too():
     packed = io.BytesIO()
     Image.fromarray(photo(70, 91)).convert("L").save(packed, "JPEG", restart_marker_blocks=4)
     data = packed.getvalue()
@@ -130,8 +130,8 @@ def test_rewriting_keeps_every_pixel(options):
 def test_the_orientation_can_be_put_back_for_other_programs():
     data = seekable_by_pillow(32, 48)
     turned = seekable_jpeg.with_orientation(data, 6)
-    with Image.open(io.BytesIO(turned)) as picture:
-        assert picture.getexif()[0x0112] == 6
+    with Image.open(io.BytesIO(turned)) as image:
+        assert image.getexif()[0x0112] == 6
     assert np.array_equal(decoded(turned), decoded(data))
     assert seekable_jpeg.layout_of(turned) is not None
 

@@ -22,8 +22,8 @@ def reader(data):
 @pytest.mark.parametrize("kind", tiled_tiff.TYPES)
 def test_other_programs_read_the_same_numbers(kind):
     data, _ = tiled_tiff.tiled(numbers(kind))
-    with Image.open(io.BytesIO(data)) as picture:
-        assert np.array_equal(np.asarray(picture), numbers(kind))
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(np.asarray(image), numbers(kind))
 
 
 @pytest.mark.parametrize("kind", tiled_tiff.TYPES)

@@ -11,7 +11,7 @@ from smalti.trainer.jobs.failures import FailedError
 
 @pytest.mark.parametrize("code", [exit_codes.DONE, exit_codes.LEFT])
 def test_what_a_job_ended_with_is_found_again(tmp_path: Path, code: int):
-    with exit_codes.told(tmp_path) as ending:
+    with exit_codes.recorded_exit_code(tmp_path) as ending:
         ending.code = code
     assert exit_codes.last(tmp_path) == code
 
@@ -27,13 +27,13 @@ def test_what_a_job_ended_with_is_found_again(tmp_path: Path, code: int):
     ],
 )
 def test_an_error_passes_and_leaves_its_code(tmp_path: Path, error: Exception, code: int):
-    with pytest.raises(type(error)), exit_codes.told(tmp_path):
+    with pytest.raises(type(error)), exit_codes.recorded_exit_code(tmp_path):
         raise error
     assert exit_codes.last(tmp_path) == code
 
 
 def test_nothing_is_known_of_a_job_that_was_killed(tmp_path: Path):
-    with exit_codes.told(tmp_path) as ending:
+    with exit_codes.recorded_exit_code(tmp_path) as ending:
         ending.code = exit_codes.DONE
     exit_codes.forget(tmp_path)  # the next job begins, and never comes to tell
     assert exit_codes.last(tmp_path) is None
@@ -41,8 +41,8 @@ def test_nothing_is_known_of_a_job_that_was_killed(tmp_path: Path):
 
 def test_a_wish_may_come_before_the_folder_is_there_and_be_withdrawn(tmp_path: Path):
     run = tmp_path / "run"
-    exit_codes.ask(run)
+    exit_codes.request_stop(run)
     assert (run / exit_codes.ASKED).exists()
-    exit_codes.withdraw(run)
-    exit_codes.withdraw(run)
+    exit_codes.withdraw_stop_request(run)
+    exit_codes.withdraw_stop_request(run)
     assert not list(run.iterdir())

@@ -14,11 +14,11 @@ from smalti.trainer.jobs import failures
 
 def fail(folder: str) -> None:
     """Rank 1 fails on its own while rank 0 is in a collective with it."""
-    with failures.explained(Path(folder)):
-        ranks.total_(torch.zeros(1))
+    with failures.first_failure_reported(Path(folder)):
+        ranks.all_reduce_sum_(torch.zeros(1))
         if ranks.rank() == 1:
             raise ArithmeticError("the seventh sample cannot be divided")
-        ranks.total_(torch.zeros(1))
+        ranks.all_reduce_sum_(torch.zeros(1))
 
 
 def test_every_rank_says_the_first_cause(tmp_path: Path):
@@ -33,10 +33,10 @@ def test_every_rank_says_the_first_cause(tmp_path: Path):
 
 def vanish(folder: str) -> None:
     """Rank 1 is killed without a word."""
-    with failures.explained(Path(folder)):
+    with failures.first_failure_reported(Path(folder)):
         if ranks.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        ranks.total_(torch.zeros(1))
+        ranks.all_reduce_sum_(torch.zeros(1))
 
 
 def test_a_rank_that_was_killed_is_said_to_be_gone(tmp_path: Path):

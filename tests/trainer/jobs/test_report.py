@@ -13,13 +13,13 @@ from smalti.trainer.jobs.run import Run
 
 LINES = {
     "demo_vqgan": [
-        {"step": 0, "seconds": 0.1, "held_out/psnr": 7.25, "held_out/usage": 0.05},
+        {"step": 0, "seconds": 0.1, "val/psnr": 7.25, "val/usage": 0.05},
         {"step": 20, "seconds": 3.0, "train/pixel": 0.5},
-        {"step": 40, "seconds": 6.0, "held_out/psnr": 21.5, "held_out/usage": 0.5},
+        {"step": 40, "seconds": 6.0, "val/psnr": 21.5, "val/usage": 0.5},
     ],
     "demo_prior": [
-        {"step": 0, "seconds": 0.1, "held_out/nats_per_code": 5.5, "held_out/share_of_ln_k": 1.0},
-        {"step": 20, "seconds": 3.0, "held_out/nats_per_code": 1.375, "held_out/share_of_ln_k": 0.25},
+        {"step": 0, "seconds": 0.1, "val/nats_per_code": 5.5, "val/share_of_ln_k": 1.0},
+        {"step": 20, "seconds": 3.0, "val/nats_per_code": 1.375, "val/share_of_ln_k": 0.25},
     ],
 }
 
@@ -32,14 +32,14 @@ def write_run(folder: Path, config: str) -> Path:
 
 
 def test_the_summary_has_before_and_after_of_both_stages_and_where_the_time_went(tmp_path: Path) -> None:
-    parts = [reporting.part(write_run(tmp_path / config, config)) for config in LINES]
+    parts = [reporting.reported_run(write_run(tmp_path / config, config)) for config in LINES]
 
     said = "\n".join(reporting.summary(parts, {"VQGAN": 90.0, "prior": 30.0}, [Path("a.png")]))
 
     assert "7.25 dB before, 21.50 dB after; 50% of the codes in use" in said
     assert "random trunk" in said
-    assert "5.500 nats a code before, 1.375 after; ln K is 5.500, so it is 75% below" in said
-    assert "in all: 2.0 minutes" in said and "picture: a.png" in said
+    assert "5.500 nats per code before, 1.375 after; ln K is 5.500, so it is 75% below" in said
+    assert "in all: 2.0 minutes" in said and "image: a.png" in said
 
 
 def test_a_step_that_was_gone_on_with_has_all_its_seconds(tmp_path: Path) -> None:
@@ -48,13 +48,13 @@ def test_a_step_that_was_gone_on_with_has_all_its_seconds(tmp_path: Path) -> Non
     assert reporting.seconds(tmp_path / "seconds.txt") == {"pack": 2.0, "VQGAN": 100.0}
 
 
-def test_the_page_holds_its_pictures_and_asks_nothing_of_the_network(
+def test_the_page_holds_its_images_and_asks_nothing_of_the_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "demo_vqgan", "demo_vqgan")
     Image.new("RGB", (8, 8), (200, 30, 30)).save(tmp_path / "a.png")
 
-    code = report.main([str(run), "--pictures", str(tmp_path / "a.png"), "--out", str(tmp_path / "report.html")])
+    code = report.main([str(run), "--images", str(tmp_path / "a.png"), "--out", str(tmp_path / "report.html")])
 
     page = (tmp_path / "report.html").read_text()
     assert code == 0 and "report.html" in capsys.readouterr().out

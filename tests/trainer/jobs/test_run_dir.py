@@ -13,7 +13,7 @@ from fixtures import runs
 from smalti.trainer import config as configs
 from smalti.trainer.distributed import signals
 from smalti.trainer.jobs import run_dir
-from smalti.trainer.jobs.run_dir import alone_in, take_over
+from smalti.trainer.jobs.run_dir import claim_run_dir, run_dir_lock
 from smalti.trainer.prior.config import PriorRun
 from smalti.trainer.schema import MAY_CHANGE
 from smalti.trainer.vqgan.config import VQGANRun
@@ -39,66 +39,66 @@ def saved(run: Path) -> None:
 
 
 def test_the_resolved_config_is_left_in_the_folder(tmp_path: Path):
-    take_over(tmp_path, Run(loss=2.0), Run, fresh=False)
+    claim_run_dir(tmp_path, Run(loss=2.0), Run, fresh=False)
     assert configs.read(Run, tmp_path / "config.yaml") == Run(loss=2.0)
 
 
 def test_harmless_changes_are_said_and_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    take_over(tmp_path, Run(), Run, fresh=False)
+    claim_run_dir(tmp_path, Run(), Run, fresh=False)
     saved(tmp_path)
     changed = Run(keep=5, loop=Inner(steps=20))
-    take_over(tmp_path, changed, Run, fresh=False)
+    claim_run_dir(tmp_path, changed, Run, fresh=False)
     said = capsys.readouterr().out
-    assert "keep: 3 -> 5" in said and "loop.steps: 10 -> 20" in said
+    assert "keep: 3 -> 5" in said and "loop.max_steps: 10 -> 20" in said
     assert configs.read(Run, tmp_path / "config.yaml") == changed
 
 
 def test_a_harmful_change_is_refused_with_its_values_and_nothing_is_changed(tmp_path: Path):
-    take_over(tmp_path, Run(), Run, fresh=False)
+    claim_run_dir(tmp_path, Run(), Run, fresh=False)
     saved(tmp_path)
     with pytest.raises(ValueError, match=r"loss: 1\.0 -> 2\.0\n.*initial_weights.*--fresh"):
-        take_over(tmp_path, Run(loss=2.0), Run, fresh=False)
+        claim_run_dir(tmp_path, Run(loss=2.0), Run, fresh=False)
     assert configs.read(Run, tmp_path / "config.yaml") == Run()
 
 
 def test_a_start_that_saved_nothing_binds_nobody(tmp_path: Path):
-    take_over(tmp_path, Run(), Run, fresh=False)
-    take_over(tmp_path, Run(loss=2.0), Run, fresh=False)
+    claim_run_dir(tmp_path, Run(), Run, fresh=False)
+    claim_run_dir(tmp_path, Run(loss=2.0), Run, fresh=False)
     assert configs.read(Run, tmp_path / "config.yaml") == Run(loss=2.0)
 
 
 def test_a_config_of_the_users_in_the_folder_stays(tmp_path: Path):
     own = "# found by hand\nloss: 2.0\n"
     (tmp_path / "config.yaml").write_text(own)
-    take_over(tmp_path, Run(loss=2.0), Run, fresh=False)
+    claim_run_dir(tmp_path, Run(loss=2.0), Run, fresh=False)
     saved(tmp_path)
-    take_over(tmp_path, Run(loss=2.0, keep=4), Run, fresh=False)
+    claim_run_dir(tmp_path, Run(loss=2.0, keep=4), Run, fresh=False)
     assert (tmp_path / "config.yaml").read_text() == own
     assert configs.read(Run, run_dir.resolved_config(tmp_path)) == Run(loss=2.0, keep=4)
     with pytest.raises(ValueError, match="loss"):
-        take_over(tmp_path, Run(loss=3.0), Run, fresh=False)
+        claim_run_dir(tmp_path, Run(loss=3.0), Run, fresh=False)
 
 
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("training.engine.zero", True),
-        ("batch.micro", True),
+        ("training.engine.zero_stage", True),
+        ("batch.micro_batch_size", True),
         ("timeout_s", True),
         ("sequence_ranks", True),
         ("previews.share", True),
-        ("data.prefetch", True),
-        ("data.fault_limit", True),
-        ("held_out.remote.cache", True),
-        ("data.shards", True),
+        ("train_data.prefetch", True),
+        ("train_data.max_bad_fraction", True),
+        ("val_data.remote.cache", True),
+        ("train_data.shards", True),
         ("keep_every", True),
         ("tokenizer", True),
-        ("batch.total", False),
+        ("batch.global_batch_size", False),
         ("training.engine.precision", False),
         ("seed", False),
         ("model.layers", False),
-        ("data.window", False),
-        ("data.crop.window", False),
+        ("train_data.shuffle_window", False),
+        ("train_data.crop.window", False),
         ("average", False),
     ],
 )
@@ -108,19 +108,19 @@ def test_what_changes_numbers_by_more_than_rounding_is_harmful(path: str, expect
 
 
 def test_fresh_removes_what_the_run_left_and_nothing_else(tmp_path: Path):
-    take_over(tmp_path, Run(), Run, fresh=False)
+    claim_run_dir(tmp_path, Run(), Run, fresh=False)
     of_the_run = (
-        "checkpoints/step-00000001/a", "checkpoints/torn-step-00000002/a", "pictures/reconstructions-00000004.png",
+        "checkpoints/step-00000001/a", "checkpoints/torn-step-00000002/a", "images/reconstructions-00000004.png",
         "metrics.jsonl", "latest.txt",
     )  # fmt: skip
     of_the_user = (
-        "notes.md", "notes.txt", "my.yaml", "labels.jsonl", "own/c.txt", "pictures/holiday-20240115.png",
+        "notes.md", "notes.txt", "my.yaml", "labels.jsonl", "own/c.txt", "images/holiday-20240115.png",
         "checkpoints/best/weights.pt",
     )  # fmt: skip
     for name in (*of_the_run, *of_the_user):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    take_over(tmp_path, Run(loss=2.0), Run, fresh=True)
+    claim_run_dir(tmp_path, Run(loss=2.0), Run, fresh=True)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == sorted(["config.yaml", *of_the_user])
 
@@ -133,27 +133,27 @@ def test_a_file_system_without_locks_is_said_and_does_not_hold_the_run_up(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with alone_in(tmp_path):
+    with run_dir_lock(tmp_path):
         assert "without locks" in capsys.readouterr().err
 
 
 def test_a_second_job_waits_for_the_folder_and_then_says_who_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(run_dir, "LOCK_PATIENCE_S", 1.0)
     held = pytest.raises(ValueError, match=r"another job is training in .* \(process \d+ on ")
-    with alone_in(tmp_path), held, alone_in(tmp_path):
+    with run_dir_lock(tmp_path), held, run_dir_lock(tmp_path):
         pass
-    with alone_in(tmp_path):  # it fell with its holder
+    with run_dir_lock(tmp_path):  # it fell with its holder
         pass
 
 
 def test_a_job_that_is_asked_to_leave_waits_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(signals, "raised", lambda: signal.SIGTERM)
-    with alone_in(tmp_path), pytest.raises(signals.LeftError), alone_in(tmp_path):
+    with run_dir_lock(tmp_path), pytest.raises(signals.StopRequestedError), run_dir_lock(tmp_path):
         pass
 
 
 def test_the_lock_falls_after_an_error(tmp_path: Path):
-    with pytest.raises(RuntimeError), alone_in(tmp_path):
+    with pytest.raises(RuntimeError), run_dir_lock(tmp_path):
         raise RuntimeError
     with (tmp_path / ".lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -34,7 +34,7 @@ def held_by_engines() -> dict[str, dict[str, int]]:
     """What this rank's engine holds of everything, after a backward and after a step."""
     found = {}
     for zero, precision in WAYS:
-        made = engine.build(network(), EngineConfig(zero=zero, precision=precision), OPTIMIZER, 1, 1)
+        made = engine.build(network(), EngineConfig(zero_stage=zero, precision=precision), OPTIMIZER, 1, 1)
         parameters = list(made.module.parameters())
         inputs = torch.ones(1, 128, dtype=torch.float32 if precision == "fp32" else torch.bfloat16)
         made.backward(made(inputs).float().square().mean())
@@ -45,7 +45,7 @@ def held_by_engines() -> dict[str, dict[str, int]]:
         inner = own if zero == 0 else own.optimizer
         moments = [state[name] for state in inner.state.values() for name in sharded_parameters.MOMENTS]
         found[f"{zero} {precision}"] = {
-            "weights": size(sharded_parameters.local(parameter) for parameter in parameters),
+            "weights": size(sharded_parameters.local_shard(parameter) for parameter in parameters),
             "masters": size(masters),
             "moments": size(moments),
             "whole gradients": size(gradients),
@@ -58,7 +58,7 @@ def test_a_rank_holds_of_a_network_what_was_planned():
     parameters = sum(parameter.numel() for parameter in network().parameters())
     for result in processes.run(held_by_engines, world):
         for zero, precision in WAYS:
-            sharding = EngineConfig(zero=zero, precision=precision)
+            sharding = EngineConfig(zero_stage=zero, precision=precision)
             planned = held(_network(parameters, sharding), sharding, world)
             measured = result[f"{zero} {precision}"]
             for name in ("weights", "masters", "moments"):
@@ -89,7 +89,7 @@ def test_what_is_kept_for_the_backward_is_what_the_networks_really_keep(tmp_path
     run = config.read(Run, write(tmp_path, model__channels=16, loss__adversarial=None) if write is write_vqgan else
                       write(tmp_path, model__layers=6, model__width=64))  # fmt: skip
     tokenizer = config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model
-    costs = measure(run, {"picture": tokenizer})
+    costs = measure(run, {"image": tokenizer})
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -113,27 +113,27 @@ def test_what_is_kept_for_the_backward_is_what_the_networks_really_keep(tmp_path
 
 @pytest.mark.parametrize("zero", [1, 3])
 def test_a_checkpoint_is_as_large_as_planned(tmp_path, zero):
-    place = write_prior(tmp_path, zero=zero, precision="bf16", model__layers=2, model__width=128, loop__steps=1)
+    place = write_prior(tmp_path, zero=zero, precision="bf16", model__layers=2, model__width=128, loop__max_steps=1)
     ended = processes.command("smalti.launch.train", [place], 2).wait()
     assert ended.codes == [0, 0], ended.log
-    found = storage.newest(tmp_path / "run")
+    found = storage.latest_valid(tmp_path / "run")
     assert found is not None
     measured = sum(path.stat().st_size for path in found.folder.rglob("*") if path.is_file())
     run = config.read(Run, place)
-    (prior,) = measure(run, {"picture": config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model}).networks
+    (prior,) = measure(run, {"image": config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model}).networks
     assert checkpoint_bytes(prior, run.training.engine, 2) == pytest.approx(measured, rel=0.1)
 
 
 def test_the_first_way_of_sharding_that_holds_the_batch_is_recommended(tmp_path):
     run = config.read(Run, write_prior(tmp_path, precision="bf16"))
-    costs = measure(run, {"picture": config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model})
+    costs = measure(run, {"image": config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model})
     large = costs.networks[0]._replace(parameters=10**10)
     costs = costs._replace(networks=[large])
     roomy = plan(run, costs, Machines(nodes=1, gpus=8, memory=400))
-    assert roomy.chosen.engine.zero == 1 and roomy.chosen.micro == 1
+    assert roomy.chosen.engine.zero_stage == 1 and roomy.chosen.micro == 1
     tight = plan(run, costs, Machines(nodes=1, gpus=8, memory=60))
-    assert tight.chosen.engine.zero == 3 and not tight.chosen.engine.offload_optimizer
-    assert tight.settings(costs.networks) == ["batch.micro=1", "training.engine.zero=3"]
+    assert tight.chosen.engine.zero_stage == 3 and not tight.chosen.engine.offload_optimizer
+    assert tight.settings(costs.networks) == ["batch.micro_batch_size=1", "training.engine.zero_stage=3"]
     assert any("zero 2 holds 0 samples of the 1" in reason for reason in tight.reasons)
     tiny = plan(run, costs, Machines(nodes=1, gpus=8, memory=20))
     assert tiny.chosen.engine.offload_optimizer
@@ -143,7 +143,7 @@ def test_the_first_way_of_sharding_that_holds_the_batch_is_recommended(tmp_path)
 
 def test_time_and_samples_follow_from_the_config(tmp_path):
     run = config.read(Run, write_prior(tmp_path))
-    costs = measure(run, {"picture": config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model})
+    costs = measure(run, {"image": config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model})
     made = plan(run, costs, Machines(nodes=2, gpus=2, teraflops=1e-6, mfu=0.5))
     assert (made.steps, made.samples, made.tokens) == (6, 48, 48 * 16)
     assert made.seconds == pytest.approx(48 * costs.sample.flops / (4 * 1e6 * 0.5))

@@ -5,14 +5,14 @@ import processes
 import pytest
 import torch
 from fixtures.priors import prior_run, write_tokenizer
-from fixtures.shards import write_pictures
+from fixtures.shards import write_images
 
 from smalti.models.conditions import (
     ClassConfig,
     CodeMapConfig,
+    CompositeConfig,
     CoordinatesConfig,
     LowResolutionConfig,
-    SeveralConfig,
     UnconditionalConfig,
 )
 from smalti.models.priors.gpt import GPTConfig
@@ -24,7 +24,7 @@ from smalti.trainer.distributed import ranks
 from smalti.trainer.distributed.engine import EngineConfig, NetworkConfig
 from smalti.trainer.distributed.optimizer import OptimizerConfig
 from smalti.trainer.jobs.run import built
-from smalti.trainer.prepare.encode import EncodeConfig, Encoding, encode
+from smalti.trainer.prepare.encode import EncodeConfig, EncodeJob, encode
 from smalti.trainer.prior.config import PriorRun
 from smalti.trainer.prior.online_encoder import OnlineEncoder
 from smalti.trainer.shards.reader import ShardSet
@@ -32,23 +32,23 @@ from smalti.trainer.training.loop import BatchConfig, LoopConfig
 
 CROP, WINDOW = CropConfig(size=16, flip=0.5), (4, 4)
 CODES = CodeCropConfig(window=WINDOW)
-MAP, SMALL = CodeMapConfig(codes=256), LowResolutionConfig(pixels=2)
-EVERYTHING = SeveralConfig(parts=(ClassConfig(classes=32), MAP, SMALL, CoordinatesConfig(codes=64)))
+MAP, SMALL = CodeMapConfig(vocab_size=256), LowResolutionConfig(pixels_per_code=2)
+EVERYTHING = CompositeConfig(conditions=(ClassConfig(classes=32), MAP, SMALL, CoordinatesConfig(vocab_size=64)))
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Picture shards, a tokenizer of pictures and one of maps, and what ``encode`` makes of them with each."""
+    """Image shards, a tokenizer of images and one of maps, and what ``encode`` makes of them with each."""
     folder = tmp_path_factory.mktemp("online")
     write_tokenizer(folder / "tokenizer")
-    write_tokenizer(folder / "of maps", seed=1, labels=255)
-    write_pictures(folder / "pictures", 24)
+    write_tokenizer(folder / "of maps", seed=1, num_labels=255)
+    write_images(folder / "images", 24)
     of_maps = load_tokenizer(folder / "of maps", ranks.device())
-    for name, others in (("codes", {}), ("tokenized", {"map": of_maps})):
-        source = ShardSet.open([str(folder / "pictures")])
-        config = EncodeConfig(crop=CROP, seed=3, low=2)
+    for name, others in (("codes", {}), ("tokenized", {"segmentation": of_maps})):
+        source = ShardSet.open([str(folder / "images")])
+        config = EncodeConfig(crop=CROP, seed=3, low_res=2)
         tokenizer = load_tokenizer(folder / "tokenizer", ranks.device())
-        encode(Encoding(source, folder / name, tokenizer, others, config), print)
+        encode(EncodeJob(source, folder / name, tokenizer, others, config), print)
     return folder
 
 
@@ -58,32 +58,32 @@ def stream(folder: Path, crop: Any, fields: tuple[str, ...]) -> Stream:
 
 @pytest.mark.parametrize("name", ["codes", "tokenized"])
 def test_a_batch_encoded_on_line_is_the_batch_of_code_shards(prepared, name):
-    others = {} if name == "codes" else {"map": load_tokenizer(prepared / "of maps", ranks.device())}
+    others = {} if name == "codes" else {"segmentation": load_tokenizer(prepared / "of maps", ranks.device())}
     tokenizer = load_tokenizer(prepared / "tokenizer", ranks.device())
     encoder = OnlineEncoder(tokenizer, others, EVERYTHING.build(8, WINDOW))
-    read = ("codes", "map_codes", "low", "cls")
-    cached = stream(prepared / name, CODES, read).steps()
-    pictures = stream(prepared / "pictures", CROP, encoder.fields).steps()
+    read = ("codes", "segmentation_codes", "low", "cls")
+    cached = stream(prepared / name, CODES, read).train_batches()
+    images = stream(prepared / "images", CROP, encoder.fields).train_batches()
     for _ in range(3):  # one epoch
-        (made,), (given,) = next(cached), next(pictures)
+        (made,), (given,) = next(cached), next(images)
         fields = encoder({name: value for name, value in given.items() if name != "key"})
         assert made["key"] == given["key"]
         for field in (*read, "box", "source_size", "flip"):
             assert torch.equal(fields[field], made[field]), field
-        assert fields["codes"].unique().numel() > 1 and fields["map_codes"].unique().numel() > 1
+        assert fields["codes"].unique().numel() > 1 and fields["segmentation_codes"].unique().numel() > 1
 
 
 def test_depth_needs_a_tokenizer_of_its_own(prepared):
-    condition = CodeMapConfig(field="depth_codes", codes=4).build(8, WINDOW)
+    condition = CodeMapConfig(field="depth_codes", vocab_size=4).build(8, WINDOW)
     with pytest.raises(ValueError, match="name their tokenizer under condition_tokenizers: depth"):
         OnlineEncoder(load_tokenizer(prepared / "tokenizer", ranks.device()), {}, condition)
 
 
 def run_of(folder: Path, shards: str, crop: AnyCropConfig, **changes: Any) -> PriorRun:
     settings: dict[str, Any] = {
-        "loop": LoopConfig(steps=3),
-        "batch": BatchConfig(total=8, micro=4),
-        "model": GPTConfig(layers=1, heads=2, width=16, window=WINDOW, keep=0.9),
+        "loop": LoopConfig(max_steps=3),
+        "batch": BatchConfig(global_batch_size=8, micro_batch_size=4),
+        "model": GPTConfig(layers=1, heads=2, width=16, window=WINDOW, token_keep_prob=0.9),
         "condition": EVERYTHING,
         "training": NetworkConfig(optimizer=OptimizerConfig(learning_rate=1e-3), engine=EngineConfig()),
         "seed": 3,
@@ -93,40 +93,40 @@ def run_of(folder: Path, shards: str, crop: AnyCropConfig, **changes: Any) -> Pr
 
 
 def losses(folder: str) -> dict[str, Any]:
-    """Of the three steps of an epoch, from codes and from pictures, and what cards say; runs on every rank."""
+    """Of the three steps of an epoch, from codes and from images, and what cards say; runs on every rank."""
     place = Path(folder)
-    of_maps = {"condition_tokenizers": {"map": str(place / "of maps")}}
+    of_maps = {"condition_tokenizers": {"segmentation": str(place / "of maps")}}
     left = {}
     for name, run in {
         "codes": run_of(place, "codes", CODES),
-        "pictures": run_of(place, "pictures", CROP),
+        "images": run_of(place, "images", CROP),
         "tokenized codes": run_of(place, "tokenized", CODES, **of_maps),
         "tokenized codes unnamed": run_of(place, "tokenized", CODES),
-        "tokenized pictures": run_of(place, "pictures", CROP, **of_maps),
+        "tokenized images": run_of(place, "images", CROP, **of_maps),
     }.items():
         torch.manual_seed(0)
         task, training, _ = built(run)
-        steps = training.steps(0)
+        steps = training.train_batches(0)
         left[name] = [task.step(next(steps), step)["nats_per_code"].item() for step in range(3)]
-        left[f"tokenizers of {name}"] = task.card()["condition_tokenizers"]
+        left[f"tokenizers of {name}"] = task.metadata()["condition_tokenizers"]
     return left
 
 
 def test_training_on_line_and_from_code_shards_is_the_same(prepared):
     (left,) = processes.run(losses, 1, prepared)
-    assert left["codes"] == left["pictures"] and left["tokenized codes"] == left["tokenized pictures"]
+    assert left["codes"] == left["images"] and left["tokenized codes"] == left["tokenized images"]
     assert left["codes"] != left["tokenized codes"] == left["tokenized codes unnamed"]
-    digest = model_files.read_card(prepared / "of maps")["digest"]
-    for name in ("codes", "pictures", "tokenized codes", "tokenized pictures", "tokenized codes unnamed"):
-        assert left[f"tokenizers of {name}"] == ({"map": digest} if name.startswith("tokenized") else {}), name
+    digest = model_files.read_metadata(prepared / "of maps")["digest"]
+    for name in ("codes", "images", "tokenized codes", "tokenized images", "tokenized codes unnamed"):
+        assert left[f"tokenizers of {name}"] == ({"segmentation": digest} if name.startswith("tokenized") else {}), name
 
 
 @pytest.mark.parametrize(
     ("shards", "crop", "changes", "message"),
     [
-        ("pictures", CropConfig(size=20), {}, "crop.size must be 16 pixels, 4 for each of the"),
+        ("images", CropConfig(size=20), {}, "crop.size must be 16 pixels, 4 for each of the"),
         ("codes", CODES, {"tokenizer": "of maps"}, "were made by the tokenizer"),
-        ("codes", CODES, {"condition_tokenizers": {"map": "of maps"}}, "the codes of each map in"),
+        ("codes", CODES, {"condition_tokenizers": {"segmentation": "of maps"}}, "the codes of each map in"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(prepared, shards, crop, changes, message):
@@ -138,7 +138,7 @@ def test_what_does_not_belong_together_is_refused(prepared, shards, crop, change
 
 
 def test_maps_that_became_codes_otherwise_than_the_held_out_ones_are_refused(prepared):
-    run = run_of(prepared, "tokenized", CODES, held_out=DataConfig(shards=(str(prepared / "codes"),), crop=CODES))
+    run = run_of(prepared, "tokenized", CODES, val_data=DataConfig(shards=(str(prepared / "codes"),), crop=CODES))
     with pytest.raises(ValueError, match=r"the codes of each map in .*tokenized were made by .*codes by None; encode"):
         built(run)
 
@@ -146,8 +146,8 @@ def test_maps_that_became_codes_otherwise_than_the_held_out_ones_are_refused(pre
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"held_out": DataConfig(shards=("x",), crop=CROP)}, "must both be code shards"),
-        ({"data": DataConfig(shards=("x",), crop=None)}, r"data.crop must be of kind codes|must both be"),
+        ({"val_data": DataConfig(shards=("x",), crop=CROP)}, "must both be code shards"),
+        ({"data": DataConfig(shards=("x",), crop=None)}, r"train_data.crop must be of kind codes|must both be"),
         ({"data": DataConfig(shards=("x",), crop=CodeCropConfig(window=(8, 8)))}, "must be the prior's model.window"),
         ({"condition_tokenizers": {"edges": "x"}}, "of the fields map and depth, got edges"),
     ],

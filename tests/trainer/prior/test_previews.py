@@ -13,8 +13,8 @@ from smalti.trainer.distributed.engine import NetworkConfig
 from smalti.trainer.distributed.optimizer import OptimizerConfig
 from smalti.trainer.jobs.run import built
 from smalti.trainer.prior.config import PriorRun
-from smalti.trainer.prior.previews import Budget, PreviewConfig, painted
-from smalti.trainer.training.early_stopping import StoppingConfig
+from smalti.trainer.prior.previews import Budget, PreviewConfig, sampled_preview
+from smalti.trainer.training.early_stopping import EarlyStoppingConfig
 from smalti.trainer.training.loop import BatchConfig, LoopConfig
 
 WINDOW = (4, 4)
@@ -34,9 +34,9 @@ def test_previews_never_take_more_than_their_share():
     budget, previews = Budget(0.02, Clock()), 0
     for step in range(1, 20_001):
         budget.train(0.1)
-        if step % 50 == 0 and budget.allows():
-            sounded = budget.price > 0
-            budget.price = 3.0
+        if step % 50 == 0 and budget.affordable():
+            sounded = budget.cost > 0
+            budget.cost = 3.0
             budget.spent += 3.0 if sounded else 0.5  # the first try ends when it sees the price
             previews += sounded
         assert budget.spent <= 0.02 * budget.trained
@@ -48,7 +48,7 @@ def test_the_first_try_waits_until_ten_steps_are_a_small_share():
     tried = []
     for step in range(1, 1001):
         budget.train(0.3)
-        if budget.allows():
+        if budget.affordable():
             tried.append(step)
     assert tried[0] in (500, 501)
 
@@ -60,7 +60,7 @@ def tiny() -> Any:
 
 
 class Gray(torch.nn.Module):
-    """Decodes every code as one pixel of its own grey."""
+    """Decodes every code as one pixel of its own gray."""
 
     def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
         return (codes[:, None] / 4 - 1).expand(-1, 3, -1, -1)
@@ -69,8 +69,8 @@ class Gray(torch.nn.Module):
 def test_a_preview_shows_the_originals_their_completions_and_two_kinds_of_draws():
     codes = torch.randint(8, (3, *WINDOW), generator=torch.Generator().manual_seed(0))
     asked: list[float] = []
-    config = PreviewConfig(pictures=3, sampling=SamplingConfig(temperature=2.0))
-    shown = painted(tiny(), Gray, {}, codes, config, lambda share: not asked.append(share))["paintings"]
+    config = PreviewConfig(images=3, sampling=SamplingConfig(temperature=2.0))
+    shown = sampled_preview(tiny(), Gray, {}, codes, config, lambda share: not asked.append(share))["paintings"]
     assert shown.shape == (16, 12, 3) and shown.dtype == torch.uint8
     rows = shown[..., 0].reshape(4, 4, 3, 4)
     assert torch.equal(rows[0], rows[0].new_tensor(((codes / 4) * 127.5).round().tolist()).permute(1, 0, 2))
@@ -82,14 +82,14 @@ def test_a_preview_shows_the_originals_their_completions_and_two_kinds_of_draws(
 
 def test_a_preview_that_is_too_dear_ends_after_two_codes():
     codes = torch.zeros(1, *WINDOW, dtype=torch.int64)
-    assert painted(tiny(), Gray, {}, codes, PreviewConfig(), lambda _: False) == {}
+    assert sampled_preview(tiny(), Gray, {}, codes, PreviewConfig(), lambda _: False) == {}
 
 
 def run_of(folder: Path, **changes: Any) -> PriorRun:
     settings: dict[str, Any] = {
-        "loop": LoopConfig(steps=4),
-        "batch": BatchConfig(total=8, micro=8),
-        "model": GPTConfig(layers=1, heads=2, width=16, window=WINDOW, residual_dropout=0.1, keep=0.9),
+        "loop": LoopConfig(max_steps=4),
+        "batch": BatchConfig(global_batch_size=8, micro_batch_size=8),
+        "model": GPTConfig(layers=1, heads=2, width=16, window=WINDOW, residual_dropout=0.1, token_keep_prob=0.9),
         "training": NetworkConfig(optimizer=OptimizerConfig(learning_rate=1e-3)),
     }
     return prior_run(folder, **(settings | changes))
@@ -98,38 +98,38 @@ def run_of(folder: Path, **changes: Any) -> PriorRun:
 def with_and_without(folder: str) -> dict[str, Any]:
     """Losses and previews with any time for previews and with none, and what stopping leaves; runs on every rank."""
     left: dict[str, Any] = {}
-    generous = PreviewConfig(pictures=2, share=1.0, sampling=SamplingConfig())
+    generous = PreviewConfig(images=2, share=1.0, sampling=SamplingConfig())
     for name, previews in (("with", generous), ("without", None)):
         run = run_of(Path(folder), previews=previews)
         torch.manual_seed(run.seed)
-        task, training, held_out = built(run)
+        task, training, val = built(run)
         for _ in range(0 if task.budget is None else 1000):
             task.budget.train(1.0)
-        steps, losses, shapes = training.steps(0), [], []
+        steps, losses, shapes = training.train_batches(0), [], []
         for step in range(4):
             losses.append(task.step(next(steps), step)["nats_per_code"].item())
-            shown = task.preview(next(iter(held_out.once(4))))
-            shapes.append([list(picture.shape) for picture in shown.values()])
+            shown = task.preview(next(iter(val.eval_batches(4))))
+            shapes.append([list(image.shape) for image in shown.values()])
         left[name] = {"losses": losses, "shapes": shapes}
-    run = run_of(Path(folder), stopping=StoppingConfig(patience=2), training=rushed())
-    task, training, held_out = built(run)
-    steps, heard, finished = training.steps(0), [], []
+    run = run_of(Path(folder), early_stopping=EarlyStoppingConfig(patience=2), training=rushed())
+    task, training, val = built(run)
+    steps, heard, finished = training.train_batches(0), [], []
     for step in range(4):
-        heard.append(task.evaluate(held_out.once(4))["nats_per_code"])
+        heard.append(task.evaluate(val.eval_batches(4))["nats_per_code"])
         finished.append(task.finished())
         if step == 0:
-            first = {name: value.clone() for name, value in task.average.state().items()}
+            first = {name: value.clone() for name, value in task.ema.state_dict().items()}
         task.step(next(steps), step)
     again, _, _ = built(run)
-    again.load_state(task.state())
+    again.load_state_dict(task.state_dict())
     left["stopping"] = {"heard": heard, "finished": finished, "first": first, "best": task.weights()}
-    left["stopping"]["again"] = [again.finished(), again.stopping.best, again.weights()["head.weight"]]
+    left["stopping"]["again"] = [again.finished(), again.early_stopping.best, again.weights()["head.weight"]]
     return left
 
 
 def rushed() -> NetworkConfig:
     """Every step makes it worse."""
-    return NetworkConfig(optimizer=OptimizerConfig(learning_rate=0.1, warmup=0))
+    return NetworkConfig(optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=0))
 
 
 def test_previews_change_nothing_and_stopping_keeps_the_best_weights(tmp_path):
@@ -149,8 +149,8 @@ def test_previews_change_nothing_and_stopping_keeps_the_best_weights(tmp_path):
     ("config", "settings", "message"),
     [
         (PreviewConfig, {"share": 0.0}, "leave previews out for none"),
-        (PreviewConfig, {"pictures": 0}, "pictures must be at least 1"),
-        (StoppingConfig, {"patience": 0}, "leave stopping out"),
+        (PreviewConfig, {"images": 0}, "images must be at least 1"),
+        (EarlyStoppingConfig, {"patience": 0}, "leave stopping out"),
     ],
 )
 def test_settings_out_of_range_are_refused(config, settings, message):

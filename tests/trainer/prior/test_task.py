@@ -24,16 +24,16 @@ STEPS, TOTAL, WINDOW = 3, 8, (4, 4)
 LAYOUTS = [(0, 4, 1), (1, 2, 1), (2, 4, 1), (3, 4, 1), (3, 2, 1)]
 SHARED = [(0, 4, 2), (1, 8, 2), (3, 4, 2)]
 
-MODEL: dict[str, Any] = {"layers": 2, "heads": 2, "width": 32, "window": WINDOW, "keep": 0.9, "condition_drop": 0.2}
+MODEL: dict[str, Any] = {"layers": 2, "heads": 2, "width": 32, "window": WINDOW, "keep": 0.9, "condition_dropout": 0.2}
 
 
 def run_of(folder: Path, **changes: Any) -> PriorRun:
     """A tiny prior told of a map, which loses codes and conditions now and then."""
     settings: dict[str, Any] = {
-        "loop": LoopConfig(steps=STEPS),
-        "batch": BatchConfig(total=TOTAL, micro=4),
-        "model": GPTConfig(**MODEL, loss_rows=64),
-        "condition": CodeMapConfig(codes=CODES),
+        "loop": LoopConfig(max_steps=STEPS),
+        "batch": BatchConfig(global_batch_size=TOTAL, micro_batch_size=4),
+        "model": GPTConfig(**MODEL, loss_chunk=64),
+        "condition": CodeMapConfig(vocab_size=CODES),
         # Where the true gradient is zero (biases of keys), Adam divides rounding by epsilon: not by 1e-8 here.
         "training": training_of(),
         "previews": None,
@@ -43,9 +43,15 @@ def run_of(folder: Path, **changes: Any) -> PriorRun:
 
 def training_of(**engine: Any) -> NetworkConfig:
     optimizer = OptimizerConfig(
-        learning_rate=3e-3, epsilon=1e-4, weight_decay=0.1, schedule="wsd", warmup=2, decay=0.5, scale="fixed"
+        learning_rate=3e-3,
+        eps=1e-4,
+        weight_decay=0.1,
+        schedule="wsd",
+        warmup_steps=2,
+        decay_fraction=0.5,
+        lr_scaling="fixed",
     )
-    return NetworkConfig(optimizer=optimizer, engine=EngineConfig(**{"clip": 0.5} | engine))
+    return NetworkConfig(optimizer=optimizer, engine=EngineConfig(**{"grad_clip": 0.5} | engine))
 
 
 def prepare(folder: Path, samples: int = 24, size: tuple[int, int] = (6, 7)) -> Path:
@@ -62,32 +68,34 @@ def trained(folder: str) -> dict[str, Any]:
     """What training leaves, by layout; runs on every rank."""
     left = {}
     for zero, micro, together in [*LAYOUTS, *(SHARED if ranks.world() > 1 else [])]:
-        batch = BatchConfig(total=TOTAL, micro=micro)
-        run = run_of(Path(folder), batch=batch, training=training_of(zero=zero), sequence_ranks=together)
+        batch = BatchConfig(global_batch_size=TOTAL, micro_batch_size=micro)
+        run = run_of(Path(folder), batch=batch, training=training_of(zero_stage=zero), sequence_parallel_size=together)
         torch.manual_seed(run.seed)
-        task, stream, held_out = built(run)
-        steps = stream.steps(0)
+        task, stream, val = built(run)
+        steps = stream.train_batches(0)
         losses = []
         for step in range(STEPS):
             losses.append(task.step(next(steps), step)["nats_per_code"].item())
-            held = dict(task.evaluate(held_out.once(5)))  # with other weights, which must leave no trace
+            held = dict(task.evaluate(val.eval_batches(5)))  # with other weights, which must leave no trace
         average = task.weights()
-        weights = sharded_parameters.whole_state(task.prior)
-        found = {"losses": losses, "weights": weights, "average": average, "held_out": held}
+        weights = sharded_parameters.full_state_dict(task.prior)
+        found = {"losses": losses, "weights": weights, "ema_decay": average, "val_data": held}
         left[f"{zero} {micro} {together}"] = found
     return left
 
 
 def plainly_trained(folder: Path) -> dict[str, Any]:
     """The same by one process and nothing but torch: the global batch at once, a schedule and clipping by hand."""
-    run = run_of(folder, batch=BatchConfig(total=TOTAL, micro=TOTAL))
+    run = run_of(folder, batch=BatchConfig(global_batch_size=TOTAL, micro_batch_size=TOTAL))
     torch.manual_seed(run.seed)
     prior = run.model.build(CODES, run.condition)
     matrices = {module.weight for module in prior.modules() if isinstance(module, torch.nn.Linear)}
     others = [p for p in prior.parameters() if p not in matrices]
     groups = [{"params": [p for p in prior.parameters() if p in matrices], "weight_decay": 0.1}, {"params": others}]
     adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-4, weight_decay=0.0)
-    stream = Stream(run.data, ("codes", "map_codes"), global_batch=TOTAL, micro_batch=TOTAL, seed=run.seed).steps()
+    stream = Stream(
+        run.train_data, ("codes", "segmentation_codes"), global_batch=TOTAL, micro_batch=TOTAL, seed=run.seed
+    ).train_batches()
     average = {name: p.detach().clone() for name, p in prior.named_parameters()}
     losses = []
     for step, rate in enumerate([1.5e-3, 3e-3, 2e-3]):  # half way up, up, and a third of the way down
@@ -103,7 +111,7 @@ def plainly_trained(folder: Path) -> dict[str, Any]:
         adam.step()
         keep = (1 + step) / (10 + step)
         average = {name: keep * average[name] + (1 - keep) * p.detach() for name, p in prior.named_parameters()}
-    return {"losses": losses, "weights": prior.state_dict(), "average": average}
+    return {"losses": losses, "weights": prior.state_dict(), "ema_decay": average}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +129,7 @@ def test_ranks_stages_and_accumulation_equal_one_plain_process(prepared, world):
         for layout, left in rank.items():
             torch.testing.assert_close(left["weights"], dict(plain["weights"]), rtol=0, atol=2e-5, msg=layout)
             torch.testing.assert_close(left["average"], plain["average"], rtol=0, atol=2e-5, msg=layout)
-            evaluations.append(left["held_out"]["nats_per_code"])
+            evaluations.append(left["val"]["nats_per_code"])
     means = torch.tensor([[left["losses"] for left in rank.values()] for rank in on_ranks]).mean(0)
     torch.testing.assert_close(means, torch.tensor(plain["losses"]).expand_as(means), rtol=1e-5, atol=1e-5)
     assert evaluations == pytest.approx([evaluations[0]] * len(evaluations), rel=1e-5)
@@ -132,15 +140,15 @@ def bytes_held(folder: str) -> dict[str, dict[str, int]]:
     held = {}
     for zero in (0, 1, 2, 3):
         model = GPTConfig(layers=2, heads=2, width=64, window=WINDOW)
-        run = run_of(Path(folder), model=model, training=training_of(zero=zero))
+        run = run_of(Path(folder), model=model, training=training_of(zero_stage=zero))
         task, stream, _ = built(run)
-        steps = stream.steps(0)
+        steps = stream.train_batches(0)
         task.step(next(steps), 0)
         fields = task.fields(next(steps)[0])
         task.engine.backward(task.engine(fields["codes"], fields, targets=fields["codes"]).loss.mean())
         held[str(zero)] = {
             "all": 4 * sum(getattr(p, "ds_numel", p.numel()) for p in task.prior.parameters()),
-            "parameters": size_of([sharded_parameters.local(p) for p in task.prior.parameters()]),
+            "parameters": size_of([sharded_parameters.local_shard(p) for p in task.prior.parameters()]),
             "gradients": size_of(gradients_of(task.engine)),
             "moments": size_of(moments_of(task.engine)),
         }
@@ -151,17 +159,17 @@ def by_other_means(folder: str) -> dict[str, dict[str, torch.Tensor]]:
     """The weights that training leaves when memory or the compiler has a say; runs on every rank."""
     left = {}
     for name, changes in {
-        "offloaded": {"training": training_of(zero=3, offload_optimizer=True, offload_parameters=True)},
-        "compiled": {"training": training_of(zero=1, compile="aot_eager")},
-        "checkpointed": {"model": GPTConfig(**MODEL, checkpoint_activations=True, loss_rows=5)},
+        "offloaded": {"training": training_of(zero_stage=3, offload_optimizer=True, offload_parameters=True)},
+        "compiled": {"training": training_of(zero_stage=1, compile_backend="aot_eager")},
+        "checkpointed": {"model": GPTConfig(**MODEL, activation_checkpointing=True, loss_chunk=5)},
     }.items():
-        run = run_of(Path(folder), batch=BatchConfig(total=TOTAL, micro=TOTAL), **changes)
+        run = run_of(Path(folder), batch=BatchConfig(global_batch_size=TOTAL, micro_batch_size=TOTAL), **changes)
         torch.manual_seed(run.seed)
         task, stream, _ = built(run)
-        steps = stream.steps(0)
+        steps = stream.train_batches(0)
         for step in range(STEPS):
             task.step(next(steps), step)
-        left[name] = sharded_parameters.whole_state(task.prior)
+        left[name] = sharded_parameters.full_state_dict(task.prior)
     return left
 
 

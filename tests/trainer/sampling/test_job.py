@@ -6,18 +6,18 @@ import torch
 from fixtures import pairs
 from PIL import Image
 
-from smalti.models.sampling import UNKNOWN, Painting, SamplingConfig
+from smalti.models.sampling import UNFILLED, SamplingConfig, SamplingState
 from smalti.trainer.checkpoint.loading import load_prior, load_tokenizer
 from smalti.trainer.sampling import job, partial, progress
-from smalti.trainer.sampling.image_files import DevelopConfig, contact_sheet, read_notes, save
-from smalti.trainer.sampling.job import Gallery
-from smalti.trainer.sampling.partial import Unfinished
-from smalti.trainer.sampling.progress import GalleryConfig, Watch
-from smalti.trainer.sampling.request import Wish
+from smalti.trainer.sampling.image_files import DecodeConfig, contact_sheet, read_metadata, save
+from smalti.trainer.sampling.job import SamplingJob
+from smalti.trainer.sampling.partial import PartialSample
+from smalti.trainer.sampling.progress import ProgressTracker, SamplingJobConfig
+from smalti.trainer.sampling.request import SampleRequest
 
 
 def painting(painted, cells=100, together=1):
-    return Painting(torch.zeros(together, 10, 10), torch.zeros(together, 10, 10), painted, cells)
+    return SamplingState(torch.zeros(together, 10, 10), torch.zeros(together, 10, 10), painted, cells)
 
 
 def watched(monkeypatch, config, skipped, moments, together=1):
@@ -25,7 +25,7 @@ def watched(monkeypatch, config, skipped, moments, together=1):
     said, kept, shown = [], [], []
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    watch = Watch(config, skipped, said.append)
+    watch = ProgressTracker(config, skipped, said.append)
     for second, painted in moments:
         clock[0] = second
         now = painting(painted, together=together)
@@ -35,7 +35,7 @@ def watched(monkeypatch, config, skipped, moments, together=1):
 
 def test_the_pace_and_the_time_left_are_told_every_few_seconds(monkeypatch):
     moments = [(1, 10), (6, 40), (7, 50), (12, 80), (14, 100)]
-    said, _, _ = watched(monkeypatch, GalleryConfig(), 0, moments, together=2)
+    said, _, _ = watched(monkeypatch, SamplingJobConfig(), 0, moments, together=2)
     assert said == [
         "80/200 codes  13 codes/s  left 9 s",  # 80 codes in 6 s
         "160/200 codes  13 codes/s  left 3 s",
@@ -44,32 +44,32 @@ def test_the_pace_and_the_time_left_are_told_every_few_seconds(monkeypatch):
 
 
 def test_codes_that_were_painted_before_do_not_count_for_the_pace(monkeypatch):
-    said, _, _ = watched(monkeypatch, GalleryConfig(), 50, [(100, 50), (110, 60)])
+    said, _, _ = watched(monkeypatch, SamplingJobConfig(), 50, [(100, 50), (110, 60)])
     assert said == ["60/100 codes  1 codes/s  left 40 s"]
 
 
 def test_it_is_kept_and_shown_when_the_time_has_come_but_not_when_it_is_done(monkeypatch):
-    config = GalleryConfig(save_every_s=10, preview_every_s=20)
+    config = SamplingJobConfig(save_every_s=10, preview_every_s=20)
     moments = [(5, 1), (11, 2), (12, 3), (21, 4), (22, 5), (60, 100)]
     _, kept, shown = watched(monkeypatch, config, 0, moments)
     assert kept == [11, 21] and shown == [21]
-    _, _, shown = watched(monkeypatch, GalleryConfig(), 0, moments)
+    _, _, shown = watched(monkeypatch, SamplingJobConfig(), 0, moments)
     assert shown == []
 
 
-def test_unfinished_pictures_come_back_for_the_same_wish_alone(tmp_path):
-    picture = tmp_path / "a.png"
-    assert partial.find(picture, "wish") is None
-    codes, scores = torch.tensor([[3, UNKNOWN]]), torch.tensor([[-0.5, 0.0]])
-    partial.keep(picture, "wish", Unfinished(codes, scores))
-    found = partial.find(picture, "wish")
+def test_unfinished_images_come_back_for_the_same_wish_alone(tmp_path):
+    image = tmp_path / "a.png"
+    assert partial.find(image, "wish") is None
+    codes, scores = torch.tensor([[3, UNFILLED]]), torch.tensor([[-0.5, 0.0]])
+    partial.save(image, "wish", PartialSample(codes, scores))
+    found = partial.find(image, "wish")
     assert torch.equal(found.codes, codes) and torch.equal(found.scores, scores)
-    assert partial.find(picture, "another") is None
+    assert partial.find(image, "another") is None
     for litter in (".a.png.7.part", "..a.png.unfinished.npz.7.part", ".a.preview.png.7.part"):
         (tmp_path / litter).touch()  # of processes that were killed as they wrote
-    (tmp_path / ".a-2.png.7.part").touch()  # of another picture
-    partial.forget(picture)
-    assert partial.find(picture, "wish") is None
+    (tmp_path / ".a-2.png.7.part").touch()  # of another image
+    partial.remove(image)
+    assert partial.find(image, "wish") is None
     assert [left.name for left in tmp_path.iterdir()] == [".a-2.png.7.part"]
 
 
@@ -81,57 +81,57 @@ def pair(tmp_path_factory):
 
 
 def test_a_look_in_between_shows_what_is_painted_and_grey_for_the_rest(pair, tmp_path, monkeypatch):
-    develop = DevelopConfig(tile=7, halo=1)
-    config = GalleryConfig(save_every_s=0, preview_every_s=0)
-    made = Gallery(*pair, 0, SamplingConfig(mode="serial"), develop, config, lambda line: None)
-    wanted = Wish((4, 5), {}, None)
+    develop = DecodeConfig(tile=7, halo=1)
+    config = SamplingJobConfig(save_every_s=0, preview_every_s=0)
+    made = SamplingJob(*pair, 0, SamplingConfig(mode="serial"), develop, config, lambda line: None)
+    wanted = SampleRequest((4, 5), {}, None)
     looks = []
     plain = job.save
 
-    def kept(picture, path, notes):
-        plain(picture, path, notes)
-        looks.append((np.asarray(picture), path.name, notes["painted"]))
+    def kept(image, path, notes):
+        plain(image, path, notes)
+        looks.append((np.asarray(image), path.name, notes["painted"]))
 
     monkeypatch.setattr(job, "save", kept)
-    made.paint(wanted, [made.task(wanted, 0, tmp_path, "a")])
+    made.run(wanted, [made.image_job(wanted, 0, tmp_path, "a")])
     assert [painted for *_, painted in looks] == list(range(1, 20))
-    picture, name, painted = looks[4]
-    assert name == "a.preview.png" and painted == 5 and picture.shape == (4, 20, 3)  # the row that was begun
+    image, name, painted = looks[4]
+    assert name == "a.preview.png" and painted == 5 and image.shape == (4, 20, 3)  # the row that was begun
     early = looks[1][0]
     assert (early[:, 8:] == 128).all() and not (early[:, :8] == 128).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
 
 
-def test_pictures_of_a_batch_that_was_begun_in_part_go_on_together(pair, tmp_path):
-    wanted = Wish((4, 5), {}, None)
+def test_images_of_a_batch_that_was_begun_in_part_go_on_together(pair, tmp_path):
+    wanted = SampleRequest((4, 5), {}, None)
 
     def painted(folder, batch):
-        made = Gallery(*pair, 0, SamplingConfig(), DevelopConfig(), GalleryConfig(batch), lambda line: None)
-        tasks = [made.task(wanted, number, folder, str(number)) for number in range(2)]
+        made = SamplingJob(*pair, 0, SamplingConfig(), DecodeConfig(), SamplingJobConfig(batch), lambda line: None)
+        tasks = [made.image_job(wanted, number, folder, str(number)) for number in range(2)]
         return made, tasks
 
     made, tasks = painted(tmp_path / "a", 1)
     made.paint(wanted, tasks)
     made, tasks = painted(tmp_path / "b", 2)
-    codes = torch.full((4, 5), UNKNOWN)
-    codes[0, 0] = 0  # as if it had been drawn; the other picture has not begun, so that all is drawn anew
-    partial.keep(tasks[0].path, tasks[0].made["wish"], Unfinished(codes, torch.zeros(4, 5)))
+    codes = torch.full((4, 5), UNFILLED)
+    codes[0, 0] = 0  # as if it had been drawn; the other image has not begun, so that all is drawn anew
+    partial.save(tasks[0].path, tasks[0].made["wish"], PartialSample(codes, torch.zeros(4, 5)))
     made.paint(wanted, tasks)
     for name in ("0.png", "1.png"):
         assert np.array_equal(*(np.asarray(Image.open(tmp_path / folder / name)) for folder in ("a", "b")))
 
 
-def test_a_picture_tells_what_was_saved_with_it_and_strangers_tell_nothing(tmp_path):
+def test_a_image_tells_what_was_saved_with_it_and_strangers_tell_nothing(tmp_path):
     save(Image.new("RGB", (2, 2)), tmp_path / "a.png", {"seed": 1})
-    assert read_notes(tmp_path / "a.png") == {"seed": 1}
+    assert read_metadata(tmp_path / "a.png") == {"seed": 1}
     Image.new("RGB", (2, 2)).save(tmp_path / "b.png")
     Image.new("RGB", (2, 2)).save(tmp_path / "b.tiff")
-    (tmp_path / "c.png").write_bytes(b"no picture")
+    (tmp_path / "c.png").write_bytes(b"no image")
     for name in ("b.png", "b.tiff", "c.png", "nowhere.png"):
-        assert read_notes(tmp_path / name) == {}
+        assert read_metadata(tmp_path / name) == {}
 
 
-def test_a_contact_sheet_holds_every_picture_in_order(tmp_path):
+def test_a_contact_sheet_holds_every_image_in_order(tmp_path):
     paths = []
     for number in range(5):
         paths.append(tmp_path / f"{number}.png")
@@ -144,6 +144,6 @@ def test_a_contact_sheet_holds_every_picture_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "suffix"), [((8191, 8192), ".png"), ((8192, 8192), ".tiff")])
-def test_giant_pictures_become_tiffs(size, suffix):
-    assert DevelopConfig().suffix(*size) == suffix
-    assert DevelopConfig(format="png").suffix(*size) == ".png"
+def test_giant_images_become_tiffs(size, suffix):
+    assert DecodeConfig().suffix(*size) == suffix
+    assert DecodeConfig(format="png").suffix(*size) == ".png"

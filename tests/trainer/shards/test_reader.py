@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from fixtures.shards import write_pictures
+from fixtures.shards import write_images
 
 from smalti.trainer.shards.errors import SampleError
 from smalti.trainer.shards.index import ShardIndex
@@ -15,7 +15,7 @@ from smalti.trainer.shards.writer import ShardWriter
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_pictures(tmp_path / "shards", 20)
+    return write_images(tmp_path / "shards", 20)
 
 
 def test_every_member_is_found_again(folder):
@@ -26,7 +26,7 @@ def test_every_member_is_found_again(folder):
     assert keys == [f"p{number:03d}" for number in range(20)]
     assert shards.read(1, 3, "cls") == b"11"
     assert shards.measured(1, 3) == (24, 26, 1)
-    assert shards.has(1, 3, "map.png") and not shards.has(1, 3, "jpg")
+    assert shards.has(1, 3, "segmentation.png") and not shards.has(1, 3, "jpg")
 
 
 def test_webdataset_reads_the_same(folder):
@@ -34,7 +34,9 @@ def test_webdataset_reads_the_same(folder):
     read = list(webdataset.WebDataset(urls, shardshuffle=False))
     shards = ShardSet.open([str(folder)])
     assert [sample["__key__"] for sample in read] == [f"p{number:03d}" for number in range(20)]
-    assert all(sample["map.png"] == shards.read(n // 8, n % 8, "map.png") for n, sample in enumerate(read))
+    assert all(
+        sample["segmentation.png"] == shards.read(n // 8, n % 8, "segmentation.png") for n, sample in enumerate(read)
+    )
 
 
 def test_a_set_goes_to_another_process(folder):
@@ -45,7 +47,7 @@ def test_a_set_goes_to_another_process(folder):
 
 
 def test_many_shards_do_not_need_as_many_open_files(tmp_path):
-    write_pictures(tmp_path, 70, per_shard=1)
+    write_images(tmp_path, 70, per_shard=1)
     shards = ShardSet.open([str(tmp_path)])
     assert [shards.read(shard, 0, "cls") for shard in range(70)] == [b"%d" % number for number in range(70)]
     assert len(shards._files) == 64
@@ -57,7 +59,7 @@ def test_the_fingerprint_knows_contents_and_not_places(folder, tmp_path):
     copied = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
     assert ShardSet.open([str(copied)]).fingerprint == first
     shutil.rmtree(copied)
-    assert ShardSet.open([str(write_pictures(copied, 20, side=25))]).fingerprint != first
+    assert ShardSet.open([str(write_images(copied, 20, side=25))]).fingerprint != first
     assert ShardSet.open([str(folder / "x-00000{1,0,2}.tar")]).fingerprint != first  # another order
 
 

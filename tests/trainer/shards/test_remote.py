@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fixtures.shards import decoded, encoded, photo, write_pictures
+from fixtures.shards import decoded, encoded, photo, write_images
 from fixtures.streams import global_batches, make, same
 
 from smalti.trainer.data.crops import CropConfig
@@ -56,7 +56,7 @@ class WithRanges(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("served"), 50)
+    return write_images(tmp_path_factory.mktemp("served"), 50)
 
 
 @pytest.fixture
@@ -81,10 +81,10 @@ def options(url: str, tmp_path: Path, **config) -> dict:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_web_server_gives_the_same_stream_as_files(folder, server, tmp_path, workers):
-    over_http = global_batches(folder, 4, workers=workers, **options(server.url, tmp_path))
+    over_http = global_batches(folder, 4, num_workers=workers, **options(server.url, tmp_path))
     assert same(over_http, global_batches(folder, 4))
     assert not (tmp_path / "cache").exists()
-    make(folder).check(make(folder, **options(server.url, tmp_path)).state(4))  # the same data set
+    make(folder).validate_state(make(folder, **options(server.url, tmp_path)).state_dict(4))  # the same data set
 
 
 def test_only_the_needed_bytes_come_over_the_wire(tmp_path, server, folder):
@@ -93,10 +93,10 @@ def test_only_the_needed_bytes_come_over_the_wire(tmp_path, server, folder):
     layouts = {"jpg": seekable_jpeg.layout_of(data).to_bytes()}
     write_shard(folder / "large" / "large.tar", [Sample("big", {"jpg": data}, Measured(2048, 2048), layouts)], {})
     url = server.url.replace("x-{000000..000006}", "large/large")
-    stream = make(folder, crop=CropConfig(size=128), fields=("picture",), repeats=8, **options(url, tmp_path))
-    batch = next(stream.once(1))
+    stream = make(folder, crop=CropConfig(size=128), fields=("image",), max_repeats=8, **options(url, tmp_path))
+    batch = next(stream.eval_batches(1))
     left, top, right, bottom = batch["box"][0].int().tolist()
-    assert (decoded(data)[top:bottom, left:right] == batch["picture"][0].permute(1, 2, 0).numpy()).all()
+    assert (decoded(data)[top:bottom, left:right] == batch["image"][0].permute(1, 2, 0).numpy()).all()
     assert server.sent["large.tar"] < len(data) / 6
 
 
@@ -104,7 +104,7 @@ def test_only_the_needed_bytes_come_over_the_wire(tmp_path, server, folder):
 def test_servers_without_ranges_are_read_through_the_cache(folder, server, tmp_path, fetch):
     server.ranges = fetch == "shards"  # asked for shards, or there is no other way
     asked = options(server.url, tmp_path, fetch=fetch)
-    assert same(global_batches(folder, 7, world=2, micro=4, workers=1, **asked), global_batches(folder, 7))
+    assert same(global_batches(folder, 7, world=2, micro=4, num_workers=1, **asked), global_batches(folder, 7))
     sizes = {path.name: path.stat().st_size for path in folder.glob("x-*.tar")}
     assert all(server.sent[name] < 2 * size + 2**16 for name, size in sizes.items())  # once, whoever asked
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 7
@@ -113,28 +113,28 @@ def test_servers_without_ranges_are_read_through_the_cache(folder, server, tmp_p
 def test_a_full_cache_forgets_what_was_used_longest_ago(folder, server, tmp_path):
     size = max(path.stat().st_size for path in folder.glob("x-*.tar"))
     asked = options(server.url, tmp_path, fetch="shards", cache_gigabytes=2.5 * size / 1e9)
-    assert same(global_batches(folder, 7, window=1, **asked), global_batches(folder, 7, window=1))
+    assert same(global_batches(folder, 7, shuffle_window=1, **asked), global_batches(folder, 7, shuffle_window=1))
     assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.tar")) <= 2.5 * size
 
 
 def test_a_busy_server_is_asked_again(folder, server, tmp_path):
     asked = options(server.url, tmp_path)
-    stream = make(folder, **asked).steps()
+    stream = make(folder, **asked).train_batches()
     server.busy = 2
     assert next(stream)[0]["key"] == global_batches(folder, 1)[0]["key"]
 
 
 def test_a_shard_that_is_gone_or_unreachable_is_a_fault(folder, server, tmp_path):
-    stream = make(folder, fault_limit=1.0, **options(server.url, tmp_path))
+    stream = make(folder, max_bad_fraction=1.0, **options(server.url, tmp_path))
     (folder / "x-000006.tar").rename(folder / "gone")
     try:
-        keys = [key for batch in stream.once(8) for key in batch["key"]]
+        keys = [key for batch in stream.eval_batches(8) for key in batch["key"]]
     finally:
         (folder / "gone").rename(folder / "x-000006.tar")
-    assert len(keys) == 48 and stream.faults == {"missing shard": 2}
+    assert len(keys) == 48 and stream.sample_errors == {"missing shard": 2}
     server.busy = 10**6
     assert list(make_again(stream).once(8)) == []
-    assert stream.faults == {"unreachable": 50}
+    assert stream.sample_errors == {"unreachable": 50}
 
 
 def make_again(stream):
@@ -147,7 +147,7 @@ def make_again(stream):
 
 def test_a_command_gives_a_shard(folder, tmp_path):
     asked = options(f"pipe:cat {folder}/x-{{000000..000006}}.tar", tmp_path)
-    assert same(global_batches(folder, 3, workers=1, **asked), global_batches(folder, 3))
+    assert same(global_batches(folder, 3, num_workers=1, **asked), global_batches(folder, 3))
 
 
 def test_shards_without_indexes_are_indexed_once(folder, tmp_path):

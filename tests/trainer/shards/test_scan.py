@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from fixtures.shards import encoded, photo, write_pictures
+from fixtures.shards import encoded, photo, write_images
 
 from smalti.trainer.shards.index import ShardIndex
 from smalti.trainer.shards.reader import ShardSet
@@ -18,7 +18,7 @@ from smalti.trainer.shards.scan import DamagedTarError, scan, write_index_of
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
-    write_pictures(tmp_path, 8)
+    write_images(tmp_path, 8)
     return tmp_path / "x-000000.tar"
 
 
@@ -47,8 +47,8 @@ def test_scanning_finds_what_the_writer_wrote(shard):
 def test_shards_that_webdataset_wrote_are_indexed(tmp_path):
     with webdataset.TarWriter(str(tmp_path / "w.tar")) as writer:
         for number in range(5):
-            picture = photo(20, 30 + number)
-            writer.write({"__key__": f"dir.x/k{number}", "png": picture, "cls": number, "json": {"n": number}})
+            image = photo(20, 30 + number)
+            writer.write({"__key__": f"dir.x/k{number}", "png": image, "cls": number, "json": {"n": number}})
     scanned = scan(tmp_path / "w.tar")
     (tmp_path / "w.tar.idx").write_bytes(scanned.to_bytes())
     shards = ShardSet.open([str(tmp_path)])
@@ -59,7 +59,7 @@ def test_shards_that_webdataset_wrote_are_indexed(tmp_path):
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_long_names_are_read_in_every_form_of_tar(tmp_path, form):
     folder = "/".join(["a" * 30] * 4)
-    name = f"{folder}/picture.cls" if form == tarfile.USTAR_FORMAT else f"{folder}/{'ü' * 80}.cls"
+    name = f"{folder}/image.cls" if form == tarfile.USTAR_FORMAT else f"{folder}/{'ü' * 80}.cls"
     path = write_tar(tmp_path / "t.tar", [(name, b"7"), ("b.cls", b"8")], format=form)
     assert [row.key + ".cls" for row in scan(path).rows] == [name, "b.cls"]
 
@@ -115,9 +115,9 @@ def test_files_of_a_sample_must_lie_together(tmp_path):
         scan(path)
 
 
-def test_pictures_without_a_size_are_left_out_by_name(tmp_path):
+def test_images_without_a_size_are_left_out_by_name(tmp_path):
     small, good = encoded(photo(8, 40), "PNG"), encoded(photo(30, 40), "PNG")
-    path = write_tar(tmp_path / "t.tar", [("a.png", b"no picture"), ("b.png", small), ("c.png", good)])
+    path = write_tar(tmp_path / "t.tar", [("a.png", b"no image"), ("b.png", small), ("c.png", good)])
     scanned = scan(path, minimum_side=16)
     assert [row.key for row in scanned.rows] == ["c"]
     assert [(left.key, left.reason.split(":")[0]) for left in scanned.skipped] == [
@@ -126,7 +126,7 @@ def test_pictures_without_a_size_are_left_out_by_name(tmp_path):
     ]
 
 
-def test_seekable_pictures_are_recognized(tmp_path):
+def test_seekable_images_are_recognized(tmp_path):
     data = encoded(photo(64, 64), "JPEG", restart_marker_blocks=1)
     scanned = scan(write_tar(tmp_path / "t.tar", [("a.jpg", data)]))
     assert scanned.rows[0].members["jpg"].layout

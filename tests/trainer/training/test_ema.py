@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from smalti.trainer.training.ema import WeightAverage
+from smalti.trainer.training.ema import EMA
 
 
 def all_of_it(parameter: nn.Parameter) -> torch.Tensor:
     return parameter.data
 
 
-def averaged(decay: float = 0.9) -> tuple[nn.Linear, WeightAverage]:
+def averaged(decay: float = 0.9) -> tuple[nn.Linear, EMA]:
     module = nn.Linear(2, 1, bias=False)
     nn.init.constant_(module.weight, 1.0)
-    return module, WeightAverage(module, decay, all_of_it)
+    return module, EMA(module, decay, all_of_it)
 
 
 def test_the_average_follows_the_recurrence():
@@ -25,7 +25,7 @@ def test_the_average_follows_the_recurrence():
         average.update(step)
         keep = min(0.5, (1 + step) / (10 + step))  # 0.1 at first, 0.5 from step 8 on
         expected = keep * expected + (1 - keep) * value
-        assert average.state()["weight"].flatten().tolist() == pytest.approx([expected] * 2, rel=1e-6)
+        assert average.state_dict()["weight"].flatten().tolist() == pytest.approx([expected] * 2, rel=1e-6)
 
 
 def test_applied_shows_the_average_and_then_the_weights_again():
@@ -50,13 +50,13 @@ def test_the_average_of_bfloat16_weights_is_kept_in_fp32():
     average.update(10**6)  # 1 + 2e-3 / 1000 is 1 in bfloat16
     nn.init.constant_(module.weight, 3.0)
     average.update(10**6)
-    assert average.state()["weight"].flatten().tolist() == pytest.approx([1.002, 1.002], rel=1e-6)
+    assert average.state_dict()["weight"].flatten().tolist() == pytest.approx([1.002, 1.002], rel=1e-6)
 
 
 def test_frozen_weights_are_not_averaged():
     module = nn.Linear(2, 1)
     module.bias.requires_grad_(False)
-    assert set(WeightAverage(module, 0.9, all_of_it).state()) == {"weight"}
+    assert set(EMA(module, 0.9, all_of_it).state_dict()) == {"weight"}
 
 
 def test_a_state_comes_back_and_another_modules_is_refused():
@@ -64,10 +64,10 @@ def test_a_state_comes_back_and_another_modules_is_refused():
     nn.init.constant_(module.weight, 3.0)
     average.update(0)
     restored = averaged()[1]
-    restored.load_state({name: value.clone() for name, value in average.state().items()})
-    assert torch.equal(restored.state()["weight"], average.state()["weight"])
+    restored.load_state_dict({name: value.clone() for name, value in average.state_dict().items()})
+    assert torch.equal(restored.state_dict()["weight"], average.state_dict()["weight"])
     with pytest.raises(ValueError, match="another model"):
-        restored.load_state({"weight": torch.zeros(3)})
+        restored.load_state_dict({"weight": torch.zeros(3)})
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])
@@ -83,7 +83,7 @@ def test_without_an_average_the_weights_themselves_are_shown_and_nothing_is_kept
     average.update(0)
     with average.applied():
         assert (module.weight == 3).all()
-    assert average.state() == {} and (average.values()["weight"] == 3).all()
+    assert average.state_dict() == {} and (average.values()["weight"] == 3).all()
     with average.applied(before):
         assert torch.equal(module.weight.detach(), before["weight"])
     assert (module.weight == 3).all()

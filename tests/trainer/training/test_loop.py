@@ -12,7 +12,7 @@ from torch import Tensor
 from smalti.trainer.distributed import signals
 from smalti.trainer.training.loop import LoopConfig, fit
 
-CONFIG = LoopConfig(steps=10, log_every=2, preview_every=5, evaluate_every=4, save_every=3)
+CONFIG = LoopConfig(max_steps=10, log_every=2, preview_every=5, eval_every=4, save_every=3)
 
 
 class Recorder:
@@ -50,11 +50,11 @@ class Recorder:
     def write(self, step: int) -> None:
         self.diary.append(("write", step))
 
-    def write_held_out(self, step: int, values: Mapping[str, float]) -> None:
+    def write_val(self, step: int, values: Mapping[str, float]) -> None:
         assert values == {"seen": 3.0}
         self.diary.append(("held out", step))
 
-    def write_images(self, step: int, pictures: Mapping[str, Tensor]) -> None:
+    def write_images(self, step: int, images: Mapping[str, Tensor]) -> None:
         self.diary.append(("images", step))
 
     def note(self, saved: Any) -> None: ...
@@ -132,4 +132,4 @@ def test_a_task_may_end_at_an_evaluation():
 @pytest.mark.parametrize("name", ["steps", "log_every", "preview_every", "evaluate_every", "save_every"])
 def test_intervals_are_at_least_one_step(name: str):
     with pytest.raises(ValueError, match=f"{name} must be at least 1 step, got 0"):
-        LoopConfig(**{"steps": 10, name: 0})
+        LoopConfig(**{"max_steps": 10, name: 0})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smalti.trainer.checkpoint.writer import Report
+from smalti.trainer.checkpoint.writer import SaveReport
 from smalti.trainer.distributed import ranks
 from smalti.trainer.training.metrics import Metrics, grid, history
 
@@ -36,26 +36,26 @@ def test_the_console_says_what_the_file_says(tmp_path: Path, capsys: pytest.Capt
     writer = metrics(tmp_path)
     writer.add({"loss": torch.tensor(0.25)})
     writer.write(50)
-    writer.write_held_out(50, {"psnr": 21.5})
+    writer.write_val(50, {"psnr": 21.5})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("step  50/100  train/loss 0.25") and " left 0:0" in lines[0]
-    assert lines[1] == "step  50/100  held_out/psnr 21.5"
+    assert lines[1] == "step  50/100  val/psnr 21.5"
 
 
 def test_history_rewinds_to_the_step_that_is_resumed(tmp_path: Path):
     writer = metrics(tmp_path)
     for step in (10, 20, 30):
-        writer.write_held_out(step, {"psnr": float(step)})
+        writer.write_val(step, {"psnr": float(step)})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "held_o')  # a kill
     metrics(tmp_path).rewind(20)
     assert [line["step"] for line in history(tmp_path)] == [10, 20]
-    writer.write_held_out(30, {"psnr": 1.0})
+    writer.write_val(30, {"psnr": 1.0})
     assert [line["step"] for line in history(tmp_path)] == [10, 20, 30]
 
 
 def test_a_run_that_begins_again_keeps_nothing(tmp_path: Path):
-    metrics(tmp_path).write_held_out(0, {"psnr": 1.0})
+    metrics(tmp_path).write_val(0, {"psnr": 1.0})
     metrics(tmp_path).rewind(0)
     assert history(tmp_path) == []
 
@@ -69,7 +69,7 @@ def test_what_was_added_before_a_restart_counts_in_the_next_line(tmp_path: Path)
     first = metrics(tmp_path)
     first.add({"loss": torch.tensor(1.0)})
     resumed = metrics(tmp_path)
-    resumed.load_state(first.state())
+    resumed.load_state_dict(first.state_dict())
     resumed.add({"loss": torch.tensor(3.0)})
     resumed.write(2)
     assert history(tmp_path)[-1]["train/loss"] == 2.0
@@ -77,7 +77,7 @@ def test_what_was_added_before_a_restart_counts_in_the_next_line(tmp_path: Path)
 
 def test_what_a_save_has_cost_is_in_the_next_line_and_only_there(tmp_path: Path):
     writer = metrics(tmp_path)
-    writer.note(Report(step=5, stalled_s=0.5, written_s=2.0, size=1000))
+    writer.note(SaveReport(step=5, stalled_s=0.5, written_s=2.0, size=1000))
     writer.note(None)
     for step in (10, 20):
         writer.write(step)
@@ -86,18 +86,18 @@ def test_what_a_save_has_cost_is_in_the_next_line_and_only_there(tmp_path: Path)
     assert "checkpoint/stalled_seconds" not in second
 
 
-def test_pictures_are_written_as_they_are(tmp_path: Path):
+def test_images_are_written_as_they_are(tmp_path: Path):
     pixels = torch.arange(4 * 6 * 3, dtype=torch.uint8).reshape(4, 6, 3)
     metrics(tmp_path).write_images(7, {"rebuilt": pixels})
-    with Image.open(tmp_path / "pictures" / "rebuilt-00000007.png") as picture:
-        assert np.array_equal(np.asarray(picture), pixels.numpy())
+    with Image.open(tmp_path / "images" / "rebuilt-00000007.png") as image:
+        assert np.array_equal(np.asarray(image), pixels.numpy())
 
 
 def test_a_grid_has_a_row_for_each_batch():
     black, white = torch.full((2, 3, 4, 5), -1.0), torch.full((2, 3, 4, 5), 3.0)  # beyond white is white
-    picture = grid([black, white])
-    assert picture.shape == (8, 10, 3) and picture.dtype == torch.uint8
-    assert (picture[:4] == 0).all() and (picture[4:] == 255).all()
+    image = grid([black, white])
+    assert image.shape == (8, 10, 3) and image.dtype == torch.uint8
+    assert (image[:4] == 0).all() and (image[4:] == 255).all()
 
 
 def write_on_two_ranks(run: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def work(folder: Path, job: Session) -> None:
     for step in range(job.start + (job.start > 0), job.end + 1):
         metrics.add({"loss": torch.tensor(job.scale * step)})
         metrics.write(step)
-        metrics.write_held_out(step, {"psnr": job.scale})
+        metrics.write_val(step, {"psnr": job.scale})
     if job.killed:
         os.kill(os.getpid(), signal.SIGKILL)
     metrics.close()
@@ -177,6 +177,6 @@ def test_what_a_server_cannot_do_stops_no_training(
 def test_without_wandb_nothing_of_it_is_written(tmp_path: Path):
     metrics = Metrics(tmp_path, 100, None, {})
     metrics.rewind(0)
-    metrics.write_held_out(1, {"psnr": 1.0})
+    metrics.write_val(1, {"psnr": 1.0})
     metrics.close()
     assert [path.name for path in tmp_path.iterdir()] == [FILE]

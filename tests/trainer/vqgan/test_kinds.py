@@ -13,8 +13,8 @@ from smalti.models.losses.adversarial import AdversarialLoss
 from smalti.models.losses.reconstruction import PixelLoss
 from smalti.models.quantizers import QuantizerConfig
 from smalti.trainer.data.inputs import target
-from smalti.trainer.training.evaluation import Sums
-from smalti.trainer.vqgan.figures import add_figures, coloured, shown
+from smalti.trainer.training.evaluation import MetricSums
+from smalti.trainer.vqgan.figures import add_figures, color_coded, side_by_side
 from smalti.trainer.vqgan.task import VQGANTask
 
 QUANTIZERS = {config.kind: config for config in get_args(QuantizerConfig)}
@@ -67,16 +67,16 @@ def test_every_kind_trains_both_networks() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"r1": 10.0, "discriminator_zero": 3}, "r1 needs discriminator_training.engine.zero 0, 1 or 2"),
+        ({"r1": 10.0, "discriminator_zero": 3}, "r1 needs discriminator_training.engine.zero_stage 0, 1 or 2"),
         ({"extra": {"discriminator_training": None}}, "discriminator_training is missing"),
-        ({"extra": {"rebuilds": "map"}}, "rebuilds: map and model.labels go together, got map and None"),
-        ({"extra": {"rebuilds": "map", "model": {"labels": 7}}}, "loss.adversarial is for pictures"),
-        ({"extra": {"rebuilds": "depth"}}, "must be 1 for rebuilds: depth, got 3 and 3"),
-        ({"quantizer": {"kind": "fsq", "levels": [5, 5, 5, 5]}, "sentinels": {"collapsed": "revive"}},
+        ({"extra": {"target": "segmentation"}}, "rebuilds: map and model.num_labels go together, got map and None"),
+        ({"extra": {"target": "segmentation", "model": {"num_labels": 7}}}, "loss.adversarial is for images"),
+        ({"extra": {"target": "depth"}}, "must be 1 for rebuilds: depth, got 3 and 3"),
+        ({"quantizer": {"kind": "fsq", "levels": [5, 5, 5, 5]}, "monitors": {"collapsed": "replace"}},
          "revive needs a quantizer whose codes can be moved"),
-        ({"extra": {"discriminator": {"kind": "stylegan", "resolution": 64}}}, "must be data.crop.size 16, got 64"),
+        ({"extra": {"discriminator": {"kind": "stylegan", "resolution": 64}}}, "must be train_data.crop.size 16, got 64"),
         ({"extra": {"generator_training": OPTIMIZER | {"engine": {"precision": "fp16"}}}}, "fp16, whose gradients"),
-        ({"extra": {"discriminator_training": OPTIMIZER | {"engine": {"compile": "inductor"}}}}, "walked twice"),
+        ({"extra": {"discriminator_training": OPTIMIZER | {"engine": {"compile_backend": "inductor"}}}}, "walked twice"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -86,31 +86,31 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message:
 
 def test_targets_are_read_as_the_network_takes_them() -> None:
     batch: dict[str, Any] = {
-        "picture": torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2),
+        "image": torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2),
         "depth": torch.tensor([[[0.0, 0.25]]]),
-        "map": torch.tensor([[[3, 255]]], dtype=torch.uint8),
+        "segmentation": torch.tensor([[[3, 255]]], dtype=torch.uint8),
     }
-    assert target(batch, "picture")[0, 0].tolist() == [[-1.0, 1.0]]
+    assert target(batch, "image")[0, 0].tolist() == [[-1.0, 1.0]]
     assert target(batch, "depth").tolist() == [[[[-1.0, -0.5]]]]
-    assert target(batch, "map").tolist() == [[[3, 255]]]
+    assert target(batch, "segmentation").tolist() == [[[3, 255]]]
 
 
 def test_figures_of_maps_leave_out_what_has_no_label() -> None:
     logits = torch.tensor([[2.0, 0.0, 5.0], [0.0, 2.0, 0.0]]).view(1, 2, 1, 3)
-    sums = Sums()
-    add_figures(sums, "map", torch.tensor([[[0, 0, 255]]]), logits)
+    sums = MetricSums()
+    add_figures(sums, "segmentation", torch.tensor([[[0, 0, 255]]]), logits)
     means = sums.means()
     assert means["accuracy"] == 0.5
     assert means["cross_entropy"] == pytest.approx((math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2))) / 2)
 
 
 def test_labels_have_colours_of_their_own_and_depths_are_grey() -> None:
-    colours = coloured(torch.arange(256).view(1, 16, 16))
-    assert colours.shape == (1, 3, 16, 16) and colours.abs().max() <= 1
-    assert len(set(map(tuple, colours[0].flatten(1).t().tolist()))) == 256
-    assert shown("depth", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))[1].shape == (1, 3, 2, 2)
+    colors = color_coded(torch.arange(256).view(1, 16, 16))
+    assert colors.shape == (1, 3, 16, 16) and colors.abs().max() <= 1
+    assert len(set(map(tuple, colors[0].flatten(1).t().tolist()))) == 256
+    assert side_by_side("depth", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))[1].shape == (1, 3, 2, 2)
 
 
 def test_labels_beyond_all_classes_are_shown_like_the_mark_of_no_label():
     marks = torch.tensor([[[255, 256, 65535]]])
-    assert torch.equal(coloured(marks), coloured(torch.full_like(marks, 255)))
+    assert torch.equal(color_coded(marks), color_coded(torch.full_like(marks, 255)))

@@ -6,7 +6,7 @@ from typing import Any
 import processes
 import pytest
 import torch
-from fixtures.games import STEPS, TOTAL, Plain, game, micro_batches, pictures
+from fixtures.games import STEPS, TOTAL, Plain, game, images, micro_batches
 
 from smalti.trainer.distributed import ranks, sharded_parameters
 from smalti.trainer.vqgan.task import VQGANTask
@@ -15,8 +15,8 @@ WORLD = 2
 CASES: dict[str, dict[str, Any]] = {
     **{f"zero {zero}": {"generator_zero": zero, "discriminator_zero": zero, "micro": 2} for zero in (0, 1, 2, 3)},
     "fixed weight": {"adaptive": False, "weight": 0.1, "generator_zero": 3},
-    "sees after": {"discriminator_sees": "after", "micro": 2},
-    "sees after, zero 3": {"discriminator_sees": "after", "generator_zero": 3, "discriminator_zero": 3},
+    "sees after": {"discriminator_sees": "updated_generator", "micro": 2},
+    "sees after, zero 3": {"discriminator_sees": "updated_generator", "generator_zero": 3, "discriminator_zero": 3},
     "batch norm, zero 3": {"norm": "batch", "generator_zero": 3, "discriminator_zero": 3, "micro": 2},
     "lecam and r1": {"lecam": {"weight": 0.1, "decay": 0.5}, "r1": 1.0, "norm": "batch", "discriminator_zero": 2},
     "averaged codes": {"quantizer": {"kind": "ema"}, "micro": 2},
@@ -34,13 +34,13 @@ def play(names: list[str]) -> dict[str, Any]:
     for name in names:
         run = game(**settings(name))
         torch.manual_seed(run.seed)
-        task = VQGANTask(run, TOTAL // run.batch.micro // ranks.world())
+        task = VQGANTask(run, TOTAL // run.batch.micro_batch_size // ranks.world())
         weights = []
         for step in range(STEPS):
-            scalars = task.step(micro_batches(step, run.batch.micro, ranks.rank(), ranks.world()), step)
+            scalars = task.step(micro_batches(step, run.batch.micro_batch_size, ranks.rank(), ranks.world()), step)
             weights.append(scalars["adaptive_weight"])
-        states = {name: sharded_parameters.whole_state(engine.module) for name, engine in task.engines.items()}
-        lecam = task.adversary.lecam
+        states = {name: sharded_parameters.full_state_dict(engine.module) for name, engine in task.engines.items()}
+        lecam = task.discriminator_trainer.lecam
         anchors = None if lecam is None else torch.stack([lecam.real, lecam.fake])
         results[name] = {**states, "weights": torch.stack(weights), "anchors": anchors}
     return results
@@ -54,7 +54,7 @@ def played() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_are_one_plain_process_on_the_whole_batch(name: str, played: list[dict[str, Any]]) -> None:
     run = game(**settings(name))
-    parts = TOTAL // run.batch.micro // WORLD
+    parts = TOTAL // run.batch.micro_batch_size // WORLD
     plain = Plain(run, parts)
     plain.play(STEPS)
     mine = played[0][name]
@@ -69,7 +69,7 @@ def test_ranks_are_one_plain_process_on_the_whole_batch(name: str, played: list[
     for key, expected in plain.ema.items():
         torch.testing.assert_close(mine["generator"][f"quantize.embedding.{key}"], expected.float())
     weights = torch.tensor(plain.weights).view(STEPS, parts).mean(1)
-    if run.loss.adversarial.adaptive and not run.loss.adversarial.warmup:
+    if run.loss.adversarial.adaptive and not run.loss.adversarial.disc_only_steps:
         torch.testing.assert_close(mine["weights"], weights, rtol=1e-3, atol=1e-4)
     if run.loss.adversarial.lecam is not None:
         torch.testing.assert_close(mine["anchors"], plain.anchors, rtol=1e-4, atol=1e-6)
@@ -87,9 +87,9 @@ def first_step(zero: int, weight: float) -> dict[str, torch.Tensor]:
     """On a rank: the discriminator after one step of a game whose generator is pushed so hard."""
     run = game(discriminator_zero=zero, weight=weight)
     torch.manual_seed(run.seed)
-    task = VQGANTask(run, TOTAL // run.batch.micro // ranks.world())
-    task.step(micro_batches(0, run.batch.micro, ranks.rank(), ranks.world()), 0)
-    return sharded_parameters.whole_state(task.engines["discriminator"].module)
+    task = VQGANTask(run, TOTAL // run.batch.micro_batch_size // ranks.world())
+    task.step(micro_batches(0, run.batch.micro_batch_size, ranks.rank(), ranks.world()), 0)
+    return sharded_parameters.full_state_dict(task.engines["discriminator"].module)
 
 
 def sizes(zero: int) -> dict[str, int]:
@@ -97,8 +97,8 @@ def sizes(zero: int) -> dict[str, int]:
     run = game(micro=TOTAL // ranks.world(), generator_zero=zero, discriminator_zero=zero)
     torch.manual_seed(run.seed)
     task = VQGANTask(run, 1)
-    task.step(micro_batches(0, run.batch.micro, ranks.rank(), ranks.world()), 0)
-    task.generator.backward(task.generator(pictures(0, 4).float() / 127.5 - 1).rebuilt.sum())
+    task.step(micro_batches(0, run.batch.micro_batch_size, ranks.rank(), ranks.world()), 0)
+    task.generator.backward(task.generator(images(0, 4).float() / 127.5 - 1).rebuilt.sum())
     optimizer = task.generator.optimizer
     moments = [m for s in optimizer.optimizer.state.values() for m in s.values() if m.dim() and m.numel() > 1]
     groups = [[optimizer.grad_partitions_flat_buffer]] if zero == 3 else optimizer.averaged_gradients.values()
