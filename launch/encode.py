@@ -54,10 +54,10 @@ def _config(asked: argparse.Namespace) -> EncodeConfig:
         seed=asked.seed,
         tile=asked.tile,
         halo=asked.halo,
-        low_res=asked.low,
+        low_res=asked.low_res,
         batch=asked.batch,
-        num_workers=asked.workers,
-        max_bad_fraction=asked.fault_limit,
+        num_workers=asked.num_workers,
+        max_bad_fraction=asked.max_bad_fraction,
     )
 
 
@@ -87,8 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--low-res", type=int, default=0, metavar="P", help="keep a small image too, of P pixels a code"
     )
-    parser.add_argument("--workers", type=int, default=0, help="processes a rank that read and decode (0)")
-    parser.add_argument("--fault-limit", type=float, default=0.01, help="share of images that may be left out (0.01)")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes a rank that read and decode (0)")
+    parser.add_argument(
+        "--max-bad-fraction", type=float, default=0.01, help="share of images that may be left out (0.01)"
+    )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     return parser
 

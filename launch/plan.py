@@ -78,7 +78,9 @@ def _tokenizers(run: Run, codes: int | None) -> dict[str, VQGANConfig]:
             place = resolve_weights(Path(folder))
         except ValueError as error:
             raise ValueError(f"{error}; or give the number of its codes with --codes") from None
-        found[field] = configs.from_mapping(VQGANConfig, model_files.read_metadata(place, "vqgan")["model"], str(place))
+        found[field] = configs.from_mapping(
+            VQGANConfig, model_files.read_metadata(place, "vqgan")["model"], str(place), saved=True
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Paint images: ``python -m smalti.launch.sample PRIOR [TOKENIZER] --segmentation segmentation.png --seed 1 --out folder``.
+"""Sample images: ``python -m smalti.launch.sample PRIOR [TOKENIZER] --segmentation map.png --seed 1 --out folder``.
 
 The same seed gives the same images, whatever the batch, the mode and the number of ranks. A run that was killed goes
 on when the same command is given again. ``deepspeed --module smalti.launch.sample ...`` shares the images out.
@@ -40,11 +40,11 @@ def _paint(asked: argparse.Namespace) -> None:
     device = ranks.device()
     prior = load_prior(asked.prior, device)
     tokenizer = load_tokenizer(asked.tokenizer or _tokenizer_of(asked.prior), device)
-    develop = DecodeConfig(asked.tiles, asked.tile, asked.halo, asked.format)
+    develop = DecodeConfig(asked.decode, asked.tile, asked.halo, asked.format)
     config = SamplingJobConfig(asked.batch, asked.save_every, asked.preview)
     gallery = SamplingJob(prior, tokenizer, asked.seed, _sampling(asked), develop, config, _say)
     maps = None if asked.segmentation_tokenizer is None else load_tokenizer(asked.segmentation_tokenizer, device)
-    told = ConditionInputs(asked.map, maps, asked.label, asked.complete, asked.keep)
+    told = ConditionInputs(asked.segmentation, maps, asked.label, asked.init_image, asked.keep_rows)
     sizes = asked.size or [None]
     stem = f"{_named(asked)}seed-{asked.seed}"
     wishes = [build_request(prior, tokenizer, size, told, Tiling(asked.tile, asked.halo)) for size in sizes]
@@ -63,7 +63,9 @@ def _paint(asked: argparse.Namespace) -> None:
 def _named(asked: argparse.Namespace) -> str:
     """What is asked of the images, as the beginning of their names: two requests in one folder do not meet."""
     said = [] if asked.label is None else [f"class-{asked.label}"]
-    said += [re.sub(r"[^\w.-]", "_", file.stem)[:60] for file in (asked.map, asked.complete) if file is not None]
+    said += [
+        re.sub(r"[^\w.-]", "_", file.stem)[:60] for file in (asked.segmentation, asked.init_image) if file is not None
+    ]
     return "".join(f"{part}-" for part in said)
 
 
@@ -81,7 +83,7 @@ def _tokenizer_of(run: Path) -> Path:
         raise ValueError(
             f"{run} is not a run with a {RESOLVED}, so it does not tell its tokenizer; name that behind it"
         )
-    return find_tokenizer(run, config.read(PriorRun, resolved_config(run)).tokenizer)
+    return find_tokenizer(run, config.read(PriorRun, resolved_config(run), saved=True).tokenizer)
 
 
 def _sampling(asked: argparse.Namespace) -> SamplingConfig:
@@ -126,7 +128,7 @@ def _add_what(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--class", dest="label", type=int, help="number of the class, for priors of classes")
     group.add_argument("--init-image", type=Path, help="a photo; where it is transparent or ends, it is painted on")
     group.add_argument(
-        "--keep", type=float, help="share of the photo's rows to keep, from the top (0.5 if it is whole)"
+        "--keep-rows", type=float, help="share of the photo's rows to keep, from the top (0.5 if it is whole)"
     )
 
 

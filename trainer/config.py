@@ -37,10 +37,10 @@ _ABSENT = _Absent()
 
 
 @overload
-def read(cls: type[T], source: Path | str, overrides: Sequence[str] = ()) -> T: ...
+def read(cls: type[T], source: Path | str, overrides: Sequence[str] = (), *, saved: bool = False) -> T: ...
 @overload
-def read(cls: types.UnionType, source: Path | str, overrides: Sequence[str] = ()) -> Any: ...
-def read(cls: Any, source: Path | str, overrides: Sequence[str] = ()) -> Any:
+def read(cls: types.UnionType, source: Path | str, overrides: Sequence[str] = (), *, saved: bool = False) -> Any: ...
+def read(cls: Any, source: Path | str, overrides: Sequence[str] = (), *, saved: bool = False) -> Any:
     """Read a config file, the files it ``extends`` and the overrides into one frozen dataclass.
 
     Later layers win: ancestors, the file, overrides. Maps merge, lists and values replace. A layer that changes
@@ -50,6 +50,7 @@ def read(cls: Any, source: Path | str, overrides: Sequence[str] = ()) -> Any:
         cls: the dataclass to build, or a union of dataclasses (``VQGANRun | PriorRun``) for the file to choose from.
         source: a YAML file, or the bare name of a packaged config (``vqgan_tiny`` or ``vqgan_tiny.yaml``).
         overrides: ``path.to.field=value`` each, the value in YAML; order matters only for the same field.
+        saved: the file was written by smalti itself (RUN/config.yaml): keys that were renamed since are understood.
 
     Raises:
         ConfigError: with every problem found, not only the first.
@@ -58,7 +59,7 @@ def read(cls: Any, source: Path | str, overrides: Sequence[str] = ()) -> Any:
     raw: Any = {}
     for layer in (*_layers(_find(str(source), Path()), problems), _assignments(overrides, problems)):
         raw = merged(cls, MISSING, raw, layer)
-    return build(cls, raw, str(source), problems)
+    return build(cls, raw, str(source), problems, saved=saved)
 
 
 def dump(config: Any) -> str:
@@ -160,7 +161,7 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_sequence(_TAG + "seq", values, flow_style=on_one_line)
 
     def represent_dict(self, values: Any) -> yaml.MappingNode:
-        return self.represent_mapping(_TAG + "segmentation", values, flow_style=False)
+        return self.represent_mapping(_TAG + "map", values, flow_style=False)
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -149,7 +149,8 @@ def _vqgan() -> tuple[Step, Parts]:
     engine, optimizer = {"zero": 1, "precision": "bf16"}, {"learning_rate": 1e-5, "betas": [0.5, 0.9]}
     data = {"shards": ["none"], "crop": {"size": size}}
     made: VQGANRun = from_mapping(VQGANRun, {
-        "run_dir": "none", "train_data": data, "val_data": data, "loop": {"max_steps": 1 << 30}, "batch": {"global_batch_size": 1, "micro_batch_size": 1},
+        "run_dir": "none", "train_data": data, "val_data": data, "loop": {"max_steps": 1 << 30},
+        "batch": {"global_batch_size": 1, "micro_batch_size": 1},
         "model": {"channels": 32, "resolution": size, "z_channels": 64, "embed_dim": 64,
                   "attention_resolutions": [size // 16]},
         "loss": {"perceptual": {"trunk": "random"}},
@@ -174,7 +175,9 @@ def _prior(layers: int) -> tuple[Step, Parts]:
         "batch": {"global_batch_size": 2, "micro_batch_size": 2}, "previews": None,
         "model": {"kind": "gpt", "layers": layers, "heads": 2, "width": 64, "window": window},
         "condition": {"kind": "code_map", "vocab_size": CODES},
-        "training": {"optimizer": {"learning_rate": 1e-5}, "engine": {"zero_stage": 1, "precision": "bf16", "grad_clip": 1.0}},
+        "training": {
+            "optimizer": {"learning_rate": 1e-5}, "engine": {"zero_stage": 1, "precision": "bf16", "grad_clip": 1.0},
+        },
     })  # fmt: skip
     torch.manual_seed(0)
     prior = made.model.build(CODES, made.condition)

@@ -29,8 +29,8 @@ class PublishedLoop:
         with timed("generator forward"):
             out = self.generator(real)
         with timed("losses"):
-            pull = (out.rebuilt - real).abs().mean() + self.lpips(real, out.rebuilt).mean()
-            push = adversarial.generator_loss("hinge", self.discriminator(out.rebuilt))
+            pull = (out.reconstruction - real).abs().mean() + self.lpips(real, out.reconstruction).mean()
+            push = adversarial.generator_loss("hinge", self.discriminator(out.reconstruction))
         with timed("adaptive weight"):
             last = self.generator.last_layer.weight
             both = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (pull, push)]
@@ -41,7 +41,7 @@ class PublishedLoop:
             self._adam(0)
         self.discriminator.requires_grad_(True)
         with timed("generator forward, again"):
-            fake = self.generator(real).rebuilt
+            fake = self.generator(real).reconstruction
         with timed("LPIPS, again"):
             self.lpips(real, fake)
         with timed("discriminator"):

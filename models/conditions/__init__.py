@@ -27,7 +27,7 @@ SingleConditionConfig = (
 class CompositeConfig:
     """Several conditions at once, in this order."""
 
-    kind: Literal["several"] = "several"
+    kind: Literal["composite"] = "composite"
     conditions: tuple[SingleConditionConfig, ...] = ()
 
     def __post_init__(self) -> None:

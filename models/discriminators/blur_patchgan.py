@@ -16,7 +16,7 @@ GROUPS = 32  # of GroupNorm
 class BlurPatchGANConfig:
     """A 5x5 stem, stages that each double the width and halve the sides, and a head with one logit for each patch."""
 
-    kind: Literal["blur_patch"] = "blur_patch"
+    kind: Literal["blur_patchgan"] = "blur_patchgan"
     channels: Width = 128  # width of the stem and of the first stage
     stages: Depth = 4
 

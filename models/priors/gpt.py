@@ -52,7 +52,7 @@ class GPTConfig:
         problems = [f"{name} must be at least 1, got {value}" for name, value in self._sizes().items() if value < 1]
         if self.heads >= 1 and self.width % self.heads:
             problems.append(f"width (={self.width}) must be a multiple of heads (={self.heads})")
-        elif self.heads >= 1 and self.block == "modern" and self.width // self.heads % 4:
+        elif self.heads >= 1 and self.block == "llama" and self.width // self.heads % 4:
             problems.append(
                 f"width / heads (={self.width // self.heads}) must be a multiple of 4 for the block 'modern'"
             )

@@ -95,10 +95,10 @@ class NeighborhoodPrior(Prior):
         self.edge = nn.Parameter(0.02 * torch.randn(config.width))  # to the left of a row
         self.drop = nn.Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(
-            Block("modern", config.width, config.heads, config.attention_dropout, config.residual_dropout)
+            Block("llama", config.width, config.heads, config.attention_dropout, config.residual_dropout)
             for _ in range(config.layers)
         )
-        self.ln_f = final_norm("modern", config.width)
+        self.ln_f = final_norm("llama", config.width)
         self.head = CodeHead(config.width, codes, bias=False)
         rows, columns = config.window
         cells = window_cells((rows, columns + 1))

@@ -57,7 +57,7 @@ class RollingDecoder:
         for length, window in zip(request.size, prior.window, strict=True):
             window_start(0, length, window)  # refuses grids below the window, whose conditions cannot be cut
         self.order: Sequence[Cell] = [Cell(row, column) for row in range(height) for column in range(width)]
-        self.rows_at_once = -(-width // (prior.config.beside + 1))
+        self.rows_at_once = -(-width // (prior.config.columns_beside + 1))
         # Beside the rows being painted, the one above them is kept for the reading position at its end.
         branches = 2 if request.guided else 1
         self.caches = [prior.cache(len(request.image_ids), width, self.rows_at_once + 1) for _ in range(branches)]
@@ -66,14 +66,14 @@ class RollingDecoder:
 
     def reach(self, column: int) -> int:
         """The neighborhood's right edge."""
-        right: int = min(column + self.prior.config.beside, self.request.size[1] - 1)
+        right: int = min(column + self.prior.config.columns_beside, self.request.size[1] - 1)
         return right
 
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
         """See ``Decoder``; every cell must be asked for once, with all before it known."""
         width = self.request.size[1]
         for row, column in sorted(cells):
-            if row > self.ended and column + self.prior.config.beside >= width:
+            if row > self.ended and column + self.prior.config.columns_beside >= width:
                 self._read(codes, [Cell(row - 1, width)])
                 self.ended = row
         results = self._read(codes, cells)

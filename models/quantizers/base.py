@@ -73,7 +73,7 @@ class Quantizer(nn.Module):
     def replace_dead_codes(self, dead: Tensor, candidates: Tensor, seed: int) -> Tensor | None:
         """Moves the codes that ``dead`` (K,) marks onto candidates; returns as ``upkeep`` does.
 
-        Only quantizers whose config has ``revive_after`` have codes that can be moved one by one.
+        Only quantizers whose config has ``replace_dead_after`` have codes that can be moved one by one.
         """
         return None
 

@@ -27,8 +27,10 @@ def draw(candidates: Tensor, wanted: int, seed: int) -> Tensor:
     return candidates.float()[order.to(candidates.device)] + scale * noise.to(candidates.device)
 
 
-def replace_dead_codes(book: Tensor, idle: Tensor, revive_after: int, candidates: Tensor, seed: int) -> Tensor | None:
-    """Moves the codes that were idle for more than ``revive_after`` steps onto candidates.
+def replace_dead_codes(
+    book: Tensor, idle: Tensor, replace_dead_after: int, candidates: Tensor, seed: int
+) -> Tensor | None:
+    """Moves the codes that were idle for more than ``replace_dead_after`` steps onto candidates.
 
     Args:
         book: (K, C) codebook, left alone.
@@ -38,7 +40,7 @@ def replace_dead_codes(book: Tensor, idle: Tensor, revive_after: int, candidates
     Returns:
         The new (K, C) codebook in float32, or None when no code was idle for so long.
     """
-    dead = idle > revive_after
+    dead = idle > replace_dead_after
     if not len(candidates) or not dead.any():
         return None
     idle[dead] = 0

@@ -29,7 +29,8 @@ class CosineConfig:
         check_codebook(self.codebook_size, self.replace_dead_after)
         if self.commitment_weight < 0 or self.codebook_weight < 0:
             raise ValueError(
-                f"commitment_weight and codebook_weight must not be negative, got {self.commitment_weight} and {self.codebook_weight}"
+                "commitment_weight and codebook_weight must not be negative, "
+                f"got {self.commitment_weight} and {self.codebook_weight}"
             )
 
     def build(self, dim: int) -> "CosineQuantizer":

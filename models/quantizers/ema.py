@@ -99,10 +99,10 @@ class EMAQuantizer(Quantizer):
         if self.config.replace_dead_after is not None:
             self._replace_dead_codes(observed.counts, candidates, seed, self.config.replace_dead_after)
 
-    def _replace_dead_codes(self, counts: Tensor, candidates: Tensor, seed: int, revive_after: int) -> None:
+    def _replace_dead_codes(self, counts: Tensor, candidates: Tensor, seed: int, replace_dead_after: int) -> None:
         note_idle(self.idle, counts)
-        dead = self.idle > revive_after
-        book = replace_dead_codes(self.embedding.weight, self.idle, revive_after, candidates, seed)
+        dead = self.idle > replace_dead_after
+        book = replace_dead_codes(self.embedding.weight, self.idle, replace_dead_after, candidates, seed)
         if book is not None:
             self.embedding.place(dead, book[dead])
 

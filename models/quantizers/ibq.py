@@ -33,7 +33,8 @@ class IBQConfig:
         check_codebook(self.codebook_size, None)
         if self.codebook_term_weight < 0 or self.codebook_weight < 0:
             raise ValueError(
-                f"codebook_term_weight and codebook_weight must not be negative, got {self.codebook_term_weight} and {self.codebook_weight}"
+                "codebook_term_weight and codebook_weight must not be negative, "
+                f"got {self.codebook_term_weight} and {self.codebook_weight}"
             )
 
     def build(self, dim: int) -> "IndexBackpropagationQuantizer":

@@ -28,7 +28,8 @@ class SimVQConfig:
         check_codebook(self.codebook_size, None)
         if self.commitment_weight < 0 or self.codebook_weight < 0:
             raise ValueError(
-                f"commitment_weight and codebook_weight must not be negative, got {self.commitment_weight} and {self.codebook_weight}"
+                "commitment_weight and codebook_weight must not be negative, "
+                f"got {self.commitment_weight} and {self.codebook_weight}"
             )
 
     def build(self, dim: int) -> "ProjectedQuantizer":

@@ -42,7 +42,8 @@ class VQConfig:
         check_codebook(self.codebook_size, self.replace_dead_after)
         if self.commitment_weight < 0 or self.codebook_weight < 0:
             raise ValueError(
-                f"commitment_weight and codebook_weight must not be negative, got {self.commitment_weight} and {self.codebook_weight}"
+                "commitment_weight and codebook_weight must not be negative, "
+                f"got {self.commitment_weight} and {self.codebook_weight}"
             )
 
     def build(self, dim: int) -> "VectorQuantizer":
@@ -110,9 +111,9 @@ def note_idle(idle: Tensor, counts: Tensor) -> None:
     idle.add_(1).masked_fill_(counts > 0, 0)
 
 
-def check_codebook(codes: int, revive_after: int | None) -> None:
+def check_codebook(codes: int, replace_dead_after: int | None) -> None:
     """Raises ValueError for a codebook that cannot be."""
     if codes < 2:
         raise ValueError(f"codes must be at least 2, got {codes}")
-    if revive_after is not None and revive_after < 1:
-        raise ValueError(f"revive_after must be at least 1 step, or null for never, got {revive_after}")
+    if replace_dead_after is not None and replace_dead_after < 1:
+        raise ValueError(f"replace_dead_after must be at least 1 step, or null for never, got {replace_dead_after}")

@@ -1,4 +1,4 @@
-"""The two transformer blocks: the published one (``gpt2``) and today's (``modern``).
+"""The two transformer blocks: the published one (``gpt2``) and today's (``llama``).
 
 Shapes: B samples, T positions, C channels.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .rope import RopeTables
 
-BlockKind = Literal["gpt2", "modern"]
+BlockKind = Literal["gpt2", "llama"]
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Takes the keys and values of one more position, gives all that it may look at, and the mask of what it may not."""
@@ -39,19 +39,19 @@ class Block(nn.Module):
     """Attention and feed-forward layer, each behind its norm and beside a skip.
 
     ``gpt2``: LayerNorm, biases, four-fold GELU in its erf form, as in the reference.
-    ``modern``: RMSNorm, no biases, SwiGLU, normalized queries and keys.
+    ``llama``: RMSNorm, no biases, SwiGLU, normalized queries and keys.
     """
 
     def __init__(
         self, kind: BlockKind, width: int, heads: int, attention_dropout: float, residual_dropout: float
     ) -> None:
         super().__init__()
-        modern = kind == "modern"
-        self.attn = Attention(width, heads, attention_dropout, residual_dropout, bias=not modern, normalize=modern)
+        llama = kind == "llama"
+        self.attn = Attention(width, heads, attention_dropout, residual_dropout, bias=not llama, normalize=llama)
         self.ln1 = final_norm(kind, width)
         self.ln2 = final_norm(kind, width)
         self.mlp: nn.Module
-        if modern:
+        if llama:
             self.mlp = SwiGLU(width, residual_dropout)
         else:
             self.mlp = nn.Sequential(
@@ -82,7 +82,7 @@ class Block(nn.Module):
 
 def final_norm(kind: BlockKind, width: int) -> nn.Module:
     """The norm of a kind of block, used in it and once more before the head."""
-    return nn.RMSNorm(width, eps=1e-6) if kind == "modern" else nn.LayerNorm(width, eps=1e-5)
+    return nn.RMSNorm(width, eps=1e-6) if kind == "llama" else nn.LayerNorm(width, eps=1e-5)
 
 
 def initialize(module: nn.Module) -> None:

@@ -79,7 +79,8 @@ def small(name: str, folder: Path) -> PriorRun:
         "train_data.num_workers": 0, "batch": {"global_batch_size": 8, "micro_batch_size": 4}, "loop.max_steps": STEPS,
         "model.layers": 1, "model.heads": 2, "model.width": 16, "model.window": [4, 4],
         "training.engine.precision": "fp32", "training.engine.compile_backend": None,
-        "training.optimizer.lr_scaling": "fixed", "training.optimizer.learning_rate": 3e-3, "training.optimizer.warmup_steps": 0,
+        "training.optimizer.lr_scaling": "fixed", "training.optimizer.learning_rate": 3e-3,
+        "training.optimizer.warmup_steps": 0,
     }  # fmt: skip
     changes |= {f"{data}.crop.{'size' if images else 'window'}": 16 if images else [4, 4]
                 for data in ("data", "val")}  # fmt: skip
@@ -105,9 +106,9 @@ def trained(folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
         torch.manual_seed(run.seed)
         task, training, val = built(run)
         steps = training.train_batches(0)
-        before = task.evaluate(val.eval_batches(4))["nats_per_code"]
-        losses = [task.step(next(steps), step)["nats_per_code"].item() for step in range(STEPS)]
-        after = task.evaluate(val.eval_batches(4))["nats_per_code"]
+        before = task.evaluate(val.eval_batches(4))["nll"]
+        losses = [task.step(next(steps), step)["nll"].item() for step in range(STEPS)]
+        after = task.evaluate(val.eval_batches(4))["nll"]
         left[name] = {"losses": losses, "before": before, "after": after, "weights": len(task.weights())}
     return left
 

@@ -57,7 +57,9 @@ def shrunk(name: str) -> VQGANRun:
             "loss.adversarial.disc_only_steps": 0,
             "discriminator.channels": 32,
         }
-        changes |= {"discriminator.stages" if whole.discriminator.kind == "blur_patch" else "discriminator.layers": 2}
+        changes |= {
+            "discriminator.stages" if whole.discriminator.kind == "blur_patchgan" else "discriminator.layers": 2
+        }
         changes |= {f"discriminator_training.optimizer.{key}": value
                     for key, value in (("scale", "fixed"), ("learning_rate", 1e-3), ("warmup", 0))}  # fmt: skip
     run: VQGANRun = configs.read(VQGANRun, name, [f"{key}={value}" for key, value in changes.items()])

@@ -61,6 +61,6 @@ def test_a_job_that_loses_a_node_ends_names_it_and_goes_on_on_the_other(tmp_path
     assert f", without {two_nodes.SECOND} (no answer by ssh)" in verdict
     assert (run / "hosts.txt").read_text() == f"{two_nodes.FIRST} slots=1\n"
     assert "1 rank(s) on 1 host(s)" in said and "which 2 rank(s) saved" in said
-    assert [line["step"] for line in metrics.history(run) if "train/nats_per_code" in line] == [*range(1, STEPS + 1)]
+    assert [line["step"] for line in metrics.history(run) if "train/nll" in line] == [*range(1, STEPS + 1)]
     last = storage.latest_valid(run)
     assert last is not None and last.step == STEPS

@@ -20,7 +20,7 @@ def test_encoding_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     tokenizer = write_tokenizer(tmp_path / "vqgan")
 
     def start(name: str, world: int = 1) -> processes.Job:
-        options = ["--size", "16", "--crops", "2", "--seed", "3", "--workers", str(world - 1)]
+        options = ["--size", "16", "--crops", "2", "--seed", "3", "--num-workers", str(world - 1)]
         return processes.command("smalti.launch.encode", [tokenizer, images, tmp_path / name, *options], world)
 
     assert start("whole").wait().codes == [0]

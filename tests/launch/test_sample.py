@@ -165,7 +165,7 @@ def test_metadata_say_how_a_image_was_made(capsys, tmp_path, of_maps, tokenizer)
     assert notes["seed"] == 9 and notes["image"] == 0 and notes["size"] == [20, 28]
     assert notes["prior"] == model_files.read_metadata(of_maps)["digest"]
     assert notes["tokenizer"] == model_files.read_metadata(tokenizer)["digest"]
-    assert "top_k=5" in notes["sampling"] and "blended" in notes["developed"] and len(notes["wish"]) == 64
+    assert "top_k=5" in notes["sampling"] and "blended" in notes["decoded"] and len(notes["request"]) == 64
 
 
 def labels(path, size, most=6):

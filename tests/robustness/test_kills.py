@@ -64,7 +64,7 @@ def _pack(folder: Path) -> Command:
 def _encode(folder: Path) -> Command:
     tokenizer = write_pair(folder / "pair")[1]
     shards = write_images(folder / "shards", 24, per_shard=4)
-    arguments = [tokenizer, shards, folder / "out", "--size", "16", "--workers", "1"]
+    arguments = [tokenizer, shards, folder / "out", "--size", "16", "--num-workers", "1"]
     return Command("smalti.launch.encode", arguments, folder / "out", contents)
 
 

@@ -129,7 +129,8 @@ def whole(section: type) -> dict[str, Any]:
 DATA: dict[str, Any] = {"shards": ["a"], "crop": {"kind": "patch", "size": 256}}
 NEEDED: dict[str, Any] = {
     "run_dir": "run", "tokenizer": "run", "train_data": DATA, "val": DATA, "loop": {"max_steps": 1},
-    "batch": {"global_batch_size": 4, "micro_batch_size": 2}, "total": 4, "micro": 2, "steps": 1, "learning_rate": 1e-4, "shards": ["a"],
+    "batch": {"global_batch_size": 4, "micro_batch_size": 2}, "global_batch_size": 4, "micro_batch_size": 2,
+    "max_steps": 1, "learning_rate": 1e-4, "shards": ["a"],
     "generator_training": {"optimizer": {"learning_rate": 1e-4}}, "training": {"optimizer": {"learning_rate": 1e-4}},
     "optimizer": {"learning_rate": 1e-4}, "newest": 3,
 }  # fmt: skip

@@ -76,7 +76,7 @@ def load_tokenizer(path: Path, device: torch.device) -> LoadedTokenizer:
     """
     folder = resolve_weights(path)
     card = model_files.read_metadata(folder, "vqgan")
-    config = from_mapping(VQGANConfig, card["model"], f"the card in {folder}")
+    config = from_mapping(VQGANConfig, card["model"], f"the card in {folder}", saved=True)
     return LoadedTokenizer(_filled(config.build(), folder, card, device), card)
 
 
@@ -85,8 +85,8 @@ def load_prior(path: Path, device: torch.device) -> LoadedPrior:
     folder = resolve_weights(path)
     card = model_files.read_metadata(folder, "prior")
     source = f"the card in {folder}"
-    config: Any = from_mapping(PriorConfig, card["model"], source)
-    condition: Any = from_mapping(ConditionConfig, card["condition"], source)
+    config: Any = from_mapping(PriorConfig, card["model"], source, saved=True)
+    condition: Any = from_mapping(ConditionConfig, card["condition"], source, saved=True)
     return LoadedPrior(_filled(config.build(card["codes"], condition), folder, card, device), card)
 
 

@@ -51,7 +51,7 @@ def read_metadata(folder: Path, task: str | None = None) -> dict[str, Any]:
         raise ValueError(f"{place} is not a card of this format; export the run again")
     if task is not None and card.get("task") != task:
         raise ValueError(f"{place} describes a {card.get('task')!r}, not a {task!r}; name the folder of a {task}")
-    return card
+    return _in_present_names(card)
 
 
 def read(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -72,3 +72,16 @@ def read(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
             f"the file is damaged or was exchanged: export the run again"
         )
     return weights
+
+
+def _in_present_names(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier version wrote, under the names that this one uses."""
+    renamed = {{"rebuilds": "target"}.get(name, name): value for name, value in metadata.items()}
+    if "target" in renamed:
+        renamed["target"] = {"picture": "image", "map": "segmentation"}.get(renamed["target"], renamed["target"])
+    if isinstance(renamed.get("condition_tokenizers"), dict):
+        tokenizers = renamed["condition_tokenizers"]
+        renamed["condition_tokenizers"] = {
+            {"map": "segmentation"}.get(f, f): digest for f, digest in tokenizers.items()
+        }
+    return renamed

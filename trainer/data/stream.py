@@ -41,7 +41,8 @@ class Stream:
 
     Args:
         config: where samples come from and how they are cut.
-        fields: what batches hold: "image", "segmentation", "depth", "cls", or "codes", "segmentation_codes", "cls". Always there
+        fields: what batches hold: "image", "segmentation", "depth", "cls", or "codes", "segmentation_codes", "cls".
+            Always there
             besides: "key", "box", "source_size", "flip".
         global_batch: samples of one optimizer step over all ranks, G.
         micro_batch: samples of one batch, m.
@@ -235,7 +236,8 @@ class Stream:
         if needed > 1 and not self.config.max_repeats and not self._rank:
             _LOG.warning(
                 "the data set has %d samples, fewer than the %d of a global batch: repeats = %d was chosen, so that "
-                "each is seen up to so many times a step. More images, or a smaller batch.global_batch_size, make it needless",
+                "each is seen up to so many times a step. More images, or a smaller batch.global_batch_size, make it "
+                "needless",
                 self.samples, self._global_batch, needed,
             )  # fmt: skip
 

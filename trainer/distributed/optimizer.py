@@ -40,7 +40,8 @@ class OptimizerConfig:
             or not 0 < self.decay_fraction <= 1
         ):
             raise ValueError(
-                f"warmup_steps and weight_decay must not be negative, min_lr_ratio must be in [0, 1] and decay in (0, 1], "
+                "warmup_steps and weight_decay must not be negative, min_lr_ratio must be in [0, 1] and decay_fraction "
+                "in (0, 1], "
                 f"got {self.warmup_steps}, {self.weight_decay}, {self.min_lr_ratio}, {self.decay_fraction}"
             )
         check_ranges(self)

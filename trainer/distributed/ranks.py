@@ -198,15 +198,7 @@ def broadcast_object(value: T | None) -> T:
 
 
 def all_gather_object(value: T) -> list[T]:
-    """Every rank's value on every rank, in the order of ranks. Every rank must call this. Small picklable values."""
-    box: list[Any] = [value] * world()
-    if world() > 1:
-        dist.all_gather_object(box, value)
-    return box
-
-
-def all_gather_object(value: T) -> list[T]:
-    """Every rank's value, in the order of ranks, on every rank. Small picklable values of our own only."""
+    """Every rank's value, in the order of ranks, on every rank; all must call this. Small picklable values only."""
     values: list[Any] = [value] * world()
     if world() > 1:
         dist.all_gather_object(values, value)

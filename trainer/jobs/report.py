@@ -36,9 +36,9 @@ def reported_run(folder: Path) -> ReportedRun:
     if not resolved_config(folder).is_file() or not (folder / FILE).is_file():
         raise ValueError(f"{folder} is not a run's folder ({RESOLVED} and {FILE} are missing); train it first")
     lines = history(folder)
-    if not curve(lines, "val/psnr") and not curve(lines, "val/nats_per_code"):
+    if not curve(lines, "val/psnr") and not curve(lines, "val/nll"):
         raise ValueError(f"{folder} has not been evaluated yet; train it on")
-    return ReportedRun(folder, read(Run, resolved_config(folder)), lines)
+    return ReportedRun(folder, read(Run, resolved_config(folder), saved=True), lines)
 
 
 def curve(lines: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
@@ -68,7 +68,7 @@ def _results(each: ReportedRun) -> list[str]:
     run, lines = each.run, each.lines
     step = int(lines[-1]["step"])
     if isinstance(run, VQGANRun):
-        psnr, use = curve(lines, "val/psnr"), curve(lines, "val/usage")
+        psnr, use = curve(lines, "val/psnr"), curve(lines, "val/codebook/usage")
         found = [
             f"VQGAN in {each.folder}: {step} steps of {run.batch.global_batch_size} crops, factor {run.model.factor}, "
             f"{run.model.codebook_size} codes",
@@ -78,7 +78,7 @@ def _results(each: ReportedRun) -> list[str]:
         if run.loss.perceptual is not None and run.loss.perceptual.trunk == "random":
             found.append("  LPIPS had a random trunk: fine for trying things out, not for training in earnest")
         return found
-    nats, share = curve(lines, "val/nats_per_code"), curve(lines, "val/share_of_ln_k")
+    nats, share = curve(lines, "val/nll"), curve(lines, "val/normalized_nll")
     return [
         f"prior in {each.folder}: {step} steps of {run.batch.global_batch_size} grids, told by {run.condition.kind}",
         f"  validation NLL {nats[0][1]:.3f} nats per code before, {nats[-1][1]:.3f} after; "

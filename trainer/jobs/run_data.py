@@ -4,6 +4,13 @@ from collections.abc import Mapping
 
 from ..data.stream import Stream
 
+# What checkpoints called an input before.
+_OLD_NAMES = {
+    "val": "held_out",
+    "tokenizer of image": "tokenizer of picture",
+    "tokenizer of segmentation": "tokenizer of map",
+}
+
 
 class RunData:
     """The training stream's position, the validation data and the tokenizers, wherever they lie.
@@ -33,7 +40,11 @@ class RunData:
         before = stored.pop("inputs", None)
         self._training.validate_state(stored)
         if isinstance(before, Mapping):
-            changed = [name for name, now in self._inputs.items() if before.get(name) != now]
+            changed = [
+                name
+                for name, now in self._inputs.items()
+                if before.get(name, before.get(_OLD_NAMES.get(name, name))) != now
+            ]
             if changed:
                 raise ValueError(
                     f"{' and '.join(changed)} changed since the run was saved; name what it was trained with, or start "

@@ -66,7 +66,7 @@ def _claimed(folder: Path, run: Any, kinds: Any, fresh: bool) -> str:
     if fresh:
         _clear(folder)
     elif _has_saved(folder) and resolved_config(folder).is_file():
-        before = configs.read(kinds, resolved_config(folder))
+        before = configs.read(kinds, resolved_config(folder), saved=True)
         changes = configs.differences(before, run)
         refused = [change for change in changes if not _may_change_on_resume(change, before, run)]
         if refused:

@@ -88,7 +88,7 @@ def _vqgan_step(
 ) -> None:
     """The order of ``VQGANTask``: what is alive together matters."""
     out = generator(real)
-    cut = out.rebuilt.detach().float().requires_grad_()
+    cut = out.reconstruction.detach().float().requires_grad_()
     rebuilt = cut.view_as(cut)  # the counter of operations does not bear a gradient at a leaf
     gradient, _ = judge(real, rebuilt)
     if discriminator is not None and run.loss.adversarial is not None:
@@ -97,7 +97,7 @@ def _vqgan_step(
         (pushed,) = torch.autograd.grad(push, rebuilt, retain_graph=True)
         gradient = gradient + pushed
         adversarial.discriminator_loss(run.loss.adversarial.kind, discriminator(real), fake_logits).backward()  # type: ignore[no-untyped-call]
-    ((out.rebuilt * gradient.to(out.rebuilt.dtype)).sum() + out.quantized.loss).backward()
+    ((out.reconstruction * gradient.to(out.reconstruction.dtype)).sum() + out.quantized.loss).backward()
 
 
 def _of_prior(run: PriorRun, tokenizers: Mapping[str, VQGANConfig]) -> Costs:

@@ -128,7 +128,8 @@ def plan(run: Run, costs: Costs, machines: Machines) -> Plan:
     """
     if run.batch.global_batch_size % machines.ranks:
         raise ValueError(
-            f"batch.global_batch_size = {run.batch.global_batch_size} must be a multiple of the {machines.ranks} ranks of {machines.nodes} x "
+            f"batch.global_batch_size = {run.batch.global_batch_size} must be a multiple of the {machines.ranks} "
+            f"ranks of {machines.nodes} x "
             f"{machines.gpus} GPUs; nearest: {_nearest(run.batch.global_batch_size, machines.ranks)}"
         )
     fits = [_fit(run, costs, machines, engine) for engine in _ways(costs)]

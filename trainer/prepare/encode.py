@@ -30,7 +30,7 @@ from ..distributed.child_processes import end_with
 from ..files import write_whole
 from ..images.geometry import Crop
 from ..shards.errors import SampleError, TooManySampleErrorsError
-from ..shards.fields import ARRAY_FIELDS, EXTENSIONS
+from ..shards.fields import ARRAY_FIELDS, EXTENSIONS, PROVENANCE_KEYS
 from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
 from ..shards.writer import Sample, finished, own_shard, write_shard
@@ -109,7 +109,11 @@ def provenance(work: EncodeJob) -> dict[str, Any]:
     config = work.config
     maps: Any = {"kind": "commonest label", "labels": LABELS} if _has(work.source, "segmentation") else None
     others = {
-        f"{field}s": {"kind": "codes", "tokenizer": other.metadata["digest"], "codes": other.metadata["codes"]}
+        PROVENANCE_KEYS[field]: {
+            "kind": "codes",
+            "tokenizer": other.metadata["digest"],
+            "codes": other.metadata["codes"],
+        }
         for field, other in work.condition_tokenizers.items()
     }
     cut: dict[str, Any] = {"tile": config.tile, "halo": config.halo}
@@ -122,7 +126,7 @@ def provenance(work: EncodeJob) -> dict[str, Any]:
         "tokenizer": card["digest"],
         "factor": card["factor"],
         "codes": card["codes"],
-        "maps": maps,
+        PROVENANCE_KEYS["segmentation"]: maps,
         "low": config.low_res,
         **others,
         **cut,
@@ -271,7 +275,8 @@ def _reported(work: EncodeJob) -> EncodeReport:
         kind, key = skipped[0][2], skipped[0][1]
         raise TooManySampleErrorsError(
             f"{len(skipped)} of {work.source.samples} images were left out, more than fault_limit = "
-            f"{work.config.max_bad_fraction:g} allows; the first is {key}: {kind}; see {work.folder / REPORT}. Repair them "
+            f"{work.config.max_bad_fraction:g} allows; the first is {key}: {kind}; see {work.folder / REPORT}. "
+            "Repair them "
             "and encode their shards again, or raise the limit"
         )
     return report

@@ -18,7 +18,7 @@ _SUFFIXES = {
     "segmentation": (".png", ".tif", ".tiff"),
     "depth": (".png", ".tif", ".tiff", ".npy"),
 }
-_HEADERS = ("file", "filename", "image", "key", "name", "path", "image")  # first cell of a CSV's heading
+_HEADERS = ("file", "filename", "image", "key", "name", "path", "picture")  # first cell of a CSV's heading
 _LARGEST = 1 << 30  # bytes of a list or a file of labels
 FOLDERS = {"image": "images", "segmentation": "maps", "depth": "depth"}  # of an aligned source
 

@@ -10,7 +10,7 @@ from ..checkpoint.loading import load_tokenizer, resolve_weights
 from ..data.crops import CodeCropConfig
 from ..data.stream import Stream
 from ..distributed import ranks
-from ..shards.fields import LOCATION_FIELDS
+from ..shards.fields import LOCATION_FIELDS, PROVENANCE_KEYS
 from .config import PriorRun
 from .online_encoder import SOURCES, OnlineEncoder
 
@@ -85,7 +85,7 @@ def completed(made: CodeSource, streams: Sequence[Stream], run: PriorRun) -> Cod
 
 def _tokenizer_of(field: str, stream: Stream) -> str | None:
     """The digest of what made a field's codes in shards, of the images' for no field; None: they are labels."""
-    said = stream.provenance if not field else stream.provenance.get(f"{field}s") or {}
+    said = stream.provenance if not field else stream.provenance.get(PROVENANCE_KEYS[field]) or {}
     digest: str | None = said.get("tokenizer")
     return digest
 

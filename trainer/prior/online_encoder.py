@@ -26,7 +26,8 @@ class OnlineEncoder:
 
     Args:
         tokenizer: of the images.
-        others: tokenizers by the field they encode, "segmentation" or "depth". A map without one becomes the commonest label
+        others: tokenizers by the field they encode, "segmentation" or "depth". A map without one becomes the
+            commonest label
             of each cell, as in code shards.
         condition: of the prior.
 

@@ -83,7 +83,7 @@ class PriorTask:
         self.ema.update(step)
         if self.budget is not None:
             self.budget.train(time.monotonic() - began)
-        return {"nats_per_code": torch.stack(losses).mean()}
+        return {"nll": torch.stack(losses).mean()}
 
     def fields(self, batch: Batch) -> dict[str, Tensor]:
         """The codes and what the condition reads, on this rank's device."""
@@ -109,7 +109,7 @@ class PriorTask:
         prior.train()
         figures = likelihood(sums.means()["nats"], self.codes)
         if self.early_stopping is not None:
-            self.early_stopping.update(figures["nats_per_code"], self.ema.values)
+            self.early_stopping.update(figures["nll"], self.ema.values)
         return figures
 
     def finished(self) -> bool:

@@ -29,7 +29,7 @@ class ImageJob(NamedTuple):
 
     number: int  # keys its randomness together with the seed
     path: Path
-    made: Mapping[str, Any]  # how it is made, for its metadata; "wish" names all that decides what it will be
+    made: Mapping[str, Any]  # how it is made, for its metadata; "request" names all that decides what it will be
 
 
 class SamplingJob:
@@ -71,8 +71,8 @@ class SamplingJob:
             "prior": self.prior.metadata["digest"],
             "tokenizer": self.tokenizer.metadata["digest"],
             "sampling": repr(self.sampling),
-            "developed": repr(self.decode),
-            "wish": self._identity(wanted, number),
+            "decoded": repr(self.decode),
+            "request": self._identity(wanted, number),
         }
         return ImageJob(number, folder / (stem + self.decode.suffix(height, width)), made)
 
@@ -87,7 +87,7 @@ class SamplingJob:
             self._run(wanted, tasks[begin : begin + self.config.batch])
 
     def _finished(self, task: ImageJob) -> bool:
-        deciding = ("wish", "tokenizer", "developed")
+        deciding = ("request", "tokenizer", "decoded")
         notes = read_metadata(task.path)
         there = all(notes.get(name) == task.made[name] for name in deciding)
         if there:
@@ -122,7 +122,7 @@ class SamplingJob:
 
     def _before(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> SamplingState | None:
         """What a killed run had painted of these images."""
-        found = [partial.find(task.path, task.made["wish"]) for task in tasks]
+        found = [partial.find(task.path, task.made["request"]) for task in tasks]
         if not any(found):
             return None
         nothing = partial.PartialSample(torch.full(wanted.size, UNFILLED, dtype=torch.int64), torch.zeros(wanted.size))
@@ -131,7 +131,7 @@ class SamplingJob:
 
     def _keep(self, painting: SamplingState, tasks: Sequence[ImageJob]) -> None:
         for codes, scores, task in zip(painting.codes, painting.scores, tasks, strict=True):
-            partial.save(task.path, task.made["wish"], partial.PartialSample(codes, scores))
+            partial.save(task.path, task.made["request"], partial.PartialSample(codes, scores))
 
     def _preview(self, painting: SamplingState, tasks: Sequence[ImageJob]) -> None:
         """Show the rows that have been begun; what is unknown in them is gray."""

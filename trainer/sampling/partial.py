@@ -24,10 +24,10 @@ def path_of(image: Path) -> Path:
 
 
 def save(image: Path, request_digest: str, so_far: PartialSample) -> None:
-    """Write what is painted; ``wish`` names everything that decides which image it will be."""
+    """Write what is painted; ``request_digest`` names everything that decides which image it will be."""
     packed = io.BytesIO()
     codes = so_far.codes.cpu().numpy().astype(np.int32)
-    np.savez(packed, wish=request_digest, codes=codes, scores=so_far.scores.cpu().numpy())
+    np.savez(packed, request=request_digest, codes=codes, scores=so_far.scores.cpu().numpy())
     write_whole(path_of(image), packed.getvalue())
 
 
@@ -36,7 +36,7 @@ def find(image: Path, request_digest: str) -> PartialSample | None:
     if not path_of(image).exists():
         return None
     with np.load(path_of(image), allow_pickle=False) as held:
-        if str(held["wish"]) != request_digest:
+        if str(held["request"]) != request_digest:
             return None
         return PartialSample(torch.from_numpy(held["codes"]).long(), torch.from_numpy(held["scores"]))
 

@@ -173,7 +173,8 @@ def _check_segmentation_tokenizer(prior: LoadedPrior, tokenizer: LoadedTokenizer
             f"this prior learnt maps as the commonest label of each cell, and --segmentation-tokenizer {found}; omit it"
         )
     raise ValueError(
-        f"this prior learnt maps as codes of the tokenizer {learnt[:12]}, and --segmentation-tokenizer {found}; name the folder "
+        f"this prior learnt maps as codes of the tokenizer {learnt[:12]}, and --segmentation-tokenizer {found}; "
+        "name the folder "
         "of that one"
     )
 

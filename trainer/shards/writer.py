@@ -118,7 +118,7 @@ class ShardWriter:
         self._find_finished()
 
     def write(self, key: str, members: Mapping[str, bytes], measured: Measured | None = None) -> None:
-        """Adds a sample; the shard is written when it is full. Extensions may have dots: ``{"segmentation_codes.npy": ...}``."""
+        """Adds a sample; the shard is written when it is full. Extensions may have dots: ``segmentation_codes.npy``."""
         self._pending.append(Sample(key, dict(members), measured or Measured(0, 0)))
         if len(self._pending) == self._capacity:
             self._flush()

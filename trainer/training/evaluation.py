@@ -80,15 +80,15 @@ class MetricSums:
         return {name: (pair[0] / pair[1]).item() for name, pair in zip(names, pairs, strict=True)}
 
 
-def likelihood(nats_per_code: float, codes: int) -> dict[str, float]:
+def likelihood(nll: float, codes: int) -> dict[str, float]:
     """The figures in which a prior's validation likelihood is read.
 
     Returns:
         nats and bits per code, the perplexity, and the share of ln K: 1 says that the prior knows nothing.
     """
     return {
-        "nats_per_code": nats_per_code,
-        "bits_per_code": nats_per_code / math.log(2),
-        "perplexity": math.exp(nats_per_code),
-        "share_of_ln_k": nats_per_code / math.log(codes),
+        "nll": nll,
+        "bits_per_code": nll / math.log(2),
+        "perplexity": math.exp(nll),
+        "normalized_nll": nll / math.log(codes),
     }

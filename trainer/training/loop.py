@@ -27,7 +27,8 @@ class BatchConfig:
         check_ranges(self)
         if self.micro_batch_size < 1 or self.global_batch_size % self.micro_batch_size:
             raise ValueError(
-                f"global_batch_size must be a multiple of micro, got total {self.global_batch_size} and micro {self.micro_batch_size}"
+                "global_batch_size must be a multiple of micro_batch_size, "
+                f"got {self.global_batch_size} and {self.micro_batch_size}"
             )
 
 

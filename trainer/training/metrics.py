@@ -1,6 +1,6 @@
 """Numbers and images of a run: added on the device, written once by rank 0 to the console, files and wandb.
 
-RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/pixel": 1}
+RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/rec_loss": 1}
 RUN/images/NAME-STEP.png   image grids
 """
 

@@ -35,7 +35,9 @@ class AdversarialConfig:
     disc_start: Natural = 0  # the discriminator learns from here on
     disc_only_steps: Natural = 0  # it learns alone before the generator feels it
     ramp_steps: Natural = 0  # the generator's weight then rises from 0
-    discriminator_fakes: Literal["before", "after"] = "before"  # the generator's update; after costs a second forward
+    discriminator_fakes: Literal["same_forward", "updated_generator"] = (
+        "same_forward"  # the generator's update; after costs a second forward
+    )
     lecam: LeCAMConfig | None = None
     r1_gamma: Weight = 0.0  # gamma of Mescheder et al. 2018; 10 is usual, 0 is none
 
@@ -75,7 +77,7 @@ class DiscriminatorTrainer:
         self.lecam = None if config.lecam is None else config.lecam.build().to(ranks.device())
         self.frozen = False  # judges and pushes, but does not learn
         # A partitioned network gathers its weights for one backward of each forward, so the fake is judged anew.
-        self._walks_once = config.discriminator_fakes == "after" or engine.zero_optimization_stage() == 3
+        self._walks_once = config.discriminator_fakes == "updated_generator" or engine.zero_optimization_stage() == 3
         self._learnt = False  # in the current step
         self._logits: list[Tensor] = []  # (2,) means of real and fake of each micro-batch of the current step
 
@@ -91,7 +93,7 @@ class DiscriminatorTrainer:
         config = self.config
         factor = config.factor(step)
         push, weight = torch.zeros_like(rec_grad), torch.zeros((), device=rec_grad.device)
-        if factor == 0 and config.discriminator_fakes == "after":
+        if factor == 0 and config.discriminator_fakes == "updated_generator":
             return AdversarialGradient(push, {})
         fake_logits = self.engine.module(
             reconstruction
@@ -102,10 +104,11 @@ class DiscriminatorTrainer:
             weight = (
                 self._adaptive_weight(rec_grad, push, to_last_layer) if config.adaptive else torch.ones_like(weight)
             )
-        scalars = {"adaptive_weight": weight, "adversarial_factor": factor * weight}
+        scalars = {"adaptive_weight": weight, "g_weight": factor * weight}
         if factor > 0:
+            scalars["g_loss"] = loss.detach()
             scalars["clamped"] = (weight >= config.max_adaptive_weight).float()
-        if config.discriminator_fakes == "before":
+        if config.discriminator_fakes == "same_forward":
             if factor > 0 and self._walks_once and not self.frozen:
                 fake_logits = self.engine.module(reconstruction.detach())
             scalars |= self._learn(real, fake_logits)
@@ -160,7 +163,7 @@ class DiscriminatorTrainer:
         else:
             real_logits = self.engine(real)  # its own call opens a micro-batch: without it ZeRO 3 would not accumulate
         loss = adversarial.discriminator_loss(self.config.kind, real_logits, fake_logits)
-        scalars = {"discriminator": loss.detach(), **_logit_statistics(real_logits, fake_logits)}
+        scalars = {"d_loss": loss.detach(), **_logit_statistics(real_logits, fake_logits)}
         if self.frozen:
             return scalars
         if self.lecam is not None:

@@ -74,10 +74,10 @@ class CodebookUpdater:
         if revive and idle.any():
             self._update(lambda: self.quantizer.replace_dead_codes(idle, features, mix(self.seed, step + 1, 1)))
         return {
-            "perplexity": perplexity(counts),
-            "usage": usage(counts),
-            "rolling_perplexity": self.rolling.perplexity(),
-            "rolling_usage": self.rolling.usage(),
+            "codebook/perplexity": perplexity(counts),
+            "codebook/usage": usage(counts),
+            "codebook/rolling_perplexity": self.rolling.perplexity(),
+            "codebook/rolling_usage": self.rolling.usage(),
         }
 
     def _update(self, change: Callable[[], Tensor | None]) -> None:

@@ -67,9 +67,9 @@ class VQGANRun:
                 )
         self._check_field()
         self._check_game()
-        if self.monitors.on_codebook_collapse == "revive" and not hasattr(self.model.quantizer, "revive_after"):
+        if self.monitors.on_codebook_collapse == "replace" and not hasattr(self.model.quantizer, "replace_dead_after"):
             raise ValueError(
-                f"monitors.on_codebook_collapse: revive needs a quantizer whose codes can be moved (vq, ema or cosine), "
+                "monitors.on_codebook_collapse: replace needs a quantizer whose codes can be moved (vq, ema, cosine), "
                 f"got {self.model.quantizer.kind}; set monitors.on_codebook_collapse: alert"
             )
 
@@ -78,17 +78,17 @@ class VQGANRun:
         model, loss = self.model, self.loss
         if (self.target == "segmentation") != (model.num_labels is not None):
             raise ValueError(
-                f"rebuilds: map and model.num_labels go together, got {self.target} and {model.num_labels}"
+                f"target: segmentation and model.num_labels go together, got {self.target} and {model.num_labels}"
             )
         if self.target == "segmentation":
-            for name in ("perceptual", "logits", "adversarial"):
+            for name in ("perceptual", "classifier_logits", "adversarial"):
                 if getattr(loss, name) is not None:
                     raise ValueError(f"loss.{name} is for images, not for maps; set loss.{name}: null")
             return
         channels = 3 if self.target == "image" else 1
         if (model.in_channels, model.out_channels) != (channels, channels):
             raise ValueError(
-                f"model.in_channels and out_channels must be {channels} for rebuilds: {self.target}, "
+                f"model.in_channels and out_channels must be {channels} for target: {self.target}, "
                 f"got {model.in_channels} and {model.out_channels}"
             )
 
@@ -101,13 +101,15 @@ class VQGANRun:
             raise ValueError("discriminator_training is missing; name its optimizer, or set loss.adversarial: null")
         if game.r1_gamma > 0 and training.engine.zero_stage == 3:
             raise ValueError(
-                f"loss.adversarial.r1_gamma needs discriminator_training.engine.zero_stage 0, 1 or 2, because a partitioned "
-                f"network has no second derivative, got r1 {game.r1_gamma} and zero 3; set zero: 2"
+                "loss.adversarial.r1_gamma needs discriminator_training.engine.zero_stage 0, 1 or 2, because a "
+                "partitioned network has no second derivative, "
+                f"got r1_gamma {game.r1_gamma} and zero_stage 3; set zero_stage: 2"
             )
         if training.engine.compile_backend is not None:
             raise ValueError(
-                f"discriminator_training.engine.compile_backend must be null, because the graph of a fake is walked twice and "
-                f"a compiled one only once, got {training.engine.compile_backend}"
+                "discriminator_training.engine.compile_backend must be null, because the graph of a fake is walked "
+                "twice and a compiled one only once, "
+                f"got {training.engine.compile_backend}"
             )
         judged = getattr(self.discriminator, "resolution", None)
         if isinstance(self.train_data.crop, CropConfig | TamingCropConfig) and judged not in (

@@ -35,7 +35,7 @@ class MonitorsConfig:
         "alert"  # freeze: the discriminator stops learning until ``thaw``
     )
     on_clamped_weight: Literal["alert", "freeze"] = "alert"  # freeze: until fewer weights are at their clamp
-    on_codebook_collapse: Literal["alert", "revive"] = (
+    on_codebook_collapse: Literal["alert", "replace"] = (
         "alert"  # revive: idle codes are moved onto features at every look
     )
 
@@ -49,7 +49,8 @@ class MonitorsConfig:
                 raise ValueError(f"{name} is a share and must lie in [0, 1], got {getattr(self, name)}")
         if self.unfreeze_below_accuracy > self.freeze_above_accuracy:
             raise ValueError(
-                f"unfreeze_below_accuracy must not be above accuracy, got {self.unfreeze_below_accuracy} and {self.freeze_above_accuracy}"
+                "unfreeze_below_accuracy must not be above freeze_above_accuracy, "
+                f"got {self.unfreeze_below_accuracy} and {self.freeze_above_accuracy}"
             )
 
 
@@ -130,7 +131,7 @@ class TrainingMonitors:
         holds = config.unfreeze_below_accuracy if self._frozen else config.freeze_above_accuracy
         strong = config.on_discriminator_won == "freeze" and accuracy is not None and accuracy > holds
         self._frozen = strong or (config.on_clamped_weight == "freeze" and pinned)
-        return MonitorDecision(self._frozen, collapsed and config.on_codebook_collapse == "revive")
+        return MonitorDecision(self._frozen, collapsed and config.on_codebook_collapse == "replace")
 
     def scalars(self) -> dict[str, Tensor]:
         """A 1 for every alert that holds."""

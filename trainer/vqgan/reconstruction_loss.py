@@ -72,15 +72,15 @@ class ReconstructionLoss:
         config = self.config
         if self.maps:
             return {
-                config.segmentation_loss: (
+                "rec_loss": (
                     config.pixel_weight,
                     reconstruction.segmentation_loss(config.segmentation_loss, real, rebuilt),
                 )
             }
-        parts = {"pixel": (config.pixel_weight, reconstruction.pixel_loss(config.pixel_loss, real, rebuilt))}
+        parts = {"rec_loss": (config.pixel_weight, reconstruction.pixel_loss(config.pixel_loss, real, rebuilt))}
         real, rebuilt = three_channels(real), three_channels(rebuilt)
         if self.lpips is not None and config.perceptual is not None:
-            parts["lpips"] = (config.perceptual.weight, self.lpips(real, rebuilt).mean())
+            parts["lpips_loss"] = (config.perceptual.weight, self.lpips(real, rebuilt).mean())
         if self.logits is not None and config.classifier_logits is not None:
-            parts["logits"] = (config.classifier_logits.weight, self.logits(real, rebuilt).mean())
+            parts["logit_loss"] = (config.classifier_logits.weight, self.logits(real, rebuilt).mean())
         return parts

@@ -141,7 +141,7 @@ class VQGANTask:
         joined = (out.reconstruction * gradient.to(out.reconstruction.dtype)).sum() + out.quantized.loss
         self.generator.backward(joined)
         self.generator.step()
-        scalars["codebook"] = out.quantized.loss.detach()
+        scalars["quantizer_loss"] = out.quantized.loss.detach()
         return MicroStep(EncodedBatch(out.latents.detach(), out.quantized.indices), finite, scalars)
 
     def _at_last_layer(self, features: Tensor, gradient: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class VQGANTask:
     def _train_on_updated_fakes(self, reals: list[Tensor], step: int) -> Mapping[str, Tensor]:
         """The discriminator's step where it sees what the updated generator makes."""
         adversary = self._active_discriminator_trainer(step)
-        if adversary is None or adversary.config.discriminator_fakes == "before":
+        if adversary is None or adversary.config.discriminator_fakes == "same_forward":
             return {}
         return adversary.train_on_updated_fakes((real, self._reconstruct(real)) for real in reals)
 
@@ -196,7 +196,8 @@ class VQGANTask:
         """Validation figures over all ranks' batches, with the averaged weights.
 
         Returns:
-            ``psnr`` in dB and ``l1``, of maps ``accuracy`` and ``cross_entropy``; ``usage`` and ``perplexity``.
+            ``psnr`` in dB and ``l1``, of maps ``accuracy`` and ``cross_entropy``; ``codebook/usage`` and
+            ``codebook/perplexity``.
         """
         sums, counts = MetricSums(), torch.zeros(self.quantizer.codebook_size, device=ranks.device())
         module = self.generator.module.eval()
@@ -209,7 +210,7 @@ class VQGANTask:
                     counts += count(out.quantized.indices, len(counts))
         module.train()
         ranks.all_reduce_sum_(counts)
-        return sums.means() | {"usage": usage(counts).item(), "perplexity": perplexity(counts).item()}
+        return sums.means() | {"codebook/usage": usage(counts).item(), "codebook/perplexity": perplexity(counts).item()}
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -217,7 +218,7 @@ class VQGANTask:
         real = self._target(batch)[:PREVIEWS]
         module = self.generator.module.eval()
         with self.ema.applied():
-            rebuilt = module(real).rebuilt.float()
+            rebuilt = module(real).reconstruction.float()
         module.train()
         return {"reconstructions": grid(side_by_side(self.run.target, real, rebuilt))}
 

@@ -27,7 +27,7 @@ def both_ways() -> dict[str, float]:
     """On a rank: the figures; and how far two steps the published way end from two of ours, against their length."""
     figures = vqgan_step.run(parsed())
     made = vqgan_step.config(parsed())
-    game = dataclasses.replace(made.loss.adversarial, discriminator_fakes="after")
+    game = dataclasses.replace(made.loss.adversarial, discriminator_fakes="updated_generator")
     made = dataclasses.replace(made, loss=dataclasses.replace(made.loss, adversarial=game))
     torch.manual_seed(0)
     generator, discriminator = made.model.build(), made.discriminator.build(3)

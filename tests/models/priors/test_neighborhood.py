@@ -44,7 +44,12 @@ def fields_of(images, size):
 
 def trained_on(size, prior):
     """The same weights as a prior whose window is the whole grid, so that one forward is the training mask's."""
-    whole = tiny(size, CodeMapConfig(vocab_size=5), rows_above=prior.config.above, columns_beside=prior.config.beside)
+    whole = tiny(
+        size,
+        CodeMapConfig(vocab_size=5),
+        rows_above=prior.config.rows_above,
+        columns_beside=prior.config.columns_beside,
+    )
     whole.load_state_dict(prior.state_dict())
     return whole.eval()
 

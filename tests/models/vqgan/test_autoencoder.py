@@ -53,7 +53,7 @@ def test_names_and_shapes_are_those_of_the_released_checkpoints() -> None:
 
 def test_any_image_whose_sides_are_multiples_of_the_factor_is_rebuilt_at_its_size() -> None:
     out = TINY.build()(images(2, 3, 32, 48))
-    assert out.rebuilt.shape == (2, 3, 32, 48)
+    assert out.reconstruction.shape == (2, 3, 32, 48)
     assert out.features.shape == (2, 32, 32, 48)
     assert out.latents.shape == out.quantized.features.shape == (2, 8, 16, 24)
     assert out.quantized.indices.shape == (2, 16, 24)
@@ -68,7 +68,7 @@ def test_sides_that_are_no_multiples_of_the_factor_are_refused_with_a_way_out() 
 def test_features_are_the_input_of_the_last_layer() -> None:
     model = TINY.build()
     out = model(images(1, 3, 16, 16))
-    torch.testing.assert_close(model.last_layer(out.features), out.rebuilt)
+    torch.testing.assert_close(model.last_layer(out.features), out.reconstruction)
     assert model.last_layer is model.decoder.conv_out
 
 
@@ -81,7 +81,7 @@ def test_codes_alone_bring_back_what_the_features_of_the_codes_bring_back() -> N
 
 def test_the_encoder_learns_through_the_codes() -> None:
     model = TINY.build()
-    model(images(1, 3, 16, 16)).rebuilt.square().sum().backward()
+    model(images(1, 3, 16, 16)).reconstruction.square().sum().backward()
     assert model.encoder.conv_in.weight.grad.abs().sum() > 0
 
 
@@ -92,7 +92,7 @@ def test_a_network_of_maps_is_a_network_of_one_hot_images() -> None:
     of_images.load_state_dict(of_maps.state_dict())
     maps = torch.randint(5, (2, 16, 16), dtype=torch.uint8)
     one_hot = F.one_hot(maps.long(), 5).permute(0, 3, 1, 2).float()
-    torch.testing.assert_close(of_maps(maps).rebuilt, of_images(one_hot).rebuilt)
+    torch.testing.assert_close(of_maps(maps).reconstruction, of_images(one_hot).reconstruction)
 
 
 def test_a_place_without_a_label_is_a_zero_for_every_label() -> None:
@@ -116,7 +116,7 @@ def test_attention_sits_where_the_nominal_resolution_says() -> None:
 def test_bfloat16_weights_take_float32_images() -> None:
     model = TINY.build().bfloat16()
     out = model(images(1, 3, 16, 16))
-    assert out.rebuilt.dtype == torch.bfloat16
+    assert out.reconstruction.dtype == torch.bfloat16
     assert out.quantized.loss.dtype == torch.float32
     assert model.decode_codes(out.quantized.indices).dtype == torch.bfloat16
 

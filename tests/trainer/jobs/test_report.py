@@ -13,13 +13,13 @@ from smalti.trainer.jobs.run import Run
 
 LINES = {
     "demo_vqgan": [
-        {"step": 0, "seconds": 0.1, "val/psnr": 7.25, "val/usage": 0.05},
-        {"step": 20, "seconds": 3.0, "train/pixel": 0.5},
-        {"step": 40, "seconds": 6.0, "val/psnr": 21.5, "val/usage": 0.5},
+        {"step": 0, "seconds": 0.1, "val/psnr": 7.25, "val/codebook/usage": 0.05},
+        {"step": 20, "seconds": 3.0, "train/rec_loss": 0.5},
+        {"step": 40, "seconds": 6.0, "val/psnr": 21.5, "val/codebook/usage": 0.5},
     ],
     "demo_prior": [
-        {"step": 0, "seconds": 0.1, "val/nats_per_code": 5.5, "val/share_of_ln_k": 1.0},
-        {"step": 20, "seconds": 3.0, "val/nats_per_code": 1.375, "val/share_of_ln_k": 0.25},
+        {"step": 0, "seconds": 0.1, "val/nll": 5.5, "val/normalized_nll": 1.0},
+        {"step": 20, "seconds": 3.0, "val/nll": 1.375, "val/normalized_nll": 0.25},
     ],
 }
 

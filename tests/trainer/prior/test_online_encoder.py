@@ -107,7 +107,7 @@ def losses(folder: str) -> dict[str, Any]:
         torch.manual_seed(0)
         task, training, _ = built(run)
         steps = training.train_batches(0)
-        left[name] = [task.step(next(steps), step)["nats_per_code"].item() for step in range(3)]
+        left[name] = [task.step(next(steps), step)["nll"].item() for step in range(3)]
         left[f"tokenizers of {name}"] = task.metadata()["condition_tokenizers"]
     return left
 

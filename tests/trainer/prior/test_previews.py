@@ -107,7 +107,7 @@ def with_and_without(folder: str) -> dict[str, Any]:
             task.budget.train(1.0)
         steps, losses, shapes = training.train_batches(0), [], []
         for step in range(4):
-            losses.append(task.step(next(steps), step)["nats_per_code"].item())
+            losses.append(task.step(next(steps), step)["nll"].item())
             shown = task.preview(next(iter(val.eval_batches(4))))
             shapes.append([list(image.shape) for image in shown.values()])
         left[name] = {"losses": losses, "shapes": shapes}
@@ -115,7 +115,7 @@ def with_and_without(folder: str) -> dict[str, Any]:
     task, training, val = built(run)
     steps, heard, finished = training.train_batches(0), [], []
     for step in range(4):
-        heard.append(task.evaluate(val.eval_batches(4))["nats_per_code"])
+        heard.append(task.evaluate(val.eval_batches(4))["nll"])
         finished.append(task.finished())
         if step == 0:
             first = {name: value.clone() for name, value in task.ema.state_dict().items()}

@@ -75,7 +75,7 @@ def trained(folder: str) -> dict[str, Any]:
         steps = stream.train_batches(0)
         losses = []
         for step in range(STEPS):
-            losses.append(task.step(next(steps), step)["nats_per_code"].item())
+            losses.append(task.step(next(steps), step)["nll"].item())
             held = dict(task.evaluate(val.eval_batches(5)))  # with other weights, which must leave no trace
         average = task.weights()
         weights = sharded_parameters.full_state_dict(task.prior)
@@ -129,7 +129,7 @@ def test_ranks_stages_and_accumulation_equal_one_plain_process(prepared, world):
         for layout, left in rank.items():
             torch.testing.assert_close(left["weights"], dict(plain["weights"]), rtol=0, atol=2e-5, msg=layout)
             torch.testing.assert_close(left["average"], plain["average"], rtol=0, atol=2e-5, msg=layout)
-            evaluations.append(left["val"]["nats_per_code"])
+            evaluations.append(left["val"]["nll"])
     means = torch.tensor([[left["losses"] for left in rank.values()] for rank in on_ranks]).mean(0)
     torch.testing.assert_close(means, torch.tensor(plain["losses"]).expand_as(means), rtol=1e-5, atol=1e-5)
     assert evaluations == pytest.approx([evaluations[0]] * len(evaluations), rel=1e-5)

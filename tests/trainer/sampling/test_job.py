@@ -59,17 +59,17 @@ def test_it_is_kept_and_shown_when_the_time_has_come_but_not_when_it_is_done(mon
 
 def test_unfinished_images_come_back_for_the_same_wish_alone(tmp_path):
     image = tmp_path / "a.png"
-    assert partial.find(image, "wish") is None
+    assert partial.find(image, "request") is None
     codes, scores = torch.tensor([[3, UNFILLED]]), torch.tensor([[-0.5, 0.0]])
-    partial.save(image, "wish", PartialSample(codes, scores))
-    found = partial.find(image, "wish")
+    partial.save(image, "request", PartialSample(codes, scores))
+    found = partial.find(image, "request")
     assert torch.equal(found.codes, codes) and torch.equal(found.scores, scores)
     assert partial.find(image, "another") is None
     for litter in (".a.png.7.part", "..a.png.unfinished.npz.7.part", ".a.preview.png.7.part"):
         (tmp_path / litter).touch()  # of processes that were killed as they wrote
     (tmp_path / ".a-2.png.7.part").touch()  # of another image
     partial.remove(image)
-    assert partial.find(image, "wish") is None
+    assert partial.find(image, "request") is None
     assert [left.name for left in tmp_path.iterdir()] == [".a-2.png.7.part"]
 
 
@@ -115,7 +115,7 @@ def test_images_of_a_batch_that_was_begun_in_part_go_on_together(pair, tmp_path)
     made, tasks = painted(tmp_path / "b", 2)
     codes = torch.full((4, 5), UNFILLED)
     codes[0, 0] = 0  # as if it had been drawn; the other image has not begun, so that all is drawn anew
-    partial.save(tasks[0].path, tasks[0].made["wish"], PartialSample(codes, torch.zeros(4, 5)))
+    partial.save(tasks[0].path, tasks[0].made["request"], PartialSample(codes, torch.zeros(4, 5)))
     made.paint(wanted, tasks)
     for name in ("0.png", "1.png"):
         assert np.array_equal(*(np.asarray(Image.open(tmp_path / folder / name)) for folder in ("a", "b")))

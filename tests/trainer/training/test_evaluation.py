@@ -37,7 +37,7 @@ def test_sums_are_means_over_things_and_not_over_batches():
 def test_likelihood_of_a_prior_that_knows_nothing():
     figures = likelihood(math.log(1024), 1024)
     assert figures == pytest.approx(
-        {"nats_per_code": math.log(1024), "bits_per_code": 10.0, "perplexity": 1024.0, "share_of_ln_k": 1.0}
+        {"nll": math.log(1024), "bits_per_code": 10.0, "perplexity": 1024.0, "normalized_nll": 1.0}
     )
 
 

@@ -20,7 +20,7 @@ from smalti.trainer.vqgan.task import VQGANTask
 QUANTIZERS = {config.kind: config for config in get_args(QuantizerConfig)}
 DISCRIMINATORS = {
     "patchgan": {"channels": 16, "layers": 1},
-    "blur_patch": {"channels": 32, "stages": 1},
+    "blur_patchgan": {"channels": 32, "stages": 1},
     "stylegan": {"resolution": SIDE, "capacity": 64, "widest": 16},
 }
 OPTIMIZER = {"optimizer": {"learning_rate": 1e-3}}
@@ -69,14 +69,23 @@ def test_every_kind_trains_both_networks() -> None:
     [
         ({"r1": 10.0, "discriminator_zero": 3}, "r1 needs discriminator_training.engine.zero_stage 0, 1 or 2"),
         ({"extra": {"discriminator_training": None}}, "discriminator_training is missing"),
-        ({"extra": {"target": "segmentation"}}, "rebuilds: map and model.num_labels go together, got map and None"),
+        (
+            {"extra": {"target": "segmentation"}},
+            "target: segmentation and model.num_labels go together, got segmentation and None",
+        ),
         ({"extra": {"target": "segmentation", "model": {"num_labels": 7}}}, "loss.adversarial is for images"),
-        ({"extra": {"target": "depth"}}, "must be 1 for rebuilds: depth, got 3 and 3"),
+        ({"extra": {"target": "depth"}}, "must be 1 for target: depth, got 3 and 3"),
         ({"quantizer": {"kind": "fsq", "levels": [5, 5, 5, 5]}, "monitors": {"collapsed": "replace"}},
          "revive needs a quantizer whose codes can be moved"),
-        ({"extra": {"discriminator": {"kind": "stylegan", "resolution": 64}}}, "must be train_data.crop.size 16, got 64"),
+        (
+            {"extra": {"discriminator": {"kind": "stylegan", "resolution": 64}}},
+            "must be train_data.crop.size 16, got 64",
+        ),
         ({"extra": {"generator_training": OPTIMIZER | {"engine": {"precision": "fp16"}}}}, "fp16, whose gradients"),
-        ({"extra": {"discriminator_training": OPTIMIZER | {"engine": {"compile_backend": "inductor"}}}}, "walked twice"),
+        (
+            {"extra": {"discriminator_training": OPTIMIZER | {"engine": {"compile_backend": "inductor"}}}},
+            "walked twice",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -60,7 +60,7 @@ def test_an_alert_alone_freezes_nothing() -> None:
 
 def test_a_codebook_is_judged_only_after_a_whole_window() -> None:
     sentinels = TrainingMonitors(
-        MonitorsConfig(check_every=1, usage_window=3, min_codebook_usage=0.5, on_codebook_collapse="revive")
+        MonitorsConfig(check_every=1, usage_window=3, min_codebook_usage=0.5, on_codebook_collapse="replace")
     )
     revived = []
     for step in range(4):
@@ -197,7 +197,7 @@ def frozen_and_revived() -> dict[str, Any]:
         }
     )
     again.load_state_dict(frozen.state_dict())
-    alive = {"check_every": 2, "window": 1, "min_codebook_usage": 1.0, "on_codebook_collapse": "revive"}
+    alive = {"check_every": 2, "window": 1, "min_codebook_usage": 1.0, "on_codebook_collapse": "replace"}
     books = []
     for sentinels in ({}, alive):
         revived = task_of(quantizer={"codes": 600}, monitors=sentinels)

@@ -98,7 +98,7 @@ def sizes(zero: int) -> dict[str, int]:
     torch.manual_seed(run.seed)
     task = VQGANTask(run, 1)
     task.step(micro_batches(0, run.batch.micro_batch_size, ranks.rank(), ranks.world()), 0)
-    task.generator.backward(task.generator(images(0, 4).float() / 127.5 - 1).rebuilt.sum())
+    task.generator.backward(task.generator(images(0, 4).float() / 127.5 - 1).reconstruction.sum())
     optimizer = task.generator.optimizer
     moments = [m for s in optimizer.optimizer.state.values() for m in s.values() if m.dim() and m.numel() > 1]
     groups = [[optimizer.grad_partitions_flat_buffer]] if zero == 3 else optimizer.averaged_gradients.values()

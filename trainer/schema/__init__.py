@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
-from ..models.bounds import range_problems
+from ...models.bounds import range_problems
+from . import renamed
 
 T = TypeVar("T")
 _SCALARS = (bool, int, float, str, Path, types.NoneType)
@@ -35,9 +36,14 @@ class ConfigError(ValueError):
         return f"{self.source} has {len(self.problems)} problem(s):{lines}"
 
 
-def build(cls: Any, raw: Any, source: str, problems: list[str]) -> Any:
-    """The dataclass ``cls`` (or one of a union) from plain values, or all the problems, those known before included."""
-    reader = _Reader(problems)
+def build(cls: Any, raw: Any, source: str, problems: list[str], *, saved: bool = False) -> Any:
+    """The dataclass ``cls`` (or one of a union) from plain values, or all the problems, those known before included.
+
+    Args:
+        saved: the values were written by smalti itself, maybe before a key was renamed: old names are read as the new
+            ones. Elsewhere an old name is a problem that names the new one.
+    """
+    reader = _Reader(problems, saved)
     config = reader.value(cls, raw, "", MISSING)
     if reader.problems:
         raise ConfigError(source, reader.problems)
@@ -45,12 +51,14 @@ def build(cls: Any, raw: Any, source: str, problems: list[str]) -> Any:
 
 
 @overload
-def from_mapping(cls: type[T], mapping: dict[str, Any], source: str = "the config") -> T: ...
+def from_mapping(cls: type[T], mapping: dict[str, Any], source: str = "the config", *, saved: bool = False) -> T: ...
 @overload
-def from_mapping(cls: types.UnionType, mapping: dict[str, Any], source: str = "the config") -> Any: ...
-def from_mapping(cls: Any, mapping: dict[str, Any], source: str = "the config") -> Any:
-    """Build the dataclass from nested dictionaries (of a JSON file, say) as strictly as from YAML."""
-    return build(cls, mapping, source, [])
+def from_mapping(
+    cls: types.UnionType, mapping: dict[str, Any], source: str = "the config", *, saved: bool = False
+) -> Any: ...
+def from_mapping(cls: Any, mapping: dict[str, Any], source: str = "the config", *, saved: bool = False) -> Any:
+    """Build the dataclass from nested dictionaries (of a JSON file, say) as strictly as from YAML; see ``build``."""
+    return build(cls, mapping, source, [], saved=saved)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -135,8 +143,9 @@ def _inside(hint: Any, section: type | None, default: Any, base: dict[str, Any])
 class _Reader:
     """Reads values as their types ask; notes every problem with its path and goes on."""
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], saved: bool) -> None:
         self.problems = problems
+        self.saved = saved
 
     def note(self, path: str, problem: str) -> Any:
         self.problems.append(f"{path}: {problem}" if path else problem)
@@ -168,7 +177,7 @@ class _Reader:
         if len(members) == 1:
             return self.value(members[0], raw, path, MISSING)
         for member in members:
-            trial = _Reader([])
+            trial = _Reader([], self.saved)
             read = trial.value(member, raw, path, MISSING)
             if not trial.problems:
                 return read
@@ -183,14 +192,22 @@ class _Reader:
         return _UNREADABLE if any(value is _UNREADABLE for value in read) else tuple(read)
 
     def section(self, sections: tuple[type, ...], raw: dict[str, Any], path: str, default: Any) -> Any:
+        if self.saved:
+            raw = renamed.values(raw)
         section = _chosen(sections, raw, default)
         if section is None:
             name, kinds = _kinds(sections)
             got = f"got {shown(raw[name])}" if name in raw else "but it is missing"
+            got += _renamed_value(name, raw.get(name))
             return self.note(joined(path, name), f"expected {_alternatives(kinds)}, {got}")
         hints, known = _hints(section), {field.name: field for field in fields(section) if field.init}
+        if self.saved:
+            raw = renamed.values(renamed.keys(section.__name__, raw))
         for name in raw:
-            if name not in known:
+            new = renamed.KEYS.get(section.__name__, {}).get(name)
+            if name not in known and new in known:
+                self.note(joined(path, name), f"was renamed to {new!r}")
+            elif name not in known:
                 advice = suggestion(str(name), known) or listing("keys here: ", known)
                 self.note(joined(path, name), f"no such key{advice}")
         read = {}
@@ -198,6 +215,10 @@ class _Reader:
             ready = _default(section, field, default)
             if name in raw:
                 read[name] = self.value(hints[name], raw[name], joined(path, name), ready)
+                if read[name] is _UNREADABLE and (advice := _renamed_value(name, raw[name])):
+                    self.problems[-1] += advice
+            elif any(old in raw and new == name for old, new in renamed.KEYS.get(section.__name__, {}).items()):
+                read[name] = _UNREADABLE  # noted already, under its old name
             elif ready is MISSING:
                 read[name] = self.note(joined(path, name), f"missing, expected {_expected(hints[name])}")
             else:
@@ -235,6 +256,11 @@ def joined(path: str, name: object) -> str:
 def shown(value: Any) -> str:
     text = "nothing" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _renamed_value(name: str, value: Any) -> str:
+    new = renamed.VALUES.get(name, {}).get(value) if isinstance(value, str) else None
+    return f"; {value!r} was renamed to {new!r}" if new else ""
 
 
 def _alternatives(values: Any) -> str:
