@@ -73,7 +73,7 @@ class GPTConfig:
 
     def _sizes(self) -> dict[str, int]:
         rows, columns = self.window
-        sizes = {"layers": self.layers, "heads": self.heads, "width": self.width, "loss_rows": self.loss_chunk}
+        sizes = {"layers": self.layers, "heads": self.heads, "width": self.width, "loss_chunk": self.loss_chunk}
         return sizes | {"the window's rows": rows, "the window's columns": columns}
 
     def build(self, codes: int, condition: ConditionConfig) -> "GPT":

@@ -114,6 +114,6 @@ def note_idle(idle: Tensor, counts: Tensor) -> None:
 def check_codebook(codes: int, replace_dead_after: int | None) -> None:
     """Raises ValueError for a codebook that cannot be."""
     if codes < 2:
-        raise ValueError(f"codes must be at least 2, got {codes}")
+        raise ValueError(f"codebook_size must be at least 2, got {codes}")
     if replace_dead_after is not None and replace_dead_after < 1:
         raise ValueError(f"replace_dead_after must be at least 1 step, or null for never, got {replace_dead_after}")

@@ -24,4 +24,4 @@ def test_both_priors_of_the_demo_read_the_codes_of_its_vqgan_under_zero_2() -> N
     assert with_maps.condition.kind == "code_map" and without.condition.kind == "coordinate_features"
     for run in (with_maps, without):
         assert run.training.engine.zero_stage == 2
-        assert run.tokenizer == configs.read(Run, "demo_vqgan").folder
+        assert run.tokenizer == configs.read(Run, "demo_vqgan").run_dir

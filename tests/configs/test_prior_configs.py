@@ -58,8 +58,8 @@ def test_every_tokenizer_is_a_packaged_config_or_the_head_says_how_it_is_made():
 
 def condition_codes(condition: Any, field: str) -> int:
     """How many codes of a field a condition knows, alone or as one of several."""
-    parts = getattr(condition, "parts", (condition,))
-    return next(part.codes for part in parts if getattr(part, "field", None) == field)
+    parts = getattr(condition, "conditions", (condition,))
+    return next(part.vocab_size for part in parts if getattr(part, "field", None) == field)
 
 
 def test_every_kind_of_condition_and_prior_has_a_config():
@@ -73,7 +73,7 @@ def small(name: str, folder: Path) -> PriorRun:
     """A packaged config on made-up data, a few numbers smaller."""
     images = "crop.kind=patch" if name == "prior_online" else ""
     changes = {
-        "folder": folder / "run", "tokenizer": folder / "tokenizer",
+        "run_dir": folder / "run", "tokenizer": folder / "tokenizer",
         "train_data.shards": [str(folder / ("images" if images else "codes"))],
         "val_data.shards": [str(folder / ("images" if images else "codes"))],
         "train_data.num_workers": 0, "batch": {"global_batch_size": 8, "micro_batch_size": 4}, "loop.max_steps": STEPS,
@@ -83,7 +83,7 @@ def small(name: str, folder: Path) -> PriorRun:
         "training.optimizer.warmup_steps": 0,
     }  # fmt: skip
     changes |= {f"{data}.crop.{'size' if images else 'window'}": 16 if images else [4, 4]
-                for data in ("data", "val")}  # fmt: skip
+                for data in ("train_data", "val_data")}  # fmt: skip
     changes |= {"condition.tokens": 3, "condition.channels": 8} if name == "prior_text" else {}
     run = read(PriorRun, name)
     changes |= {f"condition_tokenizers.{field}": folder / f"of {field}" for field in run.condition_tokenizers}
@@ -116,7 +116,7 @@ def trained(folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
 def test_every_config_learns_when_it_is_made_small(tmp_path):
     card = write_tokenizer(tmp_path / "tokenizer")
     others = {
-        "segmentation": write_tokenizer(tmp_path / "of map", seed=1, num_labels=255),
+        "segmentation": write_tokenizer(tmp_path / "of map", seed=1, labels=255),
         "depth": write_tokenizer(tmp_path / "of depth", seed=2, in_channels=1, out_channels=1),
     }
     made_as = {f"{field}s": {"kind": "codes", "tokenizer": other["digest"]} for field, other in others.items()}

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(slurm.missing()),
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm" / "train.sbatch"
 ENVIRONMENT = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
 STEPS = 150
-EVERY = {"steps": STEPS, "log_every": 1, "preview_every": 1000, "evaluate_every": 1000, "save_every": 1000}
+EVERY = {"max_steps": STEPS, "log_every": 1, "preview_every": 1000, "eval_every": 1000, "save_every": 1000}
 
 
 @pytest.fixture

@@ -286,7 +286,7 @@ def test_what_the_prior_needs_is_asked_for(capsys, tmp_path, of_maps, of_classes
 
 
 def test_a_tokenized_map_needs_its_tokenizer(capsys, tmp_path, tokenizer):
-    maps, others = (pairs.write_tokenizer(tmp_path / name, seed, num_labels=7) for seed, name in enumerate("ab"))
+    maps, others = (pairs.write_tokenizer(tmp_path / name, seed, labels=7) for seed, name in enumerate("ab"))
     learnt, other = (model_files.read_metadata(each)["digest"] for each in (maps, others))
     prior = pairs.write_prior(
         tmp_path / "prior", tokenizer, "segmentation", condition_tokenizers={"segmentation": learnt}

@@ -99,7 +99,7 @@ def gone_on(recipes: list[str]) -> list[list[str]]:
     found = []
     for recipe in recipes:
         run = configs.read(Run, Path(recipe))
-        straight, resumed = Path(run.folder), Path(f"{run.folder}-resumed")
+        straight, resumed = Path(run.run_dir), Path(f"{run.run_dir}-resumed")
         assert train(run, fresh=False)
         if ranks.rank() == 0:
             shutil.copytree(straight, resumed)

@@ -234,7 +234,7 @@ def test_another_data_set_is_refused(half_done: Path):
         file.unlink()
     assert other.exists()
     config = json.loads(half_done.read_text())
-    config["data"]["shards"] = [str(moved)]
+    config["train_data"]["shards"] = [str(moved)]
     half_done.write_text(json.dumps(config))
     ended = train(half_done, 2)
     assert ended.codes == [exit_codes.WRONG] * 2

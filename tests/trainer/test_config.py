@@ -125,7 +125,7 @@ def test_a_section_that_refuses_its_values_is_named_and_the_others_are_still_che
         ("name=a=b", lambda run: run.name, "a=b"),
         ("note=null", lambda run: run.note, None),
         ("note=", lambda run: run.note, None),
-        ("run_dir=a/b", lambda run: run.folder, Path("a/b")),
+        ("folder=a/b", lambda run: run.folder, Path("a/b")),
         ("window=auto", lambda run: run.window, "auto"),
         ("window=16", lambda run: run.window, 16),
         ("optimizer.betas=[0, 0.9]", lambda run: run.optimizer.betas, (0.0, 0.9)),
@@ -227,10 +227,7 @@ def test_no_key_of_the_old_kind_lingers(tmp_path, base):
     plain = write(tmp_path, "extends: base.yaml")
     assert read(Run, plain, ["quantizer.kind=fsq"]).quantizer == FiniteScalar()
     assert read(Run, plain, ["quantizer.kind=vq"]).quantizer == Vector(codes=7)
-    for order in (
-        ["quantizer.kind=fsq", "quantizer.codebook_weight=2"],
-        ["quantizer.codebook_weight=2", "quantizer.kind=fsq"],
-    ):
+    for order in (["quantizer.kind=fsq", "quantizer.weight=2"], ["quantizer.weight=2", "quantizer.kind=fsq"]):
         assert read(Run, plain, order).quantizer == FiniteScalar(weight=2.0)
 
 
@@ -353,9 +350,9 @@ def test_differences_name_every_changed_value_once():
         "steps: 10 -> 20",
         "optimizer.lr: 0.0003 -> 0.0005",
         "quantizer.kind: 'vq' -> 'fsq'",
-        "quantizer.codebook_size: 1024 -> absent",
+        "quantizer.codes: 1024 -> absent",
         "quantizer.levels: absent -> [8, 8, 8]",
-        "quantizer.codebook_weight: absent -> 1.0",
+        "quantizer.weight: absent -> 1.0",
         "average: nothing -> {'lr': 1.0, 'betas': [0.9, 0.95]}",
     ]
 

@@ -26,24 +26,27 @@ LEGAL: dict[str, frozenset[float]] = {
     # A count of nothing, a weight of nothing, a chance of never: 0 says so.
     **dict.fromkeys(
         [
-            "AdversarialConfig.start", "AdversarialConfig.warmup", "AdversarialConfig.ramp", "AdversarialConfig.weight",
-            "AdversarialConfig.r1", "LeCAMConfig.weight", "LeCAMConfig.decay", "CropConfig.flip",
-            "TamingCropConfig.flip", "TamingCropConfig.resize", "CodeCropConfig.window", "DevelopConfig.halo",
-            "EncodeConfig.halo", "EncodeConfig.low", "EncodeConfig.workers", "EncodeConfig.fault_limit",
-            "DataConfig.window", "DataConfig.repeats", "DataConfig.workers", "DataConfig.fault_limit",
-            "VQGANConfig.dropout",
-            "VQGANConfig.norm_groups", "OptimizerConfig.betas", "OptimizerConfig.weight_decay", "OptimizerConfig.final",
-            "OptimizerConfig.warmup", "PackConfig.shard_samples", "PackConfig.val", "PackConfig.processes",
+            "AdversarialConfig.disc_start", "AdversarialConfig.disc_only_steps", "AdversarialConfig.ramp_steps",
+            "AdversarialConfig.disc_weight", "AdversarialConfig.r1_gamma", "LeCAMConfig.weight", "LeCAMConfig.decay",
+            "CropConfig.flip", "TamingCropConfig.flip", "TamingCropConfig.resize", "CodeCropConfig.window",
+            "DecodeConfig.halo", "EncodeConfig.halo", "EncodeConfig.low_res", "EncodeConfig.num_workers",
+            "EncodeConfig.max_bad_fraction", "DataConfig.shuffle_window", "DataConfig.max_repeats",
+            "DataConfig.num_workers", "DataConfig.max_bad_fraction", "VQGANConfig.dropout", "VQGANConfig.norm_groups",
+            "OptimizerConfig.betas", "OptimizerConfig.weight_decay", "OptimizerConfig.min_lr_ratio",
+            "OptimizerConfig.warmup_steps", "PackConfig.shard_samples", "PackConfig.val", "PackConfig.processes",
             "GPTConfig.embedding_dropout", "GPTConfig.attention_dropout", "GPTConfig.residual_dropout",
-            "GPTConfig.condition_drop", "GPTConfig.label_smoothing", "NeighborhoodConfig.embedding_dropout",
+            "GPTConfig.condition_dropout", "GPTConfig.label_smoothing", "NeighborhoodConfig.embedding_dropout",
             "NeighborhoodConfig.attention_dropout", "NeighborhoodConfig.residual_dropout",
-            "NeighborhoodConfig.condition_drop", "NeighborhoodConfig.label_smoothing", "AnnealingConfig.start",
+            "NeighborhoodConfig.condition_dropout", "NeighborhoodConfig.label_smoothing", "AnnealingConfig.start",
             "VQGANLossConfig.pixel_weight", "PerceptualConfig.weight", "LogitConfig.weight", "EntropyConfig.weight",
-            "EntropyConfig.sure", "EntropyConfig.even", "GumbelConfig.kl_weight", "VQConfig.beta", "VQConfig.weight",
-            "CosineConfig.beta", "CosineConfig.weight", "EMAConfig.beta", "EMAConfig.decay", "SimVQConfig.beta",
-            "SimVQConfig.weight", "IBQConfig.beta", "IBQConfig.weight", "LFQConfig.beta", "GuidanceConfig.scale",
-            "SentinelsConfig.accuracy", "SentinelsConfig.thaw", "SentinelsConfig.clamped", "SentinelsConfig.usage",
-            "VQGANRun.average", "PriorRun.average", "GalleryConfig.save_every_s", "GalleryConfig.preview_every_s",
+            "EntropyConfig.per_sample_weight", "EntropyConfig.batch_weight", "GumbelConfig.kl_weight",
+            "VQConfig.commitment_weight", "VQConfig.codebook_weight", "CosineConfig.commitment_weight",
+            "CosineConfig.codebook_weight", "EMAConfig.commitment_weight", "EMAConfig.decay",
+            "SimVQConfig.commitment_weight", "SimVQConfig.codebook_weight", "IBQConfig.codebook_term_weight",
+            "IBQConfig.codebook_weight", "LFQConfig.commitment_weight", "GuidanceConfig.scale",
+            "MonitorsConfig.freeze_above_accuracy", "MonitorsConfig.unfreeze_below_accuracy",
+            "MonitorsConfig.max_clamped_fraction", "MonitorsConfig.min_codebook_usage", "VQGANRun.ema_decay",
+            "PriorRun.ema_decay", "SamplingJobConfig.save_every_s", "SamplingJobConfig.preview_every_s",
         ],
         ZERO,
     ),
@@ -128,7 +131,7 @@ def whole(section: type) -> dict[str, Any]:
 
 DATA: dict[str, Any] = {"shards": ["a"], "crop": {"kind": "patch", "size": 256}}
 NEEDED: dict[str, Any] = {
-    "run_dir": "run", "tokenizer": "run", "train_data": DATA, "val": DATA, "loop": {"max_steps": 1},
+    "run_dir": "run", "tokenizer": "run", "train_data": DATA, "val_data": DATA, "loop": {"max_steps": 1},
     "batch": {"global_batch_size": 4, "micro_batch_size": 2}, "global_batch_size": 4, "micro_batch_size": 2,
     "max_steps": 1, "learning_rate": 1e-4, "shards": ["a"],
     "generator_training": {"optimizer": {"learning_rate": 1e-4}}, "training": {"optimizer": {"learning_rate": 1e-4}},
@@ -137,7 +140,7 @@ NEEDED: dict[str, Any] = {
 EXTRA: dict[str, dict[str, Any]] = {
     "DataConfig": {"shards": ["a"]},
     "VQGANRun": {"loss": {"adversarial": None}},
-    "SeveralConfig": {"parts": [{"kind": "class"}, {"kind": "coordinates"}]},
+    "CompositeConfig": {"conditions": [{"kind": "class"}, {"kind": "coordinates"}]},
 }
 
 
@@ -180,8 +183,9 @@ def test_all_that_is_wrong_in_several_sections_is_said_at_once(tmp_path: Path):
         configs.read(Run, "demo_vqgan", wrong)
     said = "\n".join(refused.value.problems)
     for rule in (
-        "keep must be at least 1, got 0", "keep_every must be at least 1, got 0", "timeout_s must be", "seed must be",
-        "embed_dim must be at least 1, got -1", "folder must be a name that is not empty, got ''",
+        "keep_last must be at least 1, got 0", "keep_every must be at least 1, got 0", "timeout_s must be",
+        "seed must be",
+        "embed_dim must be at least 1, got -1", "run_dir must be a name that is not empty, got ''",
     ):  # fmt: skip
         assert rule in said
 

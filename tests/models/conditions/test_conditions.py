@@ -247,9 +247,9 @@ def test_fields_of_the_wrong_shape_are_refused(config, field, value, message):
     [
         (ClassConfig(), {"classes": 0}),
         (TextConfig(), {"tokens": 0}),
-        (CodeMapConfig(), {"codes": 0}),
+        (CodeMapConfig(), {"vocab_size": 0}),
         (LowResolutionConfig(), {"pixels_per_code": 0}),
-        (CoordinatesConfig(), {"codes": 1}),
+        (CoordinatesConfig(), {"vocab_size": 1}),
         (CoordinateFeaturesConfig(), {"frequencies": 0}),
         (ObjectsConfig(), {"grid": 1}),
         (SEVERAL, {"conditions": (ClassConfig(),)}),

@@ -13,15 +13,15 @@ CODES = 11
 SIZES = [(4, 5), (6, 5), (4, 9), (9, 12)]
 
 
-def tiny(window=(4, 5), condition=None, layers=2, above=2, beside=2, **settings):
+def tiny(window=(4, 5), condition=None, layers=2, rows_above=2, columns_beside=2, **settings):
     torch.manual_seed(0)
     config = NeighborhoodConfig(
         layers=layers,
         heads=2,
         width=16,
         window=window,
-        rows_above=above,
-        columns_beside=beside,
+        rows_above=rows_above,
+        columns_beside=columns_beside,
         condition_dropout=0.1,
         **settings,
     )

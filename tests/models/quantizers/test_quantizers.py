@@ -126,7 +126,7 @@ def test_a_state_dict_brings_back_the_quantizer(config: QuantizerConfig) -> None
     "kind", [kind for kind in get_args(QuantizerConfig) if "codes" in {f.name for f in fields(kind)}]
 )
 def test_a_codebook_of_one_code_is_refused(kind: type[QuantizerConfig]) -> None:
-    with pytest.raises(ValueError, match="codes must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="codebook_size must be at least 2, got 1"):
         kind(codebook_size=1)
 
 

@@ -125,9 +125,9 @@ def test_bfloat16_weights_take_float32_images() -> None:
     ("change", "message"),
     [
         ({"channels": 48}, "multiple of norm_groups"),
-        ({"channel_multipliers": ()}, "multipliers must name"),
-        ({"num_res_blocks": 0}, "residual_blocks must be at least 1"),
-        ({"labels": 256}, "labels must lie in 2 to 255"),
+        ({"channel_multipliers": ()}, "channel_multipliers must name"),
+        ({"num_res_blocks": 0}, "num_res_blocks must be at least 1"),
+        ({"num_labels": 256}, "num_labels must lie in 2 to 255"),
         ({"quantizer": FSQConfig(levels=(8, 6, 5))}, "embed_dim must be 3 for this fsq quantizer, got 8"),
     ],
 )

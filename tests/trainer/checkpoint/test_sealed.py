@@ -65,7 +65,7 @@ def write_checkpoint(run: Path, step: int) -> Path:
     folder.mkdir(parents=True)
     model_files.write(folder, {"w": torch.ones(2)}, {"task": "vqgan", "factor": 2, "model": {"norm_groups": 2}})
     files = {name: storage.described(folder / name) for name in (model_files.WEIGHTS, model_files.METADATA)}
-    manifest = {"step": step, "ranks": 1, "zero": {"generator": 1}, "data": {"shuffle_window": 0}, "files": files}
+    manifest = {"step": step, "ranks": 1, "zero": {"generator": 1}, "data": {"window": 0}, "files": files}
     (folder / storage.MANIFEST).write_text(sealed.sealed(manifest))
     return folder
 

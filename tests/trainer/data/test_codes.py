@@ -72,7 +72,7 @@ def test_a_mirrored_grid_counts_its_columns_from_the_right(tmp_path):
 
 def test_whole_grids_and_grids_of_windows(tmp_path):
     folder = write_codes(tmp_path)
-    assert next(make(folder, shuffle_window=(0, 0)).train_batches())[0]["codes"].shape == (4, 6, 9)
+    assert next(make(folder, window=(0, 0)).train_batches())[0]["codes"].shape == (4, 6, 9)
     windows = [batch["codes"] for batch in make(folder).eval_batches(5, "grid")]
     assert len(torch.cat(windows)) == 12 * 2 * 3
     assert len(torch.cat(windows).unique()) == 12 * 6 * 9
@@ -80,6 +80,6 @@ def test_whole_grids_and_grids_of_windows(tmp_path):
 
 
 def test_grids_smaller_than_the_window_are_faults(tmp_path):
-    stream = make(write_codes(tmp_path), shuffle_window=(8, 8))
+    stream = make(write_codes(tmp_path), window=(8, 8))
     with pytest.raises(RuntimeError, match=r"6 x 9 codes is smaller than the window \(8, 8\)"):
         next(stream.train_batches())

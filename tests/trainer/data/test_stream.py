@@ -230,7 +230,9 @@ def test_what_cannot_work_is_refused_before_training(folder):
         make(folder, micro=3)
     with pytest.raises(ValueError, match=r"0 <= rank < world.*rank=2, world=2"):
         make(folder, rank=2, world=2)
-    with pytest.raises(ValueError, match=r"field 'depth' needs members named \.depth\.png or .*has only .*\.map\.png"):
+    with pytest.raises(
+        ValueError, match=r"field 'depth' needs members named \.depth\.png or .*has only .*\.segmentation\.png"
+    ):
         make(folder, fields=("depth",))
     with pytest.raises(ValueError, match=r"unknown fields \['images'\]; known are .*'image'"):
         make(folder, fields=("images",))

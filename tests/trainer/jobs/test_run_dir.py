@@ -49,7 +49,7 @@ def test_harmless_changes_are_said_and_taken(tmp_path: Path, capsys: pytest.Capt
     changed = Run(keep=5, loop=Inner(steps=20))
     claim_run_dir(tmp_path, changed, Run, fresh=False)
     said = capsys.readouterr().out
-    assert "keep: 3 -> 5" in said and "loop.max_steps: 10 -> 20" in said
+    assert "keep_last: 3 -> 5" in said and "loop.max_steps: 10 -> 20" in said
     assert configs.read(Run, tmp_path / "config.yaml") == changed
 
 

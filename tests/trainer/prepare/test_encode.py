@@ -112,7 +112,7 @@ def test_a_small_image_lies_beside_its_grid(images, tokenizer, tmp_path):
 
 
 def test_maps_are_encoded_by_a_tokenizer_of_their_own(images, tokenizer, tmp_path):
-    of_maps = load_tokenizer(write_tokenizer(tmp_path / "maps", seed=1, num_labels=200), CPU)
+    of_maps = load_tokenizer(write_tokenizer(tmp_path / "maps", seed=1, labels=200), CPU)
     run(tokenizer, images, tmp_path / "codes", crop=CROP, seed=5, others={"segmentation": of_maps})
     said = stream(tmp_path / "codes", ("segmentation_codes",), CodeCropConfig(window=(0, 0)))
     assert said.provenance["maps"] == {"kind": "codes", "tokenizer": of_maps.metadata["digest"], "codes": CODES}
@@ -162,7 +162,7 @@ def test_a_shard_that_cannot_be_reached_ends_the_work_and_loses_nothing(tokenize
 def test_codes_of_another_making_or_of_other_images_are_not_mixed_in(images, tokenizer, tmp_path):
     run(tokenizer, images, tmp_path / "codes", crop=CROP)
     other = load_tokenizer(write_tokenizer(tmp_path / "other", seed=9), CPU)
-    ours, theirs = other.metadata["digest"], tokenizer.card["digest"]
+    ours, theirs = other.metadata["digest"], tokenizer.metadata["digest"]
     with pytest.raises(ValueError, match=rf"(?s)was made as .*{theirs}.* not as .*{ours}.*another folder"):
         run(other, images, tmp_path / "codes", crop=CROP)
     with pytest.raises(ValueError, match=r"'seed': 1.*another folder"):

@@ -41,7 +41,7 @@ def prepared(tmp_path_factory):
     """Image shards, a tokenizer of images and one of maps, and what ``encode`` makes of them with each."""
     folder = tmp_path_factory.mktemp("online")
     write_tokenizer(folder / "tokenizer")
-    write_tokenizer(folder / "of maps", seed=1, num_labels=255)
+    write_tokenizer(folder / "of maps", seed=1, labels=255)
     write_images(folder / "images", 24)
     of_maps = load_tokenizer(folder / "of maps", ranks.device())
     for name, others in (("codes", {}), ("tokenized", {"segmentation": of_maps})):
@@ -147,8 +147,11 @@ def test_maps_that_became_codes_otherwise_than_the_held_out_ones_are_refused(pre
     ("changes", "message"),
     [
         ({"val_data": DataConfig(shards=("x",), crop=CROP)}, "must both be code shards"),
-        ({"data": DataConfig(shards=("x",), crop=None)}, r"train_data.crop must be of kind codes|must both be"),
-        ({"data": DataConfig(shards=("x",), crop=CodeCropConfig(window=(8, 8)))}, "must be the prior's model.window"),
+        ({"train_data": DataConfig(shards=("x",), crop=None)}, r"train_data.crop must be of kind codes|must both be"),
+        (
+            {"train_data": DataConfig(shards=("x",), crop=CodeCropConfig(window=(8, 8)))},
+            "must be the prior's model.window",
+        ),
         ({"condition_tokenizers": {"edges": "x"}}, "of the fields map and depth, got edges"),
     ],
 )

@@ -24,7 +24,9 @@ STEPS, TOTAL, WINDOW = 3, 8, (4, 4)
 LAYOUTS = [(0, 4, 1), (1, 2, 1), (2, 4, 1), (3, 4, 1), (3, 2, 1)]
 SHARED = [(0, 4, 2), (1, 8, 2), (3, 4, 2)]
 
-MODEL: dict[str, Any] = {"layers": 2, "heads": 2, "width": 32, "window": WINDOW, "keep": 0.9, "condition_dropout": 0.2}
+MODEL: dict[str, Any] = {
+    "layers": 2, "heads": 2, "width": 32, "window": WINDOW, "token_keep_prob": 0.9, "condition_dropout": 0.2,
+}  # fmt: skip
 
 
 def run_of(folder: Path, **changes: Any) -> PriorRun:

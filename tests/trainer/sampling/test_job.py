@@ -111,12 +111,12 @@ def test_images_of_a_batch_that_was_begun_in_part_go_on_together(pair, tmp_path)
         return made, tasks
 
     made, tasks = painted(tmp_path / "a", 1)
-    made.paint(wanted, tasks)
+    made.run(wanted, tasks)
     made, tasks = painted(tmp_path / "b", 2)
     codes = torch.full((4, 5), UNFILLED)
     codes[0, 0] = 0  # as if it had been drawn; the other image has not begun, so that all is drawn anew
     partial.save(tasks[0].path, tasks[0].made["request"], PartialSample(codes, torch.zeros(4, 5)))
-    made.paint(wanted, tasks)
+    made.run(wanted, tasks)
     for name in ("0.png", "1.png"):
         assert np.array_equal(*(np.asarray(Image.open(tmp_path / folder / name)) for folder in ("a", "b")))
 

@@ -141,7 +141,7 @@ def make_again(stream):
     """The same stream; its indexes are read, its files are not yet."""
     for shards in stream._sets:
         shards._files.clear()
-    stream.faults.clear()
+    stream.sample_errors.clear()
     return stream
 
 

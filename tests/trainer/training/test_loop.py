@@ -36,12 +36,12 @@ class Recorder:
         return {"seen": float(len(list(batches)))}
 
     def finished(self) -> bool:
-        return self.ends_at in self.at("held out")
+        return self.ends_at in self.at("val")
 
     def preview(self, batch: Any) -> Mapping[str, Tensor]:
         return {"first": torch.tensor(batch)}
 
-    def once(self, batch: int) -> Iterator[Any]:
+    def eval_batches(self, batch: int) -> Iterator[Any]:
         assert batch == 7
         return iter([0, 1, 2])
 
@@ -52,7 +52,7 @@ class Recorder:
 
     def write_val(self, step: int, values: Mapping[str, float]) -> None:
         assert values == {"seen": 3.0}
-        self.diary.append(("held out", step))
+        self.diary.append(("val", step))
 
     def write_images(self, step: int, images: Mapping[str, Tensor]) -> None:
         self.diary.append(("images", step))
@@ -79,7 +79,7 @@ def test_everything_happens_at_its_step_and_at_the_last():
     assert run(recorder)
     assert recorder.steps_done == list(range(10))
     assert recorder.at("write") == [2, 4, 6, 8, 10]
-    assert recorder.at("held out") == [0, 4, 8, 10]
+    assert recorder.at("val") == [0, 4, 8, 10]
     assert recorder.at("images") == [5, 10]
     assert recorder.at("save") == [3, 6, 9, 10]
     assert recorder.diary[-1] == ("wait", 10)  # nothing is left half written
@@ -89,7 +89,7 @@ def test_a_resumed_run_does_the_rest_and_does_not_evaluate_its_beginning_again()
     recorder = Recorder()
     assert run(recorder, start=6)
     assert recorder.steps_done == [6, 7, 8, 9]
-    assert recorder.at("held out") == [8, 10]
+    assert recorder.at("val") == [8, 10]
 
 
 def test_a_run_that_is_done_does_nothing():
@@ -129,7 +129,7 @@ def test_a_task_may_end_at_an_evaluation():
     assert recorder.at("save") == [3, 4]
 
 
-@pytest.mark.parametrize("name", ["steps", "log_every", "preview_every", "evaluate_every", "save_every"])
+@pytest.mark.parametrize("name", ["max_steps", "log_every", "preview_every", "eval_every", "save_every"])
 def test_intervals_are_at_least_one_step(name: str):
     with pytest.raises(ValueError, match=f"{name} must be at least 1 step, got 0"):
         LoopConfig(**{"max_steps": 10, name: 0})

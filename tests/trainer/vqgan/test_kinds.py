@@ -67,7 +67,7 @@ def test_every_kind_trains_both_networks() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"r1": 10.0, "discriminator_zero": 3}, "r1 needs discriminator_training.engine.zero_stage 0, 1 or 2"),
+        ({"r1_gamma": 10.0, "discriminator_zero": 3}, "r1_gamma needs discriminator_training.engine.zero_stage 0, 1"),
         ({"extra": {"discriminator_training": None}}, "discriminator_training is missing"),
         (
             {"extra": {"target": "segmentation"}},
@@ -75,8 +75,8 @@ def test_every_kind_trains_both_networks() -> None:
         ),
         ({"extra": {"target": "segmentation", "model": {"num_labels": 7}}}, "loss.adversarial is for images"),
         ({"extra": {"target": "depth"}}, "must be 1 for target: depth, got 3 and 3"),
-        ({"quantizer": {"kind": "fsq", "levels": [5, 5, 5, 5]}, "monitors": {"collapsed": "replace"}},
-         "revive needs a quantizer whose codes can be moved"),
+        ({"quantizer": {"kind": "fsq", "levels": [5, 5, 5, 5]}, "monitors": {"on_codebook_collapse": "replace"}},
+         "replace needs a quantizer whose codes can be moved"),
         (
             {"extra": {"discriminator": {"kind": "stylegan", "resolution": 64}}},
             "must be train_data.crop.size 16, got 64",

@@ -197,10 +197,10 @@ def frozen_and_revived() -> dict[str, Any]:
         }
     )
     again.load_state_dict(frozen.state_dict())
-    alive = {"check_every": 2, "window": 1, "min_codebook_usage": 1.0, "on_codebook_collapse": "replace"}
+    alive = {"check_every": 2, "usage_window": 1, "min_codebook_usage": 1.0, "on_codebook_collapse": "replace"}
     books = []
     for sentinels in ({}, alive):
-        revived = task_of(quantizer={"codes": 600}, monitors=sentinels)
+        revived = task_of(quantizer={"codebook_size": 600}, monitors=sentinels)
         steps(revived, [0, 1])
         books.append(sharded_parameters.full_state_dict(revived.model)["quantize.embedding.weight"])
     return {"before": before, "after": weights(frozen), "again": again.discriminator_trainer.frozen, "books": books}

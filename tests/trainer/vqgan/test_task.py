@@ -14,13 +14,13 @@ from smalti.trainer.vqgan.task import VQGANTask
 WORLD = 2
 CASES: dict[str, dict[str, Any]] = {
     **{f"zero {zero}": {"generator_zero": zero, "discriminator_zero": zero, "micro": 2} for zero in (0, 1, 2, 3)},
-    "fixed weight": {"adaptive": False, "weight": 0.1, "generator_zero": 3},
-    "sees after": {"discriminator_sees": "updated_generator", "micro": 2},
-    "sees after, zero 3": {"discriminator_sees": "updated_generator", "generator_zero": 3, "discriminator_zero": 3},
+    "fixed weight": {"adaptive": False, "disc_weight": 0.1, "generator_zero": 3},
+    "sees after": {"discriminator_fakes": "updated_generator", "micro": 2},
+    "sees after, zero 3": {"discriminator_fakes": "updated_generator", "generator_zero": 3, "discriminator_zero": 3},
     "batch norm, zero 3": {"norm": "batch", "generator_zero": 3, "discriminator_zero": 3, "micro": 2},
-    "lecam and r1": {"lecam": {"weight": 0.1, "decay": 0.5}, "r1": 1.0, "norm": "batch", "discriminator_zero": 2},
+    "lecam and r1": {"lecam": {"weight": 0.1, "decay": 0.5}, "r1_gamma": 1.0, "norm": "batch", "discriminator_zero": 2},
     "averaged codes": {"quantizer": {"kind": "ema"}, "micro": 2},
-    "entropies": {"quantizer": {"kind": "ibq"}, "warmup": 1, "ramp": 1},
+    "entropies": {"quantizer": {"kind": "ibq"}, "disc_only_steps": 1, "ramp_steps": 1},
 }
 
 
@@ -85,7 +85,7 @@ def test_both_networks_are_the_same_on_all_ranks(name: str, played: list[dict[st
 
 def first_step(zero: int, weight: float) -> dict[str, torch.Tensor]:
     """On a rank: the discriminator after one step of a game whose generator is pushed so hard."""
-    run = game(discriminator_zero=zero, weight=weight)
+    run = game(discriminator_zero=zero, disc_weight=weight)
     torch.manual_seed(run.seed)
     task = VQGANTask(run, TOTAL // run.batch.micro_batch_size // ranks.world())
     task.step(micro_batches(0, run.batch.micro_batch_size, ranks.rank(), ranks.world()), 0)
