@@ -146,7 +146,7 @@ Parts = list[tuple[nn.Module, tuple[Any, ...]]]  # networks that may be compiled
 def _vqgan() -> tuple[Step, Parts]:
     """A step of the published networks, narrow, with LPIPS, discriminator, ZeRO 1 and EMA."""
     size = 64
-    engine, optimizer = {"zero": 1, "precision": "bf16"}, {"learning_rate": 1e-5, "betas": [0.5, 0.9]}
+    engine, optimizer = {"zero_stage": 1, "precision": "bf16"}, {"learning_rate": 1e-5, "betas": [0.5, 0.9]}
     data = {"shards": ["none"], "crop": {"size": size}}
     made: VQGANRun = from_mapping(VQGANRun, {
         "run_dir": "none", "train_data": data, "val_data": data, "loop": {"max_steps": 1 << 30},

@@ -103,8 +103,8 @@ def test_a_recipe_made_small_trains(name: str, trained: dict[str, Any]) -> None:
     whole, scalars = configs.read(VQGANRun, name), trained[name]["scalars"]
     assert trained[name]["way"] > 0 and all(map(math.isfinite, scalars.values())) and "skipped" not in scalars
     assert ("d_loss" in scalars) == (whole.loss.adversarial is not None)
-    assert ("lpips" in scalars) == (whole.loss.perceptual is not None)
-    assert ("logits" in scalars) == (whole.loss.classifier_logits is not None)
+    assert ("lpips_loss" in scalars) == (whole.loss.perceptual is not None)
+    assert ("logit_loss" in scalars) == (whole.loss.classifier_logits is not None)
 
 
 def write_samples(folder: Path) -> Path:

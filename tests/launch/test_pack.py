@@ -170,7 +170,7 @@ def test_maps_travel_with_their_images(tmp_path):
     packed = contents(tmp_path / "out")
     assert set(packed) == {"p000", "p001"} and set(packed["p000"]) == {"jpg", "segmentation.png"}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["skipped"][0]["reason"] == "its map of 15 x 30 has other proportions than its image of 30 x 30"
+    assert report["skipped"][0]["reason"] == "its segmentation of 15 x 30 has other proportions than its image of 30 x 30"
 
 
 def test_labels_are_packed_with_the_names_of_the_classes(tmp_path):

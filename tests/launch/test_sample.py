@@ -147,7 +147,7 @@ def test_finished_images_are_left_alone_and_none_is_replaced_by_another(capsys, 
     assert (tmp_path / "class-2-seed-0-0000.png").stat().st_mtime_ns == stamp
 
 
-def test_a_file_of_the_users_is_never_replaced_by_a_image(capsys, tmp_path, prior, tokenizer):
+def test_a_file_of_the_users_is_never_replaced_by_an_image(capsys, tmp_path, prior, tokenizer):
     Image.new("RGB", (8, 8)).save(tmp_path / "seed-0-0000.png")
     before = (tmp_path / "seed-0-0000.png").read_bytes()
     assert sample.main([str(prior), str(tokenizer), "--size", SIZE, "--out", str(tmp_path)]) == 2
@@ -155,7 +155,7 @@ def test_a_file_of_the_users_is_never_replaced_by_a_image(capsys, tmp_path, prio
     assert (tmp_path / "seed-0-0000.png").read_bytes() == before
 
 
-def test_metadata_say_how_a_image_was_made(capsys, tmp_path, of_maps, tokenizer):
+def test_metadata_say_how_an_image_was_made(capsys, tmp_path, of_maps, tokenizer):
     labels(tmp_path / "segmentation.png", (20, 28))
     painted(
         capsys, tmp_path, of_maps, tokenizer, "--segmentation", tmp_path / "segmentation.png", "--seed", 9, "--top-k", 5
@@ -232,7 +232,7 @@ def test_a_photo_is_completed_where_it_is_transparent(capsys, tmp_path, of_class
         seen.append(wanted)
         plain(self, wanted, tasks)
 
-    monkeypatch.setattr(sample.SamplingJob, "paint", watched)
+    monkeypatch.setattr(sample.SamplingJob, "run", watched)
     common = (of_classes, tokenizer, "--class", 1, "--init-image")
     hole = photo(tmp_path / "hole.png", (24, 32), (slice(9, 24), slice(8, 17)))  # codes 2 to 5 down, 2 to 4 across
     painted(capsys, tmp_path / "hole", *common, hole)

@@ -76,7 +76,7 @@ def test_the_manifest_says_all_that_a_resume_and_a_reader_need(place: Path):
     manifest = json.loads((newest.folder / storage.MANIFEST).read_text())
     assert (manifest["step"], manifest["ranks"], manifest["zero"]) == (STEPS, 2, {"prior": 1})
     assert manifest["data"]["position"] == 8 * STEPS and manifest["data"]["fingerprint"]
-    assert manifest["config"]["batch"] == {"total": 8, "micro": 2}
+    assert manifest["config"]["batch"] == {"global_batch_size": 8, "micro_batch_size": 2}
     assert manifest["versions"]["torch"] and manifest["versions"]["python"] and manifest["wandb"] is None
     assert {"rank-0000.pt", "rank-0001.pt", model_files.WEIGHTS, model_files.METADATA} < set(manifest["files"])
     on_disk = {str(path.relative_to(newest.folder)) for path in newest.folder.rglob("*") if path.is_file()}
@@ -205,7 +205,7 @@ def test_a_run_goes_on_on_other_ranks_at_another_stage(elastic: tuple[Path, Any]
     for step in (5, 6):
         shutil.rmtree(config.with_suffix("") / "checkpoints" / f"step-{step:08d}")
     sections = ["training"] if "tokenizer" in json.loads(config.read_text()) else ["generator_training"]
-    ended = train(config, world, *(f"--set={section}.engine.zero={zero}" for section in sections))
+    ended = train(config, world, *(f"--set={section}.engine.zero_stage={zero}" for section in sections))
     assert ended.codes == [0] * world, ended.log
     assert "going on at step 4" in ended.outputs[0] and "which 2 rank(s) saved at ZeRO {" in ended.outputs[0]
     there, straight = lines(config.with_suffix("")), lines(place / "straight")

@@ -70,18 +70,22 @@ class EngineConfig:
         if self.grad_clip is not None and self.grad_clip <= 0:
             raise ValueError(f"grad_clip must be a positive norm, got {self.grad_clip}; leave it out to clip nothing")
         if self.offload_optimizer and self.zero_stage == 0:
-            raise ValueError("offload_optimizer needs zero 1, 2 or 3, got 0; set zero: 1")
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3, got 0; set zero_stage: 1")
         if self.offload_parameters and self.zero_stage != 3:
-            raise ValueError(f"offload_parameters needs the partitioned parameters of zero 3, got {self.zero_stage}")
+            raise ValueError(
+                f"offload_parameters needs the partitioned parameters of zero_stage 3, got {self.zero_stage}"
+            )
         if self.nvme_path is not None and self.zero_stage != 3:
             raise ValueError(
-                f"nvme_path needs zero 3, got {self.zero_stage}, where DeepSpeed would not use it; set zero: 3"
+                f"nvme_path needs zero_stage 3, got {self.zero_stage}, where DeepSpeed would not use it; "
+                "set zero_stage: 3"
             )
         if self.nvme_path is not None and not (self.offload_optimizer or self.offload_parameters):
             raise ValueError("nvme says where to offload, not what; set offload_optimizer or offload_parameters too")
         if self.precision != "fp32" and self.zero_stage == 0:
             raise ValueError(
-                f"{self.precision} needs zero 1, 2 or 3, got 0, where its first step is an empty one; set zero: 1"
+                f"{self.precision} needs zero_stage 1, 2 or 3, got 0, where its first step is an empty one; "
+                "set zero_stage: 1"
             )
         check_ranges(self)
 

@@ -94,7 +94,7 @@ class Plan(NamedTuple):
             return []
         found = [f"batch.micro_batch_size={self.chosen.micro}"]
         for network in networks:
-            for name in ("zero", "offload_optimizer", "offload_parameters"):
+            for name in ("zero_stage", "offload_optimizer", "offload_parameters"):
                 value = getattr(self.chosen.engine, name)
                 if value != getattr(network.training.engine, name):
                     found.append(f"{network.section}.engine.{name}={str(value).lower()}")

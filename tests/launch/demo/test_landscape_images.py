@@ -23,7 +23,7 @@ def test_the_same_numbers_paint_the_same_image_and_others_another():
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (70, 301), (203, 97), (96, 128)])
-def test_a_image_and_its_map_have_the_size_that_was_asked_for(height, width):
+def test_an_image_and_its_map_have_the_size_that_was_asked_for(height, width):
     for index in range(5):
         painted = landscape(7, index, height, width)
         assert painted.image.shape == (height, width, 3)
@@ -77,7 +77,7 @@ def test_neighbouring_pixels_are_mostly_alike():
 
 
 def test_a_set_is_written_as_images_beside_maps(tmp_path):
-    names = list(LandscapeSet(count=2, height=64, width=96, seed=5, first=3).run(tmp_path))
+    names = list(LandscapeSet(count=2, height=64, width=96, seed=5, first=3).render(tmp_path))
     assert names == ["landscape-0003", "landscape-0004"]
     painted = landscape(5, 3, 64, 96)
     with Image.open(tmp_path / "maps" / "landscape-0003.png") as labels:
@@ -97,28 +97,28 @@ def test_a_set_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path):
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.[jp][pn]g")}
 
     whole, broken = LandscapeSet(count=3, height=64, width=64), tmp_path / "broken"
-    list(whole.run(tmp_path / "whole"))
-    next(whole.run(broken))
+    list(whole.render(tmp_path / "whole"))
+    next(whole.render(broken))
     (broken / "images" / "landscape-0000.jpg").unlink()
     kept = (broken / "maps" / "landscape-0000.png").read_bytes()
-    list(whole.run(broken))
+    list(whole.render(broken))
     assert kept == (broken / "maps" / "landscape-0000.png").read_bytes()
     assert digests(broken) == digests(tmp_path / "whole")
     assert len(digests(broken)) == 6
     times = {path: path.stat().st_mtime_ns for path in broken.rglob("*.[jp][pn]g")}
-    list(whole.run(broken))
+    list(whole.render(broken))
     assert times == {path: path.stat().st_mtime_ns for path in broken.rglob("*.[jp][pn]g")}
 
 
 def test_maps_alone_can_be_had(tmp_path):
-    list(LandscapeSet(count=1, height=64, width=64, maps_only=True).run(tmp_path))
+    list(LandscapeSet(count=1, height=64, width=64, maps_only=True).render(tmp_path))
     assert [path.name for path in tmp_path.rglob("*.*g")] == ["landscape-0000.png"]
 
 
 def test_a_folder_never_mixes_two_sets(tmp_path):
-    list(LandscapeSet(count=1, height=64, width=64).run(tmp_path))
+    list(LandscapeSet(count=1, height=64, width=64).render(tmp_path))
     with pytest.raises(ValueError, match=r"'seed': 0.*'seed': 1.*another folder"):
-        next(LandscapeSet(count=1, height=64, width=64, seed=1).run(tmp_path))
+        next(LandscapeSet(count=1, height=64, width=64, seed=1).render(tmp_path))
     assert json.loads((tmp_path / "landscapes.json").read_text())["seed"] == 0
 
 

@@ -134,7 +134,7 @@ def test_blur_halves_a_ramp_into_a_ramp_and_keeps_sums() -> None:
     assert not Blur(stride=2, padding=(1, 1)).state_dict()
 
 
-def test_the_stylegan_discriminator_sees_the_images_beside_a_image() -> None:
+def test_the_stylegan_discriminator_sees_the_images_beside_an_image() -> None:
     torch.manual_seed(0)
     network = StyleGANConfig(resolution=32, capacity=512, widest=32).build(3)
     several = images()

@@ -53,7 +53,7 @@ def test_windows_of_both_grids_are_cut_alike_and_know_their_box(tmp_path):
     assert starts == {(top, left) for top in range(3) for left in range(6)}
 
 
-def test_a_grid_of_a_part_of_a_image_says_where_that_lies(tmp_path):
+def test_a_grid_of_a_part_of_an_image_says_where_that_lies(tmp_path):
     # The grid shows [100, 50, 388, 242]: 288 x 192 pixels of an image of 400 x 500, so 32 pixels a code.
     batch = next(make(write_codes(tmp_path, box=[100, 50, 388, 242], source_size=[400, 500])).train_batches())[0]
     top, left = divmod(int(batch["codes"][0, 0, 0]) % 100, 10)

@@ -119,7 +119,7 @@ def test_crops_differ_between_epochs_and_seeds(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_several_crops_of_a_image_go_to_consecutive_steps(folder, workers):
+def test_several_crops_of_an_image_go_to_consecutive_steps(folder, workers):
     batches = global_batches(folder, 9, world=2, micro=2, crops_per_image=3, num_workers=workers)
     for start in (0, 3, 6):
         block = batches[start : start + 3]

@@ -168,8 +168,8 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path: Path):
     ("options", "message"),
     [
         ({"grad_clip": 0.0}, "clip must be a positive norm"),
-        ({"zero_stage": 0, "offload_optimizer": True}, "set zero: 1"),
-        ({"zero_stage": 0, "precision": "bf16"}, "set zero: 1"),
+        ({"zero_stage": 0, "offload_optimizer": True}, "set zero_stage: 1"),
+        ({"zero_stage": 0, "precision": "bf16"}, "set zero_stage: 1"),
     ],
 )
 def test_engines_that_cannot_be_are_refused(options: dict[str, Any], message: str):

@@ -38,8 +38,8 @@ def test_a_rate_that_cannot_train_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"decay_fraction": 0.0}, "decay in"),
-        ({"min_lr_ratio": 1.5}, "final must be"),
+        ({"decay_fraction": 0.0}, "decay_fraction in"),
+        ({"min_lr_ratio": 1.5}, "min_lr_ratio must be"),
         ({"warmup_steps": -1}, "must not be negative"),
         ({"betas": (0.9, 1.0)}, "betas"),
     ],
@@ -53,9 +53,9 @@ def test_settings_out_of_range_are_refused(settings, message):
     ("settings", "message"),
     [
         ({"offload_parameters": True, "zero_stage": 2}, "needs the partitioned parameters of zero 3"),
-        ({"nvme_path": "/scratch", "offload_optimizer": True, "zero_stage": 2}, "nvme needs zero 3"),
+        ({"nvme_path": "/scratch", "offload_optimizer": True, "zero_stage": 2}, "nvme_path needs zero_stage 3"),
         ({"nvme_path": "/scratch", "zero_stage": 3}, "says where to offload, not what"),
-        ({"precision": "fp16", "zero_stage": 0}, "fp16 needs zero 1, 2 or 3"),
+        ({"precision": "fp16", "zero_stage": 0}, "fp16 needs zero_stage 1, 2 or 3"),
     ],
 )
 def test_engines_that_deepspeed_would_build_wrongly_are_refused(settings, message):

@@ -49,7 +49,7 @@ def test_harmless_changes_are_said_and_taken(tmp_path: Path, capsys: pytest.Capt
     changed = Run(keep=5, loop=Inner(steps=20))
     claim_run_dir(tmp_path, changed, Run, fresh=False)
     said = capsys.readouterr().out
-    assert "keep_last: 3 -> 5" in said and "loop.max_steps: 10 -> 20" in said
+    assert "keep: 3 -> 5" in said and "loop.steps: 10 -> 20" in said
     assert configs.read(Run, tmp_path / "config.yaml") == changed
 
 
@@ -85,7 +85,7 @@ def test_a_config_of_the_users_in_the_folder_stays(tmp_path: Path):
         ("training.engine.zero_stage", True),
         ("batch.micro_batch_size", True),
         ("timeout_s", True),
-        ("sequence_ranks", True),
+        ("sequence_parallel_size", True),
         ("previews.share", True),
         ("train_data.prefetch", True),
         ("train_data.max_bad_fraction", True),
@@ -99,7 +99,7 @@ def test_a_config_of_the_users_in_the_folder_stays(tmp_path: Path):
         ("model.layers", False),
         ("train_data.shuffle_window", False),
         ("train_data.crop.window", False),
-        ("average", False),
+        ("ema_decay", False),
     ],
 )
 def test_what_changes_numbers_by_more_than_rounding_is_harmful(path: str, expected: bool, tmp_path: Path):

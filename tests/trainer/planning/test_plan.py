@@ -100,7 +100,7 @@ def test_what_is_kept_for_the_backward_is_what_the_networks_really_keep(tmp_path
         module = run.model.build()
         call = lambda: module(torch.zeros(1, 3, 16, 16))  # noqa: E731
     else:
-        module = run.model.build(tokenizer.codes, run.condition)
+        module = run.model.build(tokenizer.codebook_size, run.condition)
         codes = torch.zeros(1, 4, 4, dtype=torch.int64)
         call = lambda: module(codes, {}, targets=codes)  # noqa: E731
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -147,5 +147,7 @@ def test_time_and_samples_follow_from_the_config(tmp_path):
     made = plan(run, costs, Machines(nodes=2, gpus=2, teraflops=1e-6, mfu=0.5))
     assert (made.steps, made.samples, made.tokens) == (6, 48, 48 * 16)
     assert made.seconds == pytest.approx(48 * costs.sample.flops / (4 * 1e6 * 0.5))
-    with pytest.raises(ValueError, match=r"batch\.total = 8 must be a multiple of the 3 ranks.*nearest: 6 or 9"):
+    with pytest.raises(
+        ValueError, match=r"batch\.global_batch_size = 8 must be a multiple of the 3 ranks.*nearest: 6 or 9"
+    ):
         plan(run, costs, Machines(nodes=1, gpus=3))

@@ -80,7 +80,7 @@ def test_the_first_epoch_of_training_sees_the_crops_that_were_encoded(images, to
         assert all(torch.equal(cached[key], codes[row]) for row, key in enumerate(step[0]["key"]))
 
 
-def test_several_crops_of_a_image_have_keys_of_their_own(images, tokenizer, tmp_path):
+def test_several_crops_of_an_image_have_keys_of_their_own(images, tokenizer, tmp_path):
     report = run(tokenizer, images, tmp_path / "codes", crop=CROP, crops=3, seed=5, batch=4)
     assert (report.samples, report.shards) == (60, 3)
     shards = ShardSet.open([str(tmp_path / "codes")])

@@ -81,7 +81,7 @@ def trained(folder: str) -> dict[str, Any]:
             held = dict(task.evaluate(val.eval_batches(5)))  # with other weights, which must leave no trace
         average = task.weights()
         weights = sharded_parameters.full_state_dict(task.prior)
-        found = {"losses": losses, "weights": weights, "ema_decay": average, "val_data": held}
+        found = {"losses": losses, "weights": weights, "ema": average, "val": held}
         left[f"{zero} {micro} {together}"] = found
     return left
 
@@ -113,7 +113,7 @@ def plainly_trained(folder: Path) -> dict[str, Any]:
         adam.step()
         keep = (1 + step) / (10 + step)
         average = {name: keep * average[name] + (1 - keep) * p.detach() for name, p in prior.named_parameters()}
-    return {"losses": losses, "weights": prior.state_dict(), "ema_decay": average}
+    return {"losses": losses, "weights": prior.state_dict(), "ema": average}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_ranks_stages_and_accumulation_equal_one_plain_process(prepared, world):
     for rank in on_ranks:
         for layout, left in rank.items():
             torch.testing.assert_close(left["weights"], dict(plain["weights"]), rtol=0, atol=2e-5, msg=layout)
-            torch.testing.assert_close(left["average"], plain["average"], rtol=0, atol=2e-5, msg=layout)
+            torch.testing.assert_close(left["ema"], plain["ema"], rtol=0, atol=2e-5, msg=layout)
             evaluations.append(left["val"]["nll"])
     means = torch.tensor([[left["losses"] for left in rank.values()] for rank in on_ranks]).mean(0)
     torch.testing.assert_close(means, torch.tensor(plain["losses"]).expand_as(means), rtol=1e-5, atol=1e-5)

@@ -121,7 +121,7 @@ def test_images_of_a_batch_that_was_begun_in_part_go_on_together(pair, tmp_path)
         assert np.array_equal(*(np.asarray(Image.open(tmp_path / folder / name)) for folder in ("a", "b")))
 
 
-def test_a_image_tells_what_was_saved_with_it_and_strangers_tell_nothing(tmp_path):
+def test_an_image_tells_what_was_saved_with_it_and_strangers_tell_nothing(tmp_path):
     save(Image.new("RGB", (2, 2)), tmp_path / "a.png", {"seed": 1})
     assert read_metadata(tmp_path / "a.png") == {"seed": 1}
     Image.new("RGB", (2, 2)).save(tmp_path / "b.png")

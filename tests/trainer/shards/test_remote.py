@@ -133,7 +133,7 @@ def test_a_shard_that_is_gone_or_unreachable_is_a_fault(folder, server, tmp_path
         (folder / "gone").rename(folder / "x-000006.tar")
     assert len(keys) == 48 and stream.sample_errors == {"missing shard": 2}
     server.busy = 10**6
-    assert list(make_again(stream).once(8)) == []
+    assert list(make_again(stream).eval_batches(8)) == []
     assert stream.sample_errors == {"unreachable": 50}
 
 

@@ -36,7 +36,9 @@ def cases() -> dict[str, dict[str, Any]]:
     found |= {f"discriminator {kind}": {"extra": {"discriminator": {"kind": kind, **size}}}
               for kind, size in DISCRIMINATORS.items()}  # fmt: skip
     found |= {f"adversarial {kind}": {"kind": kind} for kind in get_args(AdversarialLoss)}
-    found |= {f"pixel {kind}": {"extra": {"loss": {"pixel": kind, "perceptual": None}}} for kind in get_args(PixelLoss)}
+    found |= {
+        f"pixel {kind}": {"extra": {"loss": {"pixel_loss": kind, "perceptual": None}}} for kind in get_args(PixelLoss)
+    }
     return found
 
 

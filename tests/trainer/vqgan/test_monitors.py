@@ -16,7 +16,7 @@ POISONED = "s1-r1-m1-0"  # the sample that is spoilt on rank 1
 
 
 def watched(accuracy: float, clamped: float = 0.0) -> dict[str, torch.Tensor]:
-    return {"discriminator_accuracy": torch.tensor(accuracy), "max_clamped_fraction": torch.tensor(clamped)}
+    return {"discriminator_accuracy": torch.tensor(accuracy), "clamped": torch.tensor(clamped)}
 
 
 def test_an_alert_is_said_once_when_it_begins_and_once_when_it_is_over(capsys: pytest.CaptureFixture[str]) -> None:
