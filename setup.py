@@ -24,6 +24,7 @@ setup(
     packages=packages(),
     package_dir={"smalti": "."},
     package_data={"smalti": ["py.typed"], "smalti.configs": ["*.yaml"], "smalti.launch": ["slurm/*.sbatch"]},
+    entry_points={"console_scripts": ["smalti = smalti.launch.__main__:main"]},
     install_requires=[
         "torch>=2.6,<3",
         "deepspeed>=0.19,<0.20",

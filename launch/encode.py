@@ -15,9 +15,9 @@ from ..trainer.distributed import ranks
 from ..trainer.prepare.encode import EncodeConfig, EncodeJob, encode
 from ..trainer.shards.errors import SampleError, TooManySampleErrorsError
 from ..trainer.shards.reader import ShardSet
+from . import command
 
 TIMEOUT_S = 7200.0
-WRONG, TOO_MANY = 2, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,16 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             named = (("segmentation", asked.segmentation_tokenizer), ("depth", asked.depth_tokenizer))
             others = {field: load_tokenizer(path, ranks.device()) for field, path in named if path is not None}
             work = EncodeJob(ShardSet.open(asked.shards), asked.destination, tokenizer, others, config)
-            report = encode(work, lambda line: print(line, flush=True))
+            report = encode(work, command.say)
             if ranks.rank() == 0:
-                print(f"{report.samples} grids in {report.shards} shards, {len(report.skipped)} images left out")
+                command.say(f"{report.samples} grids in {report.shards} shards, {len(report.skipped)} images left out")
     except TooManySampleErrorsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return TOO_MANY
+        return command.fail(error, command.INCOMPLETE)
     except (OSError, ValueError, SampleError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
-    return 0
+        return command.fail(error)
+    return command.DONE
 
 
 def _config(asked: argparse.Namespace) -> EncodeConfig:
@@ -62,20 +60,28 @@ def _config(asked: argparse.Namespace) -> EncodeConfig:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m smalti.launch.encode", description=(__doc__ or "").split(":")[0])
+    parser = command.parser(
+        "encode",
+        __doc__,
+        "smalti encode runs/vqgan data/photos/train data/photos/codes/train --tile 16",
+    )
     parser.add_argument("tokenizer", type=Path, help="folder of the VQGAN's run, or of its export")
     parser.add_argument("shards", nargs="+", help="folders of image shards, brace patterns or URLs")
-    parser.add_argument("destination", type=Path)
+    parser.add_argument("destination", type=Path, help="a folder for the code shards; run again, it goes on")
     whole = parser.add_argument_group("whole images (without --size)")
     whole.add_argument("--tile", type=int, default=16, help="codes a side that the network sees at once (16)")
     whole.add_argument("--halo", type=int, default=2, help="codes at a tile's border that are seen but not kept (2)")
     crops = parser.add_argument_group("crops, those that training draws in its first epoch with the same numbers")
-    crops.add_argument("--size", type=int, default=0, metavar="PIXELS", help="side of a crop (whole images)")
+    crops.add_argument(
+        "--size", type=command.side, default=0, metavar="HEIGHTxWIDTH", help="of a crop, square (whole images)"
+    )
     crops.add_argument("--crops", type=int, default=1, metavar="K", help="crops of each image (1)")
     crops.add_argument(
         "--scale", type=float, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"), help="source pixels a pixel (1 1)"
     )
-    crops.add_argument("--position", choices=("clamp", "uniform"), default="clamp")
+    crops.add_argument(
+        "--position", choices=("clamp", "uniform"), default="clamp", help="how the place of a crop is drawn (clamp)"
+    )
     crops.add_argument("--flip", type=float, default=0.5, metavar="P", help="share of mirrored crops (0.5)")
     crops.add_argument("--resize", type=int, metavar="PIXELS", help="cut as taming-transformers: shortest side to this")
     crops.add_argument("--seed", type=int, default=0, help="the run's (0)")
@@ -91,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-bad-fraction", type=float, default=0.01, help="share of images that may be left out (0.01)"
     )
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    command.add_local_rank(parser)
     return parser
 
 

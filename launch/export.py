@@ -1,4 +1,4 @@
-"""Export a run's weights, model.safetensors and config.json: ``python -m smalti.launch.export RUN DEST``."""
+"""Export a run's weights, model.safetensors and config.json: ``smalti export RUN DEST``."""
 
 import argparse
 import sys
@@ -6,21 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..trainer.checkpoint.loading import export
+from . import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
-    parser = argparse.ArgumentParser(prog="python -m smalti.launch.export", description=(__doc__ or "").split(":")[0])
+    asked = _parser().parse_args(arguments)
+    return command.ended(lambda: _export(asked))
+
+
+def _export(asked: argparse.Namespace) -> int:
+    metadata = export(asked.run, asked.destination)
+    command.say(f"{asked.destination}: {metadata['task']}, weights {metadata['digest'][:12]}")
+    return command.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser("export", __doc__, "smalti export runs/vqgan exports/vqgan")
     parser.add_argument("run", type=Path, help="folder of a run of either stage")
-    parser.add_argument("destination", type=Path)
-    asked = parser.parse_args(arguments)
-    try:
-        card = export(asked.run, asked.destination)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{asked.destination}: {card['task']}, weights {card['digest'][:12]}")
-    return 0
+    parser.add_argument("destination", type=Path, help="a folder that is not there yet, or is an older export")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,72 +1,41 @@
-"""Packs images into tar shards: python -m smalti.launch.pack SOURCE DEST, or indexes shards that are there."""
+"""Pack images into tar shards: ``smalti pack SOURCE DEST``."""
 
 import argparse
 import sys
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..trainer.prepare.find_images import find_samples
 from ..trainer.prepare.pack import PackConfig, automatic_val_count, pack
-from ..trainer.prepare.process_pool import spread
-from ..trainer.shards.patterns import expand
-from ..trainer.shards.scan import write_index_of
+from . import command
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; gives the exit status."""
-    options = _parser().parse_args(arguments)
-    if options.index:
-        return _index(options.places, options)
-    if len(options.places) != 2:
-        _parser().error("give SOURCE and DEST, or --index and shards")
-    source, destination = (Path(place) for place in options.places)
-    try:
-        gathered = find_samples(source, options.labels)
-        val = options.val
-        if val is None:
-            val = automatic_val_count(gathered.sources, options.minimum_side)
-            _say(f"held out for evaluation: {val} of {len(gathered.sources)} (auto: a tenth, at least 1)")
-        config = PackConfig(
-            shard_bytes=options.shard_size * 1_000_000,
-            shard_samples=options.shard_count,
-            val=val,
-            minimum_side=options.minimum_side,
-            processes=options.processes,
-            prefix=options.prefix,
-        )
-        report = pack(gathered, destination, config, _say)
-    except (OSError, ValueError) as error:
-        _say(f"pack: {error}")
-        return 1
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, build, call."""
+    asked = _parser().parse_args(arguments)
+    return command.ended(lambda: _pack(asked))
+
+
+def _pack(asked: argparse.Namespace) -> int:
+    found = find_samples(asked.source, asked.labels)
+    val = asked.val
+    if val is None:
+        val = automatic_val_count(found.sources, asked.minimum_side)
+        command.note(f"for validation: {val} of {len(found.sources)} (auto: a tenth, at least 1)")
+    config = PackConfig(
+        shard_bytes=asked.shard_size * 1_000_000,
+        shard_samples=asked.shard_count,
+        val=val,
+        minimum_side=asked.minimum_side,
+        processes=asked.processes,
+        prefix=asked.prefix,
+    )
+    report = pack(found, asked.destination, config, command.note)
     for left in report.skipped:
-        _say(f"left out: {left.file}: {left.reason}")
-    val = f", {report.val} held out" if report.val else ""
-    print(f"{report.samples} samples{val} in {report.shards} shards, {len(report.skipped)} left out")
-    return 0
-
-
-def _index(patterns: list[str], options: argparse.Namespace) -> int:
-    """Writes an index beside each shard; gives the exit status."""
-    try:
-        shards = [Path(shard) for shard in expand(patterns)]
-    except (OSError, ValueError) as error:
-        _say(f"pack: {error}")
-        return 1
-    samples, damaged = 0, 0
-    work = partial(write_index_of, minimum_side=options.minimum_side)
-    for _, indexed in spread(work, shards, options.processes):
-        samples += indexed.samples
-        for left in indexed.skipped:
-            _say(f"left out: {left.file}: {left.key}: {left.reason}")
-        if indexed.problem:
-            damaged += 1
-            _say(f"no index: {indexed.problem}")
-    print(f"{samples} samples in {len(shards) - damaged} shards; {damaged} shards could not be indexed")
-    return 2 if damaged else 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        command.note(f"left out: {left.file}: {left.reason}")
+    validation = f", {report.val} for validation" if report.val else ""
+    command.say(f"{report.samples} samples{validation} in {report.shards} shards, {len(report.skipped)} left out")
+    return command.DONE
 
 
 def _number_or_auto(text: str) -> int | None:
@@ -75,17 +44,14 @@ def _number_or_auto(text: str) -> int | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m smalti.launch.pack", description=__doc__)
+    parser = command.parser("pack", __doc__, "smalti pack photos data/photos --val auto --minimum-side 256")
     parser.add_argument(
-        "places",
-        nargs="+",
-        metavar="SOURCE DEST",
-        help="SOURCE: a folder of images, searched recursively; a folder with images/ and maps/ or depth/ of equal "
-        "names; or a text file that lists images. DEST: a folder for the shards; run again after a kill, it goes on",
+        "source",
+        type=Path,
+        help="a folder of images, searched recursively; a folder with images/ and maps/ or depth/ of equal names; or a "
+        "text file that lists images",
     )
-    parser.add_argument(
-        "--index", action="store_true", help="write indexes beside existing shards instead: pack --index SHARDS..."
-    )
+    parser.add_argument("destination", type=Path, help="a folder for the shards; run again after a kill, it goes on")
     parser.add_argument(
         "--shard-size", type=int, default=500, metavar="MB", help="close a shard at this size (default 500; 0: never)"
     )

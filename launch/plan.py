@@ -20,9 +20,9 @@ from ..trainer.planning.costs import Costs, measure
 from ..trainer.planning.plan import GIB, Fit, Machines, Plan, plan
 from ..trainer.prior.config import PriorRun
 from ..trainer.vqgan import frozen_losses
+from . import command
 
 SCRIPT = Path(__file__).parent / "slurm" / "train.sbatch"
-WRONG, TOO_LARGE = 2, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,16 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.sbatch and planned.chosen is not None:
             _write_script(asked.sbatch, asked.config, asked.set + planned.settings(costs.networks), machines)
     except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
-    return 0 if planned.chosen is not None else TOO_LARGE
+        return command.fail(error)
+    return command.DONE if planned.chosen is not None else command.INCOMPLETE
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m smalti.launch.plan", description=(__doc__ or "").split(":")[0])
+    parser = command.parser("plan", __doc__, "smalti plan vqgan_imagenet_f16_16384 --nodes 8 --gpus 8 --memory 80")
     parser.add_argument("config", nargs="?", help="a YAML file, or the name of a packaged config")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="override a value; repeatable")
-    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1, help="machines (1)")
     parser.add_argument("--gpus", type=int, default=8, help="of a node (8)")
     parser.add_argument("--memory", type=float, default=80.0, metavar="GIB", help="of a GPU (80)")
     parser.add_argument("--teraflops", type=float, default=989.0, help="of a GPU at its best (989, an H100 in bf16)")

@@ -20,6 +20,7 @@ from ..trainer.sampling.image_files import DecodeConfig, contact_sheet
 from ..trainer.sampling.job import SamplingJob
 from ..trainer.sampling.progress import SamplingJobConfig
 from ..trainer.sampling.request import ConditionInputs, build_request
+from . import command
 
 TIMEOUT_S = 7 * 24 * 3600.0  # ranks wait for the slowest one's images
 
@@ -27,34 +28,34 @@ TIMEOUT_S = 7 * 24 * 3600.0  # ranks wait for the slowest one's images
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
     asked = _parser().parse_args(arguments)
-    try:
-        with ranks.process_group(TIMEOUT_S):
-            _paint(asked)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.ended(lambda: _sample(asked))
 
 
-def _paint(asked: argparse.Namespace) -> None:
+def _sample(asked: argparse.Namespace) -> int:
+    with ranks.process_group(TIMEOUT_S):
+        _sample_here(asked)
+    return command.DONE
+
+
+def _sample_here(asked: argparse.Namespace) -> None:
+    """This rank's share of the images."""
     device = ranks.device()
     prior = load_prior(asked.prior, device)
     tokenizer = load_tokenizer(asked.tokenizer or _tokenizer_of(asked.prior), device)
-    develop = DecodeConfig(asked.decode, asked.tile, asked.halo, asked.format)
+    decode = DecodeConfig(asked.decode, asked.tile, asked.halo, asked.format)
     config = SamplingJobConfig(asked.batch, asked.save_every, asked.preview)
-    gallery = SamplingJob(prior, tokenizer, asked.seed, _sampling(asked), develop, config, _say)
+    job = SamplingJob(prior, tokenizer, asked.seed, _sampling(asked), decode, config, command.say)
     maps = None if asked.segmentation_tokenizer is None else load_tokenizer(asked.segmentation_tokenizer, device)
-    told = ConditionInputs(asked.segmentation, maps, asked.label, asked.init_image, asked.keep_rows)
+    conditions = ConditionInputs(asked.segmentation, maps, asked.label, asked.init_image, asked.keep_rows)
     sizes = asked.size or [None]
     stem = f"{_named(asked)}seed-{asked.seed}"
-    wishes = [build_request(prior, tokenizer, size, told, Tiling(asked.tile, asked.halo)) for size in sizes]
-    for size, wanted in zip(sizes, wishes, strict=True):
+    requests = [build_request(prior, tokenizer, size, conditions, Tiling(asked.tile, asked.halo)) for size in sizes]
+    for size, wanted in zip(sizes, requests, strict=True):
         several = f"-{size[0]}x{size[1]}" if len(sizes) > 1 else ""
         tasks = [
-            gallery.image_job(wanted, number, asked.out, f"{stem}-{number:04d}{several}")
-            for number in range(asked.count)
+            job.image_job(wanted, number, asked.out, f"{stem}-{number:04d}{several}") for number in range(asked.count)
         ]
-        gallery.run(wanted, tasks[ranks.rank() :: ranks.world()])
+        job.run(wanted, tasks[ranks.rank() :: ranks.world()])
         ranks.barrier()
         if asked.grid and ranks.rank() == 0:
             contact_sheet([task.path for task in tasks], asked.out / f"{stem}{several}-grid.png")
@@ -67,10 +68,6 @@ def _named(asked: argparse.Namespace) -> str:
         re.sub(r"[^\w.-]", "_", file.stem)[:60] for file in (asked.segmentation, asked.init_image) if file is not None
     ]
     return "".join(f"{part}-" for part in said)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _tokenizer_of(run: Path) -> Path:
@@ -101,72 +98,86 @@ def _sampling(asked: argparse.Namespace) -> SamplingConfig:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m smalti.launch.sample", description=(__doc__ or "").split(":")[0])
+    parser = command.parser(
+        "sample", __doc__, "smalti sample runs/prior --segmentation map.png --size 1024x1024 --seed 1 --out samples"
+    )
     parser.add_argument("prior", type=Path, help="folder of the prior's run, or of its export")
     parser.add_argument("tokenizer", type=Path, nargs="?", help="folder of the VQGAN's run or export; else the run's")
     parser.add_argument("--out", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=1, help="images to paint of each size")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-    _add_what(parser.add_argument_group("what to paint"))
+    parser.add_argument("--seed", type=int, default=0, help="decides the images, with the settings below (0)")
+    parser.add_argument("--count", type=int, default=1, help="images of each size (1)")
+    command.add_local_rank(parser)
+    _add_what(parser.add_argument_group("what to sample"))
     _add_drawing(parser.add_argument_group("how codes are drawn"))
     _add_going(
         parser.add_argument_group("how to go about it; of these only --stride, --lanes and --prefill change codes")
     )
-    _add_developing(parser.add_argument_group("how codes become pixels"))
+    _add_decoding(parser.add_argument_group("how codes become pixels"))
     return parser
 
 
 def _add_what(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
-        "--size", type=_size, nargs="+", help="rows x columns in pixels, such as 1024x2048; else the map's"
+        "--size",
+        type=command.size,
+        nargs="+",
+        metavar="HEIGHTxWIDTH",
+        help="in pixels; several are allowed; else the map's",
     )
     group.add_argument("--segmentation", type=Path, help="a PNG of labels, of any size, for priors of maps")
     group.add_argument(
         "--segmentation-tokenizer", type=Path, help="its tokenizer, for priors whose maps were tokenized"
     )
     group.add_argument("--class", dest="label", type=int, help="number of the class, for priors of classes")
-    group.add_argument("--init-image", type=Path, help="a photo; where it is transparent or ends, it is painted on")
+    group.add_argument("--init-image", type=Path, help="a photo; where it is transparent or ends, it is completed")
     group.add_argument(
         "--keep-rows", type=float, help="share of the photo's rows to keep, from the top (0.5 if it is whole)"
     )
 
 
 def _add_drawing(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--temperature", type=float, default=1.0)
+    group.add_argument("--temperature", type=float, default=1.0, help="divides the logits (1)")
     group.add_argument("--top-k", type=int, help="only the k likeliest codes")
     group.add_argument("--top-p", type=float, help="only the fewest codes that hold this probability")
     group.add_argument("--greedy", action="store_true", help="always the likeliest code")
     group.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance; 1 is none")
-    group.add_argument("--guidance-schedule", choices=("constant", "linear", "cosine"), default="constant")
+    group.add_argument(
+        "--guidance-schedule",
+        choices=("constant", "linear", "cosine"),
+        default="constant",
+        help="how the scale grows from 1 over the codes of an image (constant: it does not)",
+    )
 
 
 def _add_going(group: "argparse._ArgumentGroup") -> None:
     many = torch.cuda.is_available()
-    group.add_argument("--mode", choices=("wavefront", "serial"), default="wavefront")
+    group.add_argument(
+        "--mode",
+        choices=("wavefront", "serial"),
+        default="wavefront",
+        help="codes that do not need each other at once, or one by one (wavefront)",
+    )
     group.add_argument("--stride", type=int, default=1, help="codes of a row that share one window; 1 is exact")
     group.add_argument("--lanes", type=int, default=16 if many else 4, help="windows in a forward (4; on GPUs 16)")
     group.add_argument("--prefill", type=int, default=4 if many else 1, help="windows read anew at once (1; on GPUs 4)")
-    group.add_argument("--batch", type=int, default=1, help="images painted together (1)")
+    group.add_argument("--batch", type=int, default=1, help="images sampled together (1)")
     group.add_argument("--save-every", type=float, default=30.0, help="seconds of work that a kill may cost (30)")
-    group.add_argument("--preview", type=float, help="seconds between looks at what is painted so far; else none")
+    group.add_argument("--preview", type=float, help="seconds between looks at what is there so far; else none")
 
 
-def _add_developing(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--decode", choices=("whole", "shared", "blended"), default="blended", help="docs/sampling.md")
+def _add_decoding(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--decode",
+        choices=("whole", "shared", "blended"),
+        default="blended",
+        help="tiles: none, of shared statistics, or faded into each other (blended)",
+    )
     group.add_argument("--tile", type=int, default=16, help="codes a side that the decoder sees at once (16)")
     group.add_argument("--halo", type=int, default=2, help="codes at a tile's border that fade into the next one (2)")
     group.add_argument(
         "--format", choices=("auto", "png", "tiff"), default="auto", help="auto: TIFF from 67 megapixels"
     )
     group.add_argument("--grid", action="store_true", help="all images of a size, small, in one more")
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"a size is rows x columns such as 1024x2048, got {text!r}")
-    return int(match[1]), int(match[2])
 
 
 if __name__ == "__main__":

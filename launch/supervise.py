@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..trainer.distributed import signals
-from . import train
+from . import command, train
 
 TRAIN = "smalti.launch.train"
 
@@ -22,7 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call."""
     signals.install_early_handlers()  # before the imports, which take seconds
     from ..trainer import config as configs
-    from ..trainer.jobs.exit_codes import WRONG
     from ..trainer.jobs.run import Run
     from ..trainer.jobs.supervisor import Hosts, supervise
 
@@ -33,13 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pool = Hosts(asked.hostfile, asked.minimum_hosts) if asked.hostfile else None
         return supervise(asked.command, Path(run.run_dir), asked.max_restarts, pool)
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
+        return command.fail(error)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m smalti.launch.supervise", description=(__doc__ or "").split("\n")[0]
+    parser = command.parser(
+        "supervise",
+        __doc__,
+        "smalti supervise --max-restarts 3 -- deepspeed --num_gpus 8 --module smalti.launch.train demo_vqgan",
     )
     parser.add_argument("--max-restarts", type=int, default=3, metavar="N", help="start a failed job again N times")
     parser.add_argument("--hostfile", type=Path, help="the command's own; hosts that are gone are left out of it")

@@ -1,4 +1,4 @@
-"""Train a run of either stage.
+"""Train a VQGAN or a prior.
 
 ``deepspeed --module smalti.launch.train CONFIG``, or ``python -m smalti.launch.train CONFIG`` for one process. The same
 command goes on where the run stands. Exit codes: 0 the last step is reached; 1 the job failed in mid-training; 2
@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..trainer.distributed import signals
+from . import command
 
 
 def parser() -> argparse.ArgumentParser:
     """What the command takes."""
-    made = argparse.ArgumentParser(prog="python -m smalti.launch.train", description=(__doc__ or "").split("\n")[0])
+    made = command.parser("train", __doc__, "smalti train demo_vqgan --set run_dir=runs/mine --set loop.max_steps=100")
     made.add_argument("config", help="a YAML file, or the name of a packaged config such as demo_vqgan")
     made.add_argument("--set", action="append", default=[], metavar="a.b=value", help="override a value; repeatable")
     made.add_argument("--print-config", action="store_true", help="print the resolved config and exit")
     made.add_argument("--fresh", action="store_true", help="remove what the folder holds of the run, and start anew")
-    made.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    command.add_local_rank(made)
     return made
 
 
@@ -44,16 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(configs.dump(run), end="")
             return exit_codes.DONE
         launched = "RANK" in os.environ
-        wish = Path(run.run_dir, exit_codes.ASKED) if ranks.rank_info_from_env(os.environ).rank == 0 else None
-        with Watchdog(run.timeout_s, launched, wish), ranks.process_group(run.timeout_s):
+        stop_request = Path(run.run_dir, exit_codes.ASKED) if ranks.rank_info_from_env(os.environ).rank == 0 else None
+        with Watchdog(run.timeout_s, launched, stop_request), ranks.process_group(run.timeout_s):
             return exit_codes.DONE if train(run, asked.fresh) else exit_codes.LEFT
     except signals.StopRequestedError:
         return exit_codes.LEFT
     except FailedError:
         return exit_codes.FAILED  # it has been said
     except (SaveError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.code_of(error)
+        return command.fail(error, exit_codes.code_of(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure a part of the project on this machine: ``python -m smalti.launch.bench NAME [options]``.
+"""Measure a part of the project on this machine: ``smalti bench NAME [options]``.
 
 Each module beside this one is a measurement: ``add_arguments(parser)``, and ``run(arguments)``, which prints its own
 table and returns the figures. What they share is in ``published`` and ``timing``. The last line printed is one JSON
@@ -20,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, measure, print. Only the module that is asked for is imported."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     chooser = argparse.ArgumentParser(
-        prog="python -m smalti.launch.bench",
+        prog="smalti bench",
         description=(__doc__ or "").split(":")[0],
-        epilog="NAME --help tells the options of a measurement",
+        epilog="NAME --help shows the options of a measurement",
     )
     chooser.add_argument("name", choices=names(), metavar="NAME", help=f"one of {', '.join(names())}")
     name: str = chooser.parse_args(given[:1]).name

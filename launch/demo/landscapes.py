@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ...models.bounds import Natural, Seed, Width, check_ranges
 from ...trainer import bounded_json
 from ...trainer.files import write_whole
+from .. import command
 from .noise import Array, Color, color, outline, smoothstep
 from .scene import HOURS, LABELS, Scene
 
@@ -91,7 +92,7 @@ class LandscapeSet:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         _check_size(self.height, self.width)
 
-    def paint(self, folder: Path) -> Iterator[str]:
+    def render(self, folder: Path) -> Iterator[str]:
         """Paint what the folder does not have yet, and give the name of each image once it is there.
 
         An image is written whole, its map before it: after a kill the same call goes on where it was.
@@ -244,37 +245,30 @@ COMPOSITIONS: tuple[Callable[[Scene], None], ...] = (_lake, _coast, _valley, _du
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; gives the exit status."""
-    options = _parser().parse_args(arguments)
-    height, width = options.size
-    try:
-        painted = LandscapeSet(options.count, height, width, options.seed, options.first, options.maps_only)
-        names = painted.paint(options.destination)
-        if sys.stderr.isatty():
-            names = tqdm(names, total=options.count, unit="image", dynamic_ncols=True)
-        for number, name in enumerate(names, 1):
-            if not sys.stderr.isatty():
-                print(f"{name}: {number} of {options.count}", file=sys.stderr, flush=True)
-    except (OSError, ValueError) as error:
-        print(f"landscapes: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.count} {'maps' if options.maps_only else 'landscapes'} in {options.destination}")
-    return 0
+    """Parse, build, call."""
+    asked = _parser().parse_args(arguments)
+    return command.ended(lambda: _render(asked))
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 1024x1280, got {text!r}")
-    return int(height), int(width)
+def _render(asked: argparse.Namespace) -> int:
+    height, width = asked.size
+    landscapes = LandscapeSet(asked.count, height, width, asked.seed, asked.first, asked.maps_only)
+    names = landscapes.render(asked.destination)
+    if sys.stderr.isatty():
+        names = tqdm(names, total=asked.count, unit="image", dynamic_ncols=True)
+    for number, name in enumerate(names, 1):
+        if not sys.stderr.isatty():
+            command.note(f"{name}: {number} of {asked.count}")
+    command.say(f"{asked.count} {'maps' if asked.maps_only else 'landscapes'} in {asked.destination}")
+    return command.DONE
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m smalti.launch.demo.landscapes", description=__doc__)
+    parser = command.parser("demo.landscapes", __doc__, "python -m smalti.launch.demo.landscapes landscapes --count 24")
     parser.add_argument("destination", type=Path, help="gets images/ and maps/; run again after a kill, it goes on")
     parser.add_argument("--count", type=int, default=24, metavar="N", help="images (default 24)")
     parser.add_argument(
-        "--size", type=_size, default=(1024, 1280), metavar="HEIGHTxWIDTH", help="in pixels (default 1024x1280)"
+        "--size", type=command.size, default=(1024, 1280), metavar="HEIGHTxWIDTH", help="in pixels (default 1024x1280)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another set (default 0)")
     parser.add_argument(

@@ -1,0 +1,57 @@
+"""The command ``smalti``: ``smalti NAME ...`` runs the module of that name beside this file."""
+
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+
+from .command import DONE, WRONG
+
+COMMANDS: Mapping[str, str] = {
+    "pack": "pack images into tar shards",
+    "index": "write indexes beside shards that are there",
+    "train": "train a VQGAN or a prior",
+    "encode": "encode image shards into code shards",
+    "sample": "sample images from a prior",
+    "export": "export a run's weights",
+    "report": "write what runs came to into one HTML file",
+    "plan": "compute what a run will take, without starting it",
+    "supervise": "train to the end, starting failed jobs again",
+    "bench": "measure a part of the project on this machine",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Find the command and run it; its exit code. Only the module of that command is imported."""
+    name, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    if name in ("-h", "--help"):
+        print(_help())
+        return DONE
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"error: smalti has no command {name!r}; {advice}", file=sys.stderr)
+        return WRONG
+    module = ".bench.__main__" if name == "bench" else f".{name}"
+    code: int = import_module(module, __package__).main(rest)
+    return code
+
+
+def _help() -> str:
+    lines = [f"  {name:10} {about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: smalti COMMAND ...",
+            "",
+            "Image tokenizers and autoregressive image priors, trained at any scale.",
+            "",
+            *lines,
+            "",
+            "smalti COMMAND --help says more, with an example. Under a launcher, a command is a module:",
+            "  deepspeed --num_gpus 8 --module smalti.launch.train demo_vqgan",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

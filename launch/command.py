@@ -1,0 +1,70 @@
+"""What all commands share: help with an example, sizes, printed lines, and the exit code of an error."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+
+DONE, INCOMPLETE, WRONG = 0, 1, 2  # docs/clusters.md has the table of all exit codes
+
+
+def parser(name: str, doc: str | None, example: str) -> argparse.ArgumentParser:
+    """The parser of one command.
+
+    Args:
+        name: as users type it behind ``smalti``.
+        doc: the module's docstring; its first sentence describes the command.
+        example: one line that works as it stands, apart from the paths in it.
+    """
+    described = re.split(r"(?<=\.)\s|: ``", (doc or "").strip(), maxsplit=1)[0]
+    return argparse.ArgumentParser(
+        prog=f"smalti {name}",
+        description=described,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_local_rank(options: argparse.ArgumentParser) -> None:
+    """The option that the deepspeed launcher passes to every rank; which rank it is stands in the environment."""
+    options.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+
+
+def size(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH in pixels, as a type of ``argparse``."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"a size is HEIGHTxWIDTH in pixels, such as 1024x2048, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def side(text: str) -> int:
+    """The side of a square in pixels, as HEIGHTxWIDTH or as one number, as a type of ``argparse``."""
+    height, width = size(text if "x" in text else f"{text}x{text}")
+    if height != width:
+        raise argparse.ArgumentTypeError(f"crops are square, such as 256x256, got {text!r}")
+    return height
+
+
+def say(line: str) -> None:
+    """A line of result on standard output, at once."""
+    print(line, flush=True)
+
+
+def note(line: str) -> None:
+    """A line of progress, or about something left out, on standard error, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def fail(error: BaseException, code: int = WRONG) -> int:
+    """An error in one line on standard error; the exit code."""
+    note(f"error: {error}")
+    return code
+
+
+def ended(work: Callable[[], int]) -> int:
+    """The exit code of a command: what its work returns, or ``WRONG`` and one line for what the user can mend."""
+    try:
+        return work()
+    except (OSError, ValueError) as error:
+        return fail(error)

@@ -1,0 +1,47 @@
+"""Write an index beside each shard that has none: ``smalti index SHARDS``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ..trainer.prepare.process_pool import spread
+from ..trainer.shards.patterns import expand
+from ..trainer.shards.scan import write_index_of
+from . import command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, build, call."""
+    asked = _parser().parse_args(arguments)
+    return command.ended(lambda: _index(asked))
+
+
+def _index(asked: argparse.Namespace) -> int:
+    shards = [Path(shard) for shard in expand(asked.shards)]
+    samples, damaged = 0, 0
+    work = partial(write_index_of, minimum_side=asked.minimum_side)
+    for _, indexed in spread(work, shards, asked.processes):
+        samples += indexed.samples
+        for left in indexed.skipped:
+            command.note(f"left out: {left.file}: {left.key}: {left.reason}")
+        if indexed.problem:
+            damaged += 1
+            command.note(f"no index: {indexed.problem}")
+    command.say(f"{samples} samples in {len(shards) - damaged} shards; {damaged} shards could not be indexed")
+    return command.WRONG if damaged else command.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser("index", __doc__, "smalti index data/train")
+    parser.add_argument("shards", nargs="+", help="folders of shards, tar files or brace patterns")
+    parser.add_argument(
+        "--minimum-side", type=int, default=1, metavar="PIXELS", help="leave out images with a shorter side (1)"
+    )
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="work so many at once (default: cores)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
