@@ -12,13 +12,13 @@ def parser(name: str, doc: str | None, example: str) -> argparse.ArgumentParser:
     """The parser of one command.
 
     Args:
-        name: as users type it behind ``smalti``.
+        name: as users type it behind ``smalti``; with a dot, a module that is run by ``python -m``.
         doc: the module's docstring; its first sentence describes the command.
         example: one line that works as it stands, apart from the paths in it.
     """
     described = re.split(r"(?<=\.)\s|: ``", (doc or "").strip(), maxsplit=1)[0]
     return argparse.ArgumentParser(
-        prog=f"smalti {name}",
+        prog=f"python -m smalti.launch.{name}" if "." in name else f"smalti {name}",
         description=described,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

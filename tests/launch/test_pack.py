@@ -14,7 +14,7 @@ import webdataset
 from fixtures.shards import decoded, encoded, photo
 from PIL import Image, ImageOps
 
-from smalti.launch import pack
+from smalti.launch import index, pack
 from smalti.trainer.data.crops import CropConfig
 from smalti.trainer.data.stream import DataConfig, Stream
 from smalti.trainer.images import seekable_jpeg
@@ -170,7 +170,8 @@ def test_maps_travel_with_their_images(tmp_path):
     packed = contents(tmp_path / "out")
     assert set(packed) == {"p000", "p001"} and set(packed["p000"]) == {"jpg", "segmentation.png"}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["skipped"][0]["reason"] == "its segmentation of 15 x 30 has other proportions than its image of 30 x 30"
+    reason = report["skipped"][0]["reason"]
+    assert reason == "its segmentation of 15 x 30 has other proportions than its image of 30 x 30"
 
 
 def test_labels_are_packed_with_the_names_of_the_classes(tmp_path):
@@ -256,7 +257,7 @@ def test_shards_of_others_get_an_index_and_damaged_ones_are_named(tmp_path, caps
     damaged = bytearray((tmp_path / "b.tar").read_bytes())
     damaged[512 * 4] ^= 1
     (tmp_path / "b.tar").write_bytes(damaged)
-    assert pack.main(["--index", str(tmp_path / "{a,b}.tar")]) == 2
+    assert index.main([str(tmp_path / "{a,b}.tar")]) == 2
     said = capsys.readouterr()
     assert said.out == "4 samples in 1 shards; 1 shards could not be indexed\n"
     assert "b.tar, byte" in said.err

@@ -25,7 +25,7 @@ from fixtures.runs import write_vqgan
 from fixtures.shards import encoded, photo, write_images
 from mutations import mutated
 
-from smalti.launch import export, pack, train
+from smalti.launch import export, index, pack, train
 from smalti.trainer.checkpoint import storage
 
 LIMIT_S = 10
@@ -85,7 +85,7 @@ def _tars(folder: Path) -> dict[str, bytes]:
 
 def _index(folder: Path, name: str, data: bytes) -> int:
     (folder / name).write_bytes(data)
-    return pack.main(["--index", str(folder / name), "--processes", "1"])
+    return index.main([str(folder / name), "--processes", "1"])
 
 
 def _images() -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 from ...models.bounds import range_problems
-from . import renamed
+from . import renamed as renamed
 
 T = TypeVar("T")
 _SCALARS = (bool, int, float, str, Path, types.NoneType)

@@ -65,17 +65,17 @@ class ShardIndex:
 
     def __init__(self, data: bytes, name: str) -> None:
         if not data:
-            raise ValueError(f"{name} is empty; make it again with: pack --index")
+            raise ValueError(f"{name} is empty; make it again with: smalti index")
         if data[: len(_FORMAT)] != _FORMAT:
-            raise ValueError(f"{name} is not an index of this version; make it again with: pack --index")
+            raise ValueError(f"{name} is not an index of this version; make it again with: smalti index")
         line = len(_FORMAT) + 9
         line_end = data.find(b"\n", line) + 1
         if data[len(_FORMAT) : line] != b"%08x\n" % zlib.crc32(data[line:line_end]):
-            raise ValueError(f"{name} is damaged; make it again with: pack --index")
+            raise ValueError(f"{name} is damaged; make it again with: smalti index")
         try:
             self._read(data, line_end, bounded_json.parsed(data[line:line_end]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-            raise ValueError(f"{name} is damaged; make it again with: pack --index") from None
+            raise ValueError(f"{name} is damaged; make it again with: smalti index") from None
 
     def _read(self, data: bytes, place: int, header: dict[str, Any]) -> None:
         """Takes in the header and the arrays behind it, which begin at ``place``."""
@@ -159,7 +159,7 @@ class ShardIndex:
             return b""
         stored = bytes(self._arrays["layouts"][begin:end])
         if zlib.crc32(stored[4:]) != int.from_bytes(stored[:4], "little"):
-            raise ValueError("a layout in the index is damaged; make it again with: pack --index")
+            raise ValueError("a layout in the index is damaged; make it again with: smalti index")
         return stored[4:]
 
 

@@ -187,7 +187,7 @@ def _index_of(name: str, remote: RemoteConfig) -> ShardIndex:
         return _of_the_whole(ShardIndex.read(path), name)
     except FileNotFoundError:
         if Path(name).exists():
-            raise FileNotFoundError(f"{name} has no index; make one with: pack --index {name}") from None
+            raise FileNotFoundError(f"{name} has no index; make one with: smalti index {name}") from None
         raise FileNotFoundError(f"there is no shard {name}, and no index {path} of one") from None
 
 
@@ -198,6 +198,6 @@ def _of_the_whole(index: ShardIndex, name: str) -> ShardIndex:
     if tar_bytes > index.tar_bytes:
         raise ValueError(
             f"{name} has grown from {index.tar_bytes} to {tar_bytes} bytes since it was indexed; index it again with: "
-            f"pack --index {name}"
+            f"smalti index {name}"
         )
     return index

@@ -240,5 +240,5 @@ def test_a_tar_that_grew_after_it_was_indexed_is_named(shard):
         tar.addfile(tarfile.TarInfo("q.cls"))
     with shard.open("ab") as file:
         file.write(bytes(10240))
-    with pytest.raises(ValueError, match=r"has grown .* index it again with: pack --index"):
+    with pytest.raises(ValueError, match=r"has grown .* index it again with: smalti index"):
         ShardSet.open([str(shard)])
