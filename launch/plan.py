@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tokenizers(run: Run, codes: int | None) -> dict[str, VQGANConfig]:
-    """The tokenizers of a prior's run, from their cards."""
+    """The tokenizers of a prior's run, from their metadata."""
     if not isinstance(run, PriorRun):
         return {}
     if codes is not None:

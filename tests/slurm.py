@@ -75,7 +75,7 @@ class Slurm:
         return dict(word.partition("=")[::2] for word in words)[name]
 
     def wait(self, job: int, *states: str, patience_s: float = 120.0) -> str:
-        """Wait until a job is in one of the states; a job that waits for its next start is told to start now."""
+        """Wait until a job is in one of the states; a job that waits for its next start is released to start now."""
         deadline = time.monotonic() + patience_s
         while (state := self.field(job, "JobState")) not in states:
             if time.monotonic() > deadline:

@@ -43,15 +43,20 @@ class Nodes:
 
     def start(self, command: list[str], environment: Mapping[str, str], output: Path) -> subprocess.Popen[bytes]:
         """A command on the first node, in a session of its own."""
-        told = {**os.environ, **environment, "PDSH_SSH_ARGS_APPEND": f"-F {self.folder / 'ssh_config'}"}
-        told["PATH"] = f"{Path(sys.executable).parent}:{_SEARCHED}"
+        variables_of_node = {**os.environ, **environment, "PDSH_SSH_ARGS_APPEND": f"-F {self.folder / 'ssh_config'}"}
+        variables_of_node["PATH"] = f"{Path(sys.executable).parent}:{_SEARCHED}"
         with output.open("wb") as file:
             return subprocess.Popen(
-                _on(FIRST, command), env=told, cwd=self.folder, stdout=file, stderr=file, start_new_session=True
+                _on(FIRST, command),
+                env=variables_of_node,
+                cwd=self.folder,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
             )
 
     def cut(self, node: str) -> None:
-        """The node's cable is pulled."""
+        """The node loses its network."""
         _run("ip", "-n", node, "link", "set", "eth0", "down")
 
     def end_all(self) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-MOST_BYTES = 16_000_000  # of a manifest, a card, an index's notes; a million small objects fit
+MOST_BYTES = 16_000_000  # of a manifest, metadata, an index's notes; a million small objects fit
 DEEPEST = 64  # lists and objects inside each other
 
 

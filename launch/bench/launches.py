@@ -212,7 +212,7 @@ def _samplers(layers: int, top: int) -> dict[str, float]:
 
 
 def counted_sampling(config: GPTConfig | NeighborhoodConfig, lanes: int) -> tuple[Counts, Operators]:
-    """What a step of painting asks for, where as many rows as can run staggered do."""
+    """What a step of sampling asks for, where as many rows as can run staggered do."""
     torch.manual_seed(0)
     prior = config.build(CODES, CodeMapConfig(vocab_size=CODES)).eval()
     images = -(-lanes // 8)

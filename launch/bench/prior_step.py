@@ -1,6 +1,6 @@
 """One training step of a prior, ours against the published way, and from code shards against images encoded on line.
 
-Both train the same transformer on the same sample, told of a label map: P + N tokens of condition and codes. The
+Both train the same transformer on the same sample, conditioned on a label map: P + N tokens of condition and codes. The
 published way, written here in plain torch after Esser et al. 2021: two frozen encoders in every step, attention as a
 matrix under a mask, all logits in fp32, AdamW. Ours is the step of ``PriorTask``. The three take turns in two processes
 that wait for each other, so that whatever else the machine does falls on all of them.
@@ -171,9 +171,9 @@ def _ours(connection: Connection, size: Size) -> None:
         torch.manual_seed(0)
         sample, condition = _sample(size), CodeMapConfig(vocab_size=CODES)
         prior = _config(size).build(CODES, condition)
-        card = {"codes": CODES, "factor": 16, "digest": ""}
+        metadata = {"codes": CODES, "factor": 16, "digest": ""}
         fields = prior.condition.fields
-        task = PriorTask(unread(_config(size), condition, 0, 1), prior, CodeSource(card, {}, None, fields), 1)
+        task = PriorTask(unread(_config(size), condition, 0, 1), prior, CodeSource(metadata, {}, None, fields), 1)
         numbers = iter(range(1_000_000))
 
         def step(*names: str) -> None:
@@ -188,7 +188,7 @@ def _ours(connection: Connection, size: Size) -> None:
             return one
 
         def on_line() -> Step:
-            images, maps = (LoadedTokenizer(model, card) for model in _tokenizers(size))
+            images, maps = (LoadedTokenizer(model, metadata) for model in _tokenizers(size))
             encoder = OnlineEncoder(images, {"segmentation": maps}, prior.condition)
 
             def one() -> None:
@@ -235,8 +235,8 @@ def _published(connection: Connection, size: Size) -> None:
     def one() -> None:
         with torch.no_grad():
             codes = images.encode(sample["image"].float() / 127.5 - 1).indices.flatten(1)
-            told = maps.encode(sample["segmentation"].long()).indices.flatten(1)
-        logits = published_logits(prior, told, codes[:, :-1], hidden)[:, length - 1 :]
+            condition_codes = maps.encode(sample["segmentation"].long()).indices.flatten(1)
+        logits = published_logits(prior, condition_codes, codes[:, :-1], hidden)[:, length - 1 :]
         loss = F.cross_entropy(logits.reshape(-1, CODES), codes.reshape(-1))
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

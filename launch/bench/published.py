@@ -29,14 +29,14 @@ class PublishedLoop:
         with timed("generator forward"):
             out = self.generator(real)
         with timed("losses"):
-            pull = (out.reconstruction - real).abs().mean() + self.lpips(real, out.reconstruction).mean()
-            push = adversarial.generator_loss("hinge", self.discriminator(out.reconstruction))
+            rec_loss = (out.reconstruction - real).abs().mean() + self.lpips(real, out.reconstruction).mean()
+            g_loss = adversarial.generator_loss("hinge", self.discriminator(out.reconstruction))
         with timed("adaptive weight"):
             last = self.generator.last_layer.weight
-            both = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (pull, push)]
+            both = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (rec_loss, g_loss)]
             adaptive = adversarial.adaptive_weight(both[0], both[1])
         with timed("generator backward"):
-            torch.autograd.backward(pull + self.weight * adaptive * push + out.quantized.loss)
+            torch.autograd.backward(rec_loss + self.weight * adaptive * g_loss + out.quantized.loss)
         with timed("optimizers"):
             self._adam(0)
         self.discriminator.requires_grad_(True)
@@ -55,13 +55,13 @@ class PublishedLoop:
         self.adams[number].zero_grad(set_to_none=True)
 
 
-def published_logits(prior: GPT, told: Tensor, codes: Tensor, hidden: Tensor) -> Tensor:
-    """(B, T, K) logits of a ``gpt2`` prior with the condition's tokens ``told`` and the codes before the last.
+def published_logits(prior: GPT, condition_codes: Tensor, codes: Tensor, hidden: Tensor) -> Tensor:
+    """(B, T, K) logits of a ``gpt2`` prior, given the condition's tokens and the codes before the last.
 
     Args:
         hidden: (1, 1, T or more, T or more) true where a position may not look.
     """
-    x = torch.cat((prior.condition.get_parameter("table.weight")[told], prior.tok_emb(codes)), dim=1)
+    x = torch.cat((prior.condition.get_parameter("table.weight")[condition_codes], prior.tok_emb(codes)), dim=1)
     x = prior.drop(x + prior.pos_emb[:, : x.shape[1]])
     for block in _blocks(prior):
         attention = block.get_submodule("attn")

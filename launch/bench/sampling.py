@@ -1,4 +1,4 @@
-"""Codes a second of every sampler beside the published way of painting, on a stretch of a large grid.
+"""Codes a second of every sampler beside the published way of sampling, on a stretch of a large grid.
 
 The contestants take turns inside of one process, so that a busy machine slows all alike. A stretch is part of a row in
 the middle of the grid, chosen so that the share of windows that stand still at the row's edges is that of a whole row:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processor-time", action="store_true", help="count seconds of the processor: for one thread on a busy machine"
     )
-    parser.add_argument("--whole", action="store_true", help="also paint one whole grid; for GPUs")
+    parser.add_argument("--whole", action="store_true", help="also sample one whole grid; for GPUs")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _built(config: GPTConfig | NeighborhoodConfig, device: torch.device) -> Prior:
-    """A prior with random weights, told a map of as many codes as its window; bfloat16 on GPUs."""
+    """A prior with random weights, conditioned on a map of as many codes as its window; bfloat16 on GPUs."""
     torch.manual_seed(0)
     with torch.device(device):
         prior = config.build(CODES, CodeMapConfig(vocab_size=CODES))
@@ -77,7 +77,7 @@ def _built(config: GPTConfig | NeighborhoodConfig, device: torch.device) -> Prio
 
 
 def _contestants(gpt: Prior, windowed: Prior, grid: int, rounds: int, device: torch.device) -> list[Contestant]:
-    """All of them; each has painted what lies before its stretch, or finds it given."""
+    """All of them; each has sampled what lies before its stretch, or finds it given."""
     fields, window = _fields(grid, device), gpt.window[1]
     gpu = device.type == "cuda"
 
@@ -122,11 +122,11 @@ def stretch(grid: int, window: int, stride: int, length: int) -> int:
 
 
 def _steps(prior: Prior, fields: Fields, grid: int, config: SamplingConfig, given: Tensor | None) -> Iterator[int]:
-    """Paint; the codes of each step."""
+    """Sample; the codes of each step."""
     before = 0
-    for painting in sample_steps(prior, fields, (grid, grid), (0,), 1, config, given):
-        yield painting.filled - before
-        before = painting.filled
+    for state in sample_steps(prior, fields, (grid, grid), (0,), 1, config, given):
+        yield state.filled - before
+        before = state.filled
 
 
 @torch.no_grad()

@@ -21,11 +21,11 @@ class Turn(NamedTuple):
 
 
 class Contestant:
-    """A sampler that paints on when it is its turn.
+    """A sampler that samples on when it is its turn.
 
     Args:
         name: of it.
-        work: paints a step whenever it is asked, and says how many codes that were; endless.
+        work: samples a step whenever it is asked, and says how many codes that were; endless.
         steps: of one turn.
     """
 
@@ -36,7 +36,7 @@ class Contestant:
         self.turns: list[Turn] = []
 
     def take_turn(self, device: torch.device, clock: Callable[[], float]) -> None:
-        """Paint some steps and note how long that took."""
+        """Sample some steps and note how long that took."""
         wait(device)
         began = clock()
         codes = sum(next(self.work) for _ in range(self.steps))
@@ -50,7 +50,7 @@ class Contestant:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was told."""
+    """Until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

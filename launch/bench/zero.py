@@ -93,11 +93,11 @@ def _rank(answer: Connection, rank: int, world: int, port: int, stage: Literal[1
     )  # fmt: skip
     torch.set_num_threads(1)
     with ranks.process_group(1800.0):
-        told = UnconditionalConfig()
+        condition = UnconditionalConfig()
         torch.manual_seed(0)
-        prior = model.build(CODES, told)
+        prior = model.build(CODES, condition)
         source = CodeSource({"codes": CODES, "factor": 16, "digest": ""}, {}, None, ())
-        task = PriorTask(unread(model, told, stage, world), prior, source, 1)
+        task = PriorTask(unread(model, condition, stage, world), prior, source, 1)
         draws = torch.Generator().manual_seed(rank)
         batch: Batch = {"codes": torch.randint(CODES, (1, *model.window), generator=draws), "key": [f"sample {rank}"]}
         task.step([batch], 0)

@@ -36,7 +36,7 @@ MAP_COLORS = {  # for people who look at a map; its labels are the numbers behin
 
 
 class Landscape(NamedTuple):
-    """A painted image and its map."""
+    """A rendered image and its map."""
 
     image: npt.NDArray[np.uint8]  # (H, W, 3)
     labels: npt.NDArray[np.uint8]  # (H, W): places in LABELS
@@ -69,7 +69,7 @@ class LandscapeSet:
     """A folder of landscapes: ``images/NAME.jpg`` beside ``maps/NAME.png``.
 
     Attributes:
-        count: images to paint.
+        count: images to render.
         height, width: of every image, in pixels.
         seed: another seed, another set.
         first: number of the first image; numbers beyond those of a set give scenes that the set does not have.
@@ -93,24 +93,26 @@ class LandscapeSet:
         _check_size(self.height, self.width)
 
     def render(self, folder: Path) -> Iterator[str]:
-        """Paint what the folder does not have yet, and give the name of each image once it is there.
+        """Render what the folder does not have yet, and give the name of each image once it is there.
 
         An image is written whole, its map before it: after a kill the same call goes on where it was.
 
         Raises:
             ValueError: the folder holds a set of another seed or size.
         """
-        card = {name: value for name, value in asdict(self).items() if name in ("height", "width", "seed")}
-        card_file = folder / "landscapes.json"
-        if card_file.exists() and (found := bounded_json.read(card_file)) != card:
-            raise ValueError(f"{folder} holds landscapes of {found}, not of {card}; name another folder, or delete it")
-        write_whole(card_file, json.dumps(card).encode())
+        metadata = {name: value for name, value in asdict(self).items() if name in ("height", "width", "seed")}
+        metadata_file = folder / "landscapes.json"
+        if metadata_file.exists() and (found := bounded_json.read(metadata_file)) != metadata:
+            raise ValueError(
+                f"{folder} holds landscapes of {found}, not of {metadata}; name another folder, or delete it"
+            )
+        write_whole(metadata_file, json.dumps(metadata).encode())
         for index in range(self.first, self.first + self.count):
             name = f"landscape-{index:04d}"
             files = [folder / "maps" / f"{name}.png", folder / "images" / f"{name}.jpg"][: 1 if self.maps_only else 2]
             if not all(file.exists() for file in files):
-                painted = landscape(self.seed, index, self.height, self.width)
-                for file, encoded in zip(files, (_png(painted.labels), _jpeg(painted.image)), strict=False):
+                rendered = landscape(self.seed, index, self.height, self.width)
+                for file, encoded in zip(files, (_png(rendered.labels), _jpeg(rendered.image)), strict=False):
                     write_whole(file, encoded)
             yield name
 

@@ -1,4 +1,4 @@
-"""What procedural images are painted with: smooth noise, outlines, soft edges, mixtures of colors.
+"""What procedural images are rendered with: smooth noise, outlines, soft edges, mixtures of colors.
 
 All images are float32 (H, W, 3) in [0, 1]; outlines are float32 (W,) rows in pixels, counted from the top.
 """

@@ -1,6 +1,6 @@
-"""A landscape in the making: the light of an hour, and one gesture of the painter a method.
+"""A landscape in the making: the light of an hour, and one gesture of the renderer a method.
 
-A scene is painted from the back to the front: what is laid down later hides what is there, in the image and in its
+A scene is rendered from the back to the front: what is laid down later hides what is there, in the image and in its
 map. Sizes are in shares of the image's height, so that a scene looks alike at any size.
 """
 
@@ -82,7 +82,7 @@ HOURS = (
 
 
 class Scene:
-    """An image in the making: the canvas, its light, and one painter's gesture a method."""
+    """An image in the making: the canvas, its light, and one renderer's gesture a method."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int, light: Light, horizon: float) -> None:
         self.rng, self.height, self.width, self.light = rng, height, width, light
@@ -95,10 +95,10 @@ class Scene:
         self.sun_y = self.horizon * (1 - rng.uniform(*light.sun_height))
         self.side = 1.0 if self.sun_x > width / 2 else -1.0  # where the light comes from: 1 is right
 
-    def cover(self, top: int, coverage: Array, paint: Array, label: int) -> None:
+    def cover(self, top: int, coverage: Array, render: Array, label: int) -> None:
         """Lay (rows, W) of coverage with a color, or (rows, W, 3) of them, over the canvas from the row ``top``."""
         rows = slice(top, top + len(coverage))
-        self.image[rows] = mix(self.image[rows], paint, coverage[..., None])
+        self.image[rows] = mix(self.image[rows], render, coverage[..., None])
         self.labels[rows][coverage > 0.5] = label
 
     def below(self, line: Array, bottom: int) -> tuple[int, Array]:
@@ -176,9 +176,9 @@ class Scene:
             white = smoothstep(-0.07, 0.07, height_share - (1 - snow) + 0.16 * relief + 0.06 * facing)
             albedo = mix(albedo, color(0.97, 0.98, 1.0), white[..., None])
         lift = smoothstep(0.2, 1.0, depth / size)  # mist gathers at the foot
-        painted = self.lit(albedo, shade, distance)
-        painted = mix(painted, self.light.horizon, (0.35 * lift * (0.4 + distance))[..., None])
-        self.cover(top, np.clip(depth + 0.5, 0, 1), painted, MOUNTAINS)
+        rendered = self.lit(albedo, shade, distance)
+        rendered = mix(rendered, self.light.horizon, (0.35 * lift * (0.4 + distance))[..., None])
+        self.cover(top, np.clip(depth + 0.5, 0, 1), rendered, MOUNTAINS)
 
     def forest(self, ground: Array, bottom: int, size: float, distance: float, albedo: Color, pointed: bool) -> None:
         """Rows of trees from the line ``ground`` down to ``bottom``, each a little larger than the one behind it."""
@@ -191,8 +191,8 @@ class Scene:
             within = np.clip(1 - np.maximum(depth, 0) / (0.9 * tree), 0, 1)
             leaves = noise(rng, len(depth), self.width, 0.22 * tree, 0.22 * tree)
             shade = np.clip(0.12 + (0.46 + 0.34 * self.side * place + 0.16 * leaves) * within, 0, 1)
-            painted = self.lit(np.clip(tint, 0, 1)[None] * (0.45 + 0.55 * within[..., None]), shade, distance)
-            self.cover(top, np.clip(depth + 0.5, 0, 1), painted, FOREST)
+            rendered = self.lit(np.clip(tint, 0, 1)[None] * (0.45 + 0.55 * within[..., None]), shade, distance)
+            self.cover(top, np.clip(depth + 0.5, 0, 1), rendered, FOREST)
             line = line + 0.42 * tree
             if line.min() > bottom:
                 return
@@ -209,8 +209,8 @@ class Scene:
         crest = np.exp(-np.maximum(depth, 0) / (0.05 * unit))
         shade = np.clip(0.52 + 0.10 * patches + 0.05 * grass + 0.8 * slope + 0.10 * crest, 0, 1)
         near = smoothstep(0, 0.4 * unit, depth)
-        painted = self.lit(tint, shade, distance) * (1 - 0.25 * near[..., None])
-        self.cover(top, np.clip(depth + 0.5, 0, 1), painted, MEADOW)
+        rendered = self.lit(tint, shade, distance) * (1 - 0.25 * near[..., None])
+        self.cover(top, np.clip(depth + 0.5, 0, 1), rendered, MEADOW)
 
     def sand(self, line: Array, bottom: int, distance: float, wet: bool) -> None:
         """A beach, darker and with a rim of foam where the water wets it; or a dune with a bright crest."""
@@ -225,11 +225,11 @@ class Scene:
         if wet:
             damp = np.exp(-np.maximum(depth, 0) / (0.035 * unit))
             albedo = albedo * (1 - 0.38 * damp[..., None])
-        painted = self.lit(albedo, shade, distance)
+        rendered = self.lit(albedo, shade, distance)
         if wet:
             foam = np.exp(-(((depth - 0.004 * unit) / (0.006 * unit)) ** 2)) * (0.6 + 0.3 * np.clip(swells, -1, 1))
-            painted = mix(painted, self.lit(color(0.96, 0.97, 0.98), 0.6, 0.0), np.clip(foam, 0, 1)[..., None])
-        self.cover(top, np.clip(depth + 0.5, 0, 1), painted, SAND)
+            rendered = mix(rendered, self.lit(color(0.96, 0.97, 0.98), 0.6, 0.0), np.clip(foam, 0, 1)[..., None])
+        self.cover(top, np.clip(depth + 0.5, 0, 1), rendered, SAND)
 
     def water(self, top: int, deep: Color) -> None:
         """Water from a row down: what stands above it upside down, broken by waves, and the path of the sun."""
@@ -244,12 +244,12 @@ class Scene:
         from_column = np.clip(beside, 0, self.width - 1).astype(np.int64)
         mirror = self.image[from_row, from_column]
         body = deep * (self.light.ambient + 0.5 * self.light.direct)
-        painted = mix(mirror * 0.90, body, (0.18 + 0.42 * t + 0.05 * waves)[..., None])
+        rendered = mix(mirror * 0.90, body, (0.18 + 0.42 * t + 0.05 * waves)[..., None])
         if (self.labels[:top] == SUN).any():
             path = np.exp(-(((self.columns - self.sun_x) / (unit * (0.035 + 0.14 * t))) ** 2))
             glitter = path * smoothstep(0.0, 1.1, waves + 0.35) * (0.75 - 0.35 * t)
-            painted = mix(painted, self.light.sun, np.clip(glitter, 0, 1)[..., None])
-        self.cover(top, np.ones((rows, self.width), np.float32), painted, WATER)
+            rendered = mix(rendered, self.light.sun, np.clip(glitter, 0, 1)[..., None])
+        self.cover(top, np.ones((rows, self.width), np.float32), rendered, WATER)
 
     def firs(self, ground: float, albedo: Color) -> None:
         """A few large firs at one edge, which frame the view."""

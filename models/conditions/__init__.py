@@ -1,4 +1,4 @@
-"""What a prior may be told about an image. A new kind is a file here and a name in ``SingleConditionConfig``."""
+"""What a prior may be conditioned on an image. A new kind is a file here and a name in ``SingleConditionConfig``."""
 
 from dataclasses import dataclass
 from typing import Literal

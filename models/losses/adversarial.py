@@ -52,7 +52,7 @@ def last_layer_gradient(features: Tensor, image_gradient: Tensor, layer: nn.Conv
     Returns:
         (n * out_channels, C, rows, columns) float32.
     """
-    # The weight's shape is told by the layer: a partitioned weight has none.
+    # The weight's shape is conditioned on the layer: a partitioned weight has none.
     shape = (image_gradient.shape[1], layer.in_channels // layer.groups, *layer.kernel_size)
     gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         features.detach(),
@@ -69,7 +69,7 @@ def last_layer_gradient(features: Tensor, image_gradient: Tensor, layer: nn.Conv
 def adaptive_weight(
     reconstruction_gradient: Tensor, adversarial_gradient: Tensor, epsilon: float = 1e-4, clamp: float = 1e4
 ) -> Tensor:
-    """The weight that makes the adversarial loss pull as hard as the reconstruction: Esser et al. 2021, equation 7.
+    """The weight that balances adversarial and reconstruction gradient: Esser et al. 2021, equation 7.
 
     Args:
         reconstruction_gradient: gradient of the reconstruction loss at the last layer, averaged over ranks.
@@ -80,9 +80,9 @@ def adaptive_weight(
     Returns:
         () float32 in [0, clamp]. The same on all ranks when both gradients are.
     """
-    pull = torch.linalg.vector_norm(reconstruction_gradient.detach().float())
-    push = torch.linalg.vector_norm(adversarial_gradient.detach().float())
-    weight: Tensor = pull / (push + epsilon)
+    rec_norm = torch.linalg.vector_norm(reconstruction_gradient.detach().float())
+    adv_norm = torch.linalg.vector_norm(adversarial_gradient.detach().float())
+    weight: Tensor = rec_norm / (adv_norm + epsilon)
     return weight.clamp(max=clamp)
 
 

@@ -38,7 +38,7 @@ class Prior(nn.Module):
     Args:
         codes: K, the codes of the images' tokenizer.
         window: rows and columns of codes the prior is trained on.
-        condition: what it is told about an image.
+        condition: what it is conditioned on an image.
         keep: the chance that an input code is kept in training.
         condition_drop: the chance that a sample loses its condition in training.
     """
@@ -81,7 +81,7 @@ class Prior(nn.Module):
         return None
 
     def decoder(self, request: DecodingRequest) -> Decoder:
-        """What paints the images of a request code by code."""
+        """What samples the images of a request code by code."""
         raise NotImplementedError
 
     def share_sequence(self, exchange: Exchange) -> None:
@@ -99,7 +99,7 @@ class Prior(nn.Module):
         if indices.shape[1:] != self.window:
             raise ValueError(
                 f"the prior reads windows of {self.window} codes, got {tuple(indices.shape[1:])}; "
-                "cut the grid to windows, or paint with smalti.models.sampling"
+                "cut the grid to windows, or sample with smalti.models.sampling"
             )
 
 

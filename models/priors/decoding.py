@@ -1,4 +1,4 @@
-"""What a sampler asks of a prior: the logits of some cells, given everything painted before them."""
+"""What a sampler asks of a prior: the logits of some cells, given everything sampled before them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class DecodingConfig(Protocol):
 
 @dataclass(frozen=True)
 class DecodingRequest:
-    """The images to be painted together."""
+    """The images to be sampled together."""
 
     fields: Fields  # of the whole images, B rows each
     size: tuple[int, int]  # (H, W) codes of each
@@ -67,7 +67,7 @@ class Logits(NamedTuple):
 
 
 class Decoder(Protocol):
-    """Paints the grids of one request; it may remember what it has computed.
+    """Samples the grids of one request; it may remember what it has computed.
 
     The numbers that it gives for a cell of an image depend on that image's codes and number, on the cell, and on
     the request's config alone: not on the other images, nor on which cells are asked for together.
@@ -77,7 +77,7 @@ class Decoder(Protocol):
     """Every cell in the order of prediction."""
 
     rows_at_once: int
-    """How many rows can be painted as one wavefront; 1 where the order does not run row by row."""
+    """How many rows can be sampled as one wavefront; 1 where the order does not run row by row."""
 
     reads_given: bool
     """Whether given cells are to be asked for too, as their keys and values are needed."""
@@ -91,7 +91,7 @@ class Decoder(Protocol):
         ...
 
     def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
-        """Take note of cells that were painted before a painting was stopped.
+        """Take note of cells that were sampled before a sample was stopped.
 
         What follows has the same bits as if these cells had been asked for.
         """

@@ -181,7 +181,7 @@ class GPT(Prior):
         return self.cells.cpu()
 
     def decoder(self, request: DecodingRequest) -> Decoder:
-        """What paints grids as large as the window or larger, code by code."""
+        """What samples grids as large as the window or larger, code by code."""
         return WindowDecoder(self, request)
 
     def cache(self, lanes: int) -> KeyValueCache:

@@ -1,6 +1,6 @@
 """A prior made for large images: every cell looks at a neighborhood of its past, with relative positions.
 
-Trained on crops, it means the same anywhere in an image, so keys and values stay valid when painting moves on, and a
+Trained on crops, it means the same anywhere in an image, so keys and values stay valid when sampling moves on, and a
 image of any size costs one position's forward a code.
 
 A row of w codes has w + 1 positions: position (i, j) reads the code to its left, (i, j - 1), and predicts (i, j); the
@@ -154,7 +154,7 @@ class NeighborhoodPrior(Prior):
         return rearrange(local, "b (h w) c -> b h w c", h=rows)
 
     def decoder(self, request: DecodingRequest) -> Decoder:
-        """What paints grids of any size, code by code."""
+        """What samples grids of any size, code by code."""
         return RollingDecoder(self, request)
 
     def cache(self, images: int, columns: int, rows: int) -> RollingCache:

@@ -1,6 +1,6 @@
 """A neighborhood prior on grids of any size: one position's forward a code, with a rolling cache of a few rows.
 
-Every row that is being painted has a lane: ``window_decoder`` says why a cell's numbers do not depend on its company.
+Every row that is being sampled has a lane: ``window_decoder`` says why a cell's numbers do not depend on its company.
 Shapes: B images, (H, W) their grids, n lanes, K codes, C channels.
 """
 
@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
 
 class RollingDecoder:
-    """Paints with a ``NeighborhoodPrior``; see ``Decoder``."""
+    """Samples with a ``NeighborhoodPrior``; see ``Decoder``."""
 
     reads_given = True
 
@@ -58,7 +58,7 @@ class RollingDecoder:
             window_start(0, length, window)  # refuses grids below the window, whose conditions cannot be cut
         self.order: Sequence[Cell] = [Cell(row, column) for row in range(height) for column in range(width)]
         self.rows_at_once = -(-width // (prior.config.columns_beside + 1))
-        # Beside the rows being painted, the one above them is kept for the reading position at its end.
+        # Beside the rows being sampled, the one above them is kept for the reading position at its end.
         branches = 2 if request.guided else 1
         self.caches = [prior.cache(len(request.image_ids), width, self.rows_at_once + 1) for _ in range(branches)]
         self.locals = [self._local(branch == 1) for branch in range(branches)]

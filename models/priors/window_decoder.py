@@ -1,8 +1,8 @@
 """A window prior on grids of any size: the window follows the cell, and caches live while it stands still.
 
-Every window that is being painted has a lane. A cell's lane, and so the row of every matrix product that its numbers
+Every window that is being sampled has a lane. A cell's lane, and so the row of every matrix product that its numbers
 pass through, depends on the image's number and the row alone; forwards have fixed shapes with empty lanes padded.
-So a cell's logits have the same bits whatever is painted beside it, wherever kernels are deterministic.
+So a cell's logits have the same bits whatever is sampled beside it, wherever kernels are deterministic.
 
 Shapes: B images, (H, W) their grids, (h, w) the window, n cells, K codes, L lanes.
 """
@@ -77,7 +77,7 @@ class Bank:
 
 
 class WindowDecoder:
-    """Paints with a ``GPT``; see ``Decoder``."""
+    """Samples with a ``GPT``; see ``Decoder``."""
 
     reads_given = False
 
@@ -89,7 +89,7 @@ class WindowDecoder:
         (height, width), (rows, columns) = request.size, prior.window
         if not raster and request.size != prior.window:
             raise ValueError(
-                f"a prior with the order {prior.config.order.kind!r} paints grids of its window {prior.window} alone, "
+                f"a prior with the order {prior.config.order.kind!r} samples grids of its window {prior.window} alone, "
                 f"got {request.size}; train one with the order 'raster' for other sizes"
             )
         strided_start(0, height, rows, 1)  # refuses grids below the window

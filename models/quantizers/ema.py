@@ -58,7 +58,7 @@ class EMACodebook(Float32Buffers):
 
 
 class EMAQuantizer(Quantizer):
-    """Replaces every feature by the nearest code; features are pulled to codes, codes move by ``upkeep`` alone."""
+    """Replaces every feature by the nearest code; features move to codes, codes move by ``post_step_update`` alone."""
 
     idle: Tensor
 

@@ -31,7 +31,7 @@ class VQConfig:
 
     kind: Literal["vq"] = "vq"
     codebook_size: Count = 1024
-    commitment_weight: Weight = 0.25  # weight of the commitment: how hard features are pulled to their code
+    commitment_weight: Weight = 0.25  # weight of the commitment: how hard features are drawn to their code
     legacy_beta: bool = False  # as the released checkpoints: beta on the codebook's term, commitment at weight 1
     codebook_weight: Weight = 1.0  # of the whole loss
     replace_dead_after: Count | None = None  # steps; None never moves a code
@@ -52,7 +52,7 @@ class VQConfig:
 
 
 class VectorQuantizer(Quantizer):
-    """Replaces every feature by the nearest code; codes and features are pulled to each other."""
+    """Replaces every feature by the nearest code; codes and features are drawn to each other."""
 
     idle: Tensor
 

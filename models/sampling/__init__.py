@@ -1,4 +1,4 @@
-"""Painting grids of codes with a prior: draws, windows, wavefronts."""
+"""Sampling grids of codes with a prior: draws, windows, wavefronts."""
 
 from ..priors.decoding import Cell, Decoder, DecodingRequest, Logits, window_start
 from .best_of import Scorer, best_of, classifier_score, likelihood

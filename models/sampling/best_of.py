@@ -1,4 +1,4 @@
-"""The best of several paintings: ranked by likelihood, or by a classifier that looks at the images.
+"""The best of several samples: ranked by likelihood, or by a classifier that looks at the images.
 
 Shapes: B images, (H, W) their grids of codes.
 """
@@ -15,12 +15,12 @@ from .gumbel_noise import mix
 from .sampler import SamplingState, sample
 
 Scorer = Callable[[SamplingState], Tensor]
-"""Gives every image of a finished painting a (B,) mark; the highest wins."""
+"""Gives every image of a finished sample a (B,) mark; the highest wins."""
 
 
-def likelihood(painting: SamplingState) -> Tensor:
-    """(B,) log-likelihood of everything that was painted, in nats."""
-    return painting.scores.sum(dim=(1, 2))
+def likelihood(state: SamplingState) -> Tensor:
+    """(B,) log-likelihood of everything that was sampled, in nats."""
+    return state.scores.sum(dim=(1, 2))
 
 
 def classifier_score(
@@ -34,9 +34,9 @@ def classifier_score(
         classes: (B,) int64, the wanted class of each image.
     """
 
-    def judge(painting: SamplingState) -> Tensor:
+    def judge(state: SamplingState) -> Tensor:
         with torch.no_grad():
-            logits = classifier(decode(painting.codes))
+            logits = classifier(decode(state.codes))
         return logits.float().log_softmax(dim=1).gather(1, classes.to(logits.device)[:, None])[:, 0]
 
     return judge
@@ -53,23 +53,23 @@ def best_of(
     scorer: Scorer = likelihood,
     known_codes: Tensor | None = None,
 ) -> SamplingState:
-    """Paint every image ``candidates`` times and keep the one with the highest mark, the first among equals.
+    """Sample every image ``candidates`` times and keep the one with the highest mark, the first among equals.
 
-    An acceptance rate a of the literature is 1 / a candidates. Candidate 0 is what ``sample`` paints with the same
-    seed. See ``paint`` for the other arguments.
+    An acceptance rate a of the literature is 1 / a candidates. Candidate 0 is what ``sample`` samples with the same
+    seed. See ``sample`` for the other arguments.
 
     Raises:
-        ValueError: fewer than one candidate, and as ``paint``.
+        ValueError: fewer than one candidate, and as ``sample``.
     """
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, got {candidates}")
     chosen = sample(prior, fields, size, image_ids, seed, config, known_codes)
     marks = scorer(chosen)
     for candidate in range(1, candidates):
-        painting = sample(prior, fields, size, image_ids, mix(seed, candidate), config, known_codes)
-        mark = scorer(painting)
+        state = sample(prior, fields, size, image_ids, mix(seed, candidate), config, known_codes)
+        mark = scorer(state)
         better = (mark > marks)[:, None, None]
         marks = torch.maximum(marks, mark)
-        codes = torch.where(better, painting.codes, chosen.codes)
-        chosen = chosen._replace(codes=codes, scores=torch.where(better, painting.scores, chosen.scores))
+        codes = torch.where(better, state.codes, chosen.codes)
+        chosen = chosen._replace(codes=codes, scores=torch.where(better, state.scores, chosen.scores))
     return chosen

@@ -1,4 +1,4 @@
-"""How codes are drawn from a prior's logits, and in which manner a grid is painted."""
+"""How codes are drawn from a prior's logits, and in which manner a grid is sampled."""
 
 import math
 from dataclasses import dataclass
@@ -37,10 +37,10 @@ class GuidanceConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a grid is painted.
+    """How a grid is sampled.
 
-    ``serial`` paints code after code, ``wavefront`` all codes at once whose past is complete; both paint the same
-    codes. Grids as large as the window are painted whole, with one cache, in either.
+    ``serial`` samples code after code, ``wavefront`` all codes at once whose past is complete; both sample the same
+    codes. Grids as large as the window are sampled whole, with one cache, in either.
     """
 
     temperature: Positive = 1.0

@@ -1,4 +1,4 @@
-"""Painting grids of codes of any size with a prior.
+"""Sampling grids of codes of any size with a prior.
 
 Shapes: B images, (H, W) their grids, K codes.
 """
@@ -18,14 +18,14 @@ from .logits import apply_guidance, choose
 from .wavefront import serial, wavefront
 
 UNFILLED = -1
-"""A code that is still to be painted."""
+"""A code that is still to be sampled."""
 
 
 class SamplingState(NamedTuple):
-    """Grids that are being painted. The tensors are the painter's own and change with its next step."""
+    """Grids that are being sampled. The tensors are the sampler's own and change with its next step."""
 
-    codes: Tensor  # (B, H, W) int64, UNKNOWN where not yet painted
-    scores: Tensor  # (B, H, W) float32: log-likelihood of every painted code, in nats, 0 elsewhere
+    codes: Tensor  # (B, H, W) int64, UNKNOWN where not yet sampled
+    scores: Tensor  # (B, H, W) float32: log-likelihood of every sampled code, in nats, 0 elsewhere
     filled: int  # cells passed so far
     cells: int  # cells to pass in all; priors with a rolling cache pass given ones too
 
@@ -40,11 +40,11 @@ def sample_steps(
     known_codes: Tensor | None = None,
     resume_from: SamplingState | None = None,
 ) -> Iterator[SamplingState]:
-    """Paint step by step, so that a caller can look, save and stop in between.
+    """Sample step by step, so that a caller can look, save and stop in between.
 
     A code's randomness belongs to (seed, image's number, row, column). On one device with deterministic kernels the
-    same codes come, bit for bit, whatever other images are painted beside, in either mode, on whichever rank.
-    That holds for a painting that goes on from where it was ``stopped`` too, even if that was in the other mode.
+    same codes come, bit for bit, whatever other images are sampled beside, in either mode, on whichever rank.
+    That holds for a sample that goes on from where it was ``stopped`` too, even if that was in the other mode.
 
     Args:
         prior: in evaluation mode.
@@ -53,18 +53,18 @@ def sample_steps(
         images: the numbers of the B images; they key the randomness.
         seed: of all images.
         config: how to draw and in which manner to go.
-        given: (B, H, W) int64, codes to keep; ``UNKNOWN`` ones are painted. By default all are.
-        stopped: what a painting of the same images had yielded when it was stopped; its codes are not drawn again.
+        given: (B, H, W) int64, codes to keep; ``UNKNOWN`` ones are sampled. By default all are.
+        stopped: what a sample of the same images had yielded when it was stopped; its codes are not drawn again.
 
     Yields:
-        After every step of dependent codes, the state of the painting.
+        After every step of dependent codes, the state of the sample.
 
     Raises:
         KeyError: a field that the condition reads is missing.
         ValueError: the grid does not suit the prior, the prior is in training mode, or a tensor does not fit.
     """
     if prior.training:
-        raise ValueError("painting needs the prior in evaluation mode; call prior.eval() before")
+        raise ValueError("sampling needs the prior in evaluation mode; call prior.eval() before")
     shape = (len(image_ids), *size)
     device = next(prior.parameters()).device
     codes = torch.full(shape, UNFILLED, dtype=torch.int64, device=device)
@@ -81,7 +81,7 @@ def sample_steps(
         )
     with torch.no_grad():
         decoder = prior.decoder(request)
-    return _paint(decoder, request, config, codes, seed, resume_from)
+    return _sample(decoder, request, config, codes, seed, resume_from)
 
 
 def sample(
@@ -95,14 +95,14 @@ def sample(
     progress: Callable[[SamplingState], None] | None = None,
     resume_from: SamplingState | None = None,
 ) -> SamplingState:
-    """Paint to the end; see ``paint``. ``progress`` is called after every step."""
+    """Sample to the end; see ``sample``. ``progress`` is called after every step."""
     shape = (len(image_ids), *size)
     codes = torch.zeros(shape, dtype=torch.int64) if known_codes is None else known_codes
-    painting = SamplingState(codes, torch.zeros(shape), 0, 0)  # of a grid that is given whole
-    for painting in sample_steps(prior, fields, size, image_ids, seed, config, known_codes, resume_from):
+    state = SamplingState(codes, torch.zeros(shape), 0, 0)  # of a grid that is given whole
+    for state in sample_steps(prior, fields, size, image_ids, seed, config, known_codes, resume_from):
         if progress is not None:
-            progress(painting)
-    return painting
+            progress(state)
+    return state
 
 
 def _whole(prior: Prior, fields: Fields, batch: int) -> Fields:
@@ -120,13 +120,13 @@ def _check(known_codes: Tensor, shape: tuple[int, ...], codes: int, name: str) -
         raise ValueError(f"the {name} codes must be {shape} (images, rows, columns), got {tuple(known_codes.shape)}")
     if known_codes.min() < UNFILLED or known_codes.max() >= codes:
         raise ValueError(
-            f"{name} codes must be {UNFILLED} (to be painted) or in [0, {codes}), "
+            f"{name} codes must be {UNFILLED} (to be sampled) or in [0, {codes}), "
             f"got {int(known_codes.min())} to {int(known_codes.max())}"
         )
 
 
 @torch.no_grad()
-def _paint(
+def _sample(
     decoder: Decoder,
     request: DecodingRequest,
     config: SamplingConfig,
@@ -139,9 +139,9 @@ def _paint(
     rank = {cell: number for number, cell in enumerate(decoder.order)}
     scores = torch.zeros(codes.shape, device=codes.device)
     before = _resumed(resume_from, codes, scores)
-    painted, cells = 0, int((~known).sum())
+    sampled, cells = 0, int((~known).sum())
     for step in steps(decoder, request, config.mode, lambda cell: bool(known[cell])):
-        skipped, fresh = ([cell for cell in step if bool(before[cell]) is told] for told in (True, False))
+        skipped, fresh = ([cell for cell in step if bool(before[cell]) is wanted] for wanted in (True, False))
         if skipped:
             decoder.skip(codes, skipped)
         if fresh:
@@ -154,12 +154,12 @@ def _paint(
                 place = (slice(None), *cell)
                 codes[place] = torch.where(fixed[place], codes[place], chosen[part])
                 scores[place] = torch.where(fixed[place], 0.0, likely[part, 0])
-        painted += len(step)
-        yield SamplingState(codes, scores, painted, cells)
+        sampled += len(step)
+        yield SamplingState(codes, scores, sampled, cells)
 
 
 def _resumed(stopped: SamplingState | None, codes: Tensor, scores: Tensor) -> Tensor:
-    """Write to the codes and the scores what was painted before; the (H, W) cells that all images have of it."""
+    """Write to the codes and the scores what was sampled before; the (H, W) cells that all images have of it."""
     if stopped is None:
         return torch.zeros(codes.shape[1:], dtype=torch.bool)
     done = stopped.codes.to(codes.device)

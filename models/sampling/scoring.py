@@ -1,4 +1,4 @@
-"""How likely a prior finds codes that are known, window by window, as it would paint them."""
+"""How likely a prior finds codes that are known, window by window, as it would sample them."""
 
 from dataclasses import replace
 
@@ -14,10 +14,10 @@ from .sampler import steps
 
 @torch.no_grad()
 def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -> Tensor:
-    """The log-likelihood of every code of whole grids, each from the window or neighborhood it would be painted from.
+    """The log-likelihood of every code of whole grids, each from the window or neighborhood it would be sampled from.
 
     This is the measure by which strides and priors of different kinds compare on large grids: its negative mean over
-    ln 2 is bits per code. Of the config only the manner of painting counts, not how codes are drawn.
+    ln 2 is bits per code. Of the config only the manner of sampling counts, not how codes are drawn.
 
     Args:
         prior: in evaluation mode.

@@ -1,4 +1,4 @@
-"""Where windows lie, and which codes can be painted together."""
+"""Where windows lie, and which codes can be sampled together."""
 
 from collections.abc import Callable, Iterator, Sequence
 

@@ -114,7 +114,7 @@ def trained(folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def test_every_config_learns_when_it_is_made_small(tmp_path):
-    card = write_tokenizer(tmp_path / "tokenizer")
+    metadata = write_tokenizer(tmp_path / "tokenizer")
     others = {
         "segmentation": write_tokenizer(tmp_path / "of map", seed=1, labels=255),
         "depth": write_tokenizer(tmp_path / "of depth", seed=2, in_channels=1, out_channels=1),
@@ -123,7 +123,7 @@ def test_every_config_learns_when_it_is_made_small(tmp_path):
     samples = [
         condition_members(number, (5, 6)) | {"codes.npy": npy(grid)} for number, grid in enumerate(grids(8, (5, 6), 4))
     ]
-    write_code_shards(tmp_path / "codes", card, samples, **made_as)
+    write_code_shards(tmp_path / "codes", metadata, samples, **made_as)
     with ShardWriter(tmp_path / "images", "p", 8, {}) as writer:
         for number in range(8):
             pixels = photo(24, 24, number)

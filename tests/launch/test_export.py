@@ -1,4 +1,4 @@
-"""An export is the weights and the card of a run's newest whole checkpoint, or nothing."""
+"""An export is the weights and the metadata of a run's newest whole checkpoint, or nothing."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_a_folder_without_weights_is_refused(capsys, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
-def test_weights_that_are_not_their_cards_are_refused(capsys, tmp_path, tokenizer):
+def test_weights_that_are_not_their_metadatas_are_refused(capsys, tmp_path, tokenizer):
     place = tokenizer / model_files.WEIGHTS
     data = bytearray(place.read_bytes())
     data[-1] ^= 1

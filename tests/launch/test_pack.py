@@ -271,8 +271,8 @@ def test_a_tenth_is_held_out_where_nobody_says_how_many_and_it_is_told(tmp_path,
     write_photos(tmp_path / "in", photos)
     assert pack_it(tmp_path / "in", tmp_path / "out", "--val", "auto") == 0
     said = capsys.readouterr()
-    assert f"held out for evaluation: {val} of {photos}" in said.err
-    assert said.out.startswith(f"{photos - val} samples, {val} held out")
+    assert f"for validation: {val} of {photos}" in said.err
+    assert said.out.startswith(f"{photos - val} samples, {val} for validation")
 
 
 def test_of_few_photos_only_those_count_that_can_be_used(tmp_path, capsys):
@@ -280,7 +280,7 @@ def test_of_few_photos_only_those_count_that_can_be_used(tmp_path, capsys):
     for number in range(30):
         (tmp_path / "in" / f"bad{number}.jpg").write_bytes(b"no image")
     assert pack_it(tmp_path / "in", tmp_path / "out", "--val", "auto") == 0
-    assert capsys.readouterr().out.startswith("1 samples, 1 held out")
+    assert capsys.readouterr().out.startswith("1 samples, 1 for validation")
     (tmp_path / "in" / "p000.jpg").unlink()
     assert pack_it(tmp_path / "in", tmp_path / "other", "--val", "auto") == 1
     assert "only 1 of 31 can be used; for example" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The command paints the same images however it goes about it, says how in their metadata, and refuses in clear."""
+"""The command samples the same images however it goes about it, says how in their metadata, and refuses in clear."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def of_classes(folder, tokenizer):
     return pairs.write_prior(folder / "class", tokenizer, "class")
 
 
-def painted(capsys, out, *arguments):
+def sampled(capsys, out, *arguments):
     """Run the command; the pixels of its images by name, previews and grids left out."""
     code = sample.main([*map(str, arguments), "--out", str(out)])
     assert code == 0, capsys.readouterr().err
@@ -72,22 +72,22 @@ def refused(capsys, tmp_path, *arguments):
     return capsys.readouterr().err
 
 
-def test_the_same_seed_paints_the_same_images_in_every_batch_and_mode(capsys, tmp_path, prior, tokenizer):
+def test_the_same_seed_samples_the_same_images_in_every_batch_and_mode(capsys, tmp_path, prior, tokenizer):
     common = (prior, tokenizer, "--size", SIZE, "--seed", 3, "--count", 3)
-    first = painted(capsys, tmp_path / "a", *common)
+    first = sampled(capsys, tmp_path / "a", *common)
     assert list(first) == ["seed-3-0000", "seed-3-0001", "seed-3-0002"]
     assert not np.array_equal(first["seed-3-0000"], first["seed-3-0001"])
     for number, options in enumerate([("--batch", 3), ("--mode", "serial", "--batch", 2)]):
-        assert same(first, painted(capsys, tmp_path / str(number), *common, *options))
-    assert not same(first, painted(capsys, tmp_path / "greedy", *common, "--greedy"))
-    other = painted(capsys, tmp_path / "seed", prior, tokenizer, "--size", SIZE, "--seed", 4, "--count", 3)
+        assert same(first, sampled(capsys, tmp_path / str(number), *common, *options))
+    assert not same(first, sampled(capsys, tmp_path / "greedy", *common, "--greedy"))
+    other = sampled(capsys, tmp_path / "seed", prior, tokenizer, "--size", SIZE, "--seed", 4, "--count", 3)
     assert not np.array_equal(first["seed-3-0000"], other["seed-4-0000"])
 
 
-def test_ranks_share_the_images_and_paint_the_same(capsys, tmp_path, of_maps, tokenizer):
+def test_ranks_share_the_images_and_sample_the_same(capsys, tmp_path, of_maps, tokenizer):
     labels(tmp_path / "segmentation.png", (20, 28))
     common = [of_maps, tokenizer, "--segmentation", tmp_path / "segmentation.png", "--seed", 3, "--count", 3, "--grid"]
-    alone = painted(capsys, tmp_path / "alone", *common)
+    alone = sampled(capsys, tmp_path / "alone", *common)
     shared = [*map(str, common), "--out", str(tmp_path / "shared")]
     job = processes.command("smalti.launch.sample", shared, 2, {"OMP_NUM_THREADS": "1"})
     ended = job.wait()
@@ -100,7 +100,7 @@ def test_ranks_share_the_images_and_paint_the_same(capsys, tmp_path, of_maps, to
 
 def test_a_run_that_is_killed_in_the_middle_goes_on_to_the_same_image(capsys, tmp_path, prior, tokenizer):
     common = [prior, tokenizer, "--size", "48x48"]
-    whole = painted(capsys, tmp_path / "whole", *common)
+    whole = sampled(capsys, tmp_path / "whole", *common)
     common = [*map(str, common), "--out", str(tmp_path / "killed"), "--save-every", "0", "--preview", "0"]
     job = processes.command("smalti.launch.sample", common, 1)
     kept = partial.path_of(tmp_path / "killed" / "seed-0-0000.png")
@@ -124,25 +124,25 @@ def test_a_run_that_is_killed_in_the_middle_goes_on_to_the_same_image(capsys, tm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "argmax", counting)
         assert sample.main(common[:-4]) == 0
-    assert sum(drawn) == (before < 0).sum()  # codes that were painted are not drawn again
+    assert sum(drawn) == (before < 0).sum()  # codes that were sampled are not drawn again
     assert same(whole, pixels(tmp_path / "killed"))
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["seed-0-0000.png"]
 
 
 def test_finished_images_are_left_alone_and_none_is_replaced_by_another(capsys, tmp_path, of_classes, tokenizer):
     common = (of_classes, tokenizer, "--size", SIZE, "--class", 2)
-    painted(capsys, tmp_path, *common)
+    sampled(capsys, tmp_path, *common)
     stamp = (tmp_path / "class-2-seed-0-0000.png").stat().st_mtime_ns
     capsys.readouterr()
-    painted(capsys, tmp_path, *common, "--count", 2, "--mode", "serial")
+    sampled(capsys, tmp_path, *common, "--count", 2, "--mode", "serial")
     assert "class-2-seed-0-0000.png: there already" in capsys.readouterr().out
     first = pixels(tmp_path)["class-2-seed-0-0000"]
-    assert not np.array_equal(first, painted(capsys, tmp_path, *common, "--class", 3)["class-3-seed-0-0000"])
+    assert not np.array_equal(first, sampled(capsys, tmp_path, *common, "--class", 3)["class-3-seed-0-0000"])
     for change in (("--temperature", 3), ("--tile", 5, "--halo", 1)):
         assert sample.main([*map(str, (*common, *change)), "--out", str(tmp_path)]) == 2
         said = capsys.readouterr().err
         assert "class-2-seed-0-0000.png is there and was asked for otherwise" in said and "--out" in said
-        elsewhere = painted(capsys, tmp_path / change[0], *common, *change)
+        elsewhere = sampled(capsys, tmp_path / change[0], *common, *change)
         assert not np.array_equal(first, elsewhere["class-2-seed-0-0000"]), change
     assert (tmp_path / "class-2-seed-0-0000.png").stat().st_mtime_ns == stamp
 
@@ -157,7 +157,7 @@ def test_a_file_of_the_users_is_never_replaced_by_an_image(capsys, tmp_path, pri
 
 def test_metadata_say_how_an_image_was_made(capsys, tmp_path, of_maps, tokenizer):
     labels(tmp_path / "segmentation.png", (20, 28))
-    painted(
+    sampled(
         capsys, tmp_path, of_maps, tokenizer, "--segmentation", tmp_path / "segmentation.png", "--seed", 9, "--top-k", 5
     )
     with Image.open(tmp_path / "map-seed-9-0000.png") as image:
@@ -180,23 +180,23 @@ def test_a_map_of_another_size_is_laid_over_the_image(capsys, tmp_path, of_maps,
         labels(tmp_path / f"map{number}.png", size) for number, size in enumerate([(48, 48), (96, 96), (50, 49)])
     )
     common = (of_maps, tokenizer, "--greedy")
-    first = painted(capsys, tmp_path / "a", *common, "--segmentation", own)["map0-seed-0-0000"]
+    first = sampled(capsys, tmp_path / "a", *common, "--segmentation", own)["map0-seed-0-0000"]
     assert first.shape == (48, 48, 3)
-    stretched = painted(capsys, tmp_path / "b", *common, "--segmentation", twice, "--size", "48x48")["map1-seed-0-0000"]
+    stretched = sampled(capsys, tmp_path / "b", *common, "--segmentation", twice, "--size", "48x48")["map1-seed-0-0000"]
     assert np.array_equal(first, stretched)
-    assert painted(capsys, tmp_path / "c", *common, "--segmentation", odd)["map2-seed-0-0000"].shape == (48, 48, 3)
+    assert sampled(capsys, tmp_path / "c", *common, "--segmentation", odd)["map2-seed-0-0000"].shape == (48, 48, 3)
 
 
-def test_several_sizes_are_painted_in_one_run(capsys, tmp_path, of_classes, tokenizer):
+def test_several_sizes_are_sampled_in_one_run(capsys, tmp_path, of_classes, tokenizer):
     common = (of_classes, tokenizer, "--class", 1, "--count", 2)
-    both = painted(capsys, tmp_path / "both", *common, "--size", "12x16", "20x28")
+    both = sampled(capsys, tmp_path / "both", *common, "--size", "12x16", "20x28")
     assert [image.shape[:2] for image in both.values()] == [(12, 16), (20, 28)] * 2
-    one = painted(capsys, tmp_path / "one", *common, "--size", "20x28")
+    one = sampled(capsys, tmp_path / "one", *common, "--size", "20x28")
     assert np.array_equal(both["class-1-seed-0-0001-20x28"], one["class-1-seed-0-0001"])
 
 
 def test_progress_tells_codes_a_second_and_the_time_left(capsys, tmp_path, of_classes, tokenizer):
-    painted(capsys, tmp_path, of_classes, tokenizer, "--class", 1, "--size", SIZE, "--count", 2, "--batch", 2)
+    sampled(capsys, tmp_path, of_classes, tokenizer, "--class", 1, "--size", SIZE, "--count", 2, "--batch", 2)
     assert re.search(r"70/70 codes  \d+ codes/s  left 0 s\n", capsys.readouterr().out)
 
 
@@ -204,14 +204,14 @@ def test_progress_tells_codes_a_second_and_the_time_left(capsys, tmp_path, of_cl
 def test_the_seam_between_tiles_is_told_for_every_image_in_tiles(capsys, tmp_path, of_classes, tokenizer, form):
     common = (of_classes, tokenizer, "--class", 1, "--size", "36x28", "--count", 2, "--format", form)
     tiles = ("--tile", 4, "--halo", 0)
-    images = painted(capsys, tmp_path / "hard", *common, *tiles, "--decode", "blended")
-    told = re.findall(r"(class-1-seed-0-000\d)\S*: 36 x 28, seam (\d\.\d+) \(1 is none\)\n", capsys.readouterr().out)
-    assert [name for name, _ in told] == ["class-1-seed-0-0000", "class-1-seed-0-0001"]
-    for name, value in told:
+    images = sampled(capsys, tmp_path / "hard", *common, *tiles, "--decode", "blended")
+    seams = re.findall(r"(class-1-seed-0-000\d)\S*: 36 x 28, seam (\d\.\d+) \(1 is none\)\n", capsys.readouterr().out)
+    assert [name for name, _ in seams] == ["class-1-seed-0-0000", "class-1-seed-0-0001"]
+    for name, value in seams:
         pixels = torch.from_numpy(images[name].copy()).permute(2, 0, 1)[None].float()
         assert float(value) == pytest.approx(seam(pixels, [16, 32], [16]), abs=0.02)  # of colors that were rounded
     for manner in (("--decode", "whole", *tiles), ("--decode", "blended", "--tile", 9)):
-        painted(capsys, tmp_path / manner[1], *common, *manner)
+        sampled(capsys, tmp_path / manner[1], *common, *manner)
         assert ", seam" not in capsys.readouterr().out
 
 
@@ -235,25 +235,25 @@ def test_a_photo_is_completed_where_it_is_transparent(capsys, tmp_path, of_class
     monkeypatch.setattr(sample.SamplingJob, "run", watched)
     common = (of_classes, tokenizer, "--class", 1, "--init-image")
     hole = photo(tmp_path / "hole.png", (24, 32), (slice(9, 24), slice(8, 17)))  # codes 2 to 5 down, 2 to 4 across
-    painted(capsys, tmp_path / "hole", *common, hole)
+    sampled(capsys, tmp_path / "hole", *common, hole)
     expected = torch.zeros(6, 8, dtype=torch.bool)
     expected[2:, 2:5] = True
     assert torch.equal(seen[-1].given[0] < 0, expected)
     half = photo(tmp_path / "half.png", (24, 32))
-    painted(capsys, tmp_path / "half", *common, half)
+    sampled(capsys, tmp_path / "half", *common, half)
     assert torch.equal((seen[-1].given[0] < 0).all(1), torch.arange(6) >= 3)
-    painted(capsys, tmp_path / "third", *common, half, "--keep", 1 / 3)
+    sampled(capsys, tmp_path / "third", *common, half, "--keep", 1 / 3)
     assert torch.equal((seen[-1].given[0] < 0).all(1), torch.arange(6) >= 2)
-    painted(capsys, tmp_path / "larger", *common, half, "--size", "28x40")
+    sampled(capsys, tmp_path / "larger", *common, half, "--size", "28x40")
     assert (seen[-1].given[0, :6, :8] >= 0).all() and (seen[-1].given >= 0).sum() == 48
     codes = [wanted.given[0, :2] for wanted in seen[1:]]
     assert all(torch.equal(each[:, :8], codes[0]) for each in codes)  # the photo's own codes, in every case
 
 
-def test_a_photo_that_leaves_nothing_to_paint_is_refused(capsys, tmp_path, of_classes, tokenizer):
+def test_a_photo_that_leaves_nothing_to_sample_is_refused(capsys, tmp_path, of_classes, tokenizer):
     whole = photo(tmp_path / "whole.jpg.bmp", (24, 32))
     common = (of_classes, tokenizer, "--class", 1, "--init-image", whole)
-    assert "gives 48, which leaves nothing to paint" in refused(capsys, tmp_path, *common, "--keep", 1)
+    assert "gives 48, which leaves nothing to sample" in refused(capsys, tmp_path, *common, "--keep", 1)
     assert "gives 0, which leaves nothing to complete" in refused(capsys, tmp_path, *common, "--keep", 0)
 
 
@@ -264,12 +264,12 @@ def test_a_photo_that_leaves_nothing_to_paint_is_refused(capsys, tmp_path, of_cl
         ([], "say how large the image is to be"),
         (["--size", "8x28"], "at least 3 codes a side, got 2; ask for a larger image"),
         (["--size", SIZE, "--class", "5"], "the prior knows 5 numbers of cls, 0 to 4, got 5"),
-        (["--size", SIZE, "18x28"], "both sides must be multiples of 4, got 18x28"),  # before the first one is painted
+        (["--size", SIZE, "18x28"], "both sides must be multiples of 4, got 18x28"),  # before the first one is sampled
         (["--size", SIZE, "--tile", "4"], "more than twice the halo"),
         (["--size", SIZE, "--init-image", "nowhere.png"], "nowhere.png"),
     ],
 )
-def test_what_cannot_be_painted_is_refused(capsys, tmp_path, of_classes, tokenizer, asked, said):
+def test_what_cannot_be_sampled_is_refused(capsys, tmp_path, of_classes, tokenizer, asked, said):
     assert said in refused(capsys, tmp_path, of_classes, tokenizer, "--class", 1, *asked)
 
 
@@ -325,8 +325,8 @@ def test_a_priors_run_tells_its_tokenizer(capsys, tmp_path, of_classes, tokenize
     recipe = runs.write_prior(tmp_path, tokenizer=str(tokenizer))
     shutil.copy(recipe, run / "config.yaml")
     arguments = ("--class", 1, "--size", SIZE)
-    told = painted(capsys, tmp_path / "told", run, *arguments)
-    assert same(told, painted(capsys, tmp_path / "named", run, tokenizer, *arguments))
+    seams = sampled(capsys, tmp_path / "seams", run, *arguments)
+    assert same(seams, sampled(capsys, tmp_path / "named", run, tokenizer, *arguments))
 
 
 def test_an_export_does_not_tell_its_tokenizer(capsys, tmp_path, of_classes):
@@ -336,19 +336,19 @@ def test_an_export_does_not_tell_its_tokenizer(capsys, tmp_path, of_classes):
 def test_giant_images_become_tiled_tiffs_of_the_same_pixels(capsys, tmp_path, of_classes, tokenizer, monkeypatch):
     monkeypatch.setattr(big_tiff, "SIDE", 16)
     common = (of_classes, tokenizer, "--class", 1, "--size", "36x28", "--tile", "5", "--halo", "1")
-    plain = painted(capsys, tmp_path / "png", *common)
-    tiled = painted(capsys, tmp_path / "tiff", *common, "--format", "tiff")
+    plain = sampled(capsys, tmp_path / "png", *common)
+    tiled = sampled(capsys, tmp_path / "tiff", *common, "--format", "tiff")
     assert same(plain, tiled)
     with Image.open(tmp_path / "tiff" / "class-1-seed-0-0000.tiff") as image:
         assert json.loads(image.tag_v2[270])["size"] == [36, 28]
     capsys.readouterr()
-    painted(capsys, tmp_path / "tiff", *common, "--format", "tiff")
+    sampled(capsys, tmp_path / "tiff", *common, "--format", "tiff")
     assert "there already" in capsys.readouterr().out
 
 
-def test_a_fresh_process_paints_the_same_bits_from_a_copy_of_the_weights(capsys, tmp_path, of_classes, tokenizer):
+def test_a_fresh_process_samples_the_same_bits_from_a_copy_of_the_weights(capsys, tmp_path, of_classes, tokenizer):
     common = ["--class", "1", "--size", SIZE, "--seed", "5"]
-    here = painted(capsys, tmp_path / "here", of_classes, tokenizer, *common)
+    here = sampled(capsys, tmp_path / "here", of_classes, tokenizer, *common)
     for name, source in (("prior", of_classes), ("tokenizer", tokenizer)):
         exported = [sys.executable, "-m", "smalti.launch.export", str(source), str(tmp_path / name)]
         subprocess.run(exported, check=True, capture_output=True)

@@ -256,10 +256,10 @@ def test_bad_input_is_refused_on_every_rank_with_a_way_out(place: Path, tmp_path
     assert "must be a multiple of micro_batch x world" in wrong(place, write_prior, batch__global_batch_size=6)
     assert "no-such-folder" in wrong(place, write_prior, train_data__shards=[str(tmp_path / "no-such-folder")])
     assert "crop.size must be a multiple of the factor" in wrong(place, write_vqgan, train_data__crop__size=15)
-    card = model_files.read_metadata(place / "tokenizer")
+    metadata = model_files.read_metadata(place / "tokenizer")
     other = tmp_path / "other"
     shutil.copytree(place / "tokenizer", other)
-    (other / "config.json").write_text(sealed.sealed(card | {"digest": "0" * 64}))
+    (other / "config.json").write_text(sealed.sealed(metadata | {"digest": "0" * 64}))
     assert "made by the tokenizer" in wrong(place, write_prior, tokenizer=str(other))
 
 

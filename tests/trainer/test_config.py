@@ -375,7 +375,7 @@ def test_a_schema_that_cannot_work_is_the_programmers_error(tmp_path):
 
     with pytest.raises(TypeError, match="list"):
         from_mapping(Lists, {"values": [1]})
-    with pytest.raises(TypeError, match="told apart"):
+    with pytest.raises(TypeError, match="distinguished"):
         from_mapping(Adam | Lists, {"lr": 1})
 
 

@@ -23,8 +23,8 @@ def load_initial_weights(network: nn.Module, source: str | None, run: Path, task
     if source is None or ranks.broadcast_object(bool(storage.list_checkpoints(run))):
         return
     folder = resolve_weights(Path(source))
-    card = model_files.read_metadata(folder, task)
-    loaded = model_files.read(folder, card)
+    metadata = model_files.read_metadata(folder, task)
+    loaded = model_files.read(folder, metadata)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in loaded.items()}
     if wanted != found:
@@ -35,4 +35,4 @@ def load_initial_weights(network: nn.Module, source: str | None, run: Path, task
         )
     network.load_state_dict(loaded)
     if ranks.rank() == 0:
-        print(f"starting from the weights {card['digest'][:12]} in {folder}", flush=True)
+        print(f"starting from the weights {metadata['digest'][:12]} in {folder}", flush=True)

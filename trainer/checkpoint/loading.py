@@ -19,14 +19,14 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class LoadedTokenizer(NamedTuple):
-    """A VQGAN in evaluation mode, and its card."""
+    """A VQGAN in evaluation mode, and its metadata."""
 
     model: VQGAN
     metadata: dict[str, Any]
 
 
 class LoadedPrior(NamedTuple):
-    """A prior in evaluation mode, and its card."""
+    """A prior in evaluation mode, and its metadata."""
 
     model: PriorNetwork
     metadata: dict[str, Any]
@@ -72,22 +72,22 @@ def load_tokenizer(path: Path, device: torch.device) -> LoadedTokenizer:
     """The VQGAN of a run or an export.
 
     Raises:
-        ValueError: no weights there, of another task, or not those that the card speaks of.
+        ValueError: no weights there, of another task, or not those that the metadata speaks of.
     """
     folder = resolve_weights(path)
-    card = model_files.read_metadata(folder, "vqgan")
-    config = from_mapping(VQGANConfig, card["model"], f"the card in {folder}", saved=True)
-    return LoadedTokenizer(_filled(config.build(), folder, card, device), card)
+    metadata = model_files.read_metadata(folder, "vqgan")
+    config = from_mapping(VQGANConfig, metadata["model"], f"the metadata in {folder}", saved=True)
+    return LoadedTokenizer(_filled(config.build(), folder, metadata, device), metadata)
 
 
 def load_prior(path: Path, device: torch.device) -> LoadedPrior:
     """The prior of a run or an export. Raises as ``load_tokenizer``."""
     folder = resolve_weights(path)
-    card = model_files.read_metadata(folder, "prior")
-    source = f"the card in {folder}"
-    config: Any = from_mapping(PriorConfig, card["model"], source, saved=True)
-    condition: Any = from_mapping(ConditionConfig, card["condition"], source, saved=True)
-    return LoadedPrior(_filled(config.build(card["codes"], condition), folder, card, device), card)
+    metadata = model_files.read_metadata(folder, "prior")
+    source = f"the metadata in {folder}"
+    config: Any = from_mapping(PriorConfig, metadata["model"], source, saved=True)
+    condition: Any = from_mapping(ConditionConfig, metadata["condition"], source, saved=True)
+    return LoadedPrior(_filled(config.build(metadata["codes"], condition), folder, metadata, device), metadata)
 
 
 def _filled(model: Module, folder: Path, metadata: dict[str, Any], device: torch.device) -> Module:
@@ -96,20 +96,20 @@ def _filled(model: Module, folder: Path, metadata: dict[str, Any], device: torch
 
 
 def export(run: Path, destination: Path) -> dict[str, Any]:
-    """Copy the weights of a run's newest whole checkpoint, and their card, to a folder; the card is returned.
+    """Copy the weights of a run's newest whole checkpoint, and their metadata, to a folder; the metadata is returned.
 
     Raises:
-        ValueError: the run has no whole checkpoint, its weights are not what their card says, or the destination is a
-            run or holds files that no export has left there.
+        ValueError: the run has no whole checkpoint, its weights are not what their metadata says, or the destination
+            is a run or holds files that no export has left there.
     """
     source = resolve_weights(run)
-    card = model_files.read_metadata(source)
-    model_files.read(source, card)
+    metadata = model_files.read_metadata(source)
+    model_files.read(source, metadata)
     _refuse_others(source, destination)
     destination.mkdir(parents=True, exist_ok=True)
-    for name in (model_files.WEIGHTS, model_files.METADATA):  # the card last: a folder with a card is an export
+    for name in (model_files.WEIGHTS, model_files.METADATA):  # the metadata last: a folder with metadata is an export
         write_whole(destination / name, (source / name).read_bytes())
-    return card
+    return metadata
 
 
 def _refuse_others(source: Path, destination: Path) -> None:

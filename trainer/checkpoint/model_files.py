@@ -1,7 +1,7 @@
-"""Weights for use: ``model.safetensors`` and the card (``config.json``) that says what they are.
+"""Weights for use: ``model.safetensors`` and the metadata (``config.json``) that says what they are.
 
-A checkpoint holds this pair, and an export is this pair. The card names the weights by their content, so that codes and
-priors can say which tokenizer they belong to, wherever its files lie.
+A checkpoint holds this pair, and an export is this pair. The metadata name the weights by their content, so that codes
+and priors can say which tokenizer they belong to, wherever its files lie.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def write(folder: Path, weights: dict[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Leave the pair in a folder; the card gets the weights' digest and a checksum of its own."""
+    """Leave the pair in a folder; the metadata gets the weights' digest and a checksum of its own."""
     save_file(weights, folder / WEIGHTS)
     (folder / METADATA).write_text(sealed.sealed({**metadata, "digest": digest(weights)}), encoding="utf-8")
 
@@ -40,25 +40,25 @@ def read_metadata(folder: Path, task: str | None = None) -> dict[str, Any]:
     """What the weights in a folder are, without loading them.
 
     Raises:
-        ValueError: no card, not what was written, another format, or weights of another task than the one asked for.
+        ValueError: no metadata, not what was written, another format, or weights of another task than the asked one.
     """
     place = folder / METADATA
     try:
-        card = sealed.opened(place).content
+        metadata = sealed.opened(place).content
     except (OSError, ValueError) as error:
         raise ValueError(f"{place} cannot be read: {error}; export the run again") from None
-    if card.get("format") not in (1, sealed.FORMAT) or not isinstance(card.get("digest"), str):
-        raise ValueError(f"{place} is not a card of this format; export the run again")
-    if task is not None and card.get("task") != task:
-        raise ValueError(f"{place} describes a {card.get('task')!r}, not a {task!r}; name the folder of a {task}")
-    return _in_present_names(card)
+    if metadata.get("format") not in (1, sealed.FORMAT) or not isinstance(metadata.get("digest"), str):
+        raise ValueError(f"{place} is not metadata of this format; export the run again")
+    if task is not None and metadata.get("task") != task:
+        raise ValueError(f"{place} describes a {metadata.get('task')!r}, not a {task!r}; name the folder of a {task}")
+    return _in_present_names(metadata)
 
 
 def read(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights that a card speaks of.
+    """The weights that metadata speaks of.
 
     Raises:
-        ValueError: the file cannot be read, or its content is not what the card says.
+        ValueError: the file cannot be read, or its content is not what the metadata says.
     """
     place = folder / WEIGHTS
     try:
@@ -68,7 +68,7 @@ def read(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
     found = digest(weights)
     if found != metadata["digest"]:
         raise ValueError(
-            f"{place} holds the weights {found[:12]} and its card speaks of {metadata['digest'][:12]}; "
+            f"{place} holds the weights {found[:12]} and its metadata speaks of {metadata['digest'][:12]}; "
             f"the file is damaged or was exchanged: export the run again"
         )
     return weights

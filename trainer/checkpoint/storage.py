@@ -5,7 +5,7 @@ A checkpoint is written aside, synced to the disk, checksummed in a manifest wri
     RUN/checkpoints/step-00000100/
         generator/ discriminator/    DeepSpeed's own files, an engine each
         rank-0000.pt ...             what a rank keeps besides its engines
-        model.safetensors config.json   the weights for use, averaged and in one piece, and their card
+        model.safetensors config.json   the weights for use, averaged and in one piece, and their metadata
         manifest.json                step, position in the data, config, versions; size and sha256 of every file above,
                                      and the sha256 of itself
     RUN/checkpoints/.saving-...      being written, or left by a kill

@@ -68,7 +68,7 @@ class Copy(NamedTuple):
     """A rank's share of a checkpoint, in the host's memory."""
 
     files: list[engines.File]
-    for_use: tuple[dict[str, Tensor], dict[str, Any]] | None  # on rank 0: the weights and their card
+    for_use: tuple[dict[str, Tensor], dict[str, Any]] | None  # on rank 0: the weights and their metadata
     manifest: dict[str, Any]  # but for the files
 
 
@@ -176,7 +176,7 @@ class SaveThread(threading.Thread):
         self._forget_old()
 
     def _read_back(self, files: Mapping[str, Described]) -> None:
-        """Look at what is there, before anybody is told that it is.
+        """Look at what is there, before it is reported as saved.
 
         Raises:
             OSError, ValueError: it is not what was written.

@@ -2,7 +2,7 @@
 
 A stalled rank shows where all of its threads stand, and ends when the patience is over: a job of which one rank hangs
 would otherwise wait on, and bill, until somebody looks. A rank whose launcher is gone would go on without anybody who
-could stop it: it asks itself to leave, as a preemption does. So does one that finds the wish in its run's folder.
+could stop it: it asks itself to leave, as a preemption does. So does one that finds the request in its run's folder.
 """
 
 import faulthandler
@@ -35,7 +35,7 @@ class Watchdog:
         patience_s: without a sign of life for half of it, the threads' stacks are shown; after all of it, the process
             ends with code 70.
         launched: whether a launcher started this process; a shell may go away.
-        wish: a file that is touched from now on when the job is to leave (``endings.ask``).
+        request: a file that is touched from now on when the job is to leave (``endings.ask``).
     """
 
     def __init__(self, patience_s: float, launched: bool, request_stop: Path | None = None) -> None:

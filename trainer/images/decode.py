@@ -25,7 +25,7 @@ _LARGE = 1 << 28  # pixels above which a file's own size must be in some proport
 _PIXELS_PER_BYTE = 1 << 14  # twice what deflate can do with one bit a pixel
 BACKGROUND = (255, 255, 255)  # what transparent images are composed over
 _WHITE_16 = (1 << 16) - 1
-Image.MAX_IMAGE_PIXELS = None  # 179 megapixels are less than a panorama, and than we paint: open_image has a limit
+Image.MAX_IMAGE_PIXELS = None  # 179 megapixels are less than a panorama, and than we sample: open_image has a limit
 
 _ORIENTATION = ExifTags.Base.Orientation
 _TURNS = {  # EXIF orientation: (rows and columns exchanged first, then upside down, then mirrored)

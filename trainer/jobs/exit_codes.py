@@ -1,7 +1,7 @@
-"""The end of a job, asked for and told by files in the run's folder.
+"""Exit code and stop request of a job, as files in the run's folder.
 
-Launchers do not pass on what they are told: DeepSpeed's leaves its ranks unsignalled and may end with 0 when it is
-killed, torchrun makes every code a 1, and no signal reaches the ranks of another node. The folder is on every node.
+Launchers do not pass on the signals that they get: DeepSpeed's leaves its ranks unsignalled and may end with 0 when it
+is killed, torchrun makes every code a 1, and no signal reaches the ranks of another node. The folder is on every node.
 
     RUN/leave.txt    touched while the job is asked to save and leave
     RUN/ended.txt    the exit code that rank 0 of the last job left with; a killed one leaves none
@@ -63,7 +63,7 @@ def forget(run: Path) -> None:
 def request_stop(run: Path) -> None:
     """Ask the job that trains in a folder to save and leave.
 
-    To be repeated until the job has ended: a rank that starts takes what it finds for an old wish.
+    To be repeated until the job has ended: a rank that starts takes what it finds for an old request.
     """
     run.mkdir(parents=True, exist_ok=True)
     (run / ASKED).touch()

@@ -80,7 +80,8 @@ def _results(each: ReportedRun) -> list[str]:
         return found
     nats, share = curve(lines, "val/nll"), curve(lines, "val/normalized_nll")
     return [
-        f"prior in {each.folder}: {step} steps of {run.batch.global_batch_size} grids, told by {run.condition.kind}",
+        f"prior in {each.folder}: {step} steps of {run.batch.global_batch_size} grids, "
+        f"conditioned on {run.condition.kind}",
         f"  validation NLL {nats[0][1]:.3f} nats per code before, {nats[-1][1]:.3f} after; "
         f"ln K is {nats[-1][1] / share[-1][1]:.3f}, so it is {1 - share[-1][1]:.0%} below",
     ]

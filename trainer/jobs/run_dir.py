@@ -35,7 +35,7 @@ OF_A_RUN = (
     "wandb-sent.txt",
 )  # fmt: skip
 _CHECKPOINT = re.compile(r"step-\d{8}|torn-.*|\.saving-.*")
-_PREVIEW = re.compile(r"(reconstructions|paintings)-\d{8}\.png")
+_PREVIEW = re.compile(r"(reconstructions|samples)-\d{8}\.png")
 
 
 def resolved_config(folder: Path) -> Path:

@@ -83,9 +83,9 @@ def supervise(command: Sequence[str], run: Path, restarts: int, pool: Hosts | No
 
 
 def _run(command: Sequence[str], run: Path, interrupt: ranks.Interrupt) -> int:
-    """Start a job, pass on the wish to leave, and wait for its end; what it ended with.
+    """Start a job, pass on the request to stop, and wait for its end; what it ended with.
 
-    The job is a process group of its own: a first Ctrl-C reaches it as that wish alone, a second one ends it.
+    The job is a process group of its own: a first Ctrl-C reaches it as that request alone, a second one ends it.
     """
     exit_codes.forget(run)
     failures.forget(run)
@@ -122,16 +122,16 @@ def _any_left(group: int) -> bool:
     return True
 
 
-def _code(launcher: int, told: int | None, asked: bool) -> int:
+def _code(launcher: int, recorded: int | None, asked: bool) -> int:
     """What a job ended with: rank 0's word where there is one, for launchers change the codes of their ranks.
 
     A launcher's 0 alone is not believed. Ranks that left unasked because their launcher was killed have failed.
     """
     launcher = 128 - launcher if launcher < 0 else launcher
-    orphans = told == exit_codes.LEFT and not asked and (launcher == 0 or launcher > 128)
-    if told is None or orphans:
+    orphans = recorded == exit_codes.LEFT and not asked and (launcher == 0 or launcher > 128)
+    if recorded is None or orphans:
         return launcher or exit_codes.FAILED
-    return told
+    return recorded
 
 
 def _meaning(code: int, run: Path) -> str:

@@ -93,9 +93,9 @@ def _vqgan_step(
     gradient, _ = judge(real, rebuilt)
     if discriminator is not None and run.loss.adversarial is not None:
         fake_logits = discriminator(rebuilt)
-        push = adversarial.generator_loss(run.loss.adversarial.kind, fake_logits)
-        (pushed,) = torch.autograd.grad(push, rebuilt, retain_graph=True)
-        gradient = gradient + pushed
+        g_loss = adversarial.generator_loss(run.loss.adversarial.kind, fake_logits)
+        (adv_grad,) = torch.autograd.grad(g_loss, rebuilt, retain_graph=True)
+        gradient = gradient + adv_grad
         adversarial.discriminator_loss(run.loss.adversarial.kind, discriminator(real), fake_logits).backward()  # type: ignore[no-untyped-call]
     ((out.reconstruction * gradient.to(out.reconstruction.dtype)).sum() + out.quantized.loss).backward()
 

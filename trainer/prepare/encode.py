@@ -119,13 +119,13 @@ def provenance(work: EncodeJob) -> dict[str, Any]:
     cut: dict[str, Any] = {"tile": config.tile, "halo": config.halo}
     if config.crop is not None:
         cut = {"crop": to_mapping(config.crop), "crops": config.crops, "seed": config.seed}
-    card = work.tokenizer.metadata
+    metadata = work.tokenizer.metadata
     made_as = {
         "kind": "codes",
         "version": _VERSION,
-        "tokenizer": card["digest"],
-        "factor": card["factor"],
-        "codes": card["codes"],
+        "tokenizer": metadata["digest"],
+        "factor": metadata["factor"],
+        "codes": metadata["codes"],
         PROVENANCE_KEYS["segmentation"]: maps,
         "low": config.low_res,
         **others,

@@ -39,22 +39,22 @@ def source(run: PriorRun, condition: Condition) -> CodeSource:
     """
     places = {field: resolve_weights(Path(folder)) for field, folder in run.condition_tokenizers.items()}
     place = resolve_weights(Path(run.tokenizer))
-    card = model_files.read_metadata(place, "vqgan")
-    cards = {field: model_files.read_metadata(other, "vqgan") for field, other in places.items()}
-    for field, other in cards.items():
-        if other["factor"] != card["factor"]:
+    metadata = model_files.read_metadata(place, "vqgan")
+    metadata_of = {field: model_files.read_metadata(other, "vqgan") for field, other in places.items()}
+    for field, other in metadata_of.items():
+        if other["factor"] != metadata["factor"]:
             raise ValueError(
                 f"condition_tokenizers.{field} has factor {other['factor']} and the images' tokenizer "
-                f"{card['factor']}; both must have a code for the same pixels"
+                f"{metadata['factor']}; both must have a code for the same pixels"
             )
     encoder = None
     if not isinstance(run.train_data.crop, CodeCropConfig):
-        _check_side(run, card["factor"])
+        _check_side(run, metadata["factor"])
         device = ranks.device()
         others = {field: load_tokenizer(other, device) for field, other in places.items()}
         encoder = OnlineEncoder(load_tokenizer(place, device), others, condition)
-    digests = {field: other["digest"] for field, other in cards.items()}
-    return CodeSource(card, digests, encoder, condition.fields)
+    digests = {field: other["digest"] for field, other in metadata_of.items()}
+    return CodeSource(metadata, digests, encoder, condition.fields)
 
 
 def completed(made: CodeSource, streams: Sequence[Stream], run: PriorRun) -> CodeSource:
@@ -76,10 +76,10 @@ def completed(made: CodeSource, streams: Sequence[Stream], run: PriorRun) -> Cod
                     f"by the tokenizer {str(said)[:12]}, and {named[field]} is {digest[:12]}; "
                     "encode the images again with this one, or name the other"
                 )
-    told = {field: _agreed(field, streams) for name, field in SOURCES.items() if name in made.condition}
+    digests = {field: _agreed(field, streams) for name, field in SOURCES.items() if name in made.condition}
     return made._replace(
         condition_tokenizers=made.condition_tokenizers
-        | {field: digest for field, digest in told.items() if digest is not None}
+        | {field: digest for field, digest in digests.items() if digest is not None}
     )
 
 

@@ -1,6 +1,6 @@
-"""What a prior in training paints: validation images completed, drawn freely and drawn greedily.
+"""What a prior in training samples: validation images completed, drawn freely and drawn greedily.
 
-Painting goes through the key/value cache, on rank 0, with a copy of the averaged weights, so that it touches nothing of
+Sampling goes through the key/value cache, on rank 0, with a copy of the averaged weights, so that it touches nothing of
 the training. It costs what it costs; when it may happen is decided by the time it took, as a share of the time trained.
 """
 
@@ -19,7 +19,7 @@ from ..distributed import ranks
 from ..training.metrics import grid
 
 FIRST_TRY = 10  # steps of training that the first attempt is taken to cost
-PROBE_STEPS = 2  # codes that are painted before the price of all is known
+PROBE_STEPS = 2  # codes that are sampled before the price of all is known
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def sampled_preview(
         fields: what the prior's condition reads.
         codes: (B, h, w) of validation images.
         config: of the previews.
-        affordable: whether painting may go on, told the share of it that is done.
+        affordable: whether sampling may go on, given the share of it that is done.
 
     Returns:
         Nothing when it is not affordable.
@@ -101,11 +101,11 @@ def sampled_preview(
     rows, columns = codes.shape[1:]
     shown, done, last = [codes], 0, codes
     for given, sampling in wanted:
-        for painting in sample_steps(prior, fields, (rows, columns), range(len(codes)), 0, sampling, given):
-            done, last = done + 1, painting.codes
+        for state in sample_steps(prior, fields, (rows, columns), range(len(codes)), 0, sampling, given):
+            done, last = done + 1, state.codes
             if done == PROBE_STEPS and not affordable(done / cells):
                 return {}
         shown.append(last)
     model = vqgan()
     with torch.no_grad():
-        return {"paintings": grid([model.decode_codes(row).float() for row in shown])}
+        return {"samples": grid([model.decode_codes(row).float() for row in shown])}

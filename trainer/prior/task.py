@@ -117,7 +117,7 @@ class PriorTask:
         return self.early_stopping is not None and self.early_stopping.finished
 
     def preview(self, batch: Batch) -> Mapping[str, Tensor]:
-        """What the averaged weights paint, on rank 0; nothing where that would take too much of the training's time."""
+        """Samples of the averaged weights, on rank 0; nothing where they would take too much of the training's time."""
         if self.budget is None or not self.budget.affordable():
             return {}
         began = self.budget.clock()

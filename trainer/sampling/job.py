@@ -1,9 +1,9 @@
-"""Painting images with a prior and its tokenizer, into a folder.
+"""Sampling images with a prior and its tokenizer, into a folder.
 
 Which images there will be follows from the seed, the prior, the tokenizer and what is asked, and from nothing else:
-not from how many are painted together, on how many ranks, in which mode, or how often the run was killed.
+not from how many are sampled together, on how many ranks, in which mode, or how often the run was killed.
 
-Shapes: B images that are painted together, their grids of h x w codes.
+Shapes: B images that are sampled together, their grids of h x w codes.
 """
 
 import json
@@ -25,7 +25,7 @@ from .request import SampleRequest
 
 
 class ImageJob(NamedTuple):
-    """One image to be painted."""
+    """One image to be sampled."""
 
     number: int  # keys its randomness together with the seed
     path: Path
@@ -33,7 +33,7 @@ class ImageJob(NamedTuple):
 
 
 class SamplingJob:
-    """Paints one wish again and again, image by image.
+    """Samples one request again and again, image by image.
 
     Args:
         prior, tokenizer: a pair, see ``check_pair``.
@@ -77,7 +77,7 @@ class SamplingJob:
         return ImageJob(number, folder / (stem + self.decode.suffix(height, width)), made)
 
     def run(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> None:
-        """Paint the images that are not there yet; those that were begun go on.
+        """Sample the images that are not there yet; those that were begun go on.
 
         Raises:
             ValueError: another image, or something else, has the name of one of them.
@@ -100,7 +100,7 @@ class SamplingJob:
         return there
 
     def _run(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> None:
-        """Paint some images together, to their files."""
+        """Sample some images together, to their files."""
         numbers = [task.number for task in tasks]
         fields = {name: field.repeat(len(tasks), *[1] * (field.dim() - 1)) for name, field in wanted.fields.items()}
         given = None if wanted.known_codes is None else wanted.known_codes.repeat(len(tasks), 1, 1)
@@ -108,11 +108,11 @@ class SamplingJob:
         watch = ProgressTracker(
             self.config, 0 if before is None else int((before.codes[0] != UNFILLED).sum()), self.say
         )
-        for painting in sample_steps(
+        for state in sample_steps(
             self.prior.model, fields, wanted.size, numbers, self.seed, self.sampling, given, before
         ):
-            watch.look(painting, lambda now: self._keep(now, tasks), lambda now: self._preview(now, tasks))
-        for codes, task in zip(painting.codes, tasks, strict=True):
+            watch.look(state, lambda now: self._keep(now, tasks), lambda now: self._preview(now, tasks))
+        for codes, task in zip(state.codes, tasks, strict=True):
             seam = write_image(self.tokenizer, codes[None], self.decode, task.path, task.made)
             partial.remove(task.path)
             _preview_of(task.path).unlink(missing_ok=True)
@@ -121,7 +121,7 @@ class SamplingJob:
             self.say(f"{task.path}: {height} x {width}{visible}")
 
     def _before(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> SamplingState | None:
-        """What a killed run had painted of these images."""
+        """What a killed run had sampled of these images."""
         found = [partial.find(task.path, task.made["request"]) for task in tasks]
         if not any(found):
             return None
@@ -129,28 +129,37 @@ class SamplingJob:
         codes, scores = zip(*[each or nothing for each in found], strict=True)
         return SamplingState(torch.stack(codes), torch.stack(scores), 0, 0)
 
-    def _keep(self, painting: SamplingState, tasks: Sequence[ImageJob]) -> None:
-        for codes, scores, task in zip(painting.codes, painting.scores, tasks, strict=True):
+    def _keep(self, state: SamplingState, tasks: Sequence[ImageJob]) -> None:
+        for codes, scores, task in zip(state.codes, state.scores, tasks, strict=True):
             partial.save(task.path, task.made["request"], partial.PartialSample(codes, scores))
 
-    def _preview(self, painting: SamplingState, tasks: Sequence[ImageJob]) -> None:
+    def _preview(self, state: SamplingState, tasks: Sequence[ImageJob]) -> None:
         """Show the rows that have been begun; what is unknown in them is gray."""
         factor: int = self.prior.metadata["factor"]
-        for codes, task in zip(painting.codes, tasks, strict=True):
+        for codes, task in zip(state.codes, tasks, strict=True):
             begun = codes[: int((codes != UNFILLED).any(dim=1).nonzero().max()) + 1]
             image = decode_image(self.tokenizer, begun.clamp(min=0)[None], self.decode)
             for row, column in (begun == UNFILLED).nonzero().tolist():
                 left, top = column * factor, row * factor
                 image.paste((128, 128, 128), (left, top, left + factor, top + factor))
-            save(image, _preview_of(task.path), {"painted": int((codes != UNFILLED).sum()), **task.made})
+            save(image, _preview_of(task.path), {"sampled": int((codes != UNFILLED).sum()), **task.made})
 
     def _identity(self, wanted: SampleRequest, number: int) -> str:
-        """A digest of everything that decides an image's codes. Both modes paint the same ones."""
+        """A digest of everything that decides an image's codes. Both modes sample the same ones."""
         drawn = asdict(replace(self.sampling, mode="serial"))
-        told = {name: field for name, field in wanted.fields.items() if name in self.prior.model.condition.fields}
+        deciding_fields = {
+            name: field for name, field in wanted.fields.items() if name in self.prior.model.condition.fields
+        }
         if wanted.known_codes is not None:
-            told["given"] = wanted.known_codes
-        said = [self.prior.metadata["digest"], self.seed, number, wanted.size, drawn, model_files.digest(told)]
+            deciding_fields["given"] = wanted.known_codes
+        said = [
+            self.prior.metadata["digest"],
+            self.seed,
+            number,
+            wanted.size,
+            drawn,
+            model_files.digest(deciding_fields),
+        ]
         return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

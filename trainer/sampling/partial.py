@@ -1,4 +1,4 @@
-"""Images that are still being painted, kept in files, so that a run that is killed goes on where it was."""
+"""Images that are still being sampled, kept in files, so that a run that is killed goes on where it was."""
 
 import io
 from pathlib import Path
@@ -12,10 +12,10 @@ from ..files import write_whole
 
 
 class PartialSample(NamedTuple):
-    """What is painted of one image so far."""
+    """What is sampled of one image so far."""
 
-    codes: Tensor  # (h, w) int64, UNKNOWN where it is still to be painted
-    scores: Tensor  # (h, w) float32, as in ``Painting``
+    codes: Tensor  # (h, w) int64, UNKNOWN where it is still to be sampled
+    scores: Tensor  # (h, w) float32, as in ``Sampling``
 
 
 def path_of(image: Path) -> Path:
@@ -24,7 +24,7 @@ def path_of(image: Path) -> Path:
 
 
 def save(image: Path, request_digest: str, so_far: PartialSample) -> None:
-    """Write what is painted; ``request_digest`` names everything that decides which image it will be."""
+    """Write what is sampled; ``request_digest`` names everything that decides which image it will be."""
     packed = io.BytesIO()
     codes = so_far.codes.cpu().numpy().astype(np.int32)
     np.savez(packed, request=request_digest, codes=codes, scores=so_far.scores.cpu().numpy())
@@ -32,7 +32,7 @@ def save(image: Path, request_digest: str, so_far: PartialSample) -> None:
 
 
 def find(image: Path, request_digest: str) -> PartialSample | None:
-    """What was painted of this wish; nothing where another image was to come there."""
+    """What was sampled of this request; nothing where another image was to come there."""
     if not path_of(image).exists():
         return None
     with np.load(path_of(image), allow_pickle=False) as held:

@@ -12,7 +12,7 @@ from ...models.sampling import SamplingState
 class SamplingJobConfig:
     """How a rank goes about its images. Nothing here changes them."""
 
-    batch: Width = 1  # images that are painted together
+    batch: Width = 1  # images that are sampled together
     save_every_s: Weight = 30.0  # how much work a kill may cost
     preview_every_s: Pause | None = None  # a look at unfinished images; None: no look
 
@@ -23,11 +23,11 @@ class SamplingJobConfig:
 
 
 class ProgressTracker:
-    """Tells how a painting gets on, and when to keep it and to show it.
+    """Tells how a sample gets on, and when to keep it and to show it.
 
     Args:
         config: how often.
-        skipped: codes of an image that were painted before; they do not count for the pace.
+        skipped: codes of an image that were sampled before; they do not count for the pace.
         say: takes a line for the user.
     """
 
@@ -37,32 +37,32 @@ class ProgressTracker:
         self.config = config
         self.skipped = skipped
         self.say = say
-        self.began = self.told = self.kept = self.shown = time.monotonic()
+        self.began = self.printed = self.kept = self.shown = time.monotonic()
 
     def look(
-        self, painting: SamplingState, keep: Callable[[SamplingState], None], show: Callable[[SamplingState], None]
+        self, state: SamplingState, keep: Callable[[SamplingState], None], show: Callable[[SamplingState], None]
     ) -> None:
-        """After every step; ``keep`` and ``show`` are called when their time has come, not for a finished painting."""
+        """After every step; ``keep`` and ``show`` are called when their time has come, not for a finished sample."""
         now = time.monotonic()
-        finished = painting.filled == painting.cells
-        if painting.filled <= self.skipped:
+        finished = state.filled == state.cells
+        if state.filled <= self.skipped:
             self.began = now
-        elif finished or now - self.told >= self.TELL_EVERY_S:
-            self.told = now
-            self.say(self.line(painting, now))
+        elif finished or now - self.printed >= self.TELL_EVERY_S:
+            self.printed = now
+            self.say(self.line(state, now))
         if finished:
             return
         if now - self.kept >= self.config.save_every_s:
-            keep(painting)
+            keep(state)
             self.kept = now
         if self.config.preview_every_s is not None and now - self.shown >= self.config.preview_every_s:
-            show(painting)
+            show(state)
             self.shown = now
 
-    def line(self, painting: SamplingState, now: float) -> str:
+    def line(self, state: SamplingState, now: float) -> str:
         """Codes a second of all images together, and the time that is left."""
-        together = len(painting.codes)
-        pace = (painting.filled - self.skipped) * together / max(now - self.began, 1e-9)
-        left = (painting.cells - painting.filled) * together / pace
-        done, of = painting.filled * together, painting.cells * together
+        together = len(state.codes)
+        pace = (state.filled - self.skipped) * together / max(now - self.began, 1e-9)
+        left = (state.cells - state.filled) * together / pace
+        done, of = state.filled * together, state.cells * together
         return f"{done}/{of} codes  {pace:.0f} codes/s  left {left:.0f} s"

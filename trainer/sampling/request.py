@@ -1,4 +1,4 @@
-"""What is to be painted: a size, what the prior is told of the image, and what of it is there already.
+"""What is to be sampled: a size, what the prior is conditioned on the image, and what of it is there already.
 
 Shapes: one image of H x W pixels, its grid of h x w codes.
 """
@@ -25,11 +25,11 @@ SUPPORTED_FIELDS = ("segmentation_codes", "cls", "box", "source_size", "flip")
 
 
 class SampleRequest(NamedTuple):
-    """One image to be painted."""
+    """One image to be sampled."""
 
     size: tuple[int, int]  # rows and columns, in codes
-    fields: Mapping[str, Tensor]  # what the prior is told of the whole image, a row each
-    known_codes: Tensor | None  # (1, h, w) codes to keep, UNKNOWN where it is to be painted
+    fields: Mapping[str, Tensor]  # what the prior is conditioned on the whole image, a row each
+    known_codes: Tensor | None  # (1, h, w) codes to keep, UNKNOWN where it is to be sampled
 
 
 class ConditionInputs(NamedTuple):
@@ -43,28 +43,32 @@ class ConditionInputs(NamedTuple):
 
 
 def build_request(
-    prior: LoadedPrior, tokenizer: LoadedTokenizer, size: tuple[int, int] | None, told: ConditionInputs, tiles: Tiling
+    prior: LoadedPrior,
+    tokenizer: LoadedTokenizer,
+    size: tuple[int, int] | None,
+    conditions: ConditionInputs,
+    tiles: Tiling,
 ) -> SampleRequest:
     """Check what is asked against what the prior was trained on.
 
     Args:
         prior, tokenizer: a pair.
         size: rows and columns in pixels; None takes the photo's or the map's, as far as whole codes go.
-        told: of the image.
+        conditions: of the image.
         tiles: in which a photo or a map is encoded.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: the prior needs what is not told, the size is no multiple of the factor, or nothing
-            is to be painted.
+        ValueError: the prior needs a condition that is not given, the size is no multiple of the factor, or nothing
+            is to be sampled.
     """
-    _check_conditions(prior, told)
+    _check_conditions(prior, conditions)
     factor: int = prior.metadata["factor"]
-    photo = None if told.init_image is None else read_photo(told.init_image)
+    photo = None if conditions.init_image is None else read_photo(conditions.init_image)
     labels = (
         None
-        if told.segmentation_file is None
-        else torch.from_numpy(_segmentation_of(told.segmentation_file).astype(np.int64))
+        if conditions.segmentation_file is None
+        else torch.from_numpy(_segmentation_of(conditions.segmentation_file).astype(np.int64))
     )
     rows, columns = _grid(size, photo, labels, factor)
     height, width = rows * factor, columns * factor
@@ -74,12 +78,14 @@ def build_request(
         "flip": torch.tensor([False]),
     }
     if labels is not None:
-        fields["segmentation_codes"] = _segmentation_codes(labels, (rows, columns), told.segmentation_tokenizer, tiles)
+        fields["segmentation_codes"] = _segmentation_codes(
+            labels, (rows, columns), conditions.segmentation_tokenizer, tiles
+        )
         _check_table(prior.model.condition, "segmentation_codes", int(fields["segmentation_codes"].max()))
-    if told.label is not None:
-        fields["cls"] = torch.tensor([told.label])
-        _check_table(prior.model.condition, "cls", told.label)
-    given = None if photo is None else known_codes(tokenizer, photo, (rows, columns), told.keep_rows, tiles)
+    if conditions.label is not None:
+        fields["cls"] = torch.tensor([conditions.label])
+        _check_table(prior.model.condition, "cls", conditions.label)
+    given = None if photo is None else known_codes(tokenizer, photo, (rows, columns), conditions.keep_rows, tiles)
     return SampleRequest((rows, columns), fields, given)
 
 
@@ -109,13 +115,13 @@ def known_codes(
     """The codes of what is to be kept of a photo that lies at the top left of a grid; ``UNKNOWN`` elsewhere.
 
     A code is kept when the photo covers all its pixels, none of them is transparent, and it lies in the upper ``keep``
-    of the photo's rows: by default in all of them, or in the upper half if otherwise nothing would be left to paint.
+    of the photo's rows: by default in all of them, or in the upper half if otherwise nothing would be left to sample.
 
     Returns:
         (1, h, w) int64.
 
     Raises:
-        ValueError: nothing is left to paint, or nothing is kept.
+        ValueError: nothing is left to sample, or nothing is kept.
     """
     factor: int = tokenizer.metadata["factor"]
     rows, columns = min(photo.height // factor, size[0]), min(photo.width // factor, size[1])
@@ -131,7 +137,7 @@ def known_codes(
     if kept.all() or not kept.any():
         raise ValueError(
             f"of {size[0]} x {size[1]} codes the photo gives {int(kept.sum())}, which leaves nothing to "
-            f"{'paint' if kept.any() else 'complete'}; make a part of it transparent, or change --keep or --size"
+            f"{'sample' if kept.any() else 'complete'}; make a part of it transparent, or change --keep or --size"
         )
     colors = pixels[..., :3].float() / 127.5 - 1
     colors[~opaque] = colors[opaque].mean(dim=0)  # what lies below transparency is anything
@@ -142,23 +148,23 @@ def known_codes(
     return given.masked_fill(~kept, UNFILLED)
 
 
-def _check_conditions(prior: LoadedPrior, told: ConditionInputs) -> None:
+def _check_conditions(prior: LoadedPrior, conditions: ConditionInputs) -> None:
     needed = set(prior.model.condition.fields)
     if unknown := sorted(needed - set(SUPPORTED_FIELDS)):
         raise ValueError(f"this prior reads {', '.join(unknown)}, which this command cannot tell it")
     for field, given, option in (
-        ("segmentation_codes", told.segmentation_file, "--segmentation"),
-        ("segmentation_codes", told.segmentation_tokenizer, "--segmentation-tokenizer"),
-        ("cls", told.label, "--class"),
+        ("segmentation_codes", conditions.segmentation_file, "--segmentation"),
+        ("segmentation_codes", conditions.segmentation_tokenizer, "--segmentation-tokenizer"),
+        ("cls", conditions.label, "--class"),
     ):
         if given is not None and field not in needed:
             raise ValueError(f"this prior reads {', '.join(prior.model.condition.fields) or 'nothing'}; omit {option}")
     if "segmentation_codes" in needed:
-        if told.segmentation_file is None:
-            raise ValueError("this prior paints what a map says; give one with --segmentation")
-        _check_segmentation_tokenizer(prior, told.segmentation_tokenizer)
-    if "cls" in needed and told.label is None:
-        raise ValueError("this prior paints a class; give its number with --class")
+        if conditions.segmentation_file is None:
+            raise ValueError("this prior samples what a map says; give one with --segmentation")
+        _check_segmentation_tokenizer(prior, conditions.segmentation_tokenizer)
+    if "cls" in needed and conditions.label is None:
+        raise ValueError("this prior samples a class; give its number with --class")
 
 
 def _check_segmentation_tokenizer(prior: LoadedPrior, tokenizer: LoadedTokenizer | None) -> None:

@@ -1,8 +1,8 @@
 """From nested dictionaries to frozen dataclasses: strict, with every problem of the whole in one message.
 
 The dataclasses are the schema. A field is a bool, int, float, str, Path, Literal, tuple, dict with text keys, another
-dataclass (a *section*), or a union of these. The sections of one union are told apart by a field that is a Literal in
-all of them (``kind``, ``task``). A section's own ``__post_init__`` checks what its fields' types cannot say.
+dataclass (a *section*), or a union of these. The sections of one union differ in a field that is a Literal in all of
+them (``kind``, ``task``). A section's own ``__post_init__`` checks what its fields' types cannot say.
 """
 
 import difflib
@@ -99,7 +99,7 @@ def _kinds(sections: tuple[type, ...]) -> tuple[str, dict[Hashable, type]]:
             if len(dict(values)) == len(values):
                 return name, dict(values)
     names = ", ".join(section.__name__ for section in sections)
-    raise TypeError(f"{names} cannot be told apart; give each a field `kind: Literal[...]` with values of its own")
+    raise TypeError(f"{names} cannot be distinguished; give each a field `kind: Literal[...]` with values of its own")
 
 
 def _chosen(sections: tuple[type, ...], raw: dict[str, Any], default: Any) -> type | None:

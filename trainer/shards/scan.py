@@ -99,7 +99,7 @@ def scan(path: Path, minimum_side: int = 1) -> Scanned:
 
 
 def write_index_of(path: Path, minimum_side: int = 1) -> Indexed:
-    """Scans a tar and writes its index beside it. What prevents that is told, not raised: many are done at once."""
+    """Scans a tar and writes its index beside it. What prevents that is returned, not raised: many are done at once."""
     try:
         scanned = scan(path, minimum_side)
         write_whole(index_path(path), scanned.to_bytes())
@@ -159,10 +159,10 @@ def _row(key: str, files: dict[str, _File], minimum_side: int) -> Row:
 
 def _with_hidden_counted(skipped: list[Skipped], path: Path) -> list[Skipped]:
     """What is left out, with one line for all files whose names begin with a dot."""
-    told = [left for left in skipped if left.reason != _HIDDEN]
-    if hidden := len(skipped) - len(told):
-        told.append(Skipped(".*", str(path), f"{hidden} hidden file(s), such as .DS_Store and ._ of macOS"))
-    return told
+    reported = [left for left in skipped if left.reason != _HIDDEN]
+    if hidden := len(skipped) - len(reported):
+        reported.append(Skipped(".*", str(path), f"{hidden} hidden file(s), such as .DS_Store and ._ of macOS"))
+    return reported
 
 
 def _files(tar: BinaryIO, path: Path, skipped: list[Skipped]) -> Iterator[_File]:
@@ -221,10 +221,10 @@ def _reason_to_leave(kind: bytes, name: str, length: int, said: dict[str, str]) 
 def _size(header: bytes, kind: bytes, said: dict[str, str], path: Path, place: int) -> int:
     """Bytes of an entry, by its header or by what was said ahead of it."""
     try:
-        told = said.get("size") if kind in _REGULAR else None
-        if told is not None and not told.isdecimal():
+        stated = said.get("size") if kind in _REGULAR else None
+        if stated is not None and not stated.isdecimal():
             raise ValueError
-        return _number(header[124:136]) if told is None else int(told)
+        return _number(header[124:136]) if stated is None else int(stated)
     except ValueError:
         raise DamagedTarError(f"{path}, byte {place}: the header is damaged, its size is no number") from None
 

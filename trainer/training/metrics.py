@@ -72,8 +72,8 @@ class Metrics:
                 files.write_text(path, "".join(kept))
         wandb, settings = self._watched
         if wandb is not None and self.identity is not None:
-            told = history(self.run) if path.exists() else []
-            self._wandb = WandbRun(self.run, wandb, settings, self.identity, step, told)
+            lines = history(self.run) if path.exists() else []
+            self._wandb = WandbRun(self.run, wandb, settings, self.identity, step, lines)
 
     def state_dict(self) -> dict[str, Any]:
         """What this rank has added since the last line."""

@@ -2,7 +2,7 @@
 
 A job that goes on from a checkpoint begins before lines that wandb may have; one that was killed may have left wandb
 without its last lines, as an offline file is written in blocks. So wandb's run is rewound to the step up to which it
-surely has everything, and the lines from there on are told again.
+surely has everything, and the lines from there on are logged again.
 
     RUN/wandb/            wandb's own files; offline ones are sent by ``wandb sync``, the oldest first
     RUN/wandb-sent.txt    that step
@@ -35,7 +35,7 @@ class WandbConfig:
 
 
 class WandbRun:
-    """Tells wandb what the run's folder is told. Rank 0 makes one, when it is known where training goes on.
+    """Logs to wandb what goes into the run's metrics file. Rank 0 makes one, when it is known where training goes on.
 
     Args:
         run: the run's folder.
@@ -80,7 +80,7 @@ class WandbRun:
         self._step = step
 
     def finish(self) -> None:
-        """Everything told is in wandb's files, or sent."""
+        """Everything logged is in wandb's files, or sent."""
         self._run.finish()
         write_text(self._place, f"{self._step}\n")
 

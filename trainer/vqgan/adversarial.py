@@ -1,6 +1,6 @@
-"""The other side of the adversarial game: the discriminator, when it learns, and how hard it pulls the generator.
+"""Discriminator training and the adversarial gradient of the generator.
 
-The fake's logits that pushed the generator also teach the discriminator, unless it is to see what the updated generator
+The fake's logits of the generator's loss also teach the discriminator, unless it is to see what the updated generator
 makes, as in the published loop. No gradient is ever taken through an engine with ``autograd.grad``.
 
 Shapes: B images of a rank's micro-batch, H rows and W columns, D channels.
@@ -25,7 +25,7 @@ ToLastLayer = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """The game: who learns from when on, and how hard the discriminator pulls. Starts and lengths in steps."""
+    """The adversarial loss: its weight, and from which steps on. Starts and lengths in steps."""
 
     kind: adversarial.AdversarialLoss = "hinge"
     disc_weight: Weight = 0.8
@@ -75,7 +75,7 @@ class DiscriminatorTrainer:
         self.config = config
         self.engine = engine
         self.lecam = None if config.lecam is None else config.lecam.build().to(ranks.device())
-        self.frozen = False  # judges and pushes, but does not learn
+        self.frozen = False  # gives its gradient, but does not learn
         # A partitioned network gathers its weights for one backward of each forward, so the fake is judged anew.
         self._walks_once = config.discriminator_fakes == "updated_generator" or engine.zero_optimization_stage() == 3
         self._learnt = False  # in the current step
@@ -84,25 +84,25 @@ class DiscriminatorTrainer:
     def adversarial_gradient(
         self, real: Tensor, reconstruction: Tensor, rec_grad: Tensor, to_last_layer: ToLastLayer, step: int
     ) -> AdversarialGradient:
-        """The push on the generator; where the discriminator sees images before the update, it learns from them.
+        """The generator's adversarial gradient; where the discriminator sees images before the update, it learns.
 
         Args:
-            rebuilt: (B, D, H, W), a leaf that requires a gradient.
-            pull: (B, D, H, W) gradient of the reconstruction loss there.
+            reconstruction: (B, D, H, W), a leaf that requires a gradient.
+            rec_grad: (B, D, H, W) gradient of the reconstruction loss there.
         """
         config = self.config
         factor = config.factor(step)
-        push, weight = torch.zeros_like(rec_grad), torch.zeros((), device=rec_grad.device)
+        adv_grad, weight = torch.zeros_like(rec_grad), torch.zeros((), device=rec_grad.device)
         if factor == 0 and config.discriminator_fakes == "updated_generator":
-            return AdversarialGradient(push, {})
+            return AdversarialGradient(adv_grad, {})
         fake_logits = self.engine.module(
             reconstruction
         )  # not engine(...): its hooks would reduce on the generator's gradient
         if factor > 0:
             loss = adversarial.generator_loss(config.kind, fake_logits)
-            (push,) = torch.autograd.grad(loss, reconstruction, retain_graph=not self._walks_once)
+            (adv_grad,) = torch.autograd.grad(loss, reconstruction, retain_graph=not self._walks_once)
             weight = (
-                self._adaptive_weight(rec_grad, push, to_last_layer) if config.adaptive else torch.ones_like(weight)
+                self._adaptive_weight(rec_grad, adv_grad, to_last_layer) if config.adaptive else torch.ones_like(weight)
             )
         scalars = {"adaptive_weight": weight, "g_weight": factor * weight}
         if factor > 0:
@@ -112,7 +112,7 @@ class DiscriminatorTrainer:
             if factor > 0 and self._walks_once and not self.frozen:
                 fake_logits = self.engine.module(reconstruction.detach())
             scalars |= self._learn(real, fake_logits)
-        return AdversarialGradient(factor * weight * push, scalars)
+        return AdversarialGradient(factor * weight * adv_grad, scalars)
 
     def train_on_updated_fakes(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Tensor]:
         """The discriminator's step on real images and what the updated generator makes of them, the means over all.
@@ -152,8 +152,8 @@ class DiscriminatorTrainer:
         both = ranks.all_reduce_mean_(
             to_last_layer(torch.cat([rec_grad, adv_grad], dim=1))
         )  # in one look at the features
-        pulled, pushed = both.chunk(2)
-        return adversarial.adaptive_weight(pulled, pushed, self.config.eps, self.config.max_adaptive_weight)
+        rec_at_layer, adv_at_layer = both.chunk(2)
+        return adversarial.adaptive_weight(rec_at_layer, adv_at_layer, self.config.eps, self.config.max_adaptive_weight)
 
     def _learn(self, real: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
         """One backward of the discriminator, and its step at the end of the accumulation."""

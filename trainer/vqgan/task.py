@@ -133,11 +133,11 @@ class VQGANTask:
         finite = (rebuilt.detach().isfinite() & gradient.isfinite()).flatten(1).all(1)
         adversary = self._active_discriminator_trainer(step)
         if adversary is not None:
-            push = adversary.adversarial_gradient(
+            adv = adversary.adversarial_gradient(
                 real, rebuilt, gradient, partial(self._at_last_layer, out.features), step
             )
-            gradient = gradient + push.gradient
-            scalars |= push.scalars
+            gradient = gradient + adv.gradient
+            scalars |= adv.scalars
         joined = (out.reconstruction * gradient.to(out.reconstruction.dtype)).sum() + out.quantized.loss
         self.generator.backward(joined)
         self.generator.step()

@@ -11,10 +11,10 @@ def test_the_published_way_computes_the_same_prior():
     torch.manual_seed(0)
     prior = GPTConfig(layers=2, heads=2, width=16, window=(3, 3)).build(7, CodeMapConfig(vocab_size=5)).eval()
     torch.nn.init.normal_(prior.pos_emb, std=0.5)
-    codes, told = torch.randint(7, (2, 3, 3)), torch.randint(5, (2, 3, 3))
+    codes, condition_codes = torch.randint(7, (2, 3, 3)), torch.randint(5, (2, 3, 3))
     hidden = torch.ones(18, 18).tril().view(1, 1, 18, 18) == 0
-    theirs = published_logits(prior, told.flatten(1), codes.flatten(1)[:, :-1], hidden)[:, 8:]
-    ours = prior(codes, {"segmentation_codes": told}).logits.flatten(1, 2)
+    theirs = published_logits(prior, condition_codes.flatten(1), codes.flatten(1)[:, :-1], hidden)[:, 8:]
+    ours = prior(codes, {"segmentation_codes": condition_codes}).logits.flatten(1, 2)
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 

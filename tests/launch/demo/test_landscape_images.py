@@ -15,7 +15,7 @@ def share(name: str) -> list[float]:
     return [float((one.labels == LABELS.index(name)).mean()) for one in SEVERAL]
 
 
-def test_the_same_numbers_paint_the_same_image_and_others_another():
+def test_the_same_numbers_render_the_same_image_and_others_another():
     again = landscape(0, 3, 96, 128)
     assert again.image.tobytes() == SEVERAL[3].image.tobytes()
     assert again.labels.tobytes() == SEVERAL[3].labels.tobytes()
@@ -25,10 +25,10 @@ def test_the_same_numbers_paint_the_same_image_and_others_another():
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (70, 301), (203, 97), (96, 128)])
 def test_an_image_and_its_map_have_the_size_that_was_asked_for(height, width):
     for index in range(5):
-        painted = landscape(7, index, height, width)
-        assert painted.image.shape == (height, width, 3)
-        assert painted.labels.shape == (height, width)
-        assert painted.image.dtype == painted.labels.dtype == np.uint8
+        rendered = landscape(7, index, height, width)
+        assert rendered.image.shape == (height, width, 3)
+        assert rendered.labels.shape == (height, width)
+        assert rendered.image.dtype == rendered.labels.dtype == np.uint8
 
 
 def test_maps_hold_known_labels_and_a_set_holds_all_of_them():
@@ -79,15 +79,15 @@ def test_neighbouring_pixels_are_mostly_alike():
 def test_a_set_is_written_as_images_beside_maps(tmp_path):
     names = list(LandscapeSet(count=2, height=64, width=96, seed=5, first=3).render(tmp_path))
     assert names == ["landscape-0003", "landscape-0004"]
-    painted = landscape(5, 3, 64, 96)
+    rendered = landscape(5, 3, 64, 96)
     with Image.open(tmp_path / "maps" / "landscape-0003.png") as labels:
         assert labels.mode == "P"
-        assert np.array_equal(np.asarray(labels), painted.labels)
+        assert np.array_equal(np.asarray(labels), rendered.labels)
     png = (tmp_path / "maps" / "landscape-0003.png").read_bytes()
     assert png[24] == 8  # bits a pixel, in the header
     with Image.open(tmp_path / "images" / "landscape-0003.jpg") as image:
         assert image.size == (96, 64)
-        error = np.asarray(image).astype(float) - painted.image
+        error = np.asarray(image).astype(float) - rendered.image
         assert np.abs(error).mean() < 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "landscapes.json", "maps"]
 

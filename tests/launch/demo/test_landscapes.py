@@ -6,7 +6,7 @@ import pytest
 from smalti.launch.demo.landscapes import main
 
 
-def test_the_command_paints_a_set_with_plain_lines_in_a_log(tmp_path, capsys):
+def test_the_command_renders_a_set_with_plain_lines_in_a_log(tmp_path, capsys):
     assert main([str(tmp_path), "--count", "2", "--size", "64x96", "--seed", "3"]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"2 landscapes in {tmp_path}\n"

@@ -195,8 +195,8 @@ def test_shrinking_is_the_mean_of_each_area():
 
 
 @pytest.mark.parametrize("config", EVERY, ids=name)
-def test_every_kind_learns_a_tiny_set_and_paints_it_back(config):
-    """Two images that the condition tells apart; a greedy painting of each gives it back."""
+def test_every_kind_learns_a_tiny_set_and_samples_it_back(config):
+    """Two images that the condition tells apart; a greedy sample of each gives it back."""
     torch.manual_seed(0)
     window = WINDOW
     known = config.kind != "unconditional"
@@ -212,8 +212,8 @@ def test_every_kind_learns_a_tiny_set_and_paints_it_back(config):
         loss.backward()
         optimizer.step()
     assert loss < 0.1
-    painted = sample(prior.eval(), fields, window, (0, 1), 0, SamplingConfig(greedy=True)).codes
-    assert torch.equal(painted, images)
+    sampled = sample(prior.eval(), fields, window, (0, 1), 0, SamplingConfig(greedy=True)).codes
+    assert torch.equal(sampled, images)
 
 
 @pytest.mark.parametrize("config", EVERY, ids=name)

@@ -101,9 +101,9 @@ def test_adaptive_weight_is_equation_7_through_autograd() -> None:
     features = body(real)
     image = layer(features)
     reconstruction, adversarial = (image - real).abs().mean(), -judge(image).mean()
-    (pull,) = torch.autograd.grad(reconstruction, layer.weight, retain_graph=True)
-    (push,) = torch.autograd.grad(adversarial, layer.weight, retain_graph=True)
-    expected = pull.double().norm() / (push.double().norm() + 1e-4)
+    (rec_grad,) = torch.autograd.grad(reconstruction, layer.weight, retain_graph=True)
+    (adv_grad,) = torch.autograd.grad(adversarial, layer.weight, retain_graph=True)
+    expected = rec_grad.double().norm() / (adv_grad.double().norm() + 1e-4)
 
     cut = image.detach().requires_grad_()
     slopes = [torch.autograd.grad(loss, cut)[0] for loss in ((cut - real).abs().mean(), -judge(cut).mean())]
@@ -112,11 +112,11 @@ def test_adaptive_weight_is_equation_7_through_autograd() -> None:
 
 
 def test_adaptive_weight_has_its_epsilon_and_its_clamp() -> None:
-    pull, push = torch.full((4,), 1.0), torch.zeros(4)  # lengths 2 and 0
-    assert adaptive_weight(pull, push, epsilon=0.5).item() == 4.0
-    assert adaptive_weight(pull, push).item() == 1e4
-    assert adaptive_weight(pull, push, clamp=10.0).item() == 10.0
-    assert not adaptive_weight(pull.requires_grad_(), push).requires_grad
+    rec_grad, adv_grad = torch.full((4,), 1.0), torch.zeros(4)  # lengths 2 and 0
+    assert adaptive_weight(rec_grad, adv_grad, epsilon=0.5).item() == 4.0
+    assert adaptive_weight(rec_grad, adv_grad).item() == 1e4
+    assert adaptive_weight(rec_grad, adv_grad, clamp=10.0).item() == 10.0
+    assert not adaptive_weight(rec_grad.requires_grad_(), adv_grad).requires_grad
 
 
 def test_r1_is_the_mean_squared_slope() -> None:

@@ -104,13 +104,13 @@ def test_the_last_code_of_a_row_is_seen_below():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mode", ["serial", "wavefront"])
 def test_the_rolling_cache_equals_the_training_mask(size, mode):
-    """What is painted code by code, scored by one forward over the whole grid, has the same likelihoods."""
+    """What is sampled code by code, scored by one forward over the whole grid, has the same likelihoods."""
     prior = tiny()
     fields = fields_of([0, 1], size)
-    painting = sample(prior, fields, size, (0, 1), 3, SamplingConfig(mode=mode, lanes=2))
-    loss = trained_on(size, prior)(painting.codes, fields, painting.codes).loss
-    torch.testing.assert_close(painting.scores, -loss, rtol=1e-4, atol=1e-4)
-    assert torch.equal(score(prior, fields, painting.codes, SamplingConfig(mode=mode, lanes=2)), painting.scores)
+    state = sample(prior, fields, size, (0, 1), 3, SamplingConfig(mode=mode, lanes=2))
+    loss = trained_on(size, prior)(state.codes, fields, state.codes).loss
+    torch.testing.assert_close(state.scores, -loss, rtol=1e-4, atol=1e-4)
+    assert torch.equal(score(prior, fields, state.codes, SamplingConfig(mode=mode, lanes=2)), state.scores)
 
 
 def test_keys_and_values_mean_the_same_anywhere():
@@ -129,13 +129,13 @@ def test_modes_batches_and_ranks_give_the_same_bits(lanes, size):
     prior, images = tiny(), (0, 1, 2)
     fields = fields_of(images, size)
 
-    def painted(chosen, mode):
+    def sampled(chosen, mode):
         part = {name: tensor[list(chosen)] for name, tensor in fields.items()}
         return sample(prior, part, size, chosen, 9, SamplingConfig(mode=mode, lanes=lanes))
 
-    together = painted(images, "serial")
+    together = sampled(images, "serial")
     for chosen, mode in (((0, 1, 2), "wavefront"), ((2, 0), "wavefront"), ((1,), "serial")):
-        alone = painted(chosen, mode)
+        alone = sampled(chosen, mode)
         assert torch.equal(alone.codes, together.codes[list(chosen)])
         assert torch.equal(alone.scores, together.scores[list(chosen)])
 
@@ -148,20 +148,20 @@ def test_completion_keeps_what_is_given_and_sees_it(mode):
     given = torch.randint(CODES, (2, *size), generator=generator)
     erased = torch.rand(given.shape, generator=generator) < 0.5
     given[erased] = UNFILLED
-    painting = sample(prior, fields, size, (0, 1), 4, SamplingConfig(mode=mode), given)
-    assert torch.equal(painting.codes[~erased], given[~erased]) and (painting.codes >= 0).all()
-    loss = trained_on(size, prior)(painting.codes, fields, painting.codes).loss
-    torch.testing.assert_close(painting.scores, -loss.masked_fill(~erased, 0), rtol=1e-4, atol=1e-4)
+    state = sample(prior, fields, size, (0, 1), 4, SamplingConfig(mode=mode), given)
+    assert torch.equal(state.codes[~erased], given[~erased]) and (state.codes >= 0).all()
+    loss = trained_on(size, prior)(state.codes, fields, state.codes).loss
+    torch.testing.assert_close(state.scores, -loss.masked_fill(~erased, 0), rtol=1e-4, atol=1e-4)
 
 
-def test_a_painting_that_was_stopped_goes_on_bit_by_bit():
+def test_a_sampling_that_was_stopped_goes_on_bit_by_bit():
     prior, size = tiny(), (5, 9)
     fields = fields_of([0], size)
     whole = sample(prior, fields, size, (0,), 6, SamplingConfig())
-    for painting in sample_steps(prior, fields, size, (0,), 6, SamplingConfig()):
-        if painting.filled >= 17:
+    for state in sample_steps(prior, fields, size, (0,), 6, SamplingConfig()):
+        if state.filled >= 17:
             break
-    resumed = sample(prior, fields, size, (0,), 6, SamplingConfig(), known_codes=painting.codes)
+    resumed = sample(prior, fields, size, (0,), 6, SamplingConfig(), known_codes=state.codes)
     assert torch.equal(resumed.codes, whole.codes)
 
 
@@ -178,9 +178,9 @@ def test_a_painting_that_was_stopped_goes_on_bit_by_bit():
 def test_every_kind_of_condition_is_put_where_it_stands(condition):
     prior = tiny((4, 5), condition)
     fields = fields_of([0, 1], (4, 5))
-    painting = sample(prior, fields, (4, 5), (0, 1), 3, SamplingConfig())
-    loss = prior(painting.codes, fields, painting.codes).loss
-    torch.testing.assert_close(painting.scores, -loss, rtol=1e-4, atol=1e-4)
+    state = sample(prior, fields, (4, 5), (0, 1), 3, SamplingConfig())
+    loss = prior(state.codes, fields, state.codes).loss
+    torch.testing.assert_close(state.scores, -loss, rtol=1e-4, atol=1e-4)
     larger = fields_of([0, 1], (7, 11))
     assert (sample(prior, larger, (7, 11), (0, 1), 3, SamplingConfig()).codes >= 0).all()
 

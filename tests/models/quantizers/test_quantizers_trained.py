@@ -50,8 +50,8 @@ def test_vq_pulls_codes_with_weight_1_and_features_with_beta() -> None:
     gaps = rows - book[quantized.indices.flatten()]
     torch.testing.assert_close(quantized.loss.item(), 2 * 1.25 * gaps.square().mean().item(), rtol=1e-6, atol=0)
     torch.testing.assert_close(as_rows(z.grad), 2 * 0.25 * 2 * gaps / gaps.numel())
-    pulls = torch.zeros_like(book).index_add_(0, quantized.indices.flatten(), -2 * 2 * gaps / gaps.numel())
-    torch.testing.assert_close(quantizer.embedding.weight.grad.double(), pulls)
+    gradients_of_codes = torch.zeros_like(book).index_add_(0, quantized.indices.flatten(), -2 * 2 * gaps / gaps.numel())
+    torch.testing.assert_close(quantizer.embedding.weight.grad.double(), gradients_of_codes)
 
 
 def test_legacy_beta_puts_beta_on_the_codes_instead() -> None:

@@ -1,4 +1,4 @@
-"""Whatever the mode, the caches and the company, the samplers paint the codes of one plain loop over windows."""
+"""Whatever the mode, the caches and the company, the samplers sample the codes of one plain loop over windows."""
 
 import itertools
 import math
@@ -159,7 +159,7 @@ def test_wavefronts_take_the_known_number_of_steps(size, steps):
 
 
 @pytest.mark.parametrize("trial", range(20))
-def test_a_wavefront_paints_nothing_before_its_past(trial):
+def test_a_wavefront_samples_nothing_before_its_past(trial):
     draw = random.Random(trial)
     size, window = (draw.randint(1, 9), draw.randint(4, 17)), 4
     given = {cell for cell in itertools.product(*map(range, size)) if draw.random() < draw.choice([0, 0.3, 0.9])}
@@ -182,13 +182,13 @@ def test_a_wavefront_paints_nothing_before_its_past(trial):
 @pytest.mark.parametrize("block", ["gpt2", "llama"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("greedy", [True, False])
-def test_both_modes_paint_what_the_plain_loop_paints(block, size, greedy):
+def test_both_modes_sample_what_the_plain_loop_samples(block, size, greedy):
     prior, images = tiny(block=block), (3, 4)
     fields = fields_of(images, size)
     expected = plain(prior, fields, size, images, seed=5, greedy=greedy)
     for mode in ("serial", "wavefront"):
-        painting = sample(prior, fields, size, images, 5, SamplingConfig(mode=mode, greedy=greedy))
-        assert torch.equal(painting.codes, expected), mode
+        sampled_state = sample(prior, fields, size, images, 5, SamplingConfig(mode=mode, greedy=greedy))
+        assert torch.equal(sampled_state.codes, expected), mode
 
 
 CONDITIONS = [
@@ -205,11 +205,11 @@ CONDITIONS = [
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.kind)
 @pytest.mark.parametrize(("batch", "size"), [(1, (3, 4)), (2, (7, 4)), (3, (4, 7))])
-def test_every_kind_of_condition_paints_what_the_plain_loop_paints(condition, batch, size):
+def test_every_kind_of_condition_samples_what_the_plain_loop_samples(condition, batch, size):
     prior, images = tiny(condition), range(batch)
     fields = fields_of(images, size)
-    painting = sample(prior, fields, size, images, 2, SamplingConfig(lanes=4, prefill=2))
-    assert torch.equal(painting.codes, plain(prior, fields, size, images, 2))
+    sampled_state = sample(prior, fields, size, images, 2, SamplingConfig(lanes=4, prefill=2))
+    assert torch.equal(sampled_state.codes, plain(prior, fields, size, images, 2))
 
 
 @pytest.mark.parametrize(("lanes", "prefill"), [(1, 1), (3, 1), (4, 2), (8, 8)])
@@ -218,21 +218,21 @@ def test_modes_batches_and_ranks_give_the_same_bits(lanes, prefill, size):
     prior, images = tiny(), (0, 1, 2, 3)
     fields = fields_of(images, size)
 
-    def painted(chosen, mode):
+    def sampled(chosen, mode):
         part = {name: tensor[list(chosen)] for name, tensor in fields.items()}
         config = SamplingConfig(mode=mode, lanes=lanes, prefill=prefill, top_k=7, top_p=0.9)
         return sample(prior, part, size, chosen, 9, config)
 
-    together = painted(images, "serial")
+    together = sampled(images, "serial")
     for split, mode in ((((0, 1, 2, 3),), "wavefront"), (((0, 2), (1, 3)), "wavefront"), (((3,), (2, 0, 1)), "serial")):
         for chosen in split:
-            alone = painted(chosen, mode)
+            alone = sampled(chosen, mode)
             assert torch.equal(alone.codes, together.codes[list(chosen)])
             assert torch.equal(alone.scores, together.scores[list(chosen)])  # not close: equal
 
 
 @pytest.mark.parametrize("make", [tiny, tiny_neighborhood])
-def test_even_arithmetic_that_differs_from_lane_to_lane_paints_the_same_codes(make, monkeypatch):
+def test_even_arithmetic_that_differs_from_lane_to_lane_samples_the_same_codes(make, monkeypatch):
     """As if every row of a matrix product rounded in its own way, a thousandfold coarser than any kernel does."""
     prior, size, images = make(), (5, 11), (0, 1, 2, 5)
     fields = fields_of(images, size)
@@ -248,32 +248,32 @@ def test_even_arithmetic_that_differs_from_lane_to_lane_paints_the_same_codes(ma
         if hasattr(prior, name):
             monkeypatch.setattr(prior, name, skewed(getattr(prior, name)))
 
-    def painted(numbers, mode):
+    def sampled(numbers, mode):
         part = {name: tensor[[images.index(number) for number in numbers]] for name, tensor in fields.items()}
         return sample(prior, part, size, numbers, 9, SamplingConfig(mode=mode, lanes=4, prefill=2)).codes
 
-    together = painted(images, "wavefront")
-    assert torch.equal(together, painted(images, "serial"))
-    assert torch.equal(together[[1, 3]], painted((1, 5), "wavefront"))
-    assert torch.equal(together[2:3], painted((2,), "serial"))
+    together = sampled(images, "wavefront")
+    assert torch.equal(together, sampled(images, "serial"))
+    assert torch.equal(together[[1, 3]], sampled((1, 5), "wavefront"))
+    assert torch.equal(together[2:3], sampled((2,), "serial"))
 
 
-def test_the_likelihood_of_what_was_painted_is_the_priors():
+def test_the_likelihood_of_what_was_sampled_is_the_priors():
     prior = tiny()
     fields = fields_of((0, 1), WINDOW)
-    painting = sample(prior, fields, WINDOW, (0, 1), 3, SamplingConfig())
-    loss = prior(painting.codes, fields, painting.codes).loss
-    torch.testing.assert_close(painting.scores, -loss, rtol=1e-4, atol=1e-4)
+    sampled_state = sample(prior, fields, WINDOW, (0, 1), 3, SamplingConfig())
+    loss = prior(sampled_state.codes, fields, sampled_state.codes).loss
+    torch.testing.assert_close(sampled_state.scores, -loss, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("mode", ["serial", "wavefront"])
-def test_known_codes_score_what_they_scored_when_they_were_painted(stride, mode):
+def test_known_codes_score_what_they_scored_when_they_were_sampled(stride, mode):
     prior, size = tiny(), (5, 9)
     fields = fields_of((0, 1), size)
     config = SamplingConfig(stride=stride, mode=mode, guidance=GuidanceConfig(2.0))
-    painting = sample(prior, fields, size, (0, 1), 3, config)
-    assert torch.equal(score(prior, fields, painting.codes, config), painting.scores)
+    sampled_state = sample(prior, fields, size, (0, 1), 3, config)
+    assert torch.equal(score(prior, fields, sampled_state.codes, config), sampled_state.scores)
 
 
 def test_the_score_of_one_window_is_the_priors_loss():
@@ -285,7 +285,7 @@ def test_the_score_of_one_window_is_the_priors_loss():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_completion_keeps_what_is_given_and_paints_the_rest(size):
+def test_completion_keeps_what_is_given_and_samples_the_rest(size):
     prior = tiny()
     fields = fields_of((0, 1), size)
     generator = torch.Generator().manual_seed(1)
@@ -313,8 +313,8 @@ def test_the_top_half_completes_to_the_same_image_that_it_came_from():
 
 def test_a_grid_that_is_given_whole_comes_back():
     given = torch.randint(CODES, (1, *WINDOW))
-    painting = sample(tiny(), fields_of((0,), WINDOW), WINDOW, (0,), 0, SamplingConfig(), given)
-    assert torch.equal(painting.codes, given) and painting.cells == 0
+    sampled_state = sample(tiny(), fields_of((0,), WINDOW), WINDOW, (0,), 0, SamplingConfig(), given)
+    assert torch.equal(sampled_state.codes, given) and sampled_state.cells == 0
 
 
 def uneven(prior, monkeypatch):
@@ -327,7 +327,7 @@ def uneven(prior, monkeypatch):
 @pytest.mark.parametrize(
     ("make", "stride", "scale"), [(tiny, 1, 1.0), (tiny, 1, 2.0), (tiny, 3, 1.0), (tiny_neighborhood, 1, 1.0)]
 )
-def test_a_painting_that_was_stopped_goes_on_to_the_same_bits(make, stride, scale, monkeypatch):
+def test_a_sampling_that_was_stopped_goes_on_to_the_same_bits(make, stride, scale, monkeypatch):
     prior, size = uneven(make(), monkeypatch), (5, 9)
     fields = fields_of((0, 1), size)
     given = torch.full((2, *size), UNFILLED)
@@ -340,10 +340,10 @@ def test_a_painting_that_was_stopped_goes_on_to_the_same_bits(make, stride, scal
     whole = sample(prior, fields, size, (0, 1), 6, config("wavefront"), given)
     front = "wavefront"
     for first, second, stop in ((front, front, 20), ("serial", front, 8), (front, "serial", 33)):
-        for painting in sample_steps(prior, fields, size, (0, 1), 6, config(first), given):
-            if painting.filled >= stop:
+        for sampled_state in sample_steps(prior, fields, size, (0, 1), 6, config(first), given):
+            if sampled_state.filled >= stop:
                 break
-        stopped = painting._replace(codes=painting.codes.clone(), scores=painting.scores.clone())
+        stopped = sampled_state._replace(codes=sampled_state.codes.clone(), scores=sampled_state.scores.clone())
         assert (stopped.codes == UNFILLED).any()
         resumed = sample(prior, fields, size, (0, 1), 6, config(second), given, resume_from=stopped)
         assert torch.equal(resumed.codes, whole.codes), (first, second, stop)
@@ -360,7 +360,7 @@ def test_images_that_were_stopped_at_different_codes_go_on_together(monkeypatch)
     assert torch.equal(resumed.codes, whole.codes) and torch.equal(resumed.scores, whole.scores)
 
 
-def test_what_was_painted_before_costs_nothing_once_more(monkeypatch):
+def test_what_was_sampled_before_costs_nothing_once_more(monkeypatch):
     prior, size = tiny(), (6, 12)
     fields = fields_of((0,), size)
     stopped = sample(prior, fields, size, (0,), 6, SamplingConfig())
@@ -372,13 +372,13 @@ def test_what_was_painted_before_costs_nothing_once_more(monkeypatch):
     assert len(read) <= 2 * 10  # a prefill for each window of two rows, and none for the four above
 
 
-def test_other_orders_paint_their_own_window_and_nothing_else():
+def test_other_orders_sample_their_own_window_and_nothing_else():
     prior = tiny(order=OrderConfig("spiral_out"))
     fields = fields_of((0,), WINDOW)
-    painting = sample(prior, fields, WINDOW, (0,), 1, SamplingConfig(greedy=True))
-    predicted = prior(painting.codes, fields).logits.argmax(-1)
-    assert torch.equal(predicted, painting.codes)
-    with pytest.raises(ValueError, match="order 'spiral_out' paints grids of its window"):
+    sampled_state = sample(prior, fields, WINDOW, (0,), 1, SamplingConfig(greedy=True))
+    predicted = prior(sampled_state.codes, fields).logits.argmax(-1)
+    assert torch.equal(predicted, sampled_state.codes)
+    with pytest.raises(ValueError, match="order 'spiral_out' samples grids of its window"):
         sample(prior, fields_of((0,), (3, 5)), (3, 5), (0,), 1, SamplingConfig())
 
 
@@ -398,8 +398,8 @@ def test_guidance_follows_its_formula():
     fields = fields_of((0, 1), size)
     for lanes in (1, 2):
         config = SamplingConfig(guidance=GuidanceConfig(scale=2.5), lanes=lanes)
-        painting = sample(prior, fields, size, (0, 1), 3, config)
-        assert torch.equal(painting.codes, plain(prior, fields, size, (0, 1), 3, scale=2.5))
+        sampled_state = sample(prior, fields, size, (0, 1), 3, config)
+        assert torch.equal(sampled_state.codes, plain(prior, fields, size, (0, 1), 3, scale=2.5))
 
 
 def test_guidance_of_scale_one_equals_none():
@@ -426,7 +426,7 @@ def test_guidance_without_dropout_in_training_is_refused():
         sample_steps(prior, {}, (2, 2), [0], 0, SamplingConfig(guidance=GuidanceConfig(2.0)))
 
 
-def test_painting_in_training_mode_is_refused():
+def test_sampling_in_training_mode_is_refused():
     with pytest.raises(ValueError, match=r"prior\.eval\(\)"):
         sample_steps(tiny().train(), fields_of((0,), WINDOW), WINDOW, (0,), 0, SamplingConfig())
 

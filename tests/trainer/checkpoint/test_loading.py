@@ -26,36 +26,36 @@ def write_run(run: Path, export: Path) -> Path:
 
 
 def test_a_tokenizer_comes_back_from_its_export(tmp_path: Path):
-    card = write_tokenizer(tmp_path / "export")
+    metadata = write_tokenizer(tmp_path / "export")
     model, read = loading.load_tokenizer(tmp_path / "export", CPU)
-    assert read == card and not model.training
-    assert model_files.digest(model.state_dict()) == card["digest"]
+    assert read == metadata and not model.training
+    assert model_files.digest(model.state_dict()) == metadata["digest"]
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_prior_comes_back_from_its_export(tmp_path: Path):
     config, condition = GPTConfig(layers=1, heads=1, width=4, window=(2, 2)), UnconditionalConfig()
     prior = config.build(8, condition)
-    card = {"task": "prior", "model": to_mapping(config), "condition": to_mapping(condition), "codes": 8}
-    model_files.write(tmp_path, prior.state_dict(), card)
+    metadata = {"task": "prior", "model": to_mapping(config), "condition": to_mapping(condition), "codes": 8}
+    model_files.write(tmp_path, prior.state_dict(), metadata)
     model, read = loading.load_prior(tmp_path, CPU)
     assert model_files.digest(model.state_dict()) == read["digest"] == model_files.digest(prior.state_dict())
 
 
 def test_a_run_gives_its_newest_whole_checkpoint(tmp_path: Path):
-    card = write_tokenizer(tmp_path / "export")
+    metadata = write_tokenizer(tmp_path / "export")
     run = write_run(tmp_path / "run", tmp_path / "export")
     assert loading.resolve_weights(run) == run / "checkpoints" / "step-00000010"
-    assert loading.load_tokenizer(run, CPU).metadata == card
+    assert loading.load_tokenizer(run, CPU).metadata == metadata
 
 
 def test_an_export_is_the_same_pair(tmp_path: Path):
-    card = write_tokenizer(tmp_path / "made")
+    metadata = write_tokenizer(tmp_path / "made")
     run = write_run(tmp_path / "run", tmp_path / "made")
-    assert loading.export(run, tmp_path / "out") == card
+    assert loading.export(run, tmp_path / "out") == metadata
     for name in (model_files.WEIGHTS, model_files.METADATA):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "made" / name).read_bytes()
-    assert loading.load_tokenizer(tmp_path / "out", CPU).metadata == card
+    assert loading.load_tokenizer(tmp_path / "out", CPU).metadata == metadata
 
 
 def test_nothing_is_exported_of_a_damaged_run(tmp_path: Path):

@@ -42,13 +42,13 @@ def test_the_digest_does_not_depend_on_memory():
 
 def test_what_is_written_is_read(tmp_path: Path):
     model_files.write(tmp_path, some(), {"task": "vqgan"})
-    card = model_files.read_metadata(tmp_path, "vqgan")
-    assert card == {"format": 2, "task": "vqgan", "digest": model_files.digest(some())}
-    read = model_files.read(tmp_path, card)
+    metadata = model_files.read_metadata(tmp_path, "vqgan")
+    assert metadata == {"format": 2, "task": "vqgan", "digest": model_files.digest(some())}
+    read = model_files.read(tmp_path, metadata)
     assert all(torch.equal(read[name], value) for name, value in some().items())
 
 
-def test_a_card_of_another_task_is_refused(tmp_path: Path):
+def test_a_metadata_of_another_task_is_refused(tmp_path: Path):
     model_files.write(tmp_path, some(), {"task": "vqgan"})
     with pytest.raises(ValueError, match="describes a 'vqgan', not a 'prior'"):
         model_files.read_metadata(tmp_path, "prior")
@@ -56,14 +56,14 @@ def test_a_card_of_another_task_is_refused(tmp_path: Path):
 
 def test_exchanged_weights_are_refused(tmp_path: Path):
     model_files.write(tmp_path, some(), {"task": "vqgan"})
-    card = model_files.read_metadata(tmp_path)
+    metadata = model_files.read_metadata(tmp_path)
     model_files.write(tmp_path, {"b": torch.zeros(1)}, {"task": "vqgan"})
     with pytest.raises(ValueError, match="damaged or was exchanged"):
-        model_files.read(tmp_path, card)
+        model_files.read(tmp_path, metadata)
 
 
 @pytest.mark.parametrize("text", ["", "{", json.dumps({"task": "vqgan"}), json.dumps({"format": 3, "digest": "x"})])
-def test_a_broken_card_is_refused_by_name(text: str, tmp_path: Path):
+def test_a_broken_metadata_is_refused_by_name(text: str, tmp_path: Path):
     (tmp_path / model_files.METADATA).write_text(text)
     with pytest.raises(ValueError, match=str(tmp_path / model_files.METADATA)):
         model_files.read_metadata(tmp_path)

@@ -60,7 +60,7 @@ def test_a_file_of_before_is_read_and_said_not_to_be_sealed(text: str, tmp_path:
 
 
 def write_checkpoint(run: Path, step: int) -> Path:
-    """A sealed checkpoint of weights and their card."""
+    """A sealed checkpoint of weights and their metadata."""
     folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
     model_files.write(folder, {"w": torch.ones(2)}, {"task": "vqgan", "factor": 2, "model": {"norm_groups": 2}})
@@ -71,7 +71,7 @@ def write_checkpoint(run: Path, step: int) -> Path:
 
 
 @pytest.mark.slow
-def test_every_flipped_bit_of_a_manifest_and_a_card_makes_restore_fall_back(tmp_path: Path):
+def test_every_flipped_bit_of_a_manifest_and_a_metadata_makes_restore_fall_back(tmp_path: Path):
     before, newest = write_checkpoint(tmp_path, 1), write_checkpoint(tmp_path, 2)
     assert storage.latest_valid(tmp_path) == (2, newest)
     for name in (storage.MANIFEST, model_files.METADATA):
@@ -83,21 +83,21 @@ def test_every_flipped_bit_of_a_manifest_and_a_card_makes_restore_fall_back(tmp_
 
 
 @pytest.mark.slow
-def test_every_flipped_bit_of_an_exports_card_is_refused_by_its_name(tmp_path: Path):
+def test_every_flipped_bit_of_an_exports_metadata_is_refused_by_its_name(tmp_path: Path):
     model_files.write(tmp_path, {"w": torch.ones(2)}, {"task": "vqgan", "factor": 2, "model": {"norm_groups": 2}})
-    card = tmp_path / model_files.METADATA
-    for flipped in flips(card.read_bytes()):
-        card.write_bytes(flipped)
+    metadata = tmp_path / model_files.METADATA
+    for flipped in flips(metadata.read_bytes()):
+        metadata.write_bytes(flipped)
         with pytest.raises(ValueError, match=r"config\.json"):
             model_files.read_metadata(tmp_path)
 
 
 @pytest.mark.parametrize("change", [('"factor": 2', '"factor": 6'), ('"norm_groups": 2', '"norm_groups": 1')])
-def test_a_card_that_was_edited_is_refused_with_a_way_out(change: tuple[str, str], tmp_path: Path):
-    card = write_checkpoint(tmp_path, 1) / model_files.METADATA
-    card.write_text(card.read_text().replace(*change))
+def test_a_metadata_that_was_edited_is_refused_with_a_way_out(change: tuple[str, str], tmp_path: Path):
+    metadata = write_checkpoint(tmp_path, 1) / model_files.METADATA
+    metadata.write_text(metadata.read_text().replace(*change))
     with pytest.raises(ValueError, match=r"config\.json cannot be read: .*checksum.*export the run again"):
-        model_files.read_metadata(card.parent)
+        model_files.read_metadata(metadata.parent)
 
 
 def test_a_folder_that_was_renamed_is_not_the_checkpoint_of_its_name(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Each rank takes a GPU of its own; two that would share one are told so."""
+"""Each rank takes a GPU of its own; two that would share one are refused."""
 
 import os
 

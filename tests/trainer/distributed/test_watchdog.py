@@ -1,4 +1,4 @@
-"""A rank that stalls shows its stacks and ends; one whose launcher is gone, or that is wished away, asks itself to."""
+"""A rank that stalls shows its stacks and ends; one whose launcher is gone, or that is asked to stop, stops itself."""
 
 import os
 import signal
@@ -66,7 +66,7 @@ def test_ranks_leave_after_their_launcher_was_killed():
     assert all("saved" in output for output in ended.outputs), ended.log
 
 
-def test_a_wish_counts_when_it_is_touched_and_not_when_an_earlier_job_has_left_it(tmp_path: Path):
+def test_a_request_counts_when_it_is_touched_and_not_when_an_earlier_job_has_left_it(tmp_path: Path):
     exit_codes.request_stop(tmp_path)
     os.utime(tmp_path / exit_codes.ASKED, ns=(0, 0))
     with ranks.Interrupt() as interrupt, watchdog.Watchdog(60.0, False, tmp_path / exit_codes.ASKED):

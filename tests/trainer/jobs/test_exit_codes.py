@@ -39,7 +39,7 @@ def test_nothing_is_known_of_a_job_that_was_killed(tmp_path: Path):
     assert exit_codes.last(tmp_path) is None
 
 
-def test_a_wish_may_come_before_the_folder_is_there_and_be_withdrawn(tmp_path: Path):
+def test_a_request_may_come_before_the_folder_is_there_and_be_withdrawn(tmp_path: Path):
     run = tmp_path / "run"
     exit_codes.request_stop(run)
     assert (run / exit_codes.ASKED).exists()

@@ -45,7 +45,7 @@ def test_what_does_not_get_better_by_itself_is_not_started_again(
 
 
 @pytest.mark.parametrize(
-    ("told", "launcher", "code"),
+    ("recorded", "launcher", "code"),
     [
         (None, 0, exit_codes.FAILED),  # a launcher that was killed and ends well
         (exit_codes.DONE, 1, exit_codes.DONE),  # one that fails while it tidies up
@@ -57,9 +57,9 @@ def test_what_does_not_get_better_by_itself_is_not_started_again(
     ],
 )
 def test_what_rank_0_has_said_counts_and_a_launcher_alone_is_not_believed(
-    run: Path, told: int | None, launcher: int, code: int
+    run: Path, recorded: int | None, launcher: int, code: int
 ):
-    say = "" if told is None else f"echo {told} > $1/ended.txt;"
+    say = "" if recorded is None else f"echo {recorded} > $1/ended.txt;"
     assert supervise(shell(f"{say} exit {launcher}", run), run, 0) == code
 
 
@@ -74,13 +74,13 @@ def test_the_first_cause_is_in_the_line(run: Path, capsys: pytest.CaptureFixture
     assert f"ended with 1 ({cause}); " in capsys.readouterr().err
 
 
-def test_a_wish_to_leave_is_passed_on_by_a_file_until_the_job_has_left(run: Path):
+def test_a_request_to_leave_is_passed_on_by_a_file_until_the_job_has_left(run: Path):
     leaves = "kill -USR1 $PPID; while [ ! -e $1/leave.txt ]; do sleep 0.05; done; echo 75 > $1/ended.txt; exit 1"
     assert supervise(shell(leaves, run), run, 3) == exit_codes.LEFT
     assert not (run / exit_codes.ASKED).exists()
 
 
-def test_ranks_whose_launcher_dies_of_the_wish_are_waited_for(run: Path):
+def test_ranks_whose_launcher_dies_of_the_request_are_waited_for(run: Path):
     rank = "while [ ! -e $1/leave.txt ]; do sleep 0.05; done; sleep 0.5; echo 75 > $1/ended.txt"
     assert supervise(shell(f"({rank}) & kill -TERM $PPID; kill $$", run), run, 3) == exit_codes.LEFT
 

@@ -66,7 +66,7 @@ def test_cached_codes_are_those_of_the_same_crops_on_line(images, tokenizer, tmp
         assert torch.equal(of_codes["source_size"], of_pixels["source_size"])
         assert torch.allclose(of_codes["box"], of_pixels["box"])
         seen |= set(of_codes["codes"].flatten().tolist())
-    assert len(seen) > CODES // 2  # else nothing was told apart
+    assert len(seen) > CODES // 2  # else nothing was distinguished
 
 
 def test_the_first_epoch_of_training_sees_the_crops_that_were_encoded(images, tokenizer, tmp_path):
@@ -139,8 +139,8 @@ def test_images_that_cannot_be_used_are_named_counted_by_kind_and_left_out(image
     assert report.samples == 4
     assert [(key, kind) for _, key, kind, _ in report.skipped] == [("p2", "undecodable"), ("p4", "damaged member")]
     assert sum("left out" in line and "x-000000.tar p2: undecodable" in line for line in said) == 1
-    told = json.loads((tmp_path / "codes" / "report.json").read_text())
-    assert told["kinds"] == {"undecodable": 1, "damaged member": 1}
+    report = json.loads((tmp_path / "codes" / "report.json").read_text())
+    assert report["kinds"] == {"undecodable": 1, "damaged member": 1}
     with pytest.raises(
         TooManySampleErrorsError, match=r"2 of 6 images were left out.*0\.01.*the first is p2: undecodable"
     ):

@@ -93,7 +93,7 @@ def run_of(folder: Path, shards: str, crop: AnyCropConfig, **changes: Any) -> Pr
 
 
 def losses(folder: str) -> dict[str, Any]:
-    """Of the three steps of an epoch, from codes and from images, and what cards say; runs on every rank."""
+    """Of the three steps of an epoch, from codes and from images, and what the metadata say; runs on every rank."""
     place = Path(folder)
     of_maps = {"condition_tokenizers": {"segmentation": str(place / "of maps")}}
     left = {}

@@ -21,7 +21,7 @@ WINDOW = (4, 4)
 
 
 class Clock:
-    """Stands still until it is told how much time has passed."""
+    """Stands still until somebody sets how much time has passed."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -70,7 +70,7 @@ def test_a_preview_shows_the_originals_their_completions_and_two_kinds_of_draws(
     codes = torch.randint(8, (3, *WINDOW), generator=torch.Generator().manual_seed(0))
     asked: list[float] = []
     config = PreviewConfig(images=3, sampling=SamplingConfig(temperature=2.0))
-    shown = sampled_preview(tiny(), Gray, {}, codes, config, lambda share: not asked.append(share))["paintings"]
+    shown = sampled_preview(tiny(), Gray, {}, codes, config, lambda share: not asked.append(share))["samples"]
     assert shown.shape == (16, 12, 3) and shown.dtype == torch.uint8
     rows = shown[..., 0].reshape(4, 4, 3, 4)
     assert torch.equal(rows[0], rows[0].new_tensor(((codes / 4) * 127.5).round().tolist()).permute(1, 0, 2))
@@ -133,8 +133,8 @@ def rushed() -> NetworkConfig:
 
 
 def test_previews_change_nothing_and_stopping_keeps_the_best_weights(tmp_path):
-    card = write_tokenizer(tmp_path / "tokenizer")
-    write_code_shards(tmp_path / "codes", card, [{"codes.npy": npy(grid)} for grid in grids(16, (5, 5))])
+    metadata = write_tokenizer(tmp_path / "tokenizer")
+    write_code_shards(tmp_path / "codes", metadata, [{"codes.npy": npy(grid)} for grid in grids(16, (5, 5))])
     (left,) = processes.run(with_and_without, 1, tmp_path)
     assert left["with"]["losses"] == left["without"]["losses"]
     assert left["with"]["shapes"] == [[[4 * 16, 2 * 16, 3]]] * 4 and left["without"]["shapes"] == [[]] * 4

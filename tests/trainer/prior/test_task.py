@@ -30,7 +30,7 @@ MODEL: dict[str, Any] = {
 
 
 def run_of(folder: Path, **changes: Any) -> PriorRun:
-    """A tiny prior told of a map, which loses codes and conditions now and then."""
+    """A tiny prior conditioned on a map, which loses codes and conditions now and then."""
     settings: dict[str, Any] = {
         "loop": LoopConfig(max_steps=STEPS),
         "batch": BatchConfig(global_batch_size=TOTAL, micro_batch_size=4),
@@ -58,11 +58,11 @@ def training_of(**engine: Any) -> NetworkConfig:
 
 def prepare(folder: Path, samples: int = 24, size: tuple[int, int] = (6, 7)) -> Path:
     """A tokenizer and code shards of grids larger than the window."""
-    card = write_tokenizer(folder / "tokenizer")
+    metadata = write_tokenizer(folder / "tokenizer")
     members = [
         condition_members(number, size) | {"codes.npy": npy(grid)} for number, grid in enumerate(grids(samples, size))
     ]
-    write_code_shards(folder / "codes", card, members)
+    write_code_shards(folder / "codes", metadata, members)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What a gallery tells, keeps and shows while it paints."""
+"""What a gallery tells, keeps and shows while it samples."""
 
 import numpy as np
 import pytest
@@ -16,19 +16,19 @@ from smalti.trainer.sampling.progress import ProgressTracker, SamplingJobConfig
 from smalti.trainer.sampling.request import SampleRequest
 
 
-def painting(painted, cells=100, together=1):
-    return SamplingState(torch.zeros(together, 10, 10), torch.zeros(together, 10, 10), painted, cells)
+def state(sampled, cells=100, together=1):
+    return SamplingState(torch.zeros(together, 10, 10), torch.zeros(together, 10, 10), sampled, cells)
 
 
 def watched(monkeypatch, config, skipped, moments, together=1):
-    """The lines told, and when it was time to keep and to show, for (second, codes painted) moments."""
+    """The lines printed, and when it was time to keep and to show, for (second, codes sampled) moments."""
     said, kept, shown = [], [], []
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     watch = ProgressTracker(config, skipped, said.append)
-    for second, painted in moments:
+    for second, sampled in moments:
         clock[0] = second
-        now = painting(painted, together=together)
+        now = state(sampled, together=together)
         watch.look(now, lambda _, second=second: kept.append(second), lambda _, second=second: shown.append(second))
     return said, kept, shown
 
@@ -43,7 +43,7 @@ def test_the_pace_and_the_time_left_are_told_every_few_seconds(monkeypatch):
     ]
 
 
-def test_codes_that_were_painted_before_do_not_count_for_the_pace(monkeypatch):
+def test_codes_that_were_sampled_before_do_not_count_for_the_pace(monkeypatch):
     said, _, _ = watched(monkeypatch, SamplingJobConfig(), 50, [(100, 50), (110, 60)])
     assert said == ["60/100 codes  1 codes/s  left 40 s"]
 
@@ -57,7 +57,7 @@ def test_it_is_kept_and_shown_when_the_time_has_come_but_not_when_it_is_done(mon
     assert shown == []
 
 
-def test_unfinished_images_come_back_for_the_same_wish_alone(tmp_path):
+def test_unfinished_images_come_back_for_the_same_request_alone(tmp_path):
     image = tmp_path / "a.png"
     assert partial.find(image, "request") is None
     codes, scores = torch.tensor([[3, UNFILLED]]), torch.tensor([[-0.5, 0.0]])
@@ -80,7 +80,7 @@ def pair(tmp_path_factory):
     return load_prior(prior, cpu), load_tokenizer(tokenizer, cpu)
 
 
-def test_a_look_in_between_shows_what_is_painted_and_grey_for_the_rest(pair, tmp_path, monkeypatch):
+def test_a_look_in_between_shows_what_is_sampled_and_grey_for_the_rest(pair, tmp_path, monkeypatch):
     develop = DecodeConfig(tile=7, halo=1)
     config = SamplingJobConfig(save_every_s=0, preview_every_s=0)
     made = SamplingJob(*pair, 0, SamplingConfig(mode="serial"), develop, config, lambda line: None)
@@ -90,13 +90,13 @@ def test_a_look_in_between_shows_what_is_painted_and_grey_for_the_rest(pair, tmp
 
     def kept(image, path, notes):
         plain(image, path, notes)
-        looks.append((np.asarray(image), path.name, notes["painted"]))
+        looks.append((np.asarray(image), path.name, notes["sampled"]))
 
     monkeypatch.setattr(job, "save", kept)
     made.run(wanted, [made.image_job(wanted, 0, tmp_path, "a")])
-    assert [painted for *_, painted in looks] == list(range(1, 20))
-    image, name, painted = looks[4]
-    assert name == "a.preview.png" and painted == 5 and image.shape == (4, 20, 3)  # the row that was begun
+    assert [sampled for *_, sampled in looks] == list(range(1, 20))
+    image, name, sampled = looks[4]
+    assert name == "a.preview.png" and sampled == 5 and image.shape == (4, 20, 3)  # the row that was begun
     early = looks[1][0]
     assert (early[:, 8:] == 128).all() and not (early[:, :8] == 128).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
@@ -105,14 +105,14 @@ def test_a_look_in_between_shows_what_is_painted_and_grey_for_the_rest(pair, tmp
 def test_images_of_a_batch_that_was_begun_in_part_go_on_together(pair, tmp_path):
     wanted = SampleRequest((4, 5), {}, None)
 
-    def painted(folder, batch):
+    def sampled(folder, batch):
         made = SamplingJob(*pair, 0, SamplingConfig(), DecodeConfig(), SamplingJobConfig(batch), lambda line: None)
         tasks = [made.image_job(wanted, number, folder, str(number)) for number in range(2)]
         return made, tasks
 
-    made, tasks = painted(tmp_path / "a", 1)
+    made, tasks = sampled(tmp_path / "a", 1)
     made.run(wanted, tasks)
-    made, tasks = painted(tmp_path / "b", 2)
+    made, tasks = sampled(tmp_path / "b", 2)
     codes = torch.full((4, 5), UNFILLED)
     codes[0, 0] = 0  # as if it had been drawn; the other image has not begun, so that all is drawn anew
     partial.save(tasks[0].path, tasks[0].made["request"], PartialSample(codes, torch.zeros(4, 5)))

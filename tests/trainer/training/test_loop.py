@@ -1,4 +1,4 @@
-"""The loop does each thing at its step, goes on where it is told to, and leaves when it is asked to."""
+"""The loop does each thing at its step, goes on at the given step, and leaves when it is asked to."""
 
 import os
 import signal

@@ -92,7 +92,7 @@ def synced(folder: Path) -> tuple[set[str], list[dict[str, float]]]:
     return identities, list(rows.values())
 
 
-def told(folder: Path) -> list[dict[str, float]]:
+def logged(folder: Path) -> list[dict[str, float]]:
     """The same from the folder's own lines."""
     rows: dict[float, dict[str, float]] = {}
     for line in history(folder):
@@ -106,7 +106,7 @@ def check(folder: Path, losses: dict[int, float]) -> None:
     identities, rows = synced(folder)
     assert identities == {(folder / "wandb-id.txt").read_text().strip()}
     assert {row["_step"]: row["train/loss"] for row in rows} == losses
-    for row, expected in zip(rows, told(folder), strict=True):
+    for row, expected in zip(rows, logged(folder), strict=True):
         assert {name: row[name] for name in expected} == pytest.approx(expected)
 
 
@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_is_one_run_in_wandb_rewound_to_the_step_that_was_res
     often, early = tmp_path / "often", tmp_path / "early"
     jobs = [Session(0, 6, 1), Session(4, 9, 10, True), Session(7, 8, 100)]
     assert processes.run(sessions, 1, often, jobs) == [[0, -signal.SIGKILL, 0]]
-    # The job that is killed leaves nothing of itself in wandb; what it said up to step 7 is told by the last one.
+    # The job that is killed leaves nothing of itself in wandb; the last one logs what it said up to step 7.
     check(often, {step: step * (1 if step <= 4 else 10 if step <= 7 else 100) for step in range(9)})
     # One that is killed before wandb has written a line leaves nothing to rewind.
     assert processes.run(sessions, 1, early, [Session(0, 2, 1, True), Session(1, 3, 10)]) == [[-signal.SIGKILL, 0]]

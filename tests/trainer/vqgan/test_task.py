@@ -84,7 +84,7 @@ def test_both_networks_are_the_same_on_all_ranks(name: str, played: list[dict[st
 
 
 def first_step(zero: int, weight: float) -> dict[str, torch.Tensor]:
-    """On a rank: the discriminator after one step of a game whose generator is pushed so hard."""
+    """On a rank: the discriminator after one step of a game with this weight of the adversarial loss."""
     run = game(discriminator_zero=zero, disc_weight=weight)
     torch.manual_seed(run.seed)
     task = VQGANTask(run, TOTAL // run.batch.micro_batch_size // ranks.world())
@@ -114,8 +114,8 @@ def look_inside() -> dict[str, Any]:
     of_sizes = {str(zero): sizes(zero) for zero in (1, 2, 3)}
     if ranks.world() == 1:
         return {"sizes": of_sizes}
-    pushes = {str(zero): [first_step(zero, weight) for weight in (0.0, 0.8)] for zero in (0, 1, 2, 3)}
-    return {"sizes": of_sizes, "pushes": pushes}
+    by_weight = {str(zero): [first_step(zero, weight) for weight in (0.0, 0.8)] for zero in (0, 1, 2, 3)}
+    return {"sizes": of_sizes, "by_weight": by_weight}
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ def inside() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("zero", "0123")
 def test_pushing_the_generator_leaves_the_discriminators_gradients_alone(zero: str, inside: list[Any]) -> None:
-    unpushed, pushed = inside[0]["pushes"][zero]
-    assert all(torch.equal(value, pushed[key]) for key, value in unpushed.items())
+    without, with_it = inside[0]["by_weight"][zero]
+    assert all(torch.equal(value, with_it[key]) for key, value in without.items())
 
 
 def test_moments_and_gradients_a_rank_fall_with_the_number_of_ranks(inside: list[Any]) -> None:
