@@ -20,9 +20,9 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 		$(BIN)/pip uninstall --quiet --yes torchvision; }
 	touch $@
 
-# The main job, from images to a painted megapixel. Each step is a command that a user would give; a step that is
+# The main job, from images to a sampled megapixel. Each step is a command that a user would give; a step that is
 # finished is not done again, and one that was stopped goes on where it was.
-#   make demo                      on landscapes that it paints itself
+#   make demo                      on landscapes that it renders itself
 #   make demo PHOTOS=some/folder   on photos; maps are used where PHOTOS/images and PHOTOS/maps are there
 DEMO := runs/demo$(if $(PHOTOS),-$(notdir $(abspath $(PHOTOS))))
 MAPS := $(if $(PHOTOS),$(wildcard $(PHOTOS)/maps),yes)
@@ -32,25 +32,25 @@ RANKS = deepspeed --num_gpus $(shell python -c 'import torch; print(min(torch.cu
 RUNS = --set run_dir=$(DEMO)/$(1) --set 'train_data.shards=[$(DEMO)/$(2)/train]' --set 'val_data.shards=[$(DEMO)/$(2)/val]'
 # What a step took goes into a file, also when it is stopped.
 timed = began=$$(date +%s); { $(2); }; code=$$?; echo "$(1) $$(($$(date +%s) - began))" >> $(DEMO)/seconds.txt; exit $$code
-PAINT = python -m smalti.launch.sample $(1)/prior $(1)/vqgan --seed 3 --out $(2) \
+SAMPLE = smalti sample $(1)/prior $(1)/vqgan --seed 3 --out $(2) \
 	--size 1024x1024 --stride 4 --lanes 16 --prefill 4 --top-p 0.95 --guidance 2 --decode whole \
 	$(if $(MAPS),--segmentation "$$(ls $(DEMO)/unseen/maps/* | head -n 1)")
 
 demo: $(INSTALLED)
-	@$(MAKE) --no-print-directory $(DEMO)/painted-again.done
-	@cmp $(DEMO)/painting/*.png $(DEMO)/painting-of-export/*.png
-	@python -m smalti.launch.report $(DEMO)/vqgan $(DEMO)/prior --seconds $(DEMO)/seconds.txt \
-		--images $(DEMO)/painting/*.png $(if $(PHOTOS),,$(DEMO)/unseen/maps/*.png) --out $(DEMO)/report.html
+	@$(MAKE) --no-print-directory $(DEMO)/sampled-again.done
+	@cmp $(DEMO)/samples/*.png $(DEMO)/samples-of-export/*.png
+	@smalti report $(DEMO)/vqgan $(DEMO)/prior --seconds $(DEMO)/seconds.txt \
+		--images $(DEMO)/samples/*.png $(if $(PHOTOS),,$(DEMO)/unseen/maps/*.png) --out $(DEMO)/report.html
 
 $(DEMO)/packed.done:
 	@mkdir -p $(DEMO)
 ifeq ($(PHOTOS),)
-	@echo '== painting landscapes to learn from, and a map to paint by'
+	@echo '== rendering landscapes to learn from, and a map to sample by'
 	@$(call timed,landscapes,python -m smalti.launch.demo.landscapes $(DEMO)/images && \
 		python -m smalti.launch.demo.landscapes $(DEMO)/unseen --first 1000 --count 1 --maps-only)
 endif
 	@echo '== packing images into shards'
-	@$(call timed,pack,python -m smalti.launch.pack $(or $(PHOTOS),$(DEMO)/images) $(DEMO)/shards --val $(if $(PHOTOS),auto,4) \
+	@$(call timed,pack,smalti pack $(or $(PHOTOS),$(DEMO)/images) $(DEMO)/shards --val $(if $(PHOTOS),auto,4) \
 		--minimum-side 256 --shard-count 5)
 ifneq ($(PHOTOS),)
 	@$(if $(MAPS),mkdir -p $(DEMO)/unseen/maps && tar -xf $(DEMO)/shards/val/shard-000000.tar -C $(DEMO)/unseen/maps --wildcards '*.segmentation.*')
@@ -65,7 +65,7 @@ $(DEMO)/vqgan.done: $(DEMO)/packed.done
 $(DEMO)/encoded.done: $(DEMO)/vqgan.done
 	@echo '== encoding the images'
 	@$(call timed,encode,$(RANKS) smalti.launch.encode $(DEMO)/vqgan $(DEMO)/shards/train $(DEMO)/codes/train --tile 160 && \
-		python -m smalti.launch.encode $(DEMO)/vqgan $(DEMO)/shards/val $(DEMO)/codes/val --tile 160)
+		smalti encode $(DEMO)/vqgan $(DEMO)/shards/val $(DEMO)/codes/val --tile 160)
 	@touch $@
 
 $(DEMO)/prior.done: $(DEMO)/encoded.done
@@ -73,16 +73,16 @@ $(DEMO)/prior.done: $(DEMO)/encoded.done
 	@$(call timed,prior,$(RANKS) smalti.launch.train $(PRIOR) $(call RUNS,prior,codes) --set tokenizer=$(DEMO)/vqgan)
 	@touch $@
 
-$(DEMO)/painted.done: $(DEMO)/prior.done
-	@echo '== painting with the sliding window'
-	@$(call timed,painting,$(call PAINT,$(DEMO),$(DEMO)/painting))
+$(DEMO)/sampled.done: $(DEMO)/prior.done
+	@echo '== sampling with the sliding window'
+	@$(call timed,sampling,$(call SAMPLE,$(DEMO),$(DEMO)/samples))
 	@touch $@
 
-$(DEMO)/painted-again.done: $(DEMO)/painted.done
-	@echo '== exporting both stages, and painting the same image from the exports'
+$(DEMO)/sampled-again.done: $(DEMO)/sampled.done
+	@echo '== exporting both stages, and sampling the same image from the exports'
 	@$(call timed,export,for stage in vqgan prior; do \
-		python -m smalti.launch.export $(DEMO)/$$stage $(DEMO)/export/$$stage || exit; done; \
-		$(call PAINT,$(DEMO)/export,$(DEMO)/painting-of-export))
+		smalti export $(DEMO)/$$stage $(DEMO)/export/$$stage || exit; done; \
+		$(call SAMPLE,$(DEMO)/export,$(DEMO)/samples-of-export))
 	@touch $@
 
 lint: $(INSTALLED)

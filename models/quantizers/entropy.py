@@ -15,7 +15,7 @@ from ..layers.cross_rank_statistics import Reduce
 
 @dataclass(frozen=True)
 class EntropyConfig:
-    """Weights of the entropies: ``weight * (per_sample_weight * mean of entropies - batch_weight * entropy of mean)``."""
+    """Weights of the entropies: ``weight * (per_sample_weight * mean of entropies - batch_weight * entropy)``."""
 
     weight: Weight = 0.1
     per_sample_weight: Weight = 1.0  # each vector's distribution over the codes is to be sharp
