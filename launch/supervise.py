@@ -21,11 +21,11 @@ TRAIN = "smalti.launch.train"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call."""
     signals.install_early_handlers()  # before the imports, which take seconds
+    asked = _parser().parse_args(arguments)
     from ..trainer import config as configs
     from ..trainer.jobs.run import Run
     from ..trainer.jobs.supervisor import Hosts, supervise
 
-    asked = _parser().parse_args(arguments)
     try:
         options = _train_options(asked.command)
         run: Run = configs.read(Run, options.config, options.set)

@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
     signals.install_early_handlers()  # before the imports, which take seconds
+    asked = parser().parse_args(arguments)
     from ..trainer import config as configs
     from ..trainer.checkpoint.save_error import SaveError
     from ..trainer.distributed import ranks
@@ -38,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ..trainer.jobs.failures import FailedError
     from ..trainer.jobs.run import Run, train
 
-    asked = parser().parse_args(arguments)
     try:
         run: Run = configs.read(Run, asked.config, asked.set)
         if asked.print_config:
