@@ -13,7 +13,7 @@ from .base import CropLocation, Fields, SingleCondition, window_cells
 
 @dataclass(frozen=True)
 class LowResolutionConfig:
-    """The small image, ``pixels`` x ``pixels`` of it for each code: the field ``field``, (B, channels, h p, w p).
+    """The small image, P x P pixels of it for each code: the field ``field``, (B, channels, h P, w P).
 
     4 pixels a code at a tokenizer of factor 16 are a fourfold superresolution.
     """

@@ -104,7 +104,9 @@ class Prior(nn.Module):
 
 
 def replace_codes(indices: Tensor, codes: int, keep: float, generator: torch.Generator) -> Tensor:
-    """(h, w) codes, each kept with the chance ``keep`` and else drawn anew from all codes (the reference's pkeep)."""
+    """(h, w) codes, each kept with the chance ``token_keep_prob`` and else drawn anew from all codes (the reference's
+    pkeep).
+    """
     kept = torch.rand(indices.shape, generator=generator) < keep
     fresh = torch.randint(codes, indices.shape, generator=generator)
     return torch.where(kept.to(indices.device), indices, fresh.to(indices.device))

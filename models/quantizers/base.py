@@ -29,8 +29,9 @@ class CodeStatistics(NamedTuple):
 class Quantizer(nn.Module):
     """Base of all quantizers.
 
-    ``forward`` and ``lookup`` are the mathematics. ``observe``, ``upkeep`` and ``initialize`` keep a codebook alive
-    between optimizer steps; they hold no collectives. Ranks may assume: given the same arguments and buffers, every
+    ``forward`` and ``lookup`` are the mathematics. ``code_statistics``, ``post_step_update`` and ``init_codebook`` keep
+    a codebook alive between optimizer steps; they hold no collectives. Ranks may assume: given the same arguments and
+    buffers, every
     rank computes the same, so the caller sums what was observed and shares the candidates before calling them.
     Where the codebook is a trained parameter they return its new value for the caller to write, because under ZeRO
     only the engine can; while they run, the parameter must be whole.
@@ -71,7 +72,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def replace_dead_codes(self, dead: Tensor, candidates: Tensor, seed: int) -> Tensor | None:
-        """Moves the codes that ``dead`` (K,) marks onto candidates; returns as ``upkeep`` does.
+        """Moves the codes that ``dead`` (K,) marks onto candidates; returns as ``post_step_update`` does.
 
         Only quantizers whose config has ``replace_dead_after`` have codes that can be moved one by one.
         """
@@ -79,7 +80,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def init_codebook(self, candidates: Tensor, seed: int) -> Tensor | None:
-        """Places the codes among (N, C) features before the first step; returns as ``upkeep`` does."""
+        """Places the codes among (N, C) features before the first step; returns as ``post_step_update`` does."""
         return None
 
 

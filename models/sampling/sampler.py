@@ -24,7 +24,7 @@ UNFILLED = -1
 class SamplingState(NamedTuple):
     """Grids that are being sampled. The tensors are the sampler's own and change with its next step."""
 
-    codes: Tensor  # (B, H, W) int64, UNKNOWN where not yet sampled
+    codes: Tensor  # (B, H, W) int64, UNFILLED where not yet sampled
     scores: Tensor  # (B, H, W) float32: log-likelihood of every sampled code, in nats, 0 elsewhere
     filled: int  # cells passed so far
     cells: int  # cells to pass in all; priors with a rolling cache pass given ones too
@@ -44,17 +44,17 @@ def sample_steps(
 
     A code's randomness belongs to (seed, image's number, row, column). On one device with deterministic kernels the
     same codes come, bit for bit, whatever other images are sampled beside, in either mode, on whichever rank.
-    That holds for a sample that goes on from where it was ``stopped`` too, even if that was in the other mode.
+    That holds for a sample that goes on from where it was stopped too, even if that was in the other mode.
 
     Args:
         prior: in evaluation mode.
         fields: what its condition reads, for the whole images, B rows each.
         size: rows and columns of the grids.
-        images: the numbers of the B images; they key the randomness.
+        image_ids: the numbers of the B images; they key the randomness.
         seed: of all images.
         config: how to draw and in which manner to go.
-        given: (B, H, W) int64, codes to keep; ``UNKNOWN`` ones are sampled. By default all are.
-        stopped: what a sample of the same images had yielded when it was stopped; its codes are not drawn again.
+        known_codes: (B, H, W) int64, codes to keep; ``UNFILLED`` ones are sampled. By default all are.
+        resume_from: what a sample of the same images had yielded when it was stopped; its codes are not drawn again.
 
     Yields:
         After every step of dependent codes, the state of the sample.
@@ -69,15 +69,15 @@ def sample_steps(
     device = next(prior.parameters()).device
     codes = torch.full(shape, UNFILLED, dtype=torch.int64, device=device)
     if known_codes is not None:
-        _check(known_codes, shape, prior.codes, "given")
+        _check(known_codes, shape, prior.codes, "known")
         codes = known_codes.to(device, torch.int64).clone()
     if resume_from is not None:
-        _check(resume_from.codes, shape, prior.codes, "stopped")
+        _check(resume_from.codes, shape, prior.codes, "resumed")
     request = DecodingRequest(_whole(prior, fields, len(image_ids)), size, tuple(image_ids), config)
     if request.guided and prior.condition_drop == 0:
         raise ValueError(
             "guidance needs a prior that was trained without its condition now and then; "
-            "train one with condition_drop above 0 (0.1 is usual), or leave the scale at 1"
+            "train one with condition_dropout above 0 (0.1 is usual), or leave the scale at 1"
         )
     with torch.no_grad():
         decoder = prior.decoder(request)
@@ -95,7 +95,7 @@ def sample(
     progress: Callable[[SamplingState], None] | None = None,
     resume_from: SamplingState | None = None,
 ) -> SamplingState:
-    """Sample to the end; see ``sample``. ``progress`` is called after every step."""
+    """Sample to the end; see ``sample_steps``. ``progress`` is called after every step."""
     shape = (len(image_ids), *size)
     codes = torch.zeros(shape, dtype=torch.int64) if known_codes is None else known_codes
     state = SamplingState(codes, torch.zeros(shape), 0, 0)  # of a grid that is given whole

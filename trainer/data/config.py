@@ -35,16 +35,16 @@ class DataConfig:
         shards: folders, files, wildcards or brace patterns of tar shards with indexes.
         mixture: several data sets instead of ``shards``.
         crop: which parts of an image (or grid of codes) samples show; None takes them whole.
-        members: extension to read a field from, where it is not the usual one: {"segmentation": "seg.png"}.
-        window: shards shuffled together; 0 shuffles over all of them. Smaller windows need less of a slow or remote
-            store at a time.
+        extensions: extension to read a field from, where it is not the usual one: {"segmentation": "seg.png"}.
+        shuffle_window: shards shuffled together; 0 shuffles over all of them. Smaller windows need less of a slow
+            or remote store at a time.
         crops_per_image: crops made of an image each time it is visited (and decoded once); they go to as many
             consecutive steps, so that no batch has two of them.
-        repeats: how often a sample may be visited to fill a global batch. 0 takes what a tiny data set needs, and says
-            so.
-        workers: processes that read and decode, on each rank; 0 does it in the training process.
+        max_repeats: how often a sample may be visited to fill a global batch. 0 takes what a tiny data set needs,
+            and says so.
+        num_workers: processes that read and decode, on each rank; 0 does it in the training process.
         prefetch: micro-batches that each worker reads ahead.
-        fault_limit: largest share of samples that may be unusable.
+        max_bad_fraction: largest share of samples that may be unusable.
         remote: how shards are read that lie elsewhere.
     """
 

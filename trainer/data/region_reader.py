@@ -130,7 +130,7 @@ def open_member(shards: ShardSet, place: SampleLocation, field: str, extension: 
 
     Raises:
         SampleError: it is not there or cannot be reached.
-        Exception: whatever decoders say of damaged bytes; ``decoding`` makes a SampleError of it.
+        Exception: whatever decoders say of damaged bytes; ``sample_errors`` makes a SampleError of it.
     """
     member = shards.member(*place, extension)
     if member.layout:

@@ -93,7 +93,7 @@ class Stream:
 
     @property
     def sample_errors(self) -> Counter[str]:
-        """How many samples this rank had to replace (in ``once``: leave out), by kind."""
+        """How many samples this rank had to replace (in ``eval_batches``: leave out), by kind."""
         return self._faults.counts
 
     @property
@@ -115,7 +115,7 @@ class Stream:
 
         Raises:
             ValueError: there are fewer samples than one global batch.
-            TooManyFaultsError: more samples than ``fault_limit`` allows cannot be used.
+            TooManySampleErrorsError: more samples than ``max_bad_fraction`` allows cannot be used.
         """
         self._check_size()
         return self._train_batches(start_step)

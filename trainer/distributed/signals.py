@@ -31,7 +31,9 @@ def install_early_handlers() -> None:
 
 
 def raised() -> signal.Signals | None:
-    """The signal that has asked this process to leave while only ``listen`` listened; None if there was none."""
+    """The signal that has asked this process to leave while only ``install_early_handlers`` listened; None if there was
+    none.
+    """
     return _raised
 
 
@@ -41,12 +43,14 @@ def _note(number: int, _: FrameType | None) -> None:
 
 
 def launchers() -> list[int]:
-    """The processes above this one whose job it is, as they were when ``listen`` was called, or as they are now."""
+    """The processes above this one whose job it is, as they were when ``install_early_handlers`` was called, or as they
+    are now.
+    """
     return _launchers or chain()
 
 
 def orphaned() -> bool:
-    """Whether the command above the launcher was gone already when ``listen`` was called."""
+    """Whether the command above the launcher was gone already when ``install_early_handlers`` was called."""
     return _orphaned
 
 

@@ -35,15 +35,15 @@ class Watchdog:
         patience_s: without a sign of life for half of it, the threads' stacks are shown; after all of it, the process
             ends with code 70.
         launched: whether a launcher started this process; a shell may go away.
-        request: a file that is touched from now on when the job is to leave (``endings.ask``).
+        request_stop: a file that is touched from now on when the job is to leave (``exit_codes.request_stop``).
     """
 
     def __init__(self, patience_s: float, launched: bool, request_stop: Path | None = None) -> None:
         self._patience_s = patience_s
         self._launchers = signals.launchers() if launched else []
         self._orphaned = launched and signals.orphaned()
-        self._wish = request_stop
-        self._old_wish = _touched(request_stop)
+        self._request = request_stop
+        self._old_request = _touched(request_stop)
         self._name = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -78,7 +78,7 @@ class Watchdog:
     def _reason_to_leave(self) -> str:
         if self._orphaned or any(not _runs(pid) for pid in self._launchers):
             return "the launcher is gone"
-        return "" if _touched(self._wish) in (None, self._old_wish) else f"{self._wish} asks to"
+        return "" if _touched(self._request) in (None, self._old_request) else f"{self._request} asks to"
 
     def _say(self, text: str) -> None:
         print(f"{self._name}: {text}", file=sys.stderr, flush=True)

@@ -37,7 +37,7 @@ def train(run: Run, fresh: bool) -> bool:
         ValueError: something about the run, its data or its folder is not as it must be; nothing was trained.
         SaveError: a checkpoint could not be written; those before it are as they were.
         FailedError: something else failed in mid-training, and why has been said.
-        LeftError: the job was asked to leave while it waited for the folder.
+        StopRequestedError: the job was asked to leave while it waited for the folder.
     """
     folder = Path(run.run_dir)
     with run_dir.run_dir_lock(folder), exit_codes.recorded_exit_code(folder) as ending:

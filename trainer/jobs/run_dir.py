@@ -102,7 +102,7 @@ def _place_of_resolved(folder: Path) -> Path:
 
 
 def _is_ours(config: Path) -> bool:
-    """Whether a config was written by ``take_over``: it has the mark, or, of older runs, every default written out."""
+    """Whether a config was written by ``claim_run_dir``: it has the mark, or, of older runs, every default written out."""
     text = config.read_text(encoding="utf-8", errors="replace")
     if text.startswith(MARK):
         return True
@@ -132,7 +132,7 @@ def run_dir_lock(folder: Path) -> Iterator[None]:
 
     Raises:
         ValueError: the other job did not leave in time.
-        LeftError: rank 0 was asked to leave while it waited.
+        StopRequestedError: rank 0 was asked to leave while it waited.
     """
     handle: IO[str] | None = None
     problem = ""

@@ -54,10 +54,10 @@ class EncodeConfig:
         seed: of the crops.
         tile: side that the network sees at once of whole images, in codes.
         halo: border of a tile that is seen but not kept, in codes.
-        low: side of the small image that is kept beside each grid, in pixels a code; 0 keeps none.
+        low_res: side of the small image that is kept beside each grid, in pixels a code; 0 keeps none.
         batch: crops the network sees at once.
-        workers: processes that read and decode, on each rank; 0 does it in between.
-        fault_limit: largest share of images that may be left out.
+        num_workers: processes that read and decode, on each rank; 0 does it in between.
+        max_bad_fraction: largest share of images that may be left out.
     """
 
     crop: CropConfig | TamingCropConfig | None = None
@@ -142,7 +142,7 @@ def encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
     Raises:
         ValueError: the folder holds shards that were made otherwise or of other images, or the tokenizers do not go
             together.
-        TooManyFaultsError: more images were left out than ``fault_limit`` allows; all others are encoded.
+        TooManySampleErrorsError: more images were left out than ``max_bad_fraction`` allows; all others are encoded.
         SampleError: a shard of images is missing or cannot be reached; run it again, it goes on.
     """
     config, factor = work.config, work.tokenizer.metadata["factor"]

@@ -55,8 +55,8 @@ class SampleErrorLog:
         """Takes in that ``seen`` samples were asked for and what was wrong with some of them.
 
         Raises:
-            TooManyFaultsError: the share of faulty samples among those seen is above the limit. Other ranks learn of it
-                when this one ends, as from any error.
+            TooManySampleErrorsError: the share of faulty samples among those seen is above the limit. Other ranks
+                learn of it when this one ends, as from any error.
         """
         self.seen += seen
         for fault in faults:

@@ -32,7 +32,7 @@ class RemoteConfig:
 
     Attributes:
         fetch: "ranges" reads only the bytes of each sample, where the store can do that; "shards" brings whole shards
-            to the local cache, which suits small samples read with a small ``window``.
+            to the local cache, which suits small samples read with a small ``shuffle_window``.
         cache: folder for whole shards and for indexes that had to be made.
         cache_gigabytes: room for whole shards; the one used longest ago goes first.
     """

@@ -12,8 +12,9 @@ from ..checkpoint.resharding import reshard_like
 class EMA:
     """The exponential moving average of a module's trained parameters, in fp32.
 
-    Every rank keeps the average of the part that ``local`` shows it, so the cost falls with ZeRO 3 as the weights do.
-    The decay grows to its value with the steps, min(decay, (1 + step) / (10 + step)), so that a short run has one too.
+    Every rank keeps the average of the part that ``local_shard`` shows it, so the cost falls with ZeRO 3 as the weights
+    do. The decay grows to its value with the steps, min(decay, (1 + step) / (10 + step)), so that a short run has one
+    too.
 
     Args:
         decay: of the average, in [0, 1); 0 is the weights themselves, and nothing is kept.

@@ -32,7 +32,7 @@ class MonitorsConfig:
     max_clamped_fraction: Share = 0.5  # share of adaptive weights at their clamp that is too much
     min_codebook_usage: Share = 0.02  # share of codes chosen within the window below which the codebook has collapsed
     on_discriminator_won: Literal["alert", "freeze"] = (
-        "alert"  # freeze: the discriminator stops learning until ``thaw``
+        "alert"  # freeze: the discriminator stops learning until ``unfreeze_below_accuracy``
     )
     on_clamped_weight: Literal["alert", "freeze"] = "alert"  # freeze: until fewer weights are at their clamp
     on_codebook_collapse: Literal["alert", "replace"] = (

@@ -196,7 +196,7 @@ class VQGANTask:
         """Validation figures over all ranks' batches, with the averaged weights.
 
         Returns:
-            ``psnr`` in dB and ``l1``, of maps ``accuracy`` and ``cross_entropy``; ``codebook/usage`` and
+            ``psnr`` in dB and ``l1``, of maps ``freeze_above_accuracy`` and ``cross_entropy``; ``codebook/usage`` and
             ``codebook/perplexity``.
         """
         sums, counts = MetricSums(), torch.zeros(self.quantizer.codebook_size, device=ranks.device())
