@@ -116,7 +116,7 @@ def trained(folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
 def test_every_config_learns_when_it_is_made_small(tmp_path):
     metadata = write_tokenizer(tmp_path / "tokenizer")
     others = {
-        "segmentation": write_tokenizer(tmp_path / "of map", seed=1, labels=255),
+        "segmentation": write_tokenizer(tmp_path / "of map", seed=1, num_labels=255),
         "depth": write_tokenizer(tmp_path / "of depth", seed=2, in_channels=1, out_channels=1),
     }
     made_as = {f"{field}s": {"kind": "codes", "tokenizer": other["digest"]} for field, other in others.items()}

@@ -52,7 +52,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"offload_parameters": True, "zero_stage": 2}, "needs the partitioned parameters of zero 3"),
+        ({"offload_parameters": True, "zero_stage": 2}, "needs the partitioned parameters of zero_stage 3"),
         ({"nvme_path": "/scratch", "offload_optimizer": True, "zero_stage": 2}, "nvme_path needs zero_stage 3"),
         ({"nvme_path": "/scratch", "zero_stage": 3}, "says where to offload, not what"),
         ({"precision": "fp16", "zero_stage": 0}, "fp16 needs zero_stage 1, 2 or 3"),

@@ -41,7 +41,7 @@ def prepared(tmp_path_factory):
     """Image shards, a tokenizer of images and one of maps, and what ``encode`` makes of them with each."""
     folder = tmp_path_factory.mktemp("online")
     write_tokenizer(folder / "tokenizer")
-    write_tokenizer(folder / "of maps", seed=1, labels=255)
+    write_tokenizer(folder / "of maps", seed=1, num_labels=255)
     write_images(folder / "images", 24)
     of_maps = load_tokenizer(folder / "of maps", ranks.device())
     for name, others in (("codes", {}), ("tokenized", {"segmentation": of_maps})):

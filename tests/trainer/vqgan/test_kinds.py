@@ -63,7 +63,7 @@ def test_every_kind_trains_both_networks() -> None:
     for name, result in processes.run(play, 1)[0].items():
         assert result["moved"] == {"generator": True, "discriminator": True}, name
         assert all(map(math.isfinite, result["scalars"].values())), name
-        assert 0 < result["scalars"]["rolling_usage"] <= 1, name
+        assert 0 < result["scalars"]["codebook/rolling_usage"] <= 1, name
 
 
 @pytest.mark.parametrize(
