@@ -126,7 +126,7 @@ def test_training_on_line_and_from_code_shards_is_the_same(prepared):
     [
         ("images", CropConfig(size=20), {}, "crop.size must be 16 pixels, 4 for each of the"),
         ("codes", CODES, {"tokenizer": "of maps"}, "were made by the tokenizer"),
-        ("codes", CODES, {"condition_tokenizers": {"segmentation": "of maps"}}, "the codes of each map in"),
+        ("codes", CODES, {"condition_tokenizers": {"segmentation": "of maps"}}, "the codes of each segmentation in"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(prepared, shards, crop, changes, message):
@@ -139,7 +139,7 @@ def test_what_does_not_belong_together_is_refused(prepared, shards, crop, change
 
 def test_maps_that_became_codes_otherwise_than_the_held_out_ones_are_refused(prepared):
     run = run_of(prepared, "tokenized", CODES, val_data=DataConfig(shards=(str(prepared / "codes"),), crop=CODES))
-    with pytest.raises(ValueError, match=r"the codes of each map in .*tokenized were made by .*codes by None; encode"):
+    with pytest.raises(ValueError, match=r"the codes of each segmentation in .*tokenized were made by .*codes by None; encode"):
         built(run)
 
 
