@@ -137,9 +137,11 @@ def test_what_does_not_belong_together_is_refused(prepared, shards, crop, change
         built(run)
 
 
-def test_maps_that_became_codes_otherwise_than_the_held_out_ones_are_refused(prepared):
+def test_maps_that_became_codes_otherwise_than_the_validation_ones_are_refused(prepared):
     run = run_of(prepared, "tokenized", CODES, val_data=DataConfig(shards=(str(prepared / "codes"),), crop=CODES))
-    with pytest.raises(ValueError, match=r"the codes of each segmentation in .*tokenized were made by .*codes by None; encode"):
+    with pytest.raises(
+        ValueError, match=r"codes of each segmentation in .*tokenized were made by .*codes by None; encode"
+    ):
         built(run)
 
 
