@@ -63,7 +63,7 @@ class LocatedCells(Located):
 
 @dataclass(frozen=True)
 class CoordinatesConfig:
-    """The raster position of every cell in its source, as one of ``vocab_size`` numbers (the reference's CoordStage)."""
+    """The raster position of each cell in its source, as one of ``vocab_size`` numbers (as CoordStage)."""
 
     kind: Literal["coordinates"] = "coordinates"
     vocab_size: Count = 1024

@@ -102,7 +102,7 @@ def _place_of_resolved(folder: Path) -> Path:
 
 
 def _is_ours(config: Path) -> bool:
-    """Whether a config was written by ``claim_run_dir``: it has the mark, or, of older runs, every default written out."""
+    """Whether the config was written by ``claim_run_dir``: it has the mark or, of old runs, all defaults."""
     text = config.read_text(encoding="utf-8", errors="replace")
     if text.startswith(MARK):
         return True
