@@ -121,15 +121,15 @@ class Checkpointer:
         if alike:
             for name, engine in task.engines.items():
                 engines.load(engine, found.folder / name)
-            state = _read_state(found.folder, ranks.rank())
+            state = _on_device(_read_state(found.folder, ranks.rank()))
             task.load_state_dict(state["task"])
             self._metrics.load_state_dict(state["metrics"])
             return found.step
         for name, engine in task.engines.items():
             resharding.load(engine, found.folder / name, manifest["zero"][name], saved_on)
-        states = [_read_state(found.folder, rank) for rank in range(saved_on)]
-        task.load_state_dict(task.resharded([state["task"] for state in states]))
-        self._metrics.load_state_dict(states[0]["metrics"])
+        states = [_read_state(found.folder, rank, mmap=True) for rank in range(saved_on)]
+        task.load_state_dict(_on_device(task.resharded([state["task"] for state in states])))
+        self._metrics.load_state_dict(_on_device(states[0]["metrics"]))
         return found.step
 
     def _choose(self) -> CheckpointInfo | None:
@@ -276,9 +276,19 @@ def _state_file(rank: int) -> str:
     return f"rank-{rank:04d}.pt"
 
 
-def _read_state(folder: Path, rank: int) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(folder / _state_file(rank), map_location=ranks.device(), weights_only=True)
+def _read_state(folder: Path, rank: int, mmap: bool = False) -> dict[str, Any]:
+    """A rank's state on the host; mapped, only what is looked at is read."""
+    state: dict[str, Any] = torch.load(folder / _state_file(rank), "cpu", weights_only=True, mmap=mmap)
     return state
+
+
+def _on_device(value: Any) -> Any:
+    """A state with its tensors on this rank's device."""
+    if isinstance(value, Tensor):
+        return value.to(ranks.device())
+    if isinstance(value, dict):
+        return {key: _on_device(part) for key, part in value.items()}
+    return [_on_device(part) for part in value] if isinstance(value, list) else value
 
 
 def _quarantine(folder: Path) -> None:

@@ -57,9 +57,9 @@ def load(engine: Any, folder: Path, zero: int, saved_on: int) -> None:
 
 def reshard_like(parameter: nn.Parameter, parts: Sequence[Tensor]) -> Tensor:
     """What this rank is to hold of something that is sharded as the parameter is, from what the saved ranks held."""
-    whole = _joined(parts, _size(parameter))
+    whole = joined(parts, _size(parameter))
     mine = sharded_parameters.local_shard(parameter)
-    return _cut(whole, ranks.rank() * mine.numel() if _partitioned(parameter) else 0, mine.numel()).view_as(mine)
+    return cut(whole, ranks.rank() * mine.numel() if _partitioned(parameter) else 0, mine.numel()).view_as(mine)
 
 
 def _rank_file(folder: Path, rank: int) -> Path:
@@ -146,9 +146,9 @@ def _make_moments(engine: Any, steps: Tensor | None) -> None:
 def _load_shard(engine: Any, parameter: nn.Parameter, parts: list[dict[str, Tensor]]) -> None:
     """Put this rank's part of a parameter's master and moments in its place, and the weights that come of them."""
     for key in parts[0]:
-        whole = _joined([part[key] for part in parts], _size(parameter))
+        whole = joined([part[key] for part in parts], _size(parameter))
         for place, start in _places(engine, parameter, key):
-            place.copy_(_cut(whole, start, place.numel()).view_as(place))
+            place.copy_(cut(whole, start, place.numel()).view_as(place))
     sharded_parameters.local_shard(parameter).copy_(reshard_like(parameter, [part[MASTER] for part in parts]))
 
 
@@ -175,14 +175,14 @@ def _size(parameter: nn.Parameter) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def _joined(parts: Sequence[Tensor], size: int) -> Tensor:
+def joined(parts: Sequence[Tensor], size: int) -> Tensor:
     """One flat tensor of all parts, or of the first where every one of them is the whole."""
     if parts[0].numel() == size:
         return parts[0].flatten()
     return torch.cat([part.flatten() for part in parts])[:size]
 
 
-def _cut(whole: Tensor, start: int, size: int) -> Tensor:
+def cut(whole: Tensor, start: int, size: int) -> Tensor:
     """A part of a flat tensor, filled up with zeros where it reaches beyond the end."""
     part = whole[start : start + size]
     return F.pad(part, (0, size - part.numel()))

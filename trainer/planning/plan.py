@@ -110,7 +110,7 @@ def held(network: Network, engine: EngineConfig, ranks: int) -> Held:
     gradients = {0: b * p, 1: b * (p + share), 2: b * share, 3: b * share}[engine.zero_stage]
     masters = 0.0 if engine.zero_stage == 0 else 4 * share
     moments = 8.0 * (p if engine.zero_stage == 0 else share)
-    average = 4.0 * (share if engine.zero_stage == 3 else p) if network.averaged else 0.0
+    average = 4.0 * share if network.averaged else 0.0
     buffers = 0 if engine.zero_stage == 0 else min(BUCKET, p) * (4 if engine.zero_stage == 1 else b)
     host = 0.0
     if engine.offload_optimizer:
@@ -139,18 +139,15 @@ def plan(run: Run, costs: Costs, machines: Machines) -> Plan:
     seconds = flops / (machines.ranks * machines.teraflops * 1e12 * machines.mfu)
     engine = (chosen or fits[-1]).engine
     parts = [(network, _in_its_numbers(network, engine)) for network in costs.networks]
-    checkpoint = sum(checkpoint_bytes(network, numbers, machines.ranks) for network, numbers in parts)
+    checkpoint = sum(checkpoint_bytes(network, numbers) for network, numbers in parts)
     tokens = samples * costs.tokens
     return Plan(fits, chosen, reasons, run.loop.max_steps, samples, tokens, flops, seconds, checkpoint)
 
 
-def checkpoint_bytes(network: Network, engine: EngineConfig, ranks: int) -> float:
-    """Of one network in a checkpoint: DeepSpeed's files of all ranks, averages, and the weights for use in fp32.
-
-    Below ZeRO 3, every rank keeps an average of the whole network.
-    """
+def checkpoint_bytes(network: Network, engine: EngineConfig) -> float:
+    """Of one network in a checkpoint: DeepSpeed's files of all ranks, averages, and the weights for use in fp32."""
     states = 8 if engine.zero_stage == 0 else 12  # moments, and masters where weights are not their own
-    average = 4 * (1 if engine.zero_stage == 3 else ranks) + 4 if network.averaged else 0
+    average = 8 if network.averaged else 0
     return network.parameters * (_BYTES[engine.precision] + states + average)
 
 

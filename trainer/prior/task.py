@@ -3,6 +3,7 @@
 Shapes: B grids of a rank's micro-batch, h rows and w columns of codes, K codes.
 """
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..config import to_mapping
 from ..data.collate import Batch
 from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
+from ..distributed.owned_weights import owned
 from ..keyed_random import mix, text_key
 from ..training.early_stopping import EarlyStopping
 from ..training.ema import EMA
@@ -49,7 +51,7 @@ class PriorTask:
             accumulation=accumulation,
         )
         self.engines: dict[str, Any] = {"prior": self.engine}
-        self.ema = EMA(self.prior, run.ema_decay, sharded_parameters.local_shard, self.engine.empty_partition_cache)
+        self.ema = EMA(owned(self.engine), run.ema_decay)
         self.early_stopping = None if run.early_stopping is None else EarlyStopping(run.early_stopping)
         self.budget = None if run.previews is None else Budget(run.previews.share)
 
@@ -164,14 +166,15 @@ class PriorTask:
         """What ``state`` would have given here, from what it gave on each of the ranks of another job."""
         average = self.ema.resharded([state["average"] for state in states])
         stopping = states[0]["stopping"]
-        if stopping is not None and stopping["weights"]:
+        if stopping is not None and not math.isinf(stopping["best"]):
             best = self.ema.resharded([state["stopping"]["weights"] for state in states])
             stopping = stopping | {"weights": best}
         return {"average": average, "stopping": stopping}
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights, whole, in fp32, on the host: of the best evaluation where the run stops early."""
-        best = None if self.early_stopping is None else self.early_stopping.weights
+        stopping = self.early_stopping
+        best = None if stopping is None or math.isinf(stopping.best) else stopping.weights
         with self.ema.applied(best):
             return sharded_parameters.full_state_dict(self.prior)
 

@@ -28,6 +28,7 @@ from ..data.inputs import target
 from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
 from ..distributed.engine import NetworkConfig
+from ..distributed.owned_weights import owned
 from ..training.ema import EMA
 from ..training.evaluation import MetricSums, equal_length_batches
 from ..training.loop import reseed
@@ -66,9 +67,7 @@ class VQGANTask:
         load_initial_weights(network, run.initial_weights, Path(run.run_dir), "vqgan")
         self.generator = self._engine(network, run.generator_training)
         self.engines: dict[str, Any] = {"generator": self.generator}
-        self.ema = EMA(
-            self.generator.module, run.ema_decay, sharded_parameters.local_shard, self.generator.empty_partition_cache
-        )
+        self.ema = EMA(owned(self.generator), run.ema_decay)
         self.discriminator_trainer: DiscriminatorTrainer | None = None
         if run.loss.adversarial is not None and run.discriminator_training is not None:
             discriminator = run.discriminator.build(run.model.out_channels)

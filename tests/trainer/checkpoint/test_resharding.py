@@ -12,6 +12,7 @@ from fixtures.engines import OPTIMIZER, STAGES, STEPS, built, plain, trained
 from smalti.trainer.checkpoint import resharding
 from smalti.trainer.distributed import engine as engines
 from smalti.trainer.distributed import ranks, sharded_parameters
+from smalti.trainer.distributed.owned_weights import owned
 from smalti.trainer.training.ema import EMA
 
 HALF = STEPS // 2
@@ -21,7 +22,7 @@ def first_half(folder: str) -> None:
     """Train every stage half way, save its engine and its averaged weights."""
     for zero in STAGES:
         engine = built(zero)
-        average = EMA(engine.module, 0.5, sharded_parameters.local_shard)
+        average = EMA(owned(engine), 0.5)
         trained(engine, steps=range(HALF))
         average.update(HALF)
         for file in engines.save(engine, Path(folder) / str(zero) / "net"):
@@ -36,7 +37,7 @@ def second_half(folder: str, saved_on: int) -> dict[str, Any]:
     for before in STAGES:
         for after in STAGES:
             engine = built(after)
-            average = EMA(engine.module, 0.5, sharded_parameters.local_shard)
+            average = EMA(owned(engine), 0.5)
             place = Path(folder) / str(before)
             resharding.load(engine, place / "net", before, saved_on)
             parts = [torch.load(place / f"average-{rank}.pt", weights_only=True) for rank in range(saved_on)]
