@@ -7,7 +7,7 @@ its masters.
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ...models.bounds import Name, Positive, check_ranges
 from ..schema import MAY_CHANGE
-from .gradient_norms import fuse, total_norm
+from .gradient_norms import fuse, not_finite, total_norm
 from .optimizer import OptimizerConfig
 
 
@@ -91,15 +91,14 @@ class EngineConfig:
 
 
 class _FiniteAdamW(torch.optim.AdamW):
-    """Leaves out a step on a gradient that is not finite, as DeepSpeed's own optimizers of stages 1 to 3 do."""
-
-    overflow = False  # DeepSpeed's word for it, which the engine reads
+    """Leaves out a step on a gradient that is not finite, as the engines of stages 1 to 3 do."""
 
     def step(self, closure: Any = None) -> Any:
         """One step on gradients that are reduced over ranks, so that all ranks decide alike."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        self.overflow = bool(gradients) and not total_norm(gradients).isfinite().item()
-        return None if self.overflow else super().step(closure)
+        if gradients:
+            self.found_inf = not_finite(total_norm(gradients))  # read by the fused kernel, not by the host
+        return super().step(closure)
 
 
 def _optimizer(
@@ -206,10 +205,25 @@ def _zero_padding(engine: Any) -> None:
             master.data[used:] = 0
 
 
-def step_applied(engine: Any) -> bool:
-    """Whether the last optimizer step changed the weights: no, where a gradient was not finite. Alike on all ranks."""
-    changed: bool = engine.was_step_applied()
-    return changed
+def steps_applied(engines: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether each engine's last step changed its weights: no, where a gradient was not finite. Alike on all ranks.
+
+    One wait for the device, whatever the number of engines.
+    """
+    marks = {name: _left_out(engine) for name, engine in engines.items()}
+    known = {name: mark for name, mark in marks.items() if mark is not None}
+    left_out = dict(zip(known, torch.stack(list(known.values())).tolist(), strict=True)) if known else {}
+    applied = {name: engine.was_step_applied() and not left_out.get(name, 0.0) for name, engine in engines.items()}
+    for name, engine in engines.items():
+        engine.skipped_steps += bool(left_out.get(name, 0.0))
+    return applied
+
+
+def _left_out(engine: Any) -> Tensor | None:
+    """1 where the fused optimizer has left the last step out, () fp32; None where the host knows already."""
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    mark: Tensor | None = getattr(optimizer, "found_inf", None)
+    return mark
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:

@@ -113,14 +113,12 @@ class Masters:
 
     def put(self, values: list[Tensor]) -> None:
         optimizer = self._optimizer
-        places = zip(
-            self.live(), optimizer.parallel_partitioned_bit16_groups, optimizer.real_dp_process_group, strict=True
-        )
-        for value, (flat, partitions, group) in zip(values, places, strict=True):
+        places = zip(optimizer.parallel_partitioned_bit16_groups, optimizer.real_dp_process_group, strict=True)
+        for value, (partitions, group) in zip(values, places, strict=True):
             mine = partitions[dist.get_rank(group)].data
             mine.copy_(value)
             if dist.get_world_size(group) > 1:
-                dist.all_gather_into_tensor(flat, mine.clone(), group=group)
+                dist.all_gather([partition.data for partition in partitions], mine.clone(), group=group)
 
     def release(self) -> None:
         """Nothing is gathered: every rank has all weights in the precision of the computation."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from ...models.bounds import Natural, Positive, Weight, check_ranges
 from ...models.losses import adversarial
 from ...models.losses.lecam import LeCAMConfig
-from ..distributed import engine as engines
 from ..distributed import ranks
 
 # Gradients of losses at the image, side by side in channels -> this rank's gradients at the decoder's last layer.
@@ -78,7 +77,7 @@ class DiscriminatorTrainer:
         self.frozen = False  # gives its gradient, but does not learn
         # A partitioned network gathers its weights for one backward of each forward, so the fake is judged anew.
         self._walks_once = config.discriminator_fakes == "updated_generator" or engine.zero_optimization_stage() == 3
-        self._learnt = False  # in the current step
+        self.learnt = False  # in the current step
         self._logits: list[Tensor] = []  # (2,) means of real and fake of each micro-batch of the current step
 
     def adversarial_gradient(
@@ -127,17 +126,13 @@ class DiscriminatorTrainer:
             each.append(self._learn(real, fake_logits))
         return {name: torch.stack([scalars[name] for scalars in each]).mean() for name in each[0]}
 
-    def end_step(self) -> bool:
-        """Closes an optimizer step; False when the discriminator's own step was skipped, alike on all ranks."""
-        learnt, self._learnt = self._learnt, False
+    def end_step(self, applied: bool) -> None:
+        """Closes an optimizer step, whose change of the discriminator was ``applied``, alike on all ranks."""
+        self.learnt = False
         logits, self._logits = self._logits, []
-        if not learnt:
-            return True
-        applied = engines.step_applied(self.engine)
         if self.lecam is not None and applied:
             real, fake = ranks.all_reduce_mean_(torch.stack(logits).mean(0))
             self.lecam.update(real, fake)
-        return applied
 
     def state_dict(self) -> dict[str, Any]:
         return {"frozen": self.frozen, "lecam": None if self.lecam is None else self.lecam.state_dict()}
@@ -175,7 +170,7 @@ class DiscriminatorTrainer:
         self.engine.backward(loss)
         self.engine.step()
         self._logits.append(torch.stack([scalars["logits_real"], scalars["logits_fake"]]))
-        self._learnt = True
+        self.learnt = True
         return scalars
 
 

@@ -169,9 +169,11 @@ class VQGANTask:
         self, micro_batches: list[Batch], passes: list[MicroStep], scalars: dict[str, Tensor], step: int
     ) -> Mapping[str, Tensor]:
         """The codebook, the averages and the sentinels; a step that was skipped leaves only its mark."""
-        applied = {"generator": engines.step_applied(self.generator)}
-        if self.discriminator_trainer is not None:
-            applied["discriminator"] = self.discriminator_trainer.end_step()
+        trainer = self.discriminator_trainer
+        learnt = self.engines if trainer is not None and trainer.learnt else {"generator": self.generator}
+        applied = engines.steps_applied(learnt)
+        if trainer is not None:
+            trainer.end_step(applied.get("discriminator", False))
         skipped = [name for name, done in applied.items() if not done]
         if skipped:
             scalars = {"skipped": torch.ones((), device=ranks.device())}
@@ -179,8 +181,8 @@ class VQGANTask:
         else:
             self.monitors.record(scalars)
         verdict = self.monitors.check(step, self.codebook.rolling.usage())
-        if self.discriminator_trainer is not None:
-            self.discriminator_trainer.frozen = verdict.freeze
+        if trainer is not None:
+            trainer.frozen = verdict.freeze
         if applied["generator"]:
             scalars |= self.codebook.update(step, [p.coded for p in passes], verdict.replace_dead_codes)
             self.ema.update(step)
