@@ -126,3 +126,14 @@ def test_both_stages_go_on_bit_for_bit_at_every_zero_stage_and_precision(world: 
         for zero, precision in rest
     ]
     assert processes.run(gone_on, world, [str(recipe) for recipe in recipes]) == [[[]] * len(recipes)] * world
+
+
+def test_a_checkpoint_takes_the_same_bytes_on_any_number_of_ranks(tmp_path: Path):
+    settings = {"model__layers": 4, "model__width": 64, "early_stopping": {"patience": 5}, "loop__max_steps": 1}
+    for zero in (0, 1, 2, 3):
+        taken = []
+        for world in (1, 2, 4):
+            config = write_prior(tmp_path, zero, name=f"zero{zero}-world{world}", **settings)
+            (saved,) = storage.list_checkpoints(trained(config, world))
+            taken.append(sum(file.stat().st_size for file in saved.folder.rglob("*") if file.is_file()))
+        assert max(taken) <= 1.05 * min(taken), (zero, taken)

@@ -131,7 +131,7 @@ def test_the_first_way_of_sharding_that_holds_the_batch_is_recommended(tmp_path)
     costs = costs._replace(networks=[large])
     roomy = plan(run, costs, Machines(nodes=1, gpus=8, memory=400))
     assert roomy.chosen.engine.zero_stage == 1 and roomy.chosen.micro == 1
-    tight = plan(run, costs, Machines(nodes=1, gpus=8, memory=60))
+    tight = plan(run, costs, Machines(nodes=1, gpus=8, memory=40))
     assert tight.chosen.engine.zero_stage == 3 and not tight.chosen.engine.offload_optimizer
     assert tight.settings(costs.networks) == ["batch.micro_batch_size=1", "training.engine.zero_stage=3"]
     assert any("zero 2 holds 0 samples of the 1" in reason for reason in tight.reasons)
