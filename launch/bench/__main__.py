@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-_SHARED = ("__main__", "published", "timing")
+_SHARED = ("__main__", "gpu_parts", "published", "timing")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
