@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..trainer.prepare.find_images import find_samples
 from ..trainer.prepare.pack import PackConfig, automatic_val_count, pack
+from ..trainer.shards.reader import ShardSet
 from . import command
 
 
@@ -17,7 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pack(asked: argparse.Namespace) -> int:
-    found = find_samples(asked.source, asked.labels)
+    classes = () if asked.classes is None else ShardSet.open([str(asked.classes)]).classes
+    if asked.classes is not None and (not classes or asked.labels is None):
+        raise ValueError(f"--classes {asked.classes} needs --labels, and shards whose classes have names")
+    found = find_samples(asked.source, asked.labels, classes)
     val = asked.val
     if val is None:
         val = automatic_val_count(found.sources, asked.minimum_side)
@@ -68,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--labels", metavar="WHICH", help="'folders' (first folder's name), or a CSV or JSON file of files and classes"
+    )
+    parser.add_argument(
+        "--classes", type=Path, metavar="SHARDS", help="number the classes as these shards do, packed before"
     )
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="work so many at once (default: cores)")
     parser.add_argument("--prefix", default="shard", help="of the shards' names (default shard)")

@@ -108,6 +108,15 @@ class Stream:
             raise ValueError(f"the sources of {self.config.mixture} were made in different ways")
         return first
 
+    @property
+    def classes(self) -> list[tuple[str, tuple[str, ...]]]:
+        """For each source, its first shard and the names of its classes in the order of their numbers, if it has any.
+
+        Raises:
+            ValueError: shards of one source number their classes differently.
+        """
+        return [(shards.names[0], shards.classes) for shards in self._sets]
+
     def train_batches(self, start_step: int = 0) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each optimizer step, from ``start_step`` on, without end.
 

@@ -18,6 +18,7 @@ from ..distributed.sequence_parallel import SequenceGroup
 from ..prior import data as prior_data
 from ..prior.config import PriorRun
 from ..prior.task import PriorTask
+from ..shards.reader import agreed_classes
 from ..training.loop import fit
 from ..training.metrics import Metrics
 from ..vqgan.config import VQGANRun
@@ -119,6 +120,8 @@ def _streams(run: Run, fields: tuple[str, ...], together: int = 1) -> tuple[Stre
         raise ValueError(problems[0])
     training, val = streams
     _check_same_data(training, val)
+    if "cls" in fields:
+        agreed_classes([*training.classes, *val.classes])
     return training, val
 
 

@@ -168,7 +168,11 @@ def encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
     reads = iter(loader)
     for shard in mine:
         count = work.source.counts[shard]
-        notes: dict[str, Any] = {"source": _identity(work.source, shard), "skipped": []}
+        notes: dict[str, Any] = {
+            "source": _identity(work.source, shard),
+            "skipped": [],
+            "classes": list(work.source.indexes()[shard].classes),
+        }
         samples = _samples(work.source.names[shard], islice(reads, count), coder, config, notes["skipped"], say)
         path = _path(work, shard)
         made = write_shard(path, samples, made_as, notes)

@@ -1,16 +1,13 @@
 """Which images a source holds, with the maps, depths and labels that belong to them."""
 
-import csv
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import read_regular
 from ..shards.folder_walk import Skipped as Skipped
 from ..shards.folder_walk import Walk, escaped, walk
+from .labels import number_folders, read_labels, text_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _SUFFIXES = {
@@ -18,8 +15,6 @@ _SUFFIXES = {
     "segmentation": (".png", ".tif", ".tiff"),
     "depth": (".png", ".tif", ".tiff", ".npy"),
 }
-_HEADERS = ("file", "filename", "image", "key", "name", "path", "picture")  # first cell of a CSV's heading
-_LARGEST = 1 << 30  # bytes of a list or a file of labels
 FOLDERS = {"image": "images", "segmentation": "maps", "depth": "depth"}  # of an aligned source
 
 
@@ -39,7 +34,7 @@ class SampleListing(NamedTuple):
     classes: list[str]  # names of the labels, in order; empty where labels came as numbers or not at all
 
 
-def find_samples(source: Path, labels: str | None = None) -> SampleListing:
+def find_samples(source: Path, labels: str | None = None, classes: Sequence[str] = ()) -> SampleListing:
     """The samples of a folder or a list.
 
     Args:
@@ -47,6 +42,7 @@ def find_samples(source: Path, labels: str | None = None) -> SampleListing:
             recursively; or a text file that lists images, one path a line.
         labels: "folders" takes the name of the first folder below the source as the class; else a CSV (file, class)
             or JSON ({file: class}) of labels, by path below the source with or without suffix.
+        classes: names of classes whose numbers are given, in their order; images of others are left out.
 
     Raises:
         FileNotFoundError: there is no such source, or no image in it.
@@ -68,7 +64,7 @@ def find_samples(source: Path, labels: str | None = None) -> SampleListing:
         raise FileNotFoundError(f"{source} holds no image; looked for {', '.join(IMAGE_SUFFIXES)} in all folders{some}")
     if labels is None:
         return SampleListing(found, skipped, [])
-    return _labelled(found, skipped, labels)
+    return _labelled(found, skipped, labels, classes)
 
 
 def _is_aligned(source: Path) -> bool:
@@ -108,7 +104,7 @@ def _named(folder: Path, walked: Walk) -> list[tuple[str, Path]]:
 
 def _listed(file: Path) -> list[RawSample]:
     """The images that a text file lists; paths are relative to the file."""
-    lines = [line.strip() for line in _text_of(file).splitlines()]
+    lines = [line.strip() for line in text_of(file).splitlines()]
     names = [Path(line) for line in lines if line and not line.startswith("#")]
     return [RawSample(key, {"image": path}) for key, path in _keyed((name, file.parent / name) for name in names)]
 
@@ -141,55 +137,48 @@ def _key(parts: Sequence[str]) -> str:
     return "/".join(kept) or "unnamed"
 
 
-def _labelled(found: list[RawSample], skipped: list[Skipped], labels: str) -> SampleListing:
+def _labelled(found: list[RawSample], skipped: list[Skipped], labels: str, classes: Sequence[str]) -> SampleListing:
     """Samples with the number of their class; those without a class are left out."""
     if labels == "folders":
-        named = {source.key: source.key.split("/")[0] for source in found if "/" in source.key}
+        of = {source.key: source.key.split("/")[0] for source in found if "/" in source.key}
+        numbers, names = number_folders(sorted(set(of.values())), classes)
+        labelled = {key: numbers[folder] for key, folder in of.items() if folder in numbers}
+        reasons = {key: f"its folder {folder!r} is no class" for key, folder in of.items()}
     else:
-        named = {
-            _key((*Path(name).parts[:-1], Path(name).stem)): label for name, label in _label_file(Path(labels)).items()
-        }
-    texts = sorted({label for label in named.values()})
-    numbers = all(text.isdecimal() for text in texts) and labels != "folders"
-    classes = [] if numbers else texts
-    places = {text: int(text) if numbers else place for place, text in enumerate(texts)}
-    kept = [source._replace(label=places[named[source.key]]) for source in found if source.key in named]
-    left = [source for source in found if source.key not in named]
-    skipped = skipped + [Skipped(source.key, str(source.files["image"]), "has no label") for source in left]
-    return SampleListing(kept, skipped, classes)
+        keys = {source.key for source in found}
+        said = read_labels(Path(labels), lambda name: bool(keys & set(_label_keys(name))), classes)
+        labelled, names, reasons = _by_key(found, said.numbers), said.classes, {}
+        skipped = skipped + said.skipped
+    kept = [source._replace(label=labelled[source.key]) for source in found if source.key in labelled]
+    skipped = skipped + [
+        Skipped(source.key, str(source.files["image"]), reasons.get(source.key, "has no label"))
+        for source in found
+        if source.key not in labelled
+    ]
+    return SampleListing(kept, skipped, names)
 
 
-def _label_file(file: Path) -> dict[str, str]:
-    """File names and classes, from JSON or CSV."""
-    if not file.exists():
-        raise FileNotFoundError(f"there is no file of labels {file}; labels is 'folders' or a CSV or JSON file")
-    if file.suffix.lower() == ".json":
-        try:
-            said = json.loads(_text_of(file))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{file} is no JSON: {error}") from None
-        if not isinstance(said, dict):
-            raise ValueError(f"{file} must hold one object, {{file: class, ...}}")
-        return {str(name): str(label) for name, label in said.items()}
-    try:
-        rows = [row for row in csv.reader(_text_of(file).splitlines()) if row]
-    except csv.Error as error:
-        raise ValueError(f"{file} is no CSV: {error}") from None
-    if any(len(row) < 2 for row in rows):
-        raise ValueError(f"{file} must have two columns, file and class, in every line")
-    if rows and rows[0][0].strip().lower() in _HEADERS:
-        rows = rows[1:]
-    return {row[0]: row[1].strip() for row in rows}
+def _by_key(found: Sequence[RawSample], numbers: Mapping[str, int]) -> dict[str, int]:
+    """The classes of samples by their keys, from those of files by their names, with or without suffix."""
+    exact: dict[str, int] = {}
+    plain: dict[str, set[int]] = {}
+    for name, number in numbers.items():
+        short, long = _label_keys(name)
+        exact[long] = number
+        plain.setdefault(short, set()).add(number)
+    labelled = {}
+    for source in found:
+        long = f"{source.key}_{source.files['image'].suffix[1:]}"
+        number = exact.get(long, exact.get(source.key))
+        alike = plain.get(source.key, set())
+        if number is None and len(alike) == 1:  # files that differ in their suffix alone may be of several classes
+            (number,) = alike
+        if number is not None:
+            labelled[source.key] = number
+    return labelled
 
 
-def _text_of(file: Path) -> str:
-    """The text of a list or a file of labels; bytes that are not UTF-8 stay, as in names of files.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not text.
-    """
-    data = read_regular(file, _LARGEST)
-    if b"\0" in data:
-        raise ValueError(f"{file} is not UTF-8 text (UTF-16?); save it as UTF-8")
-    return os.fsdecode(data.removeprefix(b"\xef\xbb\xbf"))
+def _label_keys(name: str) -> tuple[str, str]:
+    """The keys of a file as ``_keyed`` makes them: without its suffix, and with it where two would share one."""
+    path = Path(name)
+    return _key((*path.parts[:-1], path.stem)), _key(path.parts)

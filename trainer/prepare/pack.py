@@ -57,6 +57,7 @@ class PackReport(NamedTuple):
     shards: int
     val: int
     skipped: list[Skipped]
+    classes: list[str]  # names in the order of their numbers; empty where labels are numbers, or there are none
 
 
 class _Task(NamedTuple):
@@ -104,7 +105,7 @@ def pack(gathered: SampleListing, destination: Path, config: PackConfig, progres
         _remove_unfinished(folder)
     val = counts.get(destination / "val", 0)
     shards = sum(len(planned) for planned in tasks.values())
-    report = PackReport(sum(counts.values()) - val, shards, val, sorted(skipped))
+    report = PackReport(sum(counts.values()) - val, shards, val, sorted(skipped), gathered.classes)
     write_whole(destination / REPORT, _report_bytes(report))
     return report
 

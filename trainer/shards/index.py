@@ -112,6 +112,12 @@ class ShardIndex:
         """
         return cls(read_regular(path, _LARGEST), str(path))
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers, as who wrote the shard has noted them."""
+        named = self.notes.get("classes", self.provenance.get("classes"))
+        return tuple(str(name) for name in named) if isinstance(named, list) else ()
+
     def key(self, sample: int) -> str:
         """The key of a sample: the common name of its members up to the first dot."""
         ends = self._arrays["key_ends"]

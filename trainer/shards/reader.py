@@ -90,6 +90,15 @@ class ShardSet:
                 )
         return first
 
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers; none where classes are plain numbers.
+
+        Raises:
+            ValueError: shards of the set number their classes differently.
+        """
+        return agreed_classes((name, index.classes) for name, index in zip(self.names, self._indexes, strict=True))
+
     def indexes(self) -> tuple[ShardIndex, ...]:
         """The index of each shard."""
         return self._indexes
@@ -172,6 +181,28 @@ class ShardSet:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def agreed_classes(named: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
+    """The names of classes in the order of their numbers, as all shards have them that have names.
+
+    Args:
+        named: what holds samples, and the names of its classes; one may know more of them than another.
+
+    Raises:
+        ValueError: a number has two names.
+    """
+    first, agreed = "", tuple[str, ...]()
+    for shard, classes in named:
+        for number, (one, other) in enumerate(zip(agreed, classes, strict=False)):
+            if one != other:
+                raise ValueError(
+                    f"class {number} is {one!r} in {first} and {other!r} in {shard}; pack them again together (smalti "
+                    "pack --val N), or the second with --classes and the folder of the first"
+                )
+        if len(classes) > len(agreed):
+            first, agreed = shard, classes
+    return agreed
 
 
 def _index_of(name: str, remote: RemoteConfig) -> ShardIndex:

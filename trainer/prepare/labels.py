@@ -1,0 +1,213 @@
+"""Labels of images out of files and names of folders: whole numbers stay what they are, names are numbered in order."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..files import read_regular
+from ..shards.folder_walk import Skipped, escaped
+
+_LARGEST_FILE = 1 << 30  # bytes of a list or a file of labels
+_LARGEST_CLASS = 1 << 31
+_WHOLE = re.compile(r"\+?\d+(\.0*)?", re.ASCII)  # spreadsheets and pandas write 3 as 3.0
+_NOTHING = ("", "nan", "null", "#n/a", "<na>")  # cells that hold no class
+_OF_FILES = (
+    "file", "files", "filename", "filenames", "filepath", "id", "image", "images", "img", "key", "name", "path",
+    "photo", "picture",
+)  # fmt: skip
+_OF_CLASSES = ("category", "class", "cls", "label", "labels", "target", "y")
+_PARTS_OF_HEADINGS = ("id", "idx", "image", "img", "index", "name", "path", "file", "no", "number")
+
+
+class LabelRow(NamedTuple):
+    """What a file of labels says of one image."""
+
+    name: str  # of the image's file, by its path below the source
+    label: str
+    where: str  # the row of the file, for reports
+
+
+class Labels(NamedTuple):
+    """The classes of images."""
+
+    numbers: dict[str, int]  # by the name of the image's file
+    classes: list[str]  # names in the order of their numbers; empty where labels are numbers
+    skipped: list[Skipped]  # rows that say no class
+
+
+def read_labels(file: Path, is_image: Callable[[str], bool], classes: Sequence[str] = ()) -> Labels:
+    """The labels in a CSV (columns for file and class, by heading or in this order) or a JSON ({file: class}).
+
+    What most rows hold decides: whole numbers are the classes themselves, names are numbered in alphabetical order.
+    Rows of the other kind, empty or negative ones, and names with two classes are left out one by one; they change the
+    class of no other image.
+
+    Args:
+        file: of labels.
+        is_image: whether a name is that of an image to be labelled; tells a heading from a row.
+        classes: names whose numbers are given, in their order; empty numbers those in the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no CSV or JSON, its columns are unclear, or no row has a class.
+    """
+    if not file.exists():
+        raise FileNotFoundError(f"there is no file of labels {file}; labels is 'folders' or a CSV or JSON file")
+    rows, skipped = _json_rows(file) if file.suffix.lower() == ".json" else _csv_rows(file, is_image)
+    said = [row for row in rows if row.label.lower() not in _NOTHING]
+    as_numbers = 2 * sum(_is_numeric(row.label) for row in said) >= len(said)
+    if as_numbers and classes:
+        raise ValueError(f"{file} has numbers, which need no names of classes; omit --classes")
+    names = list(classes) or sorted({row.label for row in said if not _is_numeric(row.label)})
+    places = {name: place for place, name in enumerate(names)}
+    numbers: dict[str, int] = {}
+    twice: set[str] = set()
+    for row in rows:
+        number = _whole(row.label) if as_numbers else places.get(row.label)
+        if number is None:
+            what = "whole number, as most classes are" if as_numbers else "name of a class"
+            skipped.append(Skipped(escaped(row.name), row.where, f"its class {row.label[:80]!r} is no {what}"))
+        elif numbers.setdefault(row.name, number) != number:
+            twice.add(row.name)
+            skipped.append(Skipped(escaped(row.name), row.where, "has another class in a row above"))
+    numbers = {name: number for name, number in numbers.items() if name not in twice}
+    if not numbers:
+        raise ValueError(f"{file} has no row of an image and its class" + _example(skipped))
+    return Labels(numbers, [] if as_numbers else names, skipped)
+
+
+def number_folders(folders: Sequence[str], classes: Sequence[str] = ()) -> tuple[dict[str, int], list[str]]:
+    """The classes that folders stand for, and their names: whole numbers stay, names are numbered in order.
+
+    Args:
+        folders: their names.
+        classes: names whose numbers are given; folders of other names get none.
+    """
+    if classes:
+        return {name: place for place, name in enumerate(classes)}, list(classes)
+    wholes = {name: _whole(name) for name in folders}
+    numbers = {name: whole for name, whole in wholes.items() if whole is not None}
+    if len(numbers) == len(wholes) == len(set(numbers.values())):
+        return numbers, []
+    names = sorted(wholes)
+    return {name: place for place, name in enumerate(names)}, names
+
+
+def text_of(file: Path) -> str:
+    """The text of a list or a file of labels; bytes that are not UTF-8 stay, as in names of files.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not text.
+    """
+    data = read_regular(file, _LARGEST_FILE)
+    if b"\0" in data:
+        raise ValueError(f"{file} is not UTF-8 text (UTF-16?); save it as UTF-8")
+    return os.fsdecode(data.removeprefix(b"\xef\xbb\xbf"))
+
+
+def _json_rows(file: Path) -> tuple[list[LabelRow], list[Skipped]]:
+    try:
+        said = json.loads(text_of(file))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON: {error}") from None
+    if not isinstance(said, dict):
+        raise ValueError(f"{file} must hold one object, {{file: class, ...}}")
+    return [LabelRow(str(name), _text(label), str(file)) for name, label in said.items()], []
+
+
+def _text(label: Any) -> str:
+    return "" if label is None else str(label).strip()
+
+
+def _csv_rows(file: Path, is_image: Callable[[str], bool]) -> tuple[list[LabelRow], list[Skipped]]:
+    lines = text_of(file).splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=first.count)  # the first of equals, a comma
+    try:
+        cells = [(number, row) for number, row in enumerate(csv.reader(lines, delimiter=delimiter), 1) if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"{file} is no CSV: {error}") from None
+    if not cells:
+        raise ValueError(f"{file} is empty; it must have two columns, file and class")
+    heading = [cell.strip().lower() for cell in cells[0][1]]
+    name, label = 0, 1
+    if _is_heading(heading, cells[0][1][0], is_image):
+        name, label = _columns(heading, file)
+        cells = cells[1:]
+    elif any(len(_filled(row)) > 2 for _, row in cells):
+        raise ValueError(
+            f"{file} has more than two columns and no heading that says which holds the class; add a first line such "
+            "as file,class"
+        )
+    whole = [(number, row) for number, row in cells if len(row) > max(name, label)]
+    if cells and not whole:
+        raise ValueError(f"{file} must have two columns, file and class, in every line")
+    short = [
+        Skipped(escaped(row[0]), f"{file}, line {number}", "has no cell for a class")
+        for number, row in cells
+        if len(row) <= max(name, label)
+    ]
+    return [LabelRow(row[name].strip(), row[label].strip(), f"{file}, line {number}") for number, row in whole], short
+
+
+def _is_heading(heading: Sequence[str], first: str, is_image: Callable[[str], bool]) -> bool:
+    """Whether the first row names columns: in words that are known, or in any where it names no file at all."""
+    if is_image(first):
+        return False
+    known = _column(heading, _OF_FILES) == 0 or _column(heading, _OF_CLASSES) is not None
+    return known or not Path(first).suffix
+
+
+def _columns(heading: Sequence[str], file: Path) -> tuple[int, int]:
+    """Which columns of a CSV name the file and the class."""
+    label = _column(heading, _OF_CLASSES)
+    name = _column([cell if place != label else "" for place, cell in enumerate(heading)], _OF_FILES) or 0
+    if label is None and len(heading) == 2:
+        label = 1 - name
+    if label is None or label == name:
+        raise ValueError(f"{file} has the columns {', '.join(heading)}; call one of them 'file' and one 'class'")
+    return name, label
+
+
+def _column(heading: Sequence[str], words: Sequence[str]) -> int | None:
+    """The first column with a name of these: as it stands, else with words around that say nothing new."""
+    for place, cell in enumerate(heading):
+        if cell in words:
+            return place
+    for place, cell in enumerate(heading):
+        parts = re.split(r"[\s_\-.]+", cell)
+        if set(parts) & set(words) and set(parts) <= {*words, *_PARTS_OF_HEADINGS}:
+            return place
+    return None
+
+
+def _filled(row: Sequence[str]) -> Sequence[str]:
+    """A row without empty cells at its end."""
+    while row and not row[-1].strip():
+        row = row[:-1]
+    return row
+
+
+def _is_numeric(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
+
+
+def _whole(label: str) -> int | None:
+    """The class that a label is, or None where it is none."""
+    if not _WHOLE.fullmatch(label):
+        return None
+    number = int(label.split(".")[0])
+    return number if number < _LARGEST_CLASS else None
+
+
+def _example(skipped: Sequence[Skipped]) -> str:
+    return f"; for example {skipped[0].file}: {skipped[0].reason}" if skipped else ""
