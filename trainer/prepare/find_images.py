@@ -169,12 +169,12 @@ def _by_key(found: Sequence[RawSample], numbers: Mapping[str, int]) -> dict[str,
     labelled = {}
     for source in found:
         long = f"{source.key}_{source.files['image'].suffix[1:]}"
-        number = exact.get(long, exact.get(source.key))
+        own: int | None = exact.get(long, exact.get(source.key))
         alike = plain.get(source.key, set())
-        if number is None and len(alike) == 1:  # files that differ in their suffix alone may be of several classes
-            (number,) = alike
-        if number is not None:
-            labelled[source.key] = number
+        if own is None and len(alike) == 1:  # files that differ in their suffix alone may be of several classes
+            (own,) = alike
+        if own is not None:
+            labelled[source.key] = own
     return labelled
 
 
