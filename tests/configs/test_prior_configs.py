@@ -19,6 +19,7 @@ from smalti.trainer.config import read
 from smalti.trainer.images.geometry import Measured
 from smalti.trainer.jobs.run import built
 from smalti.trainer.prior.config import PriorRun
+from smalti.trainer.shards.fields import PROVENANCE_KEYS
 from smalti.trainer.shards.writer import ShardWriter
 from smalti.trainer.vqgan.config import VQGANRun
 
@@ -116,10 +117,12 @@ def trained(folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
 def test_every_config_learns_when_it_is_made_small(tmp_path):
     metadata = write_tokenizer(tmp_path / "tokenizer")
     others = {
-        "segmentation": write_tokenizer(tmp_path / "of map", seed=1, num_labels=255),
+        "segmentation": write_tokenizer(tmp_path / "of segmentation", seed=1, num_labels=255),
         "depth": write_tokenizer(tmp_path / "of depth", seed=2, in_channels=1, out_channels=1),
     }
-    made_as = {f"{field}s": {"kind": "codes", "tokenizer": other["digest"]} for field, other in others.items()}
+    made_as = {
+        PROVENANCE_KEYS[field]: {"kind": "codes", "tokenizer": other["digest"]} for field, other in others.items()
+    }
     samples = [
         condition_members(number, (5, 6)) | {"codes.npy": npy(grid)} for number, grid in enumerate(grids(8, (5, 6), 4))
     ]

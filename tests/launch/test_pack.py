@@ -122,16 +122,16 @@ def test_unreadable_images_are_named_counted_and_left_out(tmp_path, capsys):
 
 
 def test_nothing_usable_is_an_error_that_says_why(tmp_path, capsys):
-    assert pack_it(write_photos(tmp_path / "in", 2), tmp_path / "out", "--minimum-side", 100) == 1
+    assert pack_it(write_photos(tmp_path / "in", 2), tmp_path / "out", "--minimum-side", 100) == 2
     assert "no sample for" in (said := capsys.readouterr().err) and "60 x 40 must be at least 100" in said
     assert pack_it(tmp_path / "in", tmp_path / "out", "--minimum-side", 10) == 0  # nothing is left in the way
     (tmp_path / "empty").mkdir()
-    assert pack_it(tmp_path / "empty", tmp_path / "out2") == 1
+    assert pack_it(tmp_path / "empty", tmp_path / "out2") == 2
     assert "holds no image" in capsys.readouterr().err
-    assert pack_it(tmp_path / "nowhere", tmp_path / "out3") == 1
+    assert pack_it(tmp_path / "nowhere", tmp_path / "out3") == 2
 
 
-def test_some_are_held_out_the_same_ones_each_time_and_never_broken_ones(tmp_path):
+def test_some_are_for_validation_the_same_ones_each_time_and_never_broken_ones(tmp_path):
     source = write_photos(tmp_path / "in", 20)
     pack_it(source, tmp_path / "first", "--val", 5)
     chosen = set(contents(tmp_path / "first" / "val"))
@@ -147,7 +147,7 @@ def test_some_are_held_out_the_same_ones_each_time_and_never_broken_ones(tmp_pat
 
 
 def test_holding_out_all_is_an_error(tmp_path, capsys):
-    assert pack_it(write_photos(tmp_path / "in", 3), tmp_path / "out", "--val", 3) == 1
+    assert pack_it(write_photos(tmp_path / "in", 3), tmp_path / "out", "--val", 3) == 2
     assert "val = 3 leaves nothing to train on: only 3 of 3 samples" in capsys.readouterr().err
 
 
@@ -156,7 +156,7 @@ def test_shards_of_another_packing_are_not_mixed_in(tmp_path, capsys):
     assert pack_it(source, tmp_path / "out", "--shard-count", 2) == 0
     assert pack_it(source, tmp_path / "out", "--shard-count", 2) == 0
     (source / "p000.jpg").write_bytes(encoded(photo(50, 50)))
-    assert pack_it(source, tmp_path / "out", "--shard-count", 2) == 1
+    assert pack_it(source, tmp_path / "out", "--shard-count", 2) == 2
     assert "is of another packing" in capsys.readouterr().err
 
 
@@ -267,7 +267,7 @@ def test_shards_of_others_get_an_index_and_damaged_ones_are_named(tmp_path, caps
 
 
 @pytest.mark.parametrize(("photos", "val"), [(2, 1), (3, 1), (7, 1), (20, 2)])
-def test_a_tenth_is_held_out_where_nobody_says_how_many_and_it_is_told(tmp_path, capsys, photos, val):
+def test_a_tenth_is_for_validation_where_nobody_says_how_many_and_it_is_printed(tmp_path, capsys, photos, val):
     write_photos(tmp_path / "in", photos)
     assert pack_it(tmp_path / "in", tmp_path / "out", "--val", "auto") == 0
     said = capsys.readouterr()
@@ -282,7 +282,7 @@ def test_of_few_photos_only_those_count_that_can_be_used(tmp_path, capsys):
     assert pack_it(tmp_path / "in", tmp_path / "out", "--val", "auto") == 0
     assert capsys.readouterr().out.startswith("1 samples, 1 for validation")
     (tmp_path / "in" / "p000.jpg").unlink()
-    assert pack_it(tmp_path / "in", tmp_path / "other", "--val", "auto") == 1
+    assert pack_it(tmp_path / "in", tmp_path / "other", "--val", "auto") == 2
     assert "only 1 of 31 can be used; for example" in capsys.readouterr().err
 
 

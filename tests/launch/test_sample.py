@@ -94,7 +94,7 @@ def test_ranks_share_the_images_and_sample_the_same(capsys, tmp_path, of_maps, t
     assert ended.codes == [0, 0], ended.log
     assert same(alone, pixels(tmp_path / "shared"))
     assert [len(re.findall("20 x 28", output)) for output in ended.outputs] == [2, 1]
-    sheets = [tmp_path / part / "map-seed-3-grid.png" for part in ("alone", "shared")]
+    sheets = [tmp_path / part / "segmentation-seed-3-grid.png" for part in ("alone", "shared")]
     assert np.array_equal(*(np.asarray(Image.open(sheet)) for sheet in sheets))
 
 
@@ -160,7 +160,7 @@ def test_metadata_say_how_an_image_was_made(capsys, tmp_path, of_maps, tokenizer
     sampled(
         capsys, tmp_path, of_maps, tokenizer, "--segmentation", tmp_path / "segmentation.png", "--seed", 9, "--top-k", 5
     )
-    with Image.open(tmp_path / "map-seed-9-0000.png") as image:
+    with Image.open(tmp_path / "segmentation-seed-9-0000.png") as image:
         notes = json.loads(image.text["smalti"])
     assert notes["seed"] == 9 and notes["image"] == 0 and notes["size"] == [20, 28]
     assert notes["prior"] == model_files.read_metadata(of_maps)["digest"]
@@ -238,23 +238,23 @@ def test_a_photo_is_completed_where_it_is_transparent(capsys, tmp_path, of_class
     sampled(capsys, tmp_path / "hole", *common, hole)
     expected = torch.zeros(6, 8, dtype=torch.bool)
     expected[2:, 2:5] = True
-    assert torch.equal(seen[-1].given[0] < 0, expected)
+    assert torch.equal(seen[-1].known_codes[0] < 0, expected)
     half = photo(tmp_path / "half.png", (24, 32))
     sampled(capsys, tmp_path / "half", *common, half)
-    assert torch.equal((seen[-1].given[0] < 0).all(1), torch.arange(6) >= 3)
-    sampled(capsys, tmp_path / "third", *common, half, "--keep", 1 / 3)
-    assert torch.equal((seen[-1].given[0] < 0).all(1), torch.arange(6) >= 2)
+    assert torch.equal((seen[-1].known_codes[0] < 0).all(1), torch.arange(6) >= 3)
+    sampled(capsys, tmp_path / "third", *common, half, "--keep-rows", 1 / 3)
+    assert torch.equal((seen[-1].known_codes[0] < 0).all(1), torch.arange(6) >= 2)
     sampled(capsys, tmp_path / "larger", *common, half, "--size", "28x40")
-    assert (seen[-1].given[0, :6, :8] >= 0).all() and (seen[-1].given >= 0).sum() == 48
-    codes = [wanted.given[0, :2] for wanted in seen[1:]]
+    assert (seen[-1].known_codes[0, :6, :8] >= 0).all() and (seen[-1].known_codes >= 0).sum() == 48
+    codes = [wanted.known_codes[0, :2] for wanted in seen[1:]]
     assert all(torch.equal(each[:, :8], codes[0]) for each in codes)  # the photo's own codes, in every case
 
 
 def test_a_photo_that_leaves_nothing_to_sample_is_refused(capsys, tmp_path, of_classes, tokenizer):
     whole = photo(tmp_path / "whole.jpg.bmp", (24, 32))
     common = (of_classes, tokenizer, "--class", 1, "--init-image", whole)
-    assert "gives 48, which leaves nothing to sample" in refused(capsys, tmp_path, *common, "--keep", 1)
-    assert "gives 0, which leaves nothing to complete" in refused(capsys, tmp_path, *common, "--keep", 0)
+    assert "gives 48, which leaves nothing to sample" in refused(capsys, tmp_path, *common, "--keep-rows", 1)
+    assert "gives 0, which leaves nothing to complete" in refused(capsys, tmp_path, *common, "--keep-rows", 0)
 
 
 @pytest.mark.parametrize(

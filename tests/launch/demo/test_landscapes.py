@@ -29,6 +29,6 @@ def test_a_wrong_size_is_told(tmp_path, capsys, size, part):
 def test_errors_are_one_line_and_leave_nothing(tmp_path):
     command = [sys.executable, "-m", "smalti.launch.demo.landscapes", str(tmp_path / "new"), "--size", "9x64"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == "landscapes: a landscape needs at least 64 pixels a side, got 9 x 64\n"
+    assert done.returncode == 2
+    assert done.stderr == "error: a landscape needs at least 64 pixels a side, got 9 x 64\n"
     assert not (tmp_path / "new").exists()

@@ -218,7 +218,7 @@ def test_a_tiny_set_fills_its_batches_and_rank_0_says_how(tmp_path, caplog, phot
     assert chosen is None or chosen in caplog.messages[0]
 
 
-def test_a_rank_without_a_held_out_sample_gets_one_that_does_not_count(tmp_path):
+def test_a_rank_without_a_validation_sample_gets_one_that_does_not_count(tmp_path):
     folder = write_images(tmp_path, 1)
     made = [list(make(folder, rank=rank, world=2, micro=4).eval_batches(4)) for rank in range(2)]
     assert [[len(batch["key"]) for batch in batches] for batches in made] == [[1], [0]]
