@@ -183,9 +183,10 @@ def all_reduce_metrics(scalars: Mapping[str, Tensor]) -> dict[str, float]:
 
 def any_rank(value: bool) -> bool:
     """Whether any rank says yes. Every rank must call this."""
+    if world() == 1:
+        return value  # without a wait for the device
     flag = torch.tensor(float(value), device=device())
-    if world() > 1:
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag.item())
 
 
