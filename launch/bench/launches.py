@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ...models.conditions import CodeMapConfig
 from ...models.priors.gpt import GPTConfig
 from ...models.priors.neighborhood import NeighborhoodConfig
-from ...models.sampling import SamplingConfig, sample_steps
+from ...models.sampling import UNFILLED, SamplingConfig, sample_steps
 from ...trainer.config import from_mapping
 from ...trainer.data.collate import Batch
 from ...trainer.distributed import ranks
@@ -212,12 +212,18 @@ def _samplers(layers: int, top: int) -> dict[str, float]:
 
 
 def counted_sampling(config: GPTConfig | NeighborhoodConfig, lanes: int) -> tuple[Counts, Operators]:
-    """What a step of sampling asks for, where as many rows as can run staggered do."""
+    """What a step of sampling asks for in the middle of the image, where as many rows as can run staggered do."""
     torch.manual_seed(0)
     prior = config.build(CODES, CodeMapConfig(vocab_size=CODES)).eval()
     images = -(-lanes // 8)
     fields = {"segmentation_codes": torch.randint(CODES, (images, GRID, GRID))}
-    steps: Iterator[Any] = sample_steps(prior, fields, (GRID, GRID), range(images), 1, SamplingConfig(lanes=lanes))
-    for _ in range(WINDOW + 2):
+    given = torch.full((images, GRID, GRID), UNFILLED)
+    given[:, : GRID // 2] = 0
+    for row in range(GRID // WINDOW):  # the first row reads on at the right edge, the others begin new windows
+        given[:, GRID // 2 + row, : GRID - WINDOW // 2 - WINDOW * row] = 0
+    sampling = SamplingConfig(lanes=lanes, prefill=lanes)
+    steps: Iterator[Any] = sample_steps(prior, fields, (GRID, GRID), range(images), 1, sampling, given)
+    # The windowed prior reads given codes too: by then as many rows run staggered as can.
+    for _ in range(GRID + WINDOW if isinstance(config, NeighborhoodConfig) else 2):
         next(steps)
     return counted(lambda: next(steps))

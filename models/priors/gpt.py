@@ -4,6 +4,7 @@ Shapes: B samples, P tokens of the condition, (h, w) the window, N = h * w codes
 C channels, K codes, L lanes of a cache.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -17,9 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from ..bounds import Count, Decay, PositiveShare, Width, check_ranges
 from ..conditions import Condition, ConditionConfig, Fields
 from ..losses.chunked_cross_entropy import code_cross_entropy
-from ..transformer.attention import Attention, KeyValueCache
-from ..transformer.block import Block, BlockKind, final_norm, initialize
-from ..transformer.rope import RopeTables, rope_tables
+from ..transformer.attention import Attention
+from ..transformer.block import Block, BlockKind, StepWeights, final_norm, initialize
+from ..transformer.key_value_cache import KeyValueCache
+from ..transformer.rope import RopeTables, paired, rope_tables
 from ..transformer.sequence_parallel import Exchange, part
 from .base import Prediction, Prior
 from .decoding import Decoder, DecodingRequest
@@ -150,12 +152,12 @@ class GPT(Prior):
         positions = x.shape[1]
         if self.exchange is not None:
             x, places = part(x, self.exchange), part(places, self.exchange)
-        turn = self._rope(places)
+        rope = self._rope(places)
         for block in self.blocks:
             if self.config.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, turn, use_reentrant=False)
+                x = checkpoint(block, x, rope, use_reentrant=False)
             else:
-                x = block(x, turn)
+                x = block(x, rope)
         if self.exchange is not None:
             x = self.exchange.whole(x)[:, :positions]
         # The outputs stand in the order of prediction; the grid wants them by cell.
@@ -184,36 +186,47 @@ class GPT(Prior):
         """What samples grids as large as the window or larger, code by code."""
         return WindowDecoder(self, request)
 
-    def cache(self, lanes: int) -> KeyValueCache:
-        """An empty cache for ``lanes`` windows."""
+    def step_weights(self) -> list[StepWeights]:
+        """What every step multiplies by, layer by layer; prepared once for all caches."""
+        return [block.step_weights() for block in self._blocks()]
+
+    def cache(self, lanes: int, weights: Sequence[StepWeights]) -> KeyValueCache:
+        """An empty cache for ``lanes`` windows; the weights are those of ``step_weights``."""
         config = self.config
+        rope = self._rope(rearrange(self.places, "t place -> t 1 1 place"))
         channels = config.width // config.heads
-        return KeyValueCache(config.layers, lanes, config.heads, len(self.places), channels, self.head.weight)
+        like, rope = self.head.weight, None if rope is None else paired(rope)
+        return KeyValueCache(weights, lanes, config.heads, len(self.places), channels, rope, like)
 
     def prefill(
-        self, codes: Tensor, fields: Fields, dropped: Tensor, cache: KeyValueCache, lanes: Tensor, live: Tensor
+        self, codes: Tensor, held: Tensor, fields: Fields, dropped: Tensor, cache: KeyValueCache, lanes: Tensor
     ) -> Tensor:
         """Read the first codes of some windows and predict the next.
 
         Args:
-            codes: (n, t) the first t codes of n windows, in the prior's order; t may be 0.
+            codes: (n, t) the first codes of n windows, in the prior's order; t may be 0.
+            held: (n,) how many of them count; what lies behind leaves no trace.
             fields: what the condition reads, each (n, ...).
             dropped: (n,) bool, windows that are read without their condition.
             cache: whose lanes are filled anew.
-            lanes: (m,) the lanes to fill.
-            live: (m,) which of the n windows goes into each of them.
+            lanes: (n,) the lane that each window goes to; the cache's spare one for windows that are read in vain.
 
         Returns:
-            (n, K) logits of code t.
+            (n, K) logits of code ``held``.
         """
         prefix = self.condition(fields, len(codes), dropped)
         x = self._embed(codes, prefix, self.cells.expand(len(codes), -1))
-        turn = self._rope(self.places[: x.shape[1]])
-        for layer, block in enumerate(self._blocks()):
-            x, keys, values = block.prefill(x, turn, last=layer == self.config.layers - 1)
-            cache.fill(layer, lanes, keys[live], values[live])
-        cache.lengths[lanes] = prefix.shape[1] + codes.shape[1]
-        logits: Tensor = self.head(self.ln_f(x[:, -1]))
+        rope = None if cache.rope is None else RopeTables(*(table[: x.shape[1]] for table in cache.rope))
+        end = held + (prefix.shape[1] - 1)
+        last = rearrange(end, "n -> n 1 1").expand(-1, -1, x.shape[2])
+        hidden = torch.arange(x.shape[1], device=end.device) > end[:, None]
+        mask = rearrange(hidden.to(x.dtype).masked_fill_(hidden, -torch.inf), "n t -> n 1 1 t")
+        for layer, (block, weights) in enumerate(zip(self._blocks(), cache.weights, strict=True)):
+            final = layer == self.config.layers - 1
+            x, keys, values = block.prefill(x, weights, rope, *((last, mask) if final else (None, None)))
+            cache.fill(layer, lanes, keys, values)
+        cache.lengths.index_copy_(0, lanes, end + 1)
+        logits: Tensor = self.head(self.ln_f(x[:, 0]))
         return logits
 
     def step(self, codes: Tensor, cache: KeyValueCache, lanes: Tensor) -> Tensor:
@@ -227,19 +240,19 @@ class GPT(Prior):
         Returns:
             (L, K) logits.
         """
-        position = cache.lengths.clamp(self.condition.length, len(self.places) - 1)
+        position = cache.lengths[:-1].clamp(self.condition.length, len(self.places) - 1)
         read = position - self.condition.length  # how many codes the lane held before this one
         x = self.tok_emb(codes)
         if self.config.block == "gpt2":
             x = x + self.pos_emb[0, self.condition.length + self.cells[read]]
         if self.config.annealing is not None:
             x = x + self.next_emb[0, self.cells[(read + 1).clamp(max=len(self.cells) - 1)]]
-        x = rearrange(x, "l c -> l 1 c")
-        turn = self._rope(rearrange(self.places[position], "l place -> l 1 1 place"))
-        for layer, block in enumerate(self._blocks()):
-            x = block.step(x, turn, partial(cache.extend, layer, lanes))
+        rope = None if cache.rope is None else RopeTables(*(table[position] for table in cache.rope))
+        opened = cache.opened(lanes)
+        for layer, (block, weights) in enumerate(zip(self._blocks(), cache.weights, strict=True)):
+            x = block.step(x, weights, rope, partial(cache.extend, layer, opened))
         cache.lengths[lanes] += 1
-        logits: Tensor = self.head(self.ln_f(x[:, 0]))
+        logits: Tensor = self.head(self.ln_f(x))
         return logits
 
     def _blocks(self) -> list[Block]:

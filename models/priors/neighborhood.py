@@ -22,7 +22,7 @@ from ..bounds import Count, Decay, PositiveShare, Width, check_ranges
 from ..conditions import WHOLE_IMAGE, Condition, ConditionConfig, Fields
 from ..conditions.base import window_cells
 from ..transformer.block import Block, final_norm, initialize
-from ..transformer.rope import rope_tables
+from ..transformer.rope import paired, rope_tables
 from .base import Prediction, Prior
 from .decoding import Decoder, DecodingRequest
 from .gpt import CodeHead
@@ -131,12 +131,12 @@ class NeighborhoodPrior(Prior):
         edge = self.edge.expand(len(indices), self.window[0], 1, -1)
         left = torch.cat((edge, self.tok_emb(indices)), dim=2)
         x: Tensor = self.drop(rearrange(left + local, "b h w c -> b (h w) c"))
-        turn = rope_tables(self.cells, self.config.width // self.config.heads)
+        rope = rope_tables(self.cells, self.config.width // self.config.heads)
         for block in self.blocks:
             if self.config.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, turn, self.mask, use_reentrant=False)
+                x = checkpoint(block, x, rope, self.mask, use_reentrant=False)
             else:
-                x = block(x, turn, self.mask)
+                x = block(x, rope, self.mask)
         features = rearrange(self.ln_f(x), "b (h w) c -> b h w c", h=self.window[0])[:, :, :-1]
         if targets is None:
             return Prediction(self.head(features), None)
@@ -162,7 +162,8 @@ class NeighborhoodPrior(Prior):
         config = self.config
         neighborhood = (config.rows_above, config.columns_beside)
         kept = config.rows_above + rows
-        return RollingCache(config.layers, images, kept, columns + 1, neighborhood, config.heads, self.head.weight)
+        weights = [block.step_weights() for block in self._blocks()]
+        return RollingCache(weights, images, kept, columns + 1, neighborhood, config.heads, self.head.weight)
 
     def step(self, left: Tensor, local: Tensor, aim: LanePositions, cache: RollingCache) -> Tensor:
         """Read one position of every lane and predict its code.
@@ -177,12 +178,12 @@ class NeighborhoodPrior(Prior):
             (n, K) logits.
         """
         x = torch.where((aim.columns == 0)[:, None], self.edge, self.tok_emb(left)) + local
-        x = rearrange(x, "n c -> n 1 c")
-        places = rearrange(torch.stack((aim.rows, aim.columns), dim=1), "n place -> n 1 1 place")
-        turn = rope_tables(places, self.config.width // self.config.heads)
-        for layer, block in enumerate(self._blocks()):
-            x = block.step(x, turn, partial(cache.extend, layer, aim))
-        logits: Tensor = self.head(self.ln_f(x[:, 0]))
+        places = torch.stack((aim.rows, aim.columns), dim=1)
+        rope = rope_tables(rearrange(places, "n place -> n 1 1 place"), self.config.width // self.config.heads)
+        rope, near = paired(rope), cache.neighborhoods(aim)
+        for layer, (block, weights) in enumerate(zip(self._blocks(), cache.weights, strict=True)):
+            x = block.step(x, weights, rope, partial(cache.extend, layer, near))
+        logits: Tensor = self.head(self.ln_f(x))
         return logits
 
     def _blocks(self) -> Sequence[Block]:

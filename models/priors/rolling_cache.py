@@ -1,30 +1,40 @@
 """Keys and values of the last rows of large grids, for priors that look at a neighborhood of each cell.
 
-Shapes: L layers, B images, n lanes, (R + 1) x (2 C + 1) cells of a neighborhood, D channels of a head.
+Shapes: L layers, B images, n lanes, N = (R + 1) x (2 C + 1) cells of a neighborhood, D channels of a head.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..transformer.block import StepWeights
+
 
 class LanePositions(NamedTuple):
-    """Which position of which image every lane of a step reads; lanes outside of ``live`` leave no trace."""
+    """Which position of which image every lane of a step reads; image B, the spare one, leaves no trace."""
 
     images: Tensor  # (n,) int64
     rows: Tensor  # (n,) int64
     columns: Tensor  # (n,) int64
-    live: Tensor  # (m,) int64 numbers of lanes
+
+
+class Neighborhoods(NamedTuple):
+    """Where the positions of a step lie in a layer's table, the same for all layers."""
+
+    written: Tensor  # (n,) int64, where a position's own keys and values go
+    near: Tensor  # (n, N) int64, where those that it may see lie
+    mask: Tensor  # (n, 1, 1, N): 0 where it may look, else minus infinity
 
 
 class RollingCache:
     """A ring of rows for each image, wide enough for a neighborhood that hangs over the edges.
 
     Args:
-        layers: L.
-        images: B.
+        weights: what each of the L layers multiplies by in every step.
+        images: B; there is a spare one besides.
         rows: how many rows are kept; row r lies where row r - rows lay.
         columns: positions of a row.
         neighborhood: R rows above and C columns to either side that a position sees.
@@ -34,7 +44,7 @@ class RollingCache:
 
     def __init__(
         self,
-        layers: int,
+        weights: Sequence[StepWeights],
         images: int,
         rows: int,
         columns: int,
@@ -42,30 +52,40 @@ class RollingCache:
         heads: int,
         like: Tensor,
     ) -> None:
-        self.above, self.beside = neighborhood
-        self.rows, self.columns = rows, columns
-        shape = (layers, images, rows, columns + 2 * self.beside, heads, like.shape[-1] // heads)
+        self.weights = weights
+        above, self.beside = neighborhood
+        self.rows, self.columns, self.spare = rows, columns, images
+        positions = (images + 1) * rows * (columns + 2 * self.beside)
+        shape = (len(weights), positions, heads, like.shape[-1] // heads)
         self.keys = like.new_zeros(shape)
         self.values = like.new_zeros(shape)
+        down = torch.arange(-above, 1, device=like.device)
+        across = torch.arange(-self.beside, self.beside + 1, device=like.device)
+        self._offsets = torch.cartesian_prod(down, across)  # (N, 2)
+        self._later = (self._offsets[:, 0] == 0) & (self._offsets[:, 1] > 0)  # (N,) to the right in the same row
 
-    def extend(self, layer: int, aim: LanePositions, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Write the (n, heads, 1, D) keys and values of a step; give the neighborhoods of its positions.
+    def neighborhoods(self, aim: LanePositions) -> Neighborhoods:
+        """Where a step writes and looks."""
+        rows = aim.rows[:, None] + self._offsets[:, 0]
+        columns = aim.columns[:, None] + self._offsets[:, 1]
+        hidden = (rows < 0) | (columns < 0) | (columns >= self.columns) | self._later
+        near = self._flat(aim.images[:, None], rows, columns)
+        mask = hidden.to(self.keys.dtype).masked_fill_(hidden, -torch.inf)
+        written = self._flat(aim.images, aim.rows, aim.columns)
+        return Neighborhoods(written, near, rearrange(mask, "n near -> n 1 1 near"))
+
+    def extend(self, layer: int, places: Neighborhoods, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Write the (n, heads, D) keys and values of a step; give the neighborhoods of its positions.
 
         Returns:
-            Keys and values (n, heads, (R + 1) * (2 C + 1), D), and the mask (n, 1, 1, (R + 1) * (2 C + 1)).
+            Keys and values (n, heads, N, D), and what to add to the attention's logits (n, 1, 1, N).
         """
-        images, rows, columns, live = aim
-        places = (images[live], rows[live] % self.rows, columns[live] + self.beside)
-        self.keys[layer][places] = keys[live, :, 0]
-        self.values[layer][places] = values[live, :, 0]
+        for table, fresh in ((self.keys, keys), (self.values, values)):
+            table[layer].index_put_((places.written,), fresh)
+        found = (table[layer][places.near].transpose(1, 2) for table in (self.keys, self.values))
+        return (*found, places.mask)  # type: ignore[return-value]
 
-        device = rows.device
-        near_rows = rearrange(rows, "n -> n 1 1") - torch.arange(self.above, -1, -1, device=device)[:, None]
-        near_columns = rearrange(columns, "n -> n 1 1") + torch.arange(-self.beside, self.beside + 1, device=device)
-        past = (near_rows < rows[:, None, None]) | (near_columns <= columns[:, None, None])
-        inside = (near_rows >= 0) & (near_columns >= 0) & (near_columns < self.columns)
-        near = (rearrange(images, "n -> n 1 1"), near_rows % self.rows, near_columns + self.beside)
-        found_keys, found_values = (
-            rearrange(table[layer][near], "n r c heads d -> n heads (r c) d") for table in (self.keys, self.values)
-        )
-        return found_keys, found_values, rearrange(past & inside, "n r c -> n 1 1 (r c)")
+    def _flat(self, images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Numbers of positions in a layer's table."""
+        ring = images * self.rows + rows.remainder(self.rows)
+        return ring * (self.columns + 2 * self.beside) + columns + self.beside

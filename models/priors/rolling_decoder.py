@@ -4,10 +4,10 @@ Every row that is being sampled has a lane: ``window_decoder`` says why a cell's
 Shapes: B images, (H, W) their grids, n lanes, K codes, C channels.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,15 +36,6 @@ class RollingPrior(Protocol):
         """Read one position of every lane and predict its code."""
 
 
-class Job(NamedTuple):
-    """One position to read."""
-
-    result: int  # the row of the logits
-    slot: int  # the lane of its forward
-    image: int  # the row of the batch
-    cell: Cell
-
-
 class RollingDecoder:
     """Samples with a ``NeighborhoodPrior``; see ``Decoder``."""
 
@@ -57,11 +48,14 @@ class RollingDecoder:
         for length, window in zip(request.size, prior.window, strict=True):
             window_start(0, length, window)  # refuses grids below the window, whose conditions cannot be cut
         self.order: Sequence[Cell] = [Cell(row, column) for row in range(height) for column in range(width)]
-        self.rows_at_once = -(-width // (prior.config.columns_beside + 1))
+        self.rows_at_once = min(-(-width // (prior.config.columns_beside + 1)), request.config.lanes)
         # Beside the rows being sampled, the one above them is kept for the reading position at its end.
-        branches = 2 if request.guided else 1
-        self.caches = [prior.cache(len(request.image_ids), width, self.rows_at_once + 1) for _ in range(branches)]
-        self.locals = [self._local(branch == 1) for branch in range(branches)]
+        # Guided images are there twice: the second half of every forward goes without the condition.
+        self.branches = 2 if request.guided else 1
+        self.cache = prior.cache(self.branches * len(request.image_ids), width, self.rows_at_once + 1)
+        local = torch.cat([self._local(branch == 1) for branch in range(self.branches)])
+        self.local = torch.cat((local, torch.zeros_like(local[:1])))  # the spare image's
+        self.numbers = np.array(request.image_ids)
         self.ended = 0  # rows whose last position, which only reads, has been read
 
     def reach(self, column: int) -> int:
@@ -84,34 +78,31 @@ class RollingDecoder:
         self.logits(codes, cells)
 
     def _read(self, codes: Tensor, cells: Sequence[Cell]) -> Tensor:
-        """Write positions to the caches; their (branches, n, K) logits cell by cell, and image by image in one."""
-        numbers = self.request.image_ids
-        shape = (len(self.caches), len(cells) * len(numbers), self.prior.codes)
-        results = codes.new_zeros(shape, dtype=torch.float32)
-        forwards: dict[int, list[Job]] = defaultdict(list)
-        for place, cell in enumerate(cells):
-            for image, number in enumerate(numbers):
-                lane = number * self.rows_at_once + cell.row % self.rows_at_once
-                forward, slot = divmod(lane, self.request.config.lanes)
-                forwards[forward].append(Job(place * len(numbers) + image, slot, image, cell))
-        for jobs in forwards.values():
-            self._forward(codes, jobs, results)
+        """Write positions to the cache; their (branches, n, K) logits cell by cell, and image by image in one."""
+        count, lanes = len(self.numbers), self.request.config.lanes
+        rows, columns = np.repeat(np.array(cells).T, count, axis=1)
+        images = np.tile(np.arange(count), len(cells))
+        every_lane = np.tile(self.numbers, len(cells)) * self.rows_at_once + rows % self.rows_at_once
+        forwards, slots = np.divmod(every_lane, lanes)
+        results = codes.new_zeros((self.branches, len(rows), self.prior.codes), dtype=torch.float32)
+        for forward in np.unique(forwards):
+            chosen = (forwards == forward).nonzero()[0]
+            table = np.zeros((3, self.branches, lanes), dtype=np.int64)
+            table[0] = self.cache.spare
+            for branch in range(self.branches):
+                table[:, branch, slots[chosen]] = images[chosen] + branch * count, rows[chosen], columns[chosen]
+            wanted = np.stack((slots[chosen], chosen))
+            self._forward(codes, torch.from_numpy(table), torch.from_numpy(wanted), results)
         return results
 
-    def _forward(self, codes: Tensor, jobs: Sequence[Job], results: Tensor) -> None:
-        """One position of every job, in lanes of their own; the others read the first position in vain."""
-        table = torch.zeros(4, self.request.config.lanes, dtype=torch.int64)
-        for _, slot, image, (row, column) in jobs:
-            table[:, slot] = torch.tensor([image, row, column, max(column - 1, 0)])
-        images, rows, columns, before = table.to(codes.device)
-        live = torch.tensor([job.slot for job in jobs], device=codes.device)
-        wanted = torch.tensor([job.result for job in jobs], device=codes.device)
-        left = codes[images, rows, before].clamp(min=0)  # idle lanes may meet a code that is still unknown
-        for branch, (cache, local) in enumerate(zip(self.caches, self.locals, strict=True)):
-            logits = self.prior.step(
-                left, local[images, rows, columns], LanePositions(images, rows, columns, live), cache
-            )
-            results[branch, wanted] = logits[live].float()
+    def _forward(self, codes: Tensor, table: Tensor, wanted: Tensor, results: Tensor) -> None:
+        """One position of every lane; those of the spare image read in vain."""
+        aim = LanePositions(*table.flatten(1).to(codes.device, non_blocking=True))
+        slots, rows = wanted.to(codes.device, non_blocking=True)
+        # Idle lanes may meet a code that is still unknown.
+        left = codes[aim.images % len(codes), aim.rows, (aim.columns - 1).clamp(min=0)].clamp(min=0)
+        logits = self.prior.step(left, self.local[aim], aim, self.cache)
+        results[:, rows] = logits.view(self.branches, -1, logits.shape[1])[:, slots].float()
 
     def _local(self, dropped: bool) -> Tensor:
         """(B, H, W + 1, C): what the condition says everywhere, put together from windows that tile the grids."""

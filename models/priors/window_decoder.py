@@ -8,16 +8,20 @@ Shapes: B images, (H, W) their grids, (h, w) the window, n cells, K codes, L lan
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..conditions import Condition, CropLocation, Fields
-from ..transformer.attention import KeyValueCache
+from ..transformer.block import StepWeights
+from ..transformer.key_value_cache import KeyValueCache
 from .decoding import Cell, DecodingRequest, Logits, strided_start
+
+Array = npt.NDArray[np.int64]
 
 
 class WindowPrior(Protocol):
@@ -30,11 +34,14 @@ class WindowPrior(Protocol):
     """(N,) the cells of the window in the order of prediction."""
     config: Any
 
-    def cache(self, lanes: int) -> KeyValueCache:
+    def step_weights(self) -> list[StepWeights]:
+        """What every step multiplies by, prepared once for all caches."""
+
+    def cache(self, lanes: int, weights: Sequence[StepWeights]) -> KeyValueCache:
         """An empty cache for ``lanes`` windows."""
 
     def prefill(
-        self, codes: Tensor, fields: Fields, dropped: Tensor, cache: KeyValueCache, lanes: Tensor, live: Tensor
+        self, codes: Tensor, held: Tensor, fields: Fields, dropped: Tensor, cache: KeyValueCache, lanes: Tensor
     ) -> Tensor:
         """Read the first codes of some windows and predict the next."""
 
@@ -42,38 +49,32 @@ class WindowPrior(Protocol):
         """Read one more code of every lane and predict the next."""
 
 
-class Window(NamedTuple):
-    """A window of one image."""
-
-    image: int  # the row of the batch
-    top: int
-    left: int
-
-
 class Job(NamedTuple):
-    """One cell to predict."""
+    """One cell to predict, in every image."""
 
-    result: int  # the row of the logits
-    window: Window
+    number: int  # of the cell among those asked for
+    slot: int  # which of the rows that are sampled at once is the cell's
+    top: int  # of the window
+    left: int
     codes: int  # how many codes of the window come before it
-    lane: int
 
 
 class Held(NamedTuple):
-    """What a lane has read."""
+    """What the lanes of a row have read: the same in every image."""
 
-    window: Window
-    begun: int  # codes that were read at once when the lane took the window
+    top: int  # of the window
+    left: int
+    begun: int  # codes that were read at once when the lanes took the window
     codes: int  # codes read by now
-    warm: bool = True  # False: the lane took note of them alone, and its cache is still to be filled
+    warm: bool = True  # False: the lanes took note of them alone, and their caches are still to be filled
 
 
-@dataclass
-class Bank:
-    """Lanes that share their forwards."""
+class Lanes(NamedTuple):
+    """Rows of one forward, in which some jobs of some images lie."""
 
-    caches: list[KeyValueCache]  # one with the condition, one more without it for guidance
-    held: dict[int, Held] = field(default_factory=dict)  # by lane
+    forward: int
+    chosen: Array  # (m,) numbers of a result: a job's, and an image's in it
+    rows: Array  # (m,) where they lie in the forward
 
 
 class WindowDecoder:
@@ -99,8 +100,12 @@ class WindowDecoder:
             if raster
             else [Cell(*divmod(cell, columns)) for cell in self.cells]
         )
-        self.rows_at_once = -(-width // columns) if raster else 1
-        self.banks: dict[int, Bank] = {}
+        self.rows_at_once = min(-(-width // columns), request.config.lanes) if raster else 1
+        self.numbers = np.array(request.image_ids)
+        self.branches = 2 if request.guided else 1
+        self.weights = prior.step_weights()
+        self.caches: dict[int, KeyValueCache] = {}  # by forward; the second half of the lanes has no condition
+        self.held: dict[int, Held] = {}  # by a row's slot
 
     def reach(self, column: int) -> int:
         """The right edge of the column's window."""
@@ -108,129 +113,142 @@ class WindowDecoder:
 
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
         """See ``Decoder``."""
-        results = self._room(codes, len(cells) * len(self.request.image_ids))
-        for bank, jobs in self._jobs(cells):
-            cold = [job.lane for job in jobs if self._reads_on(bank, job) and not bank.held[job.lane].warm]
-            for lane in cold:
-                self._warm(bank, lane, codes)
-            self._run(bank, jobs, codes, results)
+        jobs = [self._job(number, cell) for number, cell in enumerate(cells)]
+        for job in jobs:
+            if self._reads_on(job) and not self.held[job.slot].warm:
+                self._warm(job.slot, codes)
+        results = self._room(codes, len(cells))
+        self._run(jobs, codes, results)
         return Logits(results[0], results[1] if self.request.guided else None)
 
     def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
         """Note what each lane would have read; it reads that when its window is needed once more."""
-        for bank, jobs in self._jobs(cells):
-            for job in jobs:
-                begun = bank.held[job.lane].begun if self._reads_on(bank, job) else job.codes
-                bank.held[job.lane] = Held(job.window, begun, job.codes, warm=False)
+        for job in (self._job(0, cell) for cell in cells):
+            begun = self.held[job.slot].begun if self._reads_on(job) else job.codes
+            self.held[job.slot] = Held(job.top, job.left, begun, job.codes, warm=False)
 
-    def _room(self, codes: Tensor, places: int) -> Tensor:
+    def _room(self, codes: Tensor, cells: int) -> Tensor:
         """(branches, n, K) for logits."""
-        branches = 2 if self.request.guided else 1
-        return codes.new_zeros(branches, places, self.prior.codes, dtype=torch.float32)
-
-    def _jobs(self, cells: Sequence[Cell]) -> list[tuple[Bank, list[Job]]]:
-        """What is to be done for each bank."""
-        images = len(self.request.image_ids)
-        banks: dict[int, list[Job]] = defaultdict(list)
-        for row, cell in enumerate(cells):
-            for image in range(images):
-                job = self._job(cell, image, row * images + image)
-                banks[job.lane // self.request.config.lanes].append(job)
-        return [(self._bank(number), jobs) for number, jobs in banks.items()]
+        places = cells * len(self.numbers)
+        return codes.new_zeros(self.branches, places, self.prior.codes, dtype=torch.float32)
 
     def _left(self, column: int) -> int:
         return strided_start(column, self.request.size[1], self.prior.window[1], self.request.config.stride)
 
-    def _job(self, cell: Cell, image: int, result: int) -> Job:
+    def _job(self, number: int, cell: Cell) -> Job:
         rows, columns = self.prior.window
         top, left = strided_start(cell.row, self.request.size[0], rows, 1), self._left(cell.column)
         inside = (cell.row - top) * columns + cell.column - left
-        lane = self.request.image_ids[image] * self.rows_at_once + cell.row % self.rows_at_once
-        return Job(result, Window(image, top, left), self.cells.index(inside), lane)
+        return Job(number, cell.row % self.rows_at_once, top, left, self.cells.index(inside))
 
-    def _bank(self, number: int) -> Bank:
-        if number not in self.banks:
-            branches = 2 if self.request.guided else 1
-            self.banks[number] = Bank([self.prior.cache(self.request.config.lanes) for _ in range(branches)])
-        return self.banks[number]
-
-    def _run(self, bank: Bank, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
+    def _run(self, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
         """Prefill the lanes whose window is new, let the others read on."""
-        together: dict[tuple[int, int], list[Job]] = defaultdict(list)
+        together: dict[int, list[Job]] = defaultdict(list)
         running = []
         for job in jobs:
-            if self._reads_on(bank, job):
+            if self._reads_on(job):
                 running.append(job)
             else:
-                together[self._slot(job) // self.request.config.prefill, job.codes].append(job)
-        for group in together.values():
-            self._prefill(bank, group, codes, results)
+                together[self._padded(job.codes)].append(job)
+        for length, group in together.items():
+            self._prefill(length, group, codes, results)
         while running:
-            self._step(bank, running, codes, results)
-            running = [job for job in running if bank.held[job.lane].codes < job.codes]
+            self._step(running, codes, results)
+            running = [job for job in running if self.held[job.slot].codes < job.codes]
 
-    def _reads_on(self, bank: Bank, job: Job) -> bool:
-        """Whether the lane goes on in the window that it holds; else it takes the window anew."""
-        held = bank.held.get(job.lane)
-        return held is not None and held.window == job.window and 0 < job.codes - held.codes <= self.prior.window[1]
+    def _reads_on(self, job: Job) -> bool:
+        """Whether the lanes go on in the window that they hold; else they take the window anew."""
+        held = self.held.get(job.slot)
+        same = held is not None and (held.top, held.left) == (job.top, job.left)
+        return held is not None and same and 0 < job.codes - held.codes <= self.prior.window[1]
 
-    def _warm(self, bank: Bank, lane: int, codes: Tensor) -> None:
-        """Read what a lane only took note of, as it would have read it: its first codes at once, then one by one."""
-        window, begun, end, _ = bank.held.pop(lane)
+    def _padded(self, count: int) -> int:
+        """How many codes are read at once for ``count``: a few lengths, one of them that of cells amid the grid."""
+        rows, columns = self.prior.window
+        inner = rows // 2 * columns + (columns - self.request.config.stride + 1) // 2
+        part = max(rows // 4, 1) * columns
+        return min(inner - (inner - count) // part * part, rows * columns - 1)
+
+    def _warm(self, slot: int, codes: Tensor) -> None:
+        """Read what lanes only took note of, as they would have read it: the first codes at once, then one by one."""
+        top, left, begun, end, _ = self.held.pop(slot)
         unused = self._room(codes, 1)
         for count in range(begun, end + 1):
-            self._run(bank, [Job(0, window, count, lane)], codes, unused)
+            self._run([Job(0, slot, top, left, count)], codes, unused)
 
-    def _prefill(self, bank: Bank, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
-        """Windows of one length in one forward; its empty rows repeat the first window."""
-        rows = [self._slot(job) % self.request.config.prefill for job in jobs]
-        padded = [jobs[0]] * self.request.config.prefill
-        for row, job in zip(rows, jobs, strict=True):
-            padded[row] = job
-        seen = torch.stack([self._codes(codes, job) for job in padded])
-        fields = self._fields([job.window for job in padded])
-        lanes, live = self._index([self._slot(job) for job in jobs]), self._index(rows)
-        wanted = self._index([job.result for job in jobs])
-        for branch, cache in enumerate(bank.caches):
-            dropped = torch.full((len(padded),), branch == 1, device=seen.device)
-            logits = self.prior.prefill(seen, fields, dropped, cache, lanes, live)
-            results[branch, wanted] = logits[live].float()
+    def _lanes(self, jobs: Sequence[Job], size: int) -> Iterator[Lanes]:
+        """The forwards of ``size`` rows that the jobs need."""
+        turns = np.array([job.slot for job in jobs])
+        forwards, rows = np.divmod((self.numbers * self.rows_at_once + turns[:, None]).ravel(), size)
+        for forward in np.unique(forwards):
+            chosen = (forwards == forward).nonzero()[0]
+            yield Lanes(int(forward), chosen, rows[chosen])
+
+    def _cache(self, number: int) -> KeyValueCache:
+        if number not in self.caches:
+            self.caches[number] = self.prior.cache(self.branches * self.request.config.lanes, self.weights)
+        return self.caches[number]
+
+    def _prefill(self, length: int, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
+        """Windows of one padded length; the empty rows of a forward repeat its first window."""
+        images, size, lanes = len(self.numbers), self.request.config.prefill, self.request.config.lanes
+        whole = [
+            self.prior.condition.cut(self.request.fields, CropLocation(job.top, job.left, self.request.size))
+            for job in jobs
+        ]
+        fields = {name: torch.cat([part[name] for part in whole]) for name in whole[0]}
+        windows = np.array([(job.top, job.left, job.codes, job.number) for job in jobs]).repeat(images, axis=0).T
+        cells = self.prior.cells[:length]
+        rows, columns = cells // self.prior.window[1], cells % self.prior.window[1]
+        for forward, chosen, place in self._lanes(jobs, size):
+            number, first = divmod(forward * size, lanes)
+            cache = self._cache(number)
+            of_row = np.full(size, chosen[0])
+            of_row[place] = chosen
+            target = np.full((self.branches, size), cache.spare)
+            target[:, place] = first + place + np.arange(self.branches)[:, None] * lanes
+            table = np.stack((of_row, of_row % images, *windows[:3, of_row]))
+            row, image, top, left, held = self._sent(table)
+            seen = codes[image[:, None], top[:, None] + rows, left[:, None] + columns]
+            seen = seen.where(torch.arange(length, device=held.device) < held[:, None], 0)
+            dropped = torch.arange(self.branches, device=held.device).repeat_interleave(size) == 1
+            given = {name: self._twice(field[row]) for name, field in fields.items()}
+            logits = self.prior.prefill(
+                self._twice(seen), self._twice(held), given, dropped, cache, self._sent(target.ravel())
+            )
+            found = windows[3, chosen] * images + chosen % images
+            self._keep(results, logits, np.stack((place, found)))
         for job in jobs:
-            bank.held[job.lane] = Held(job.window, job.codes, job.codes)
+            self.held[job.slot] = Held(job.top, job.left, job.codes, job.codes)
 
-    def _step(self, bank: Bank, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
+    def _step(self, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
         """One more code for every lane of the jobs; the others idle."""
-        lanes = self._index([self._slot(job) for job in jobs])
-        read = codes.new_zeros(self.request.config.lanes)
-        read[lanes] = torch.stack([self._code(codes, job.window, bank.held[job.lane].codes) for job in jobs])
-        wanted = self._index([job.result for job in jobs])
-        for branch, cache in enumerate(bank.caches):
-            results[branch, wanted] = self.prior.step(read, cache, lanes)[lanes].float()
+        images, lanes = len(self.numbers), self.request.config.lanes
+        read = [self.cells[self.held[job.slot].codes] for job in jobs]
+        rows, columns, numbers = np.array([
+            (job.top + cell // self.prior.window[1], job.left + cell % self.prior.window[1], job.number)
+            for job, cell in zip(jobs, read, strict=True)
+        ]).repeat(images, axis=0).T  # fmt: skip
+        for forward, chosen, place in self._lanes(jobs, lanes):
+            table = np.zeros((3, lanes), dtype=np.int64)
+            table[:, place] = chosen % images, rows[chosen], columns[chosen]
+            image, row, column = self._sent(table)
+            live = self._sent((place + np.arange(self.branches)[:, None] * lanes).ravel())
+            left = codes[image, row, column].clamp(min=0)  # idle lanes may meet a code that is still unknown
+            logits = self.prior.step(self._twice(left), self._cache(forward), live)
+            self._keep(results, logits, np.stack((place, numbers[chosen] * images + chosen % images)))
         for job in jobs:
-            held = bank.held[job.lane]
-            bank.held[job.lane] = held._replace(codes=held.codes + 1)
+            held = self.held[job.slot]
+            self.held[job.slot] = held._replace(codes=held.codes + 1)
 
-    def _codes(self, codes: Tensor, job: Job) -> Tensor:
-        """The (t,) codes of a job's window that come before it, in the prior's order."""
-        image, top, left = job.window
-        rows, columns = self.prior.window
-        return codes[image, top : top + rows, left : left + columns].flatten()[self.prior.cells[: job.codes]]
+    def _keep(self, results: Tensor, logits: Tensor, rows: Array) -> None:
+        """Write a forward's logits to the results; ``rows`` are (2, m): those of the forward, those of the results."""
+        source, target = self._sent(rows)
+        results[:, target] = logits.view(self.branches, -1, logits.shape[1])[:, source].float()
 
-    def _code(self, codes: Tensor, window: Window, number: int) -> Tensor:
-        """The () code of a window with this number in the prior's order."""
-        row, column = divmod(self.cells[number], self.prior.window[1])
-        return codes[window.image, window.top + row, window.left + column]
+    def _twice(self, rows: Tensor) -> Tensor:
+        """Once more for the half without the condition."""
+        return torch.cat([rows] * self.branches) if self.branches > 1 else rows
 
-    def _fields(self, windows: Sequence[Window]) -> Mapping[str, Tensor]:
-        """The condition's share of each window, (n, ...)."""
-        cut = []
-        for image, top, left in windows:
-            whole = {name: tensor[image : image + 1] for name, tensor in self.request.fields.items()}
-            cut.append(self.prior.condition.cut(whole, CropLocation(top, left, self.request.size)))
-        return {name: torch.cat([part[name] for part in cut]) for name in cut[0]}
-
-    def _slot(self, job: Job) -> int:
-        return job.lane % self.request.config.lanes
-
-    def _index(self, numbers: list[int]) -> Tensor:
-        return torch.tensor(numbers, device=self.prior.cells.device)
+    def _sent(self, numbers: Array) -> Tensor:
+        return torch.from_numpy(numbers).to(self.prior.cells.device, non_blocking=True)

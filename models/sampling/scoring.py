@@ -1,14 +1,12 @@
 """How likely a prior finds codes that are known, window by window, as it would sample them."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from ..conditions import Fields
 from ..priors.base import Prior
 from ..priors.decoding import DecodingRequest
-from .config import GuidanceConfig, SamplingConfig
+from .config import SamplingConfig
 from .sampler import steps
 
 
@@ -17,7 +15,8 @@ def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -
     """The log-likelihood of every code of whole grids, each from the window or neighborhood it would be sampled from.
 
     This is the measure by which strides and priors of different kinds compare on large grids: its negative mean over
-    ln 2 is bits per code. Of the config only the manner of sampling counts, not how codes are drawn.
+    ln 2 is bits per code. Of the config only the manner of sampling counts, not how codes are drawn; with guidance the
+    forwards have the shape that they had in sampling, so that the same bits come.
 
     Args:
         prior: in evaluation mode.
@@ -28,8 +27,7 @@ def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -
     Returns:
         (B, H, W) float32, in nats.
     """
-    manner = replace(config, guidance=GuidanceConfig())
-    request = DecodingRequest(fields, (codes.shape[1], codes.shape[2]), tuple(range(len(codes))), manner)
+    request = DecodingRequest(fields, (codes.shape[1], codes.shape[2]), tuple(range(len(codes))), config)
     decoder = prior.decoder(request)
     scores = torch.zeros(codes.shape, device=codes.device)
     for step in steps(decoder, request, config.mode, lambda cell: False):

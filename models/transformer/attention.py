@@ -1,52 +1,27 @@
-"""Causal self-attention over a sequence, with a preallocated cache of keys and values.
+"""Causal self-attention over a sequence.
 
-Shapes: B samples (or lanes of a cache), T positions, C = heads * D channels, L layers.
+Shapes: B samples (or lanes of a cache), T positions, C = heads * D channels.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .rope import RopeTables, apply_rope
+from .rms_norm import EPSILON, norm_limit, root_scale, unscaled_norm
+from .rope import RopeTables, apply_rope, rotate_paired
 from .sequence_parallel import Exchange
 
 
-class KeyValueCache:
-    """Keys and values of several sequences that grow side by side, each in its own lane.
+class JoinedProjection(NamedTuple):
+    """One matrix for queries, keys and values, and the scales of their norms: what sampling multiplies by."""
 
-    Everything has a fixed shape, so a lane's numbers do not depend on what the other lanes hold.
-    """
-
-    def __init__(self, layers: int, lanes: int, heads: int, capacity: int, channels: int, like: Tensor) -> None:
-        shape = (layers, lanes, heads, capacity, channels)
-        self.keys = like.new_zeros(shape)  # (L, B, heads, T, D)
-        self.values = like.new_zeros(shape)
-        self.lengths = torch.zeros(lanes, dtype=torch.int64, device=like.device)  # (B,) positions held
-
-    def fill(self, layer: int, lanes: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Replace what some lanes hold by (n, heads, t, D) keys and values; ``lanes`` is (n,)."""
-        length = keys.shape[2]
-        self.keys[layer, lanes, :, :length] = keys
-        self.values[layer, lanes, :, :length] = values
-
-    def extend(self, layer: int, lanes: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Write one more position behind what the lanes hold; give everything that it may look at, itself included.
-
-        Args:
-            layer: of the keys and values.
-            lanes: (n,) those that take part.
-            keys: (B, heads, 1, D), of all lanes; the others' are not written.
-            values: alike.
-
-        Returns:
-            Keys and values (B, heads, T, D), and the mask (B, 1, 1, T) of those to be looked at.
-        """
-        places = self.lengths[lanes]
-        self.keys[layer, lanes, :, places] = keys[lanes, :, 0]
-        self.values[layer, lanes, :, places] = values[lanes, :, 0]
-        visible = torch.arange(self.keys.shape[3], device=places.device) <= self.lengths[:, None]
-        return self.keys[layer], self.values[layer], rearrange(visible, "b t -> b 1 1 t")
+    weight: Tensor  # (3 C, C)
+    bias: Tensor | None  # (3 C,)
+    scales: Tensor | None  # (2, 1, D), see ``root_scale``; None where queries and keys are not normalized
+    limit: Tensor | None  # () see ``norm_limit``
 
 
 class Attention(nn.Module):
@@ -72,8 +47,8 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, width, bias)
         self.proj = nn.Linear(width, width, bias)
         self.resid_drop = nn.Dropout(residual_dropout)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if normalize else nn.Identity()
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if normalize else nn.Identity()
+        self.query_norm = nn.RMSNorm(width // heads, eps=EPSILON) if normalize else nn.Identity()
+        self.key_norm = nn.RMSNorm(width // heads, eps=EPSILON) if normalize else nn.Identity()
         self.exchange: Exchange | None = None  # with whom the sequence is shared in ``forward``
 
     def project(self, x: Tensor, rope: RopeTables | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,6 +61,33 @@ class Attention(nn.Module):
         if rope is not None:
             query, key = apply_rope(query, rope), apply_rope(key, rope)
         return query, key, value
+
+    def joined(self) -> JoinedProjection:
+        """A copy of the projections as one; it does not follow later training."""
+        layers = (self.query, self.key, self.value)
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = None if self.query.bias is None else torch.cat([layer.bias for layer in layers])
+        scales = limit = None
+        if isinstance(self.query_norm, nn.RMSNorm) and isinstance(self.key_norm, nn.RMSNorm):
+            scales = rearrange([root_scale(self.query_norm), root_scale(self.key_norm)], "two d -> two 1 d")
+            limit = norm_limit(self.key_norm)
+        return JoinedProjection(weight, bias, scales, limit)
+
+    def project_joined(
+        self, x: Tensor, joined: JoinedProjection, rope: RopeTables | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``project``, in few kernels: (..., C) to queries, keys and values (..., heads, D).
+
+        ``rope`` holds for all heads: (..., 1, 1, D).
+        """
+        parts = F.linear(x, joined.weight, joined.bias)
+        parts = rearrange(parts, "... (three heads d) -> ... three heads d", three=3, heads=self.heads)
+        both, value = parts[..., :2, :, :], parts[..., 2, :, :]
+        if joined.scales is not None and joined.limit is not None:
+            both = (unscaled_norm(both, joined.limit) * joined.scales).to(x.dtype)
+        if rope is not None:
+            both = rotate_paired(both, rope)
+        return both[..., 0, :, :], both[..., 1, :, :], value
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
         """The (B, T, C) outputs of (B, heads, T, D) queries; ``mask`` is true where a query may look."""

@@ -40,3 +40,14 @@ def apply_rope(x: Tensor, by: RopeTables) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
     return (x * by.cosine + turned * by.sine).to(x.dtype)
+
+
+def paired(tables: RopeTables) -> RopeTables:
+    """The tables for ``rotate_paired``: the first half of the sines turns the other way."""
+    first, second = tables.sine.chunk(2, dim=-1)
+    return RopeTables(tables.cosine, torch.cat((-first, second), dim=-1))
+
+
+def rotate_paired(x: Tensor, by: RopeTables) -> Tensor:
+    """As ``rotate``, in three kernels; ``by`` comes from ``paired``."""
+    return torch.addcmul(x * by.cosine, x.roll(x.shape[-1] // 2, dims=-1), by.sine).to(x.dtype)

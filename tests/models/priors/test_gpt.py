@@ -109,9 +109,10 @@ def test_cached_steps_give_the_logits_of_the_whole_window(block, kind):
     with torch.no_grad():
         whole = prior(indices, fields).logits.flatten(1, 2)[:, prior.cells]
         codes = indices.flatten(1)[:, prior.cells]
-        cache, lanes = prior.cache(2), torch.arange(2)
+        cache, lanes = prior.cache(2, prior.step_weights()), torch.arange(2)
         kept = torch.zeros(2, dtype=torch.bool)
-        logits = [prior.prefill(codes[:, :3], fields, kept, cache, lanes, lanes)]
+        held = torch.full((2,), 3)
+        logits = [prior.prefill(codes[:, :5], held, fields, kept, cache, lanes)]  # the last two do not count
         logits += [prior.step(codes[:, step], cache, lanes) for step in range(3, 11)]
     torch.testing.assert_close(torch.stack(logits, 1), whole[:, 3:], rtol=1e-5, atol=1e-5)
 
