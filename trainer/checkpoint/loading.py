@@ -1,17 +1,21 @@
-"""Trained networks, ready for use, from a run's folder or from an export."""
+"""Trained networks, ready for use, from a run's folder or from an export.
+
+Shapes: B images of H x W pixels, their grids of h x w codes.
+"""
 
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...models.conditions import ConditionConfig
 from ...models.priors import PriorConfig
 from ...models.priors.base import Prior as PriorNetwork
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
 from ..config import from_mapping
+from ..distributed import ranks
 from ..files import write_whole
 from . import model_files, storage
 
@@ -23,6 +27,44 @@ class LoadedTokenizer(NamedTuple):
 
     model: VQGAN
     metadata: dict[str, Any]
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """The codes of images, on the tokenizer's device.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1], both sides multiples of the factor; (B, 1, H, W) in [-1, 1] for a
+                tokenizer of depth, (B, H, W) integers for one of segmentations.
+
+        Returns:
+            (B, h, w) int64.
+
+        Raises:
+            ValueError: a side is no multiple of the factor, or images are integers.
+        """
+        if self.model.config.num_labels is None and not images.is_floating_point():
+            raise ValueError(
+                f"images must be floats in [-1, 1], got {images.dtype}; x.float() / 127.5 - 1 makes them so"
+            )
+        return self.model.encode(images.to(self._device)).indices
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """The images of (B, h, w) codes, on the tokenizer's device, as ``encode`` takes them.
+
+        Raises:
+            ValueError: a code is not in the codebook.
+        """
+        known = self.model.config.codebook_size
+        smallest, largest = int(codes.min()), int(codes.max())
+        if not 0 <= smallest <= largest < known:
+            raise ValueError(f"codes must be in [0, {known}), got {smallest} to {largest}; are they this tokenizer's?")
+        decoded = self.model.decode_codes(codes.to(self._device))
+        return decoded.clamp(-1, 1) if self.model.config.num_labels is None else decoded.argmax(dim=1)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
 
 class LoadedPrior(NamedTuple):
@@ -68,21 +110,25 @@ def find_tokenizer(run: Path, named: str) -> Path:
     )
 
 
-def load_tokenizer(path: Path, device: torch.device) -> LoadedTokenizer:
-    """The VQGAN of a run or an export.
+def load_tokenizer(path: str | Path, device: torch.device | str | None = None) -> LoadedTokenizer:
+    """The VQGAN of a run or an export, with its averaged weights.
+
+    Args:
+        path: the folder.
+        device: by default this rank's GPU if there is one.
 
     Raises:
         ValueError: no weights there, of another task, or not those that the metadata speaks of.
     """
-    folder = resolve_weights(path)
+    folder = resolve_weights(Path(path))
     metadata = model_files.read_metadata(folder, "vqgan")
     config = from_mapping(VQGANConfig, metadata["model"], f"the metadata in {folder}", saved=True)
     return LoadedTokenizer(_filled(config.build(), folder, metadata, device), metadata)
 
 
-def load_prior(path: Path, device: torch.device) -> LoadedPrior:
-    """The prior of a run or an export. Raises as ``load_tokenizer``."""
-    folder = resolve_weights(path)
+def load_prior(path: str | Path, device: torch.device | str | None = None) -> LoadedPrior:
+    """The prior of a run or an export. Arguments and errors as of ``load_tokenizer``."""
+    folder = resolve_weights(Path(path))
     metadata = model_files.read_metadata(folder, "prior")
     source = f"the metadata in {folder}"
     config: Any = from_mapping(PriorConfig, metadata["model"], source, saved=True)
@@ -90,9 +136,9 @@ def load_prior(path: Path, device: torch.device) -> LoadedPrior:
     return LoadedPrior(_filled(config.build(metadata["codes"], condition), folder, metadata, device), metadata)
 
 
-def _filled(model: Module, folder: Path, metadata: dict[str, Any], device: torch.device) -> Module:
+def _filled(model: Module, folder: Path, metadata: dict[str, Any], device: torch.device | str | None) -> Module:
     model.load_state_dict(model_files.read(folder, metadata))
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(ranks.device() if device is None else device).eval().requires_grad_(False)
 
 
 def export(run: Path, destination: Path) -> dict[str, Any]:

@@ -81,10 +81,10 @@ def build_request(
         fields["segmentation_codes"] = _segmentation_codes(
             labels, (rows, columns), conditions.segmentation_tokenizer, tiles
         )
-        _check_table(prior.model.condition, "segmentation_codes", int(fields["segmentation_codes"].max()))
+        check_table(prior.model.condition, "segmentation_codes", fields["segmentation_codes"])
     if conditions.label is not None:
         fields["cls"] = torch.tensor([conditions.label])
-        _check_table(prior.model.condition, "cls", conditions.label)
+        check_table(prior.model.condition, "cls", fields["cls"])
     given = None if photo is None else known_codes(tokenizer, photo, (rows, columns), conditions.keep_rows, tiles)
     return SampleRequest((rows, columns), fields, given)
 
@@ -213,13 +213,18 @@ def _segmentation_codes(
     return tiling.encode(tokenizer.model, stretched.to(device), *tiles).cpu()
 
 
-def _check_table(condition: Condition, field: str, largest: int) -> None:
-    """Refuse a number that the condition has no vector for."""
+def check_table(condition: Condition, field: str, values: Tensor) -> None:
+    """Refuse numbers that the condition has no vector for.
+
+    Raises:
+        ValueError: there is one.
+    """
+    smallest, largest = int(values.min()), int(values.max())
     for part in condition.modules():
         if isinstance(part, Condition) and part.fields == (field,):
             table = getattr(part, "table", None)
-            if isinstance(table, nn.Embedding) and not 0 <= largest < table.num_embeddings:
+            if isinstance(table, nn.Embedding) and not 0 <= smallest <= largest < table.num_embeddings:
                 raise ValueError(
                     f"the prior knows {table.num_embeddings} numbers of {field}, 0 to {table.num_embeddings - 1}, "
-                    f"got {largest}"
+                    f"got {smallest if smallest < 0 else largest}"
                 )
