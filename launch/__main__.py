@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, str] = {
     "encode": "encode image shards into code shards",
     "sample": "sample images from a prior",
     "export": "export a run's weights",
+    "import": "import weights of other projects",
     "report": "write what runs came to into one HTML file",
     "plan": "compute what a run will take, without starting it",
     "supervise": "train to the end, starting failed jobs again",
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"error: smalti has no command {name!r}; {advice}", file=sys.stderr)
         return WRONG
-    module = ".bench.__main__" if name == "bench" else f".{name}"
+    module = {"bench": ".bench.__main__", "import": ".import_weights"}.get(name, f".{name}")
     code: int = import_module(module, __package__).main(rest)
     return code
 

@@ -48,6 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "trainer/vqgan": {*GROUND, *SHARED},
     "trainer/prior": {*GROUND, *SHARED},
     "trainer/sampling": {*GROUND, "trainer/images", "trainer/checkpoint"},
+    "trainer/exchange": {*GROUND, "trainer/checkpoint", "trainer/config"},
     "trainer/jobs": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior"},
     "trainer/planning": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior", "trainer/jobs"},
 }

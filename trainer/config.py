@@ -16,7 +16,7 @@ import yaml
 from . import bounded_json
 from .schema import ConfigError, build, from_mapping, joined, listing, merged, shown, suggestion, to_mapping
 
-__all__ = ["ConfigError", "differences", "dump", "from_mapping", "may_change", "read", "to_mapping"]
+__all__ = ["ConfigError", "differences", "dump", "from_mapping", "may_change", "read", "read_plain", "to_mapping"]
 
 T = TypeVar("T")
 MOST_BYTES = 1_000_000  # of one file
@@ -60,6 +60,19 @@ def read(cls: Any, source: Path | str, overrides: Sequence[str] = (), *, saved: 
     for layer in (*_layers(_find(str(source), Path()), problems), _assignments(overrides, problems)):
         raw = merged(cls, MISSING, raw, layer)
     return build(cls, raw, str(source), problems, saved=saved)
+
+
+def read_plain(path: Path) -> Any:
+    """What a YAML file of another project holds: lists, maps, numbers and texts, within the limits of our own files.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        text = bounded_json.read_bytes(path, MOST_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
+    return _load(text, str(path))[0]
 
 
 def dump(config: Any) -> str:

@@ -21,6 +21,7 @@ from ...models.losses import adversarial
 from ...models.quantizers import Quantizer, perplexity, usage
 from ...models.quantizers.base import count
 from ...models.vqgan.autoencoder import VQGAN, Reconstruction
+from ..checkpoint.discriminator_files import load_initial_discriminator
 from ..checkpoint.initial_weights import load_initial_weights
 from ..config import to_mapping
 from ..data.collate import Batch
@@ -71,6 +72,7 @@ class VQGANTask:
         self.discriminator_trainer: DiscriminatorTrainer | None = None
         if run.loss.adversarial is not None and run.discriminator_training is not None:
             discriminator = run.discriminator.build(run.model.out_channels)
+            load_initial_discriminator(discriminator, run.initial_weights, Path(run.run_dir))
             self.engines["discriminator"] = self._engine(discriminator, run.discriminator_training)
             self.discriminator_trainer = DiscriminatorTrainer(run.loss.adversarial, self.engines["discriminator"])
         self.reconstruction_loss = ReconstructionLoss(run.loss, maps=run.target == "segmentation")

@@ -1,0 +1,48 @@
+"""Import weights of other projects as an export folder: ``smalti import SOURCE DEST``.
+
+Knows checkpoints of taming-transformers and of latent diffusion's VQ models. Every tensor is used, dropped for a reason
+that is said, or the import is refused; DEST/import.json lists them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..trainer.exchange import importing, networks
+from ..trainer.exchange.taming import CONDITIONS, Hints
+from . import command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, build, call."""
+    asked = _parser().parse_args(arguments)
+    return command.ended(lambda: _import(asked))
+
+
+def _import(asked: argparse.Namespace) -> int:
+    networks.refuse_present(asked.destination)
+    hints = Hints(asked.heads, asked.condition, asked.window)
+    found, report = importing.read(asked.source, hints, asked.config)
+    for line in networks.write(found, report, asked.destination):
+        command.say(line)
+    for line in networks.summary(report):
+        command.say(line)
+    return command.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser("import", __doc__, "smalti import vqgan_imagenet_f16_1024.ckpt imports/vqgan")
+    parser.add_argument("source", type=Path, help="a file of weights, or a folder of safetensors with its config.json")
+    parser.add_argument("destination", type=Path, help="a folder that is not there yet")
+    parser.add_argument("--config", type=Path, help="of a taming prior: the YAML of its project, for what shapes hide")
+    parser.add_argument(
+        "--heads", type=int, help="of a taming prior: its heads, where there is no YAML; 16 in the paper"
+    )
+    parser.add_argument("--condition", help=f"of a taming prior without maps: one of {', '.join(CONDITIONS)}")
+    parser.add_argument("--window", type=command.size, help="of a taming prior: ROWSxCOLUMNS of codes; default: square")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

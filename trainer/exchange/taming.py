@@ -1,0 +1,251 @@
+"""Checkpoints of CompVis/taming-transformers, and of latent diffusion's VQ models, which have the same names.
+
+Shapes: K codes of the image's tokenizer, V tokens of the one vocabulary that codes and conditions share there, P tokens
+of a condition, N = h * w codes of a window, C channels.
+"""
+
+import re
+from collections.abc import Mapping
+from math import isqrt
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...models.conditions import ClassConfig, CodeMapConfig, ConditionConfig, CoordinatesConfig, UnconditionalConfig
+from ...models.priors.gpt import GPTConfig
+from ...models.priors.orders import OrderConfig, OrderKind
+from .. import config as configs
+from .ledger import Ledger
+from .networks import Network, prior_metadata, vqgan_metadata
+from .vqgan_shapes import discriminator_config, network_shapes, vqgan_config
+
+NETWORK = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|quantize)\.")
+ORDERS: tuple[OrderKind, ...] = ("raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate")
+CONDITIONS = ("none", "class:COUNT", "coordinates:COUNT")
+
+
+class Hints(NamedTuple):
+    """What the shapes of a prior do not tell."""
+
+    heads: int | None = None
+    condition: str | None = None  # one of CONDITIONS
+    window: tuple[int, int] | None = None  # rows and columns of codes; square by default
+    start: int = 0  # the token that begins a sequence without a condition
+
+
+def import_networks(ledger: Ledger, hints: Hints) -> dict[str, Network]:
+    """The networks of a checkpoint: one VQGAN without a name, or ``prior``, ``tokenizer`` and their condition's.
+
+    Raises:
+        ValueError: it is none, or cannot be represented.
+    """
+    shapes = ledger.shapes()
+    if "transformer.tok_emb.weight" not in shapes:
+        return {"": _vqgan(ledger, "")}
+    networks = {"tokenizer": _vqgan(ledger, "first_stage_model.")}
+    maps = "cond_stage_model.quant_conv.weight" in shapes
+    if maps:
+        networks["condition"] = _vqgan(ledger, "cond_stage_model.")
+    networks["prior"] = _Net2Net(ledger, hints, networks["tokenizer"], networks.get("condition")).network()
+    return networks
+
+
+def _vqgan(ledger: Ledger, prefix: str) -> Network:
+    """The autoencoder under a prefix, with its discriminator where it has a known one."""
+    shapes = {name: shape for name, shape in ledger.shapes(prefix).items() if NETWORK.match(name)}
+    config = vqgan_config(shapes, ledger.source)
+    wanted = network_shapes(config)
+    weights = ledger.fill(wanted, {name: prefix + name for name in wanted}, "autoencoder")
+    if config.quantizer.kind == "vq":
+        weights["quantize.idle"] = torch.zeros(config.codebook_size, dtype=torch.int64)
+    below = re.escape(prefix)
+    ledger.drop(rf"{below}colorize$", "a random projection that shows maps in logs")
+    ledger.drop(rf"{below}loss\.perceptual_loss\.", "LPIPS, a frozen network of the training")
+    ledger.drop(rf"{below}model_ema\.", "averages of weights that are here themselves")
+    discriminator = _discriminator(ledger, f"{prefix}loss.discriminator.")
+    return Network(weights, vqgan_metadata(config), discriminator)
+
+
+def _discriminator(ledger: Ledger, prefix: str) -> Any:
+    shapes = ledger.shapes(prefix)
+    config = discriminator_config(shapes)
+    if config is None:
+        ledger.drop(re.escape(prefix), "a discriminator of a kind that is not known here")
+        return None
+    return config, ledger.fill(shapes, {name: prefix + name for name in shapes}, "discriminator")
+
+
+class _Net2Net:
+    """The prior of a checkpoint with its first stage, and with its second where the condition has one."""
+
+    def __init__(self, ledger: Ledger, hints: Hints, tokenizer: Network, maps: Network | None) -> None:
+        self.ledger, self.hints, self.tokenizer, self.maps = ledger, hints, tokenizer, maps
+        self.shapes = ledger.shapes("transformer.")
+        self.codes: int = tokenizer.metadata["codes"]
+        self.vocabulary, self.width = self.shapes["tok_emb.weight"]
+        if self.vocabulary < self.codes:
+            raise ValueError(f"{ledger.source}: its prior has {self.vocabulary} tokens for {self.codes} codes")
+        positions = self.shapes.get("pos_emb", ())
+        if len(positions) != 3:
+            raise ValueError(f"{ledger.source}: transformer.pos_emb has the shape {positions}, and should have three")
+        self.block_size = positions[1]
+
+    def network(self) -> Network:
+        """The prior."""
+        condition, window = self._condition(), self._window()
+        config = GPTConfig(
+            layers=len({name.split(".")[1] for name in self.shapes if name.startswith("blocks.")}),
+            heads=self._heads(),
+            width=self.width,
+            window=window,
+            order=OrderConfig(kind=self._order(window)),
+        )
+        with torch.device("meta"):
+            network = config.build(self.codes, condition)
+        wanted = {
+            name: tuple(t.shape) for name, t in network.state_dict().items() if name.startswith(("blocks.", "ln_f"))
+        }
+        self._drop_masks(wanted)
+        weights = self.ledger.fill(wanted, {name: f"transformer.{name}" for name in wanted}, "prior")
+        weights |= self._tables(config, condition)
+        maps = {} if self.maps is None else {self._field(self.maps).removesuffix("_codes"): self.maps.digest}
+        metadata = prior_metadata(config, condition, self.tokenizer.metadata, (self.tokenizer.digest, maps))
+        return Network(weights, metadata)
+
+    def _tables(self, config: GPTConfig, condition: ConditionConfig) -> dict[str, Tensor]:
+        """Tokens, positions, head and the condition's own table."""
+        tokens = self.ledger.take("transformer.tok_emb.weight", "prior")
+        head = self.ledger.take("transformer.head.weight", "prior")
+        if head.shape != tokens.shape:
+            raise ValueError(
+                f"{self.ledger.source}: transformer.head.weight is {tuple(head.shape)}, not that of tok_emb"
+            )
+        tables = {"tok_emb.weight": tokens[: self.codes].clone(), "head.weight": head[: self.codes].clone()}
+        if isinstance(condition, UnconditionalConfig):
+            if self.hints.start >= self.vocabulary:
+                raise ValueError(f"the start token must be below {self.vocabulary}, got {self.hints.start}")
+            tables["condition.start"] = tokens[self.hints.start].clone()
+        else:
+            rows = condition.classes if isinstance(condition, ClassConfig) else getattr(condition, "vocab_size", 0)
+            if rows > self.vocabulary:
+                raise ValueError(
+                    f"{self.ledger.source}: the condition has {rows} values, its vocabulary {self.vocabulary}"
+                )
+            tables["condition.table.weight"] = tokens[:rows].clone()
+        tables["condition.absent"] = torch.zeros(self.width)
+        places = self.ledger.take("transformer.pos_emb", "prior")
+        cells = config.order.build(config.window)
+        prefix = self._prefix()
+        # The last code is never read, so that its position may be missing.
+        padded = F.pad(places, (0, 0, 0, prefix + len(cells) - places.shape[1]))
+        by_cell = torch.zeros_like(padded)
+        by_cell[:, :prefix] = padded[:, :prefix]
+        by_cell[:, prefix + cells] = padded[:, prefix:]
+        return tables | {"pos_emb": by_cell}
+
+    def _condition(self) -> ConditionConfig:
+        if self.maps is not None:
+            return CodeMapConfig(field=self._field(self.maps), vocab_size=self.maps.metadata["codes"])
+        match = re.fullmatch(r"none|(class|coordinates):([1-9]\d{0,8})", self.hints.condition or "")
+        if match is None:
+            raise ValueError(
+                f"{self.ledger.source} does not say what its prior is conditioned on; give its project's YAML with "
+                f"--config, or --condition with one of {', '.join(CONDITIONS)}"
+            )
+        if match[1] is None:
+            return UnconditionalConfig()
+        return (
+            ClassConfig(classes=int(match[2])) if match[1] == "class" else CoordinatesConfig(vocab_size=int(match[2]))
+        )
+
+    @staticmethod
+    def _field(maps: Network) -> str:
+        field = maps.metadata["target"]
+        if field == "image":
+            raise ValueError(
+                "the condition of the prior is itself an image of colors, which this project cannot encode"
+            )
+        return f"{field}_codes"
+
+    def _prefix(self) -> int:
+        """P."""
+        whole = self.maps is not None or (self.hints.condition or "").startswith("coordinates")
+        return (self.block_size + 1) // 2 if whole else 1
+
+    def _window(self) -> tuple[int, int]:
+        """Rows and columns; the block holds P + N positions, or one less, because the last code is not read."""
+        prefix = self._prefix()
+        cells = {self.block_size - prefix, self.block_size + 1 - prefix}
+        if self.hints.window is not None:
+            rows, columns = self.hints.window
+            if rows * columns not in cells:
+                raise ValueError(f"a window of {rows}x{columns} codes does not fill {self.block_size} positions")
+            return rows, columns
+        square = [side for side in map(isqrt, cells) if side * side in cells]
+        if not square:
+            raise ValueError(f"{self.ledger.source}: {self.block_size} positions are no square window; give --window")
+        return square[0], square[0]
+
+    def _heads(self) -> int:
+        if self.hints.heads is None:
+            raise ValueError(
+                f"{self.ledger.source} does not say how many heads its prior has, and shapes cannot tell; give its "
+                "project's YAML with --config, or --heads (16 in the paper)"
+            )
+        return self.hints.heads
+
+    def _order(self, window: tuple[int, int]) -> OrderKind:
+        """The kind of the permuter, whose two tables say the same."""
+        name = "permuter.forward_shuffle_idx"
+        if name not in self.ledger.shapes():
+            return "raster"
+        cells = self.ledger.take(name, "order of the codes")
+        self.ledger.drop(r"permuter\.backward_shuffle_idx$", "the inverse of the order")
+        for kind in ORDERS:
+            if torch.equal(OrderConfig(kind=kind).build(window), cells):
+                return kind
+        raise ValueError(f"{self.ledger.source} reads its codes in an order that is none of {', '.join(ORDERS)}")
+
+    def _drop_masks(self, wanted: Mapping[str, Any]) -> None:
+        """The masks are computed here; they must be those of a causal model."""
+        for name in [name for name in self.shapes if re.fullmatch(r"blocks\.\d+\.attn\.mask", name)][:1]:
+            mask = self.ledger.take(f"transformer.{name}", "check that attention is causal")
+            if not torch.equal(mask, torch.ones_like(mask).tril()):
+                raise ValueError(
+                    f"{self.ledger.source} reads its condition in both directions (n_unmasked), unlike any prior here"
+                )
+        self.ledger.drop(r"transformer\.blocks\.\d+\.attn\.mask$", "masks, which are computed")
+
+
+def hints_of(path: Path) -> Hints:
+    """What the YAML of a project says of its prior.
+
+    Raises:
+        ValueError: it cannot be read, or describes no Net2NetTransformer.
+    """
+    whole = configs.read_plain(path)
+    params = _at(whole, "model", "params")
+    if not isinstance(_at(params, "transformer_config", "params"), dict):
+        raise ValueError(f"{path} has no model.params.transformer_config.params, so it describes no prior")
+    heads = _at(params, "transformer_config", "params", "n_head")
+    stage, said = _at(params, "cond_stage_config"), _at(params, "cond_stage_config", "params")
+    target = str(stage.get("target", "") if isinstance(stage, dict) else stage)
+    condition, start = None, 0
+    if target.endswith(("SOSProvider", "__is_unconditional__")):
+        condition, start = "none", _at(said, "sos_token") or 0
+    elif target.endswith("Labelator"):
+        condition = f"class:{_at(said, 'n_classes')}"
+    elif target.endswith("CoordStage"):
+        condition = f"coordinates:{_at(said, 'n_embed')}"
+    if type(start) is not int or start < 0 or not (heads is None or (type(heads) is int and heads > 0)):
+        raise ValueError(f"{path}: n_head and sos_token must be whole numbers, got {heads!r} and {start!r}")
+    return Hints(heads, condition, None, start)
+
+
+def _at(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
