@@ -30,6 +30,7 @@ from .crops import AnyCropConfig, CodeCropConfig
 from .sampler import Schedule
 from .samples import SampleReader
 from .worker_datasets import BatchRequest, Crops, EvalDataset, LoadedBatch, TrainDataset
+from .worker_memory import receive, send
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Stream:
             reader.check_sides()
         weights = [source.weight for source in config.sources]
         self._schedule = Schedule([shards.counts for shards in self._sets], weights, seed, config.shuffle_window)
+        self._shared_memory_full = False
         self._faults = SampleErrorLog(config.max_bad_fraction, self.samples)
 
     @property
@@ -216,18 +218,27 @@ class Stream:
 
     def _load(self, source: Dataset[LoadedBatch], requests: Iterable[BatchRequest]) -> Iterator[LoadedBatch]:
         workers = self.config.num_workers
-        loader: DataLoader[LoadedBatch] = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             source,
             batch_size=None,
             sampler=requests,
-            collate_fn=_as_it_is,
+            collate_fn=send,
             num_workers=workers,
             worker_init_fn=partial(end_with, os.getpid()),
             prefetch_factor=self.config.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else it would draw from the global one
         )
-        for delivery in loader:
+        for sent in loader:
+            delivery, piped = receive(sent)
+            if piped and not self._shared_memory_full:
+                self._shared_memory_full = True
+                _LOG.warning(
+                    "rank %d: /dev/shm has no room for batches of %d workers: they come through pipes, which "
+                    "costs a copy; give the container more (docker --shm-size, a larger emptyDir), or lower "
+                    "num_workers, prefetch or micro_batch_size",
+                    self._rank, workers,
+                )  # fmt: skip
             self._faults.add(delivery.seen, delivery.faults)
             yield delivery
 
@@ -293,7 +304,3 @@ def _rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
     if waiting:
         yield join(waiting)
 
-
-def _as_it_is(delivery: Any) -> Any:
-    """In place of the collation that a loader does by itself; a function of the module can be pickled."""
-    return delivery

@@ -1,5 +1,6 @@
 import pickle
 import random
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -269,3 +270,19 @@ def test_workers_may_be_started_anew_and_need_no_trainer(folder):
     assert same(again[request].batches, source[request].batches)
     imported = "import sys, smalti.trainer.data.stream; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", imported]).returncode == 0
+
+
+@pytest.mark.parametrize("crops_each", [1, 2])
+def test_without_room_in_shared_memory_batches_come_through_pipes_and_it_is_said_once(folder, caplog, crops_each):
+    options = {"crops_per_image": crops_each}
+    expected = global_batches(folder, 4, **options)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # shared memory is files; a semaphore fits
+    try:
+        found = global_batches(folder, 4, num_workers=2, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert same(found, expected)
+    assert [record.getMessage().partition(" of")[0] for record in caplog.records] == [
+        "rank 0: /dev/shm has no room for batches"
+    ]
