@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from ..bounds import Count, Positive, PositiveShare, Weight, Width, check_ranges
 
 
@@ -27,11 +30,12 @@ class GuidanceConfig:
             )
         check_ranges(self)
 
-    def at(self, progress: float) -> float:
-        """The scale for a code whose place in the order is ``progress`` in [0, 1]."""
+    def scales(self, codes: int) -> Tensor:
+        """(codes,) float64: the scale for each of so many codes, in the order in which they are sampled."""
         if self.schedule == "constant":
-            return self.scale
-        share = progress if self.schedule == "linear" else (1 - math.cos(math.pi * progress**self.power)) / 2
+            return torch.full((codes,), self.scale, dtype=torch.float64)
+        progress = torch.arange(codes, dtype=torch.float64) / max(codes - 1, 1)
+        share = progress if self.schedule == "linear" else (1 - (math.pi * progress**self.power).cos()) / 2
         return 1 + (self.scale - 1) * share
 
 

@@ -4,6 +4,8 @@ The hash is splitmix64 (Steele, Lea and Flood 2014, figure 17) in 64-bit integer
 Shapes: n places, K codes.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,16 +23,19 @@ def mix(*numbers: int) -> int:
     return state
 
 
-def gumbel(keys: list[int], codes: int, device: torch.device) -> Tensor:
-    """(n, K) float64 standard Gumbel noise, row by row from the unsigned 64-bit ``keys``.
+def cell_keys(seed: int, image_ids: Sequence[int], size: tuple[int, int], device: torch.device) -> Tensor:
+    """(B, H, W) int64: ``mix`` of the seed, the image's number, the row and the column, bit for bit."""
+    images = torch.tensor([_signed(mix(seed, image)) for image in image_ids], dtype=torch.int64, device=device)
+    rows, columns = (torch.arange(1, side + 1, device=device) * _signed(_GOLDEN) for side in size)
+    return _finished(_finished(images[:, None] + rows)[:, :, None] + columns)
+
+
+def gumbel(keys: Tensor, codes: int) -> Tensor:
+    """(n, K) float64 standard Gumbel noise, row by row from (n,) int64 keys.
 
     Adding it to logits and taking the largest draws from their softmax (Gumbel 1954; Maddison et al. 2014).
     """
-    starts = torch.tensor([_signed(key) for key in keys], dtype=torch.int64, device=device)
-    state = starts[:, None] + torch.arange(1, codes + 1, device=device) * _signed(_GOLDEN)
-    state = (state ^ _shift(state, 30)) * _signed(_FIRST)
-    state = (state ^ _shift(state, 27)) * _signed(_SECOND)
-    state = state ^ _shift(state, 31)
+    state = _finished(keys[:, None] + torch.arange(1, codes + 1, device=keys.device) * _signed(_GOLDEN))
     uniform = (_shift(state, 12).double() + 0.5) * 2.0**-52  # the upper 52 bits: exact, and never 0 or 1
     return -(-uniform.log()).log()
 
@@ -39,6 +44,13 @@ def _finish(state: int) -> int:
     state = (state ^ state >> 30) * _FIRST & _MASK
     state = (state ^ state >> 27) * _SECOND & _MASK
     return state ^ state >> 31
+
+
+def _finished(state: Tensor) -> Tensor:
+    """As ``_finish``; int64 multiplies modulo 2^64."""
+    state = (state ^ _shift(state, 30)) * _signed(_FIRST)
+    state = (state ^ _shift(state, 27)) * _signed(_SECOND)
+    return state ^ _shift(state, 31)
 
 
 def _signed(number: int) -> int:

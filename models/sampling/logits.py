@@ -22,8 +22,7 @@ def filter_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
         least = logits.topk(config.top_k, dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     if config.top_p is not None:
-        # Row by row: a batched cumulative sum may round otherwise for another number of rows.
-        logits = torch.stack([_nucleus(row, config.top_p) for row in logits])
+        logits = logits.masked_fill(_outside_nucleus(logits, config.top_p), -torch.inf)
     return logits
 
 
@@ -34,11 +33,13 @@ def choose(logits: Tensor, noise: Tensor | None, config: SamplingConfig) -> Tens
     return (filter_logits(logits, config) + noise).argmax(dim=1)
 
 
-def _nucleus(logits: Tensor, mass: float) -> Tensor:
-    """(K,) logits; the codes in front of which at least ``mass`` is already held fall out."""
-    ranked, codes = logits.sort(descending=True, stable=True)
-    probabilities = ranked.softmax(dim=0)
-    before = probabilities.cumsum(dim=0) - probabilities
-    dropped = torch.zeros_like(before, dtype=torch.bool).scatter(0, codes, before >= mass)
-    dropped[codes[0]] = False
-    return logits.masked_fill(dropped, -torch.inf)
+def _outside_nucleus(logits: Tensor, mass: float) -> Tensor:
+    """(n, K) bool: codes in front of which at least ``mass`` is already held, but never the most likely one.
+
+    Summed as whole multiples of 2^-52, so that the sums are exact, whatever the number of rows and their order.
+    """
+    ranked, codes = logits.sort(dim=1, descending=True, stable=True)
+    shares = (ranked.softmax(dim=1) * 2.0**52).long()
+    dropped = shares.cumsum(dim=1) - shares >= mass * 2.0**52
+    dropped[:, 0] = False
+    return dropped.scatter(1, codes, dropped)

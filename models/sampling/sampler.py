@@ -6,6 +6,8 @@ Shapes: B images, (H, W) their grids, K codes.
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,9 +15,9 @@ from ..conditions import Fields
 from ..priors.base import Prior
 from ..priors.decoding import Cell, Decoder, DecodingRequest, Logits
 from .config import SamplingConfig
-from .gumbel_noise import gumbel, mix
+from .gumbel_noise import cell_keys, gumbel
 from .logits import apply_guidance, choose
-from .wavefront import serial, wavefront
+from .wavefront import Cells, serial, wavefront
 
 UNFILLED = -1
 """A code that is still to be sampled."""
@@ -135,27 +137,35 @@ def _sample(
     resume_from: SamplingState | None,
 ) -> Iterator[SamplingState]:
     fixed = codes != UNFILLED
-    known = fixed.all(dim=0).cpu() & (not decoder.reads_given)
-    rank = {cell: number for number, cell in enumerate(decoder.order)}
+    known = fixed.all(dim=0).cpu().numpy() & (not decoder.reads_given)
     scores = torch.zeros(codes.shape, device=codes.device)
-    before = _resumed(resume_from, codes, scores)
-    sampled, cells = 0, int((~known).sum())
-    for step in steps(decoder, request, config.mode, lambda cell: bool(known[cell])):
-        skipped, fresh = ([cell for cell in step if bool(before[cell]) is wanted] for wanted in (True, False))
-        if skipped:
-            decoder.skip(codes, skipped)
-        if fresh:
-            logits = decoder.logits(codes, fresh)
-            progress = [rank[cell] / max(len(rank) - 1, 1) for cell in fresh]
-            chosen = _draw(logits, request, config, fresh, progress, seed)
+    before = _resumed(resume_from, codes, scores).numpy()
+    schedule = steps(decoder, request, config.mode, known)
+    draws = _Draws(decoder, request, config, seed, codes.device)
+    cells = np.concatenate(schedule) if schedule else np.zeros((0, 2), dtype=np.int64)
+    places = torch.from_numpy(cells @ (codes.shape[2], 1)).to(codes.device)  # of all steps: (row, column) as one number
+    flat_codes, flat_scores, flat_fixed = codes.flatten(1), scores.flatten(1), fixed.flatten(1)
+    sampled = 0
+    for step in schedule:
+        fresh = ~before[tuple(step.T)]
+        place = places[sampled : sampled + len(step)]
+        if not fresh.all():
+            decoder.skip(codes, listed(step[~fresh]))
+            place = place[torch.from_numpy(fresh).to(place.device)]
+        if fresh.any():
+            logits = decoder.logits(codes, listed(step[fresh]))
+            chosen = draws(logits, place)
             likely = logits.conditioned.log_softmax(dim=1).gather(1, chosen[:, None])
-            for number, cell in enumerate(fresh):
-                part = slice(number * len(codes), (number + 1) * len(codes))
-                place = (slice(None), *cell)
-                codes[place] = torch.where(fixed[place], codes[place], chosen[part])
-                scores[place] = torch.where(fixed[place], 0.0, likely[part, 0])
+            kept = flat_fixed[:, place]
+            flat_codes[:, place] = flat_codes[:, place].where(kept, chosen.view(len(place), -1).t())
+            flat_scores[:, place] = likely.view(len(place), -1).t().masked_fill(kept, 0.0)
         sampled += len(step)
-        yield SamplingState(codes, scores, sampled, cells)
+        yield SamplingState(codes, scores, sampled, len(cells))
+
+
+def listed(cells: Cells) -> list[Cell]:
+    """(n, 2) rows and columns as cells."""
+    return [Cell(row, column) for row, column in cells.tolist()]
 
 
 def _resumed(stopped: SamplingState | None, codes: Tensor, scores: Tensor) -> Tensor:
@@ -169,27 +179,33 @@ def _resumed(stopped: SamplingState | None, codes: Tensor, scores: Tensor) -> Te
     return fresh.cpu()
 
 
-def steps(decoder: Decoder, request: DecodingRequest, mode: str, known: Callable[[Cell], bool]) -> Iterator[list[Cell]]:
-    """The cells that are not known, in a mode: lists of those that can be predicted together."""
+def steps(decoder: Decoder, request: DecodingRequest, mode: str, known: npt.NDArray[np.bool_]) -> list[Cells]:
+    """The cells that are not known, in a mode: (n, 2) rows and columns of those that can be predicted together."""
     if mode == "serial" or decoder.rows_at_once == 1:
         return serial(decoder.order, known)
-    return wavefront(request.size, decoder.rows_at_once, decoder.reach, known)
+    reach = np.array([decoder.reach(column) for column in range(request.size[1])])
+    return wavefront(known, decoder.rows_at_once, reach)
 
 
-def _draw(
-    logits: Logits,
-    request: DecodingRequest,
-    config: SamplingConfig,
-    step: Sequence[Cell],
-    progress: Sequence[float],
-    seed: int,
-) -> Tensor:
-    """The (n,) codes of the step's cells, cell by cell and image by image in a cell."""
-    combined = logits.conditioned
-    if logits.unconditional is not None:
-        scales = [config.guidance.at(share) for share in progress for _ in request.image_ids]
-        combined = apply_guidance(combined, logits.unconditional, combined.new_tensor(scales))
-    if config.greedy:
-        return choose(combined, None, config)
-    keys = [mix(seed, image, *cell) for cell in step for image in request.image_ids]
-    return choose(combined, gumbel(keys, combined.shape[1], combined.device), config)
+class _Draws:
+    """Draws codes from logits; the noise's keys and the scales of guidance are tables over the grid."""
+
+    def __init__(
+        self, decoder: Decoder, request: DecodingRequest, config: SamplingConfig, seed: int, device: torch.device
+    ) -> None:
+        self.config = config
+        height, width = request.size
+        self.keys = cell_keys(seed, request.image_ids, request.size, device).flatten(1)  # (B, H * W)
+        ranked = torch.tensor([row * width + column for row, column in decoder.order])
+        scales = config.guidance.scales(height * width).float()
+        self.scales = torch.zeros(height * width).scatter(0, ranked, scales).to(device)  # (H * W,)
+
+    def __call__(self, logits: Logits, place: Tensor) -> Tensor:
+        """The (n * B,) codes of a step's cells, cell by cell and image by image in a cell; ``place`` is (n,)."""
+        combined = logits.conditioned
+        if logits.unconditional is not None:
+            scales = self.scales[place].repeat_interleave(len(self.keys), output_size=len(combined))
+            combined = apply_guidance(combined, logits.unconditional, scales)
+        if self.config.greedy:
+            return choose(combined, None, self.config)
+        return choose(combined, gumbel(self.keys[:, place].t().flatten(), combined.shape[1]), self.config)

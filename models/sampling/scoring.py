@@ -1,5 +1,6 @@
 """How likely a prior finds codes that are known, window by window, as it would sample them."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -7,7 +8,7 @@ from ..conditions import Fields
 from ..priors.base import Prior
 from ..priors.decoding import DecodingRequest
 from .config import SamplingConfig
-from .sampler import steps
+from .sampler import listed, steps
 
 
 @torch.no_grad()
@@ -30,9 +31,9 @@ def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -
     request = DecodingRequest(fields, (codes.shape[1], codes.shape[2]), tuple(range(len(codes))), config)
     decoder = prior.decoder(request)
     scores = torch.zeros(codes.shape, device=codes.device)
-    for step in steps(decoder, request, config.mode, lambda cell: False):
-        rows, columns = (list(numbers) for numbers in zip(*step, strict=True))
+    for step in steps(decoder, request, config.mode, np.zeros(request.size, dtype=bool)):
+        rows, columns = torch.from_numpy(step.T)
         wanted = codes[:, rows, columns].t().flatten()
-        found = decoder.logits(codes, step).conditioned.log_softmax(dim=1).gather(1, wanted[:, None])
+        found = decoder.logits(codes, listed(step)).conditioned.log_softmax(dim=1).gather(1, wanted[:, None])
         scores[:, rows, columns] = found.view(len(step), len(codes)).t()
     return scores

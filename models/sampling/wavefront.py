@@ -1,49 +1,43 @@
-"""Where windows lie, and which codes can be sampled together."""
+"""Which codes can be sampled together: every step of a sample, worked out before the first one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
-from ..priors.decoding import Cell
+import numpy as np
+import numpy.typing as npt
 
-
-def serial(order: Sequence[Cell], known: Callable[[Cell], bool]) -> Iterator[list[Cell]]:
-    """The unknown cells one by one."""
-    for cell in order:
-        if not known(cell):
-            yield [cell]
+Cells = npt.NDArray[np.int64]
+"""(n, 2) rows and columns of n cells."""
 
 
-def wavefront(
-    size: tuple[int, int], rows_at_once: int, reach: Callable[[int], int], known: Callable[[Cell], bool]
-) -> Iterator[list[Cell]]:
-    """The unknown cells in few steps, each step a list of cells of different rows whose past is complete.
+def serial(order: Sequence[tuple[int, int]], known: npt.NDArray[np.bool_]) -> list[Cells]:
+    """The unknown cells one by one; ``known`` is (H, W)."""
+    cells = np.array(order, dtype=np.int64)
+    return list(cells[~known[tuple(cells.T)], None])
+
+
+def wavefront(known: npt.NDArray[np.bool_], rows_at_once: int, reach: npt.NDArray[np.int64]) -> list[Cells]:
+    """The unknown cells in few steps, each step cells of different rows whose past is complete, from top to bottom.
+
+    A cell is sampled in the first step that can: 1 + the latest of the cell to its left, of everything above it as far
+    as it reaches, and of the rows that must be complete before its own begins. Along a row that is a running maximum.
 
     Args:
-        size: rows and columns of the grid.
-        rows_at_once: a row waits until the row this far above it is complete.
-        reach: the last column of the rows above that a column depends on; it never falls from column to column.
-        known: whether a cell is given.
+        known: (H, W) whether a cell is given.
+        rows_at_once: a row waits until the row this far above it, and all before that one, are complete.
+        reach: (W,) the last column of the rows above that a column depends on; it never falls from column to column.
     """
-    rows, columns = size
-    done = [0] * rows  # complete columns of each row
-
-    def skip(row: int) -> None:
-        while done[row] < columns and known(Cell(row, done[row])):
-            done[row] += 1
-
+    rows, columns = known.shape
+    when = np.zeros((rows, columns), dtype=np.int64)  # the step after which all up to a cell is there
+    above = np.zeros(columns, dtype=np.int64)  # the latest of all rows so far, column by column
+    complete = np.zeros(rows, dtype=np.int64)  # when a row and all before it are complete
     for row in range(rows):
-        skip(row)
-    top = 0  # the first row that is not complete
-    while True:
-        while top < rows and done[top] == columns:
-            top += 1
-        if top == rows:
-            return
-        ready, above = [], columns  # columns that are complete in every row above
-        for row in range(top, min(top + rows_at_once, rows)):
-            if done[row] < columns and above > reach(done[row]):
-                ready.append(Cell(row, done[row]))
-            above = min(above, done[row])
-        yield ready
-        for cell in ready:
-            done[cell.row] += 1
-            skip(cell.row)
+        waited = complete[row - rows_at_once] if row >= rows_at_once else 0
+        count = np.cumsum(~known[row])
+        begun = np.where(known[row], 0, np.maximum(above[reach], waited) + 1 - count)
+        when[row] = np.maximum.accumulate(np.maximum(begun, 0)) + count
+        above = np.maximum(above, when[row])
+        complete[row] = above[-1]
+    cells = np.argwhere(~known)
+    steps = when[~known]
+    ordered = cells[np.argsort(steps, kind="stable")]
+    return np.split(ordered, np.cumsum(np.bincount(steps)[1:])[:-1]) if len(cells) else []

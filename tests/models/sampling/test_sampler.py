@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,7 @@ from smalti.models.priors.gpt import GPTConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig
 from smalti.models.priors.orders import OrderConfig
 from smalti.models.sampling import UNFILLED, GuidanceConfig, SamplingConfig, sample, sample_steps, score, window_start
-from smalti.models.sampling.gumbel_noise import gumbel, mix
+from smalti.models.sampling.gumbel_noise import cell_keys, gumbel
 from smalti.models.sampling.logits import filter_logits
 from smalti.models.sampling.wavefront import wavefront
 
@@ -150,12 +151,11 @@ def test_windows_larger_than_the_grid_are_refused_with_a_way_out():
     ("size", "steps"), [((16, 16), 256), ((32, 32), 528), ((42, 64), 720), ((64, 64), 1072), ((128, 128), 2160)]
 )
 def test_wavefronts_take_the_known_number_of_steps(size, steps):
-    def reach(column):
-        return window_start(column, size[1], 16) + 15
-
-    front = list(wavefront(size, -(-size[1] // 16), reach, lambda cell: False))
+    reach = np.array([window_start(column, size[1], 16) + 15 for column in range(size[1])])
+    front = wavefront(np.zeros(size, dtype=bool), -(-size[1] // 16), reach)
     assert len(front) == steps
-    assert sorted(cell for step in front for cell in step) == list(itertools.product(range(size[0]), range(size[1])))
+    cells = sorted(tuple(cell) for step in front for cell in step.tolist())
+    assert cells == list(itertools.product(range(size[0]), range(size[1])))
 
 
 @pytest.mark.parametrize("trial", range(20))
@@ -168,7 +168,11 @@ def test_a_wavefront_samples_nothing_before_its_past(trial):
         return window_start(column, size[1], window) + window - 1
 
     done, rows_at_once = set(given), -(-size[1] // window)
-    for step in wavefront(size, rows_at_once, reach, lambda cell: tuple(cell) in given):
+    known = np.zeros(size, dtype=bool)
+    for cell in given:
+        known[cell] = True
+    for step in wavefront(known, rows_at_once, np.array([reach(column) for column in range(size[1])])):
+        step = [tuple(cell) for cell in step.tolist()]
         top = min(row for row, column in itertools.product(*map(range, size)) if (row, column) not in done)
         assert step and all(top <= row < top + rows_at_once for row, _ in step)  # each row has a lane of its own
         for row, column in step:
@@ -413,11 +417,11 @@ def test_guidance_of_scale_one_equals_none():
 
 
 def test_guidance_schedules_grow_from_one_to_the_scale():
-    assert [GuidanceConfig(3.0).at(t) for t in (0, 0.5, 1)] == [3, 3, 3]
-    assert [GuidanceConfig(3.0, "linear").at(t) for t in (0, 0.5, 1)] == [1, 2, 3]
-    cosine = GuidanceConfig(3.0, "cosine", power=2.0)
-    assert cosine.at(0) == 1 and cosine.at(1) == 3
-    assert cosine.at(0.5) == pytest.approx(1 + 2 * (1 - math.cos(math.pi / 4)) / 2)
+    assert GuidanceConfig(3.0).scales(3).tolist() == [3, 3, 3]
+    assert GuidanceConfig(3.0, "linear").scales(3).tolist() == [1, 2, 3]
+    cosine = GuidanceConfig(3.0, "cosine", power=2.0).scales(3).tolist()
+    assert cosine[0] == 1 and cosine[2] == 3
+    assert cosine[1] == pytest.approx(1 + 2 * (1 - math.cos(math.pi / 4)) / 2)
 
 
 def test_guidance_without_dropout_in_training_is_refused():
@@ -472,12 +476,24 @@ def test_filters_keep_the_right_codes():
     torch.testing.assert_close(hot, logits.double() / 2)
 
 
+def test_filters_give_many_rows_the_bits_of_each_alone():
+    logits = torch.randn(64, 300, generator=torch.Generator().manual_seed(0))
+    config = SamplingConfig(top_k=200, top_p=0.8)
+    alone = torch.cat([filter_logits(row[None], config) for row in logits])
+    assert torch.equal(filter_logits(logits, config), alone)
+    kept = alone.isfinite()
+    mass = (logits.double().masked_fill(logits < logits.topk(200).values[:, -1:], -torch.inf).softmax(1) * kept).sum(1)
+    assert (mass >= 0.8).all() and kept.sum(1).max() < 200
+
+
 def test_noise_belongs_to_its_place_and_is_gumbels():
     places = [(1, 2, 3, 4), (1, 2, 4, 3), (2, 1, 3, 4), (0, 0, 0, 0)]
-    noise = gumbel([mix(*place) for place in places], 50, torch.device("cpu"))
+    device = torch.device("cpu")
+    keys = [cell_keys(seed, [7, image], (5, 5), device)[1, row, column] for seed, image, row, column in places]
+    noise = gumbel(torch.stack(keys), 50)
     expected = torch.stack([splitmix_noise(*place, 50) for place in places])
     torch.testing.assert_close(noise, expected, rtol=1e-12, atol=1e-12)
-    many = gumbel([mix(0, 0, 0, column) for column in range(200)], 500, torch.device("cpu"))
+    many = gumbel(cell_keys(0, [0], (1, 200), device).flatten(), 500)
     assert many.isfinite().all()
     assert many.mean().item() == pytest.approx(0.5772, abs=0.02)  # Euler's constant
     assert many.var().item() == pytest.approx(math.pi**2 / 6, abs=0.04)
