@@ -23,6 +23,7 @@ from ..distributed import ranks
 CLOCKS_S = 30.0  # apart; wandb and file times go wrong beyond
 BYTES = 1 << 24  # of the all-reduce that is timed
 VISIBLE_S = 10.0  # for a file of rank 0 to be seen by the others; network file systems take a while
+PACKAGE = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "deepspeed", "webdataset", "numpy")
 
 
@@ -40,16 +41,23 @@ class Facts(NamedTuple):
 
 def versions() -> dict[str, str]:
     """Of everything that decides a run's numbers."""
-    known = {"python": platform.python_version(), "smalti": _source_digest()}
+    known = {"python": platform.python_version(), "smalti": source_digest(PACKAGE)}
     return known | {name: version(name) for name in PACKAGES}
 
 
 @cache
-def _source_digest() -> str:
-    """Of the package's own source files, whatever their version says."""
-    root = Path(__file__).resolve().parents[1]
+def source_digest(root: Path) -> str:
+    """Of the source files of the package in a folder, whatever its version says.
+
+    Raises:
+        FileNotFoundError: a part of the package is not there.
+    """
     seen = hashlib.sha256()
-    for path in sorted(path for folder in ("models", "trainer", "launch") for path in (root / folder).rglob("*.py")):
+    parts = [root / part for part in ("models", "trainer", "launch")]
+    for part in parts:
+        if not (part / "__init__.py").is_file():
+            raise FileNotFoundError(f"{part} is not a part of the package")
+    for path in sorted(path for part in parts for path in part.rglob("*.py")):
         seen.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return seen.hexdigest()[:12]
 

@@ -1,10 +1,12 @@
 """A job whose ranks do not fit together is refused before anything is touched, with host and rank."""
 
+import shutil
 from pathlib import Path
 
 import processes
 import pytest
 
+import smalti
 from smalti.trainer.distributed import ranks
 from smalti.trainer.jobs import preflight
 from smalti.trainer.jobs.preflight import Facts, differences
@@ -38,6 +40,23 @@ def test_each_difference_names_rank_and_host(changes: dict[str, object], message
 def test_a_disk_that_cannot_hold_two_checkpoints_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"this job cannot run:\n  .* GB free, and a checkpoint needs 1000000.00 GB"):
         preflight.check(tmp_path, "config", 10**15)
+
+
+@pytest.mark.parametrize("changed", ["models/bounds.py", "trainer/keyed_random.py", "launch/train.py"])
+def test_another_byte_in_any_part_of_the_package_is_another_version(tmp_path: Path, changed: str):
+    package = Path(smalti.__file__).parent
+    for part in ("models", "trainer", "launch"):
+        shutil.copytree(package / part, tmp_path / "same" / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(tmp_path / "same", tmp_path / "other")
+    with (tmp_path / "other" / changed).open("a") as file:
+        file.write("\n")
+    digest = preflight.versions()["smalti"]
+    assert preflight.source_digest(tmp_path / "same") == digest != preflight.source_digest(tmp_path / "other")
+
+
+def test_a_part_of_the_package_that_is_not_found_is_an_error_and_no_version(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="is not a part of the package"):
+        preflight.source_digest(tmp_path)
 
 
 def check_on_two_ranks(folder: str) -> list[str]:
