@@ -17,7 +17,7 @@ from ..models.vqgan.tiling import Tiling
 from ..trainer.checkpoint.loading import find_tokenizer, load_prior, load_tokenizer
 from ..trainer.distributed import ranks
 from ..trainer.sampling.image_files import DecodeConfig, contact_sheet
-from ..trainer.sampling.job import SamplingJob
+from ..trainer.sampling.job import SamplingJob, check_pair
 from ..trainer.sampling.progress import SamplingJobConfig
 from ..trainer.sampling.request import ConditionInputs, build_request
 from . import command
@@ -40,22 +40,26 @@ def _sample(asked: argparse.Namespace) -> int:
 def _sample_here(asked: argparse.Namespace) -> None:
     """This rank's share of the images."""
     device = ranks.device()
-    prior = load_prior(asked.prior, device)
+    prior = load_prior(asked.prior, device, asked.precision or ("bf16" if device.type == "cuda" else "fp32"))
     tokenizer = load_tokenizer(asked.tokenizer or _tokenizer_of(asked.prior), device)
+    check_pair(prior, tokenizer)
     decode = DecodeConfig(asked.decode, asked.tile, asked.halo, asked.format)
     config = SamplingJobConfig(asked.batch, asked.save_every, asked.preview)
-    job = SamplingJob(prior, tokenizer, asked.seed, _sampling(asked), decode, config, command.say)
     maps = None if asked.segmentation_tokenizer is None else load_tokenizer(asked.segmentation_tokenizer, device)
     conditions = ConditionInputs(asked.segmentation, maps, asked.label, asked.init_image, asked.keep_rows)
     sizes = asked.size or [None]
     stem = f"{_named(asked)}seed-{asked.seed}"
     requests = [build_request(prior, tokenizer, size, conditions, Tiling(asked.tile, asked.halo)) for size in sizes]
     for size, wanted in zip(sizes, requests, strict=True):
+        sampling = _sampling(asked, *lanes_and_prefill(asked, prior.model.rows_at_once(wanted.size[1]), device))
+        job = SamplingJob(prior, tokenizer, asked.seed, sampling, decode, config, command.say)
         several = f"-{size[0]}x{size[1]}" if len(sizes) > 1 else ""
         tasks = [
             job.image_job(wanted, number, asked.out, f"{stem}-{number:04d}{several}") for number in range(asked.count)
         ]
-        job.run(wanted, tasks[ranks.rank() :: ranks.world()])
+        # Images that are sampled together have neighboring numbers, which fill the lanes of a forward.
+        own = [task for task in tasks if task.number // asked.batch % ranks.world() == ranks.rank()]
+        job.run(wanted, own)
         ranks.barrier()
         if asked.grid and ranks.rank() == 0:
             contact_sheet([task.path for task in tasks], asked.out / f"{stem}{several}-grid.png")
@@ -83,7 +87,18 @@ def _tokenizer_of(run: Path) -> Path:
     return find_tokenizer(run, config.read(PriorRun, resolved_config(run), saved=True).tokenizer)
 
 
-def _sampling(asked: argparse.Namespace) -> SamplingConfig:
+def lanes_and_prefill(asked: argparse.Namespace, rows_at_once: int, device: torch.device) -> tuple[int, int]:
+    """Lanes and prefill: on a CPU few, on a GPU as many as the images that are sampled together can use."""
+    many = device.type == "cuda"
+    lanes, prefill = asked.lanes, asked.prefill
+    if lanes is None:
+        lanes = -(-asked.batch * rows_at_once // 16) * 16 if many else 4
+    if prefill is None:
+        prefill = max(size for size in range(1, min(lanes, 32) + 1) if lanes % size == 0) if many and lanes > 0 else 1
+    return lanes, prefill
+
+
+def _sampling(asked: argparse.Namespace, lanes: int, prefill: int) -> SamplingConfig:
     return SamplingConfig(
         temperature=asked.temperature,
         top_k=asked.top_k,
@@ -92,8 +107,8 @@ def _sampling(asked: argparse.Namespace) -> SamplingConfig:
         guidance=GuidanceConfig(asked.guidance, asked.guidance_schedule),
         mode=asked.mode,
         stride=asked.stride,
-        lanes=asked.lanes,
-        prefill=asked.prefill,
+        lanes=lanes,
+        prefill=prefill,
     )
 
 
@@ -109,9 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_local_rank(parser)
     _add_what(parser.add_argument_group("what to sample"))
     _add_drawing(parser.add_argument_group("how codes are drawn"))
-    _add_going(
-        parser.add_argument_group("how to go about it; of these only --stride, --lanes and --prefill change codes")
-    )
+    changing = "of these --stride, --lanes, --prefill and --precision change codes"
+    _add_going(parser.add_argument_group(f"how to go about it; {changing}"))
     _add_decoding(parser.add_argument_group("how codes become pixels"))
     return parser
 
@@ -150,7 +164,6 @@ def _add_drawing(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_going(group: "argparse._ArgumentGroup") -> None:
-    many = torch.cuda.is_available()
     group.add_argument(
         "--mode",
         choices=("wavefront", "serial"),
@@ -158,8 +171,9 @@ def _add_going(group: "argparse._ArgumentGroup") -> None:
         help="codes that do not need each other at once, or one by one (wavefront)",
     )
     group.add_argument("--stride", type=int, default=1, help="codes of a row that share one window; 1 is exact")
-    group.add_argument("--lanes", type=int, default=16 if many else 4, help="windows in a forward (4; on GPUs 16)")
-    group.add_argument("--prefill", type=int, default=4 if many else 1, help="windows read anew at once (1; on GPUs 4)")
+    group.add_argument("--lanes", type=int, help="windows in a forward (4; on GPUs what --batch needs)")
+    group.add_argument("--prefill", type=int, help="windows read anew at once (1; on GPUs up to 32 of the lanes)")
+    group.add_argument("--precision", choices=("fp32", "bf16"), help="of the prior (bf16 on GPUs, fp32 on a CPU)")
     group.add_argument("--batch", type=int, default=1, help="images sampled together (1)")
     group.add_argument("--save-every", type=float, default=30.0, help="seconds of work that a kill may cost (30)")
     group.add_argument("--preview", type=float, help="seconds between looks at what is there so far; else none")

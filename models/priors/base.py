@@ -80,6 +80,10 @@ class Prior(nn.Module):
         """The (N,) order of one training sample on the CPU; None for a prior that has but one."""
         return None
 
+    def rows_at_once(self, columns: int) -> int:
+        """How many rows of a grid of so many columns can be sampled staggered, where enough lanes are given."""
+        raise NotImplementedError
+
     def decoder(self, request: DecodingRequest) -> Decoder:
         """What samples the images of a request code by code."""
         raise NotImplementedError

@@ -182,6 +182,11 @@ class GPT(Prior):
             return torch.randperm(len(self.cells), generator=generator)
         return self.cells.cpu()
 
+    def rows_at_once(self, columns: int) -> int:
+        """A row waits for the window of the row above; see ``Prior``."""
+        raster = bool((self.cells.diff() > 0).all())
+        return -(-columns // self.window[1]) if raster else 1
+
     def decoder(self, request: DecodingRequest) -> Decoder:
         """What samples grids as large as the window or larger, code by code."""
         return WindowDecoder(self, request)

@@ -153,6 +153,10 @@ class NeighborhoodPrior(Prior):
             local = local + tokens[:, self.nowhere].mean(dim=1, keepdim=True)
         return rearrange(local, "b (h w) c -> b h w c", h=rows)
 
+    def rows_at_once(self, columns: int) -> int:
+        """A row waits for the neighborhood in the row above; see ``Prior``."""
+        return -(-columns // (self.config.columns_beside + 1))
+
     def decoder(self, request: DecodingRequest) -> Decoder:
         """What samples grids of any size, code by code."""
         return RollingDecoder(self, request)

@@ -26,6 +26,9 @@ class RollingPrior(Protocol):
     """(C,) what stands to the left of a row."""
     config: Any
 
+    def rows_at_once(self, columns: int) -> int:
+        """How many rows can be sampled staggered."""
+
     def cache(self, images: int, columns: int, rows: int) -> RollingCache:
         """An empty cache for images of ``columns`` codes a row."""
 
@@ -48,7 +51,7 @@ class RollingDecoder:
         for length, window in zip(request.size, prior.window, strict=True):
             window_start(0, length, window)  # refuses grids below the window, whose conditions cannot be cut
         self.order: Sequence[Cell] = [Cell(row, column) for row in range(height) for column in range(width)]
-        self.rows_at_once = min(-(-width // (prior.config.columns_beside + 1)), request.config.lanes)
+        self.rows_at_once = min(prior.rows_at_once(width), request.config.lanes)
         # Beside the rows being sampled, the one above them is kept for the reading position at its end.
         # Guided images are there twice: the second half of every forward goes without the condition.
         self.branches = 2 if request.guided else 1

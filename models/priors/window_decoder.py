@@ -34,6 +34,9 @@ class WindowPrior(Protocol):
     """(N,) the cells of the window in the order of prediction."""
     config: Any
 
+    def rows_at_once(self, columns: int) -> int:
+        """How many rows can be sampled staggered."""
+
     def step_weights(self) -> list[StepWeights]:
         """What every step multiplies by, prepared once for all caches."""
 
@@ -100,7 +103,7 @@ class WindowDecoder:
             if raster
             else [Cell(*divmod(cell, columns)) for cell in self.cells]
         )
-        self.rows_at_once = min(-(-width // columns), request.config.lanes) if raster else 1
+        self.rows_at_once = min(prior.rows_at_once(width), request.config.lanes)
         self.numbers = np.array(request.image_ids)
         self.branches = 2 if request.guided else 1
         self.weights = prior.step_weights()

@@ -1,5 +1,6 @@
 """The command samples the same images however it goes about it, says how in their metadata, and refuses in clear."""
 
+import argparse
 import json
 import re
 import shutil
@@ -165,7 +166,19 @@ def test_metadata_say_how_an_image_was_made(capsys, tmp_path, of_maps, tokenizer
     assert notes["seed"] == 9 and notes["image"] == 0 and notes["size"] == [20, 28]
     assert notes["prior"] == model_files.read_metadata(of_maps)["digest"]
     assert notes["tokenizer"] == model_files.read_metadata(tokenizer)["digest"]
+    assert notes["precision"] == "float32"
     assert "top_k=5" in notes["sampling"] and "blended" in notes["decoded"] and len(notes["request"]) == 64
+
+
+def test_another_precision_makes_another_image_and_does_not_go_on_in_the_same_file(
+    capsys, tmp_path, of_maps, tokenizer
+):
+    common = (of_maps, tokenizer, "--segmentation", labels(tmp_path / "map.png", (20, 28)))
+    sampled(capsys, tmp_path / "half", *common, "--precision", "bf16")
+    with Image.open(tmp_path / "half" / "map-seed-0-0000.png") as image:
+        assert json.loads(image.text["smalti"])["precision"] == "bfloat16"
+    assert sample.main([str(part) for part in (*common, "--out", tmp_path / "half")]) == 2
+    assert "was asked for otherwise" in capsys.readouterr().err
 
 
 def labels(path, size, most=6):
@@ -357,3 +370,19 @@ def test_a_fresh_process_samples_the_same_bits_from_a_copy_of_the_weights(capsys
     ended = job.wait()
     assert ended.codes == [0], ended.log
     assert same(here, pixels(tmp_path / "there"))
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "given", "expected"),
+    [
+        ("cpu", 9, (None, None), (4, 1)),
+        ("cuda", 1, (None, None), (16, 16)),
+        ("cuda", 5, (None, None), (32, 32)),
+        ("cuda", 15, (None, None), (64, 32)),
+        ("cuda", 15, (6, None), (6, 6)),
+        ("cuda", 15, (8, 2), (8, 2)),
+    ],
+)
+def test_lanes_and_prefill_follow_the_images_on_gpus_alone_unless_they_are_given(device, batch, given, expected):
+    asked = argparse.Namespace(batch=batch, lanes=given[0], prefill=given[1])
+    assert sample.lanes_and_prefill(asked, 4, torch.device(device)) == expected

@@ -5,7 +5,7 @@ Shapes: B images of H x W pixels, their grids of h x w codes.
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from ..files import write_whole
 from . import model_files, storage
 
 Module = TypeVar("Module", bound=nn.Module)
+
+Precision = Literal["fp32", "bf16"]
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class LoadedTokenizer(NamedTuple):
@@ -126,14 +129,17 @@ def load_tokenizer(path: str | Path, device: torch.device | str | None = None) -
     return LoadedTokenizer(_filled(config.build(), folder, metadata, device), metadata)
 
 
-def load_prior(path: str | Path, device: torch.device | str | None = None) -> LoadedPrior:
-    """The prior of a run or an export. Arguments and errors as of ``load_tokenizer``."""
+def load_prior(
+    path: str | Path, device: torch.device | str | None = None, precision: Precision = "fp32"
+) -> LoadedPrior:
+    """The prior of a run or an export, in a precision. Other arguments and errors as of ``load_tokenizer``."""
     folder = resolve_weights(Path(path))
     metadata = model_files.read_metadata(folder, "prior")
     source = f"the metadata in {folder}"
     config: Any = from_mapping(PriorConfig, metadata["model"], source, saved=True)
     condition: Any = from_mapping(ConditionConfig, metadata["condition"], source, saved=True)
-    return LoadedPrior(_filled(config.build(metadata["codes"], condition), folder, metadata, device), metadata)
+    prior = _filled(config.build(metadata["codes"], condition), folder, metadata, device)
+    return LoadedPrior(prior.to(PRECISIONS[precision]), metadata)
 
 
 def _filled(model: Module, folder: Path, metadata: dict[str, Any], device: torch.device | str | None) -> Module:

@@ -60,6 +60,11 @@ class SamplingJob:
         self.sampling, self.decode, self.config = sampling, develop, config
         self.say = say
 
+    @property
+    def precision(self) -> str:
+        """That of the prior, which decides the codes too: float32 or bfloat16."""
+        return str(next(self.prior.model.parameters()).dtype).removeprefix("torch.")
+
     def image_job(self, wanted: SampleRequest, number: int, folder: Path, stem: str) -> ImageJob:
         """An image's file and metadata."""
         factor: int = self.prior.metadata["factor"]
@@ -70,6 +75,7 @@ class SamplingJob:
             "size": [height, width],
             "prior": self.prior.metadata["digest"],
             "tokenizer": self.tokenizer.metadata["digest"],
+            "precision": self.precision,
             "sampling": repr(self.sampling),
             "decoded": repr(self.decode),
             "request": self._identity(wanted, number),
@@ -157,6 +163,7 @@ class SamplingJob:
             self.seed,
             number,
             wanted.size,
+            self.precision,
             drawn,
             model_files.digest(deciding_fields),
         ]
