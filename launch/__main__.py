@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
-from .command import DONE, WRONG
+from ..trainer.exit_code import ExitCode
 
 COMMANDS: Mapping[str, str] = {
     "pack": "pack images into tar shards",
@@ -27,12 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     if name in ("-h", "--help"):
         print(_help())
-        return DONE
+        return ExitCode.DONE
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"error: smalti has no command {name!r}; {advice}", file=sys.stderr)
-        return WRONG
+        return ExitCode.WRONG
     module = {"bench": ".bench.__main__", "import": ".import_weights"}.get(name, f".{name}")
     code: int = import_module(module, __package__).main(rest)
     return code

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 
-DONE, INCOMPLETE, WRONG = 0, 1, 2  # docs/clusters.md has the table of all exit codes
+from ..trainer.exit_code import ExitCode
 
 
 def parser(name: str, doc: str | None, example: str) -> argparse.ArgumentParser:
@@ -56,14 +56,14 @@ def note(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def fail(error: BaseException, code: int = WRONG) -> int:
+def fail(error: BaseException, code: int = ExitCode.WRONG) -> int:
     """An error in one line on standard error; the exit code."""
     note(f"error: {error}")
     return code
 
 
 def ended(work: Callable[[], int]) -> int:
-    """The exit code of a command: what its work returns, or ``WRONG`` and one line for what the user can mend."""
+    """What its work returns, or ``ExitCode.WRONG`` and a line for what a user can mend."""
     try:
         return work()
     except (OSError, ValueError) as error:

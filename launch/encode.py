@@ -12,6 +12,7 @@ from pathlib import Path
 from ..trainer.checkpoint.loading import load_tokenizer
 from ..trainer.data.crops import CropConfig, TamingCropConfig
 from ..trainer.distributed import ranks
+from ..trainer.exit_code import ExitCode
 from ..trainer.prepare.encode import EncodeConfig, EncodeJob, encode
 from ..trainer.shards.errors import SampleError, TooManySampleErrorsError
 from ..trainer.shards.reader import ShardSet
@@ -34,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if ranks.rank() == 0:
                 command.say(f"{report.samples} grids in {report.shards} shards, {len(report.skipped)} images left out")
     except TooManySampleErrorsError as error:
-        return command.fail(error, command.INCOMPLETE)
+        return command.fail(error, ExitCode.FAILED)
     except (OSError, ValueError, SampleError) as error:
         return command.fail(error)
-    return command.DONE
+    return ExitCode.DONE
 
 
 def _config(asked: argparse.Namespace) -> EncodeConfig:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..trainer.checkpoint.loading import export
+from ..trainer.exit_code import ExitCode
 from . import command
 
 
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(asked: argparse.Namespace) -> int:
     metadata = export(asked.run, asked.destination)
     command.say(f"{asked.destination}: {metadata['task']}, weights {metadata['digest'][:12]}")
-    return command.DONE
+    return ExitCode.DONE
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..trainer.exchange import importing, networks
 from ..trainer.exchange.taming import CONDITIONS, Hints
+from ..trainer.exit_code import ExitCode
 from . import command
 
 
@@ -28,7 +29,7 @@ def _import(asked: argparse.Namespace) -> int:
         command.say(line)
     for line in networks.summary(report):
         command.say(line)
-    return command.DONE
+    return ExitCode.DONE
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ..trainer.exit_code import ExitCode
 from ..trainer.prepare.process_pool import spread
 from ..trainer.shards.patterns import expand
 from ..trainer.shards.scan import write_index_of
@@ -30,7 +31,7 @@ def _index(asked: argparse.Namespace) -> int:
             damaged += 1
             command.note(f"no index: {indexed.problem}")
     command.say(f"{samples} samples in {len(shards) - damaged} shards; {damaged} shards could not be indexed")
-    return command.WRONG if damaged else command.DONE
+    return ExitCode.WRONG if damaged else ExitCode.DONE
 
 
 def _parser() -> argparse.ArgumentParser:

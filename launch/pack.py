@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..trainer.exit_code import ExitCode
 from ..trainer.prepare.find_images import find_samples
 from ..trainer.prepare.pack import PackConfig, automatic_val_count, pack
 from ..trainer.shards.reader import ShardSet
@@ -39,7 +40,7 @@ def _pack(asked: argparse.Namespace) -> int:
         command.note(f"left out: {left.file}: {left.reason}")
     validation = f", {report.val} for validation" if report.val else ""
     command.say(f"{report.samples} samples{validation} in {report.shards} shards, {len(report.skipped)} left out")
-    return command.DONE
+    return ExitCode.DONE
 
 
 def _number_or_auto(text: str) -> int | None:

@@ -14,6 +14,7 @@ from ..models.vqgan.autoencoder import VQGANConfig
 from ..trainer import config as configs
 from ..trainer.checkpoint import model_files
 from ..trainer.checkpoint.loading import resolve_weights
+from ..trainer.exit_code import ExitCode
 from ..trainer.files import write_whole
 from ..trainer.jobs.run import Run
 from ..trainer.planning.costs import Costs, measure
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write_script(asked.sbatch, asked.config, asked.set + planned.settings(costs.networks), machines)
     except (OSError, ValueError, RuntimeError) as error:
         return command.fail(error)
-    return command.DONE if planned.chosen is not None else command.INCOMPLETE
+    return ExitCode.DONE if planned.chosen is not None else ExitCode.FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

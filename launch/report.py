@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..trainer.exit_code import ExitCode
 from ..trainer.files import write_whole
 from ..trainer.jobs import report
 from . import command
@@ -22,7 +23,7 @@ def _report(asked: argparse.Namespace) -> int:
     summary = report.summary(runs, spent, asked.images)
     write_whole(asked.out, report.page(runs, summary, asked.images).encode())
     command.say("\n".join([*summary, f"report: {asked.out}"]))
-    return command.DONE
+    return ExitCode.DONE
 
 
 def _parser() -> argparse.ArgumentParser:

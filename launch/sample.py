@@ -16,6 +16,7 @@ from ..models.sampling import GuidanceConfig, SamplingConfig
 from ..models.vqgan.tiling import Tiling
 from ..trainer.checkpoint.loading import find_tokenizer, load_prior, load_tokenizer
 from ..trainer.distributed import ranks
+from ..trainer.exit_code import ExitCode
 from ..trainer.sampling.image_files import DecodeConfig, contact_sheet
 from ..trainer.sampling.job import SamplingJob, check_pair
 from ..trainer.sampling.progress import SamplingJobConfig
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _sample(asked: argparse.Namespace) -> int:
     with ranks.process_group(TIMEOUT_S):
         _sample_here(asked)
-    return command.DONE
+    return ExitCode.DONE
 
 
 def _sample_here(asked: argparse.Namespace) -> None:

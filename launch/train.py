@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..trainer.distributed import signals
+from ..trainer.exit_code import ExitCode
 from . import command
 
 
@@ -43,15 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run: Run = configs.read(Run, asked.config, asked.set)
         if asked.print_config:
             print(configs.dump(run), end="")
-            return exit_codes.DONE
+            return ExitCode.DONE
         launched = "RANK" in os.environ
         stop_request = Path(run.run_dir, exit_codes.ASKED) if ranks.rank_info_from_env(os.environ).rank == 0 else None
         with Watchdog(run.timeout_s, launched, stop_request), ranks.process_group(run.timeout_s):
-            return exit_codes.DONE if train(run, asked.fresh) else exit_codes.LEFT
+            return ExitCode.DONE if train(run, asked.fresh) else ExitCode.LEFT
     except signals.StopRequestedError:
-        return exit_codes.LEFT
+        return ExitCode.LEFT
     except FailedError:
-        return exit_codes.FAILED  # it has been said
+        return ExitCode.FAILED  # it has been said
     except (SaveError, OSError, ValueError) as error:
         return command.fail(error, exit_codes.code_of(error))
 

@@ -17,7 +17,14 @@ TOP = {
 }
 # The arrows inside models and trainer, a room each; a room may import itself too.
 LAYERS = {"models/layers", "models/bounds"}
-GROUND = {"trainer/files", "trainer/schema", "trainer/keyed_random", "trainer/bounded_json", "trainer/distributed"}
+GROUND = {
+    "trainer/files",
+    "trainer/schema",
+    "trainer/keyed_random",
+    "trainer/bounded_json",
+    "trainer/exit_code",
+    "trainer/distributed",
+}
 SHARDS = {"trainer/images", "trainer/shards"}
 SHARED = {*SHARDS, "trainer/data", "trainer/checkpoint", "trainer/config", "trainer/training"}
 ROOMS: dict[str, set[str]] = {
@@ -37,7 +44,8 @@ ROOMS: dict[str, set[str]] = {
     "trainer/keyed_random": set(),
     "trainer/bounded_json": set(),
     "trainer/schema": set(),
-    "trainer/distributed": {"trainer/schema"},
+    "trainer/exit_code": set(),
+    "trainer/distributed": {"trainer/schema", "trainer/exit_code"},
     "trainer/config": GROUND,
     "trainer/images": GROUND,
     "trainer/shards": {*GROUND, "trainer/images"},

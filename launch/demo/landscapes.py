@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ...models.bounds import Natural, Seed, Width, check_ranges
 from ...trainer import bounded_json
+from ...trainer.exit_code import ExitCode
 from ...trainer.files import write_whole
 from .. import command
 from .noise import Array, Color, color, outline, smoothstep
@@ -262,7 +263,7 @@ def _render(asked: argparse.Namespace) -> int:
         if not sys.stderr.isatty():
             command.note(f"{name}: {number} of {asked.count}")
     command.say(f"{asked.count} {'maps' if asked.maps_only else 'landscapes'} in {asked.destination}")
-    return command.DONE
+    return ExitCode.DONE
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ import pytest
 from fixtures.runs import lines, write_prior
 
 from smalti.trainer.checkpoint import model_files, storage
-from smalti.trainer.jobs import exit_codes
+from smalti.trainer.exit_code import ExitCode
 
 TRAIN = "smalti.launch.train"
 STEPS = 40
@@ -68,8 +68,8 @@ def test_a_supervisor_that_is_told_to_leave_has_the_ranks_save_and_leaves_with_7
     wait_for_a_checkpoint(config, job)
     job.signal(signal.SIGTERM, rank=0)
     ended = job.wait()
-    assert ended.codes == [exit_codes.LEFT], ended.log
-    assert "leave.txt asks to; saving and leaving" in ended.log and "restart" not in ended.log
+    assert ended.codes == [ExitCode.LEFT], ended.log
+    assert "stop-requested asks to; saving and leaving" in ended.log and "restart" not in ended.log
     assert storage.list_checkpoints(config.with_suffix(""))[0].step < STEPS
     assert supervised(config).wait().codes == [0]
     same_as_undisturbed(config, place)
@@ -87,13 +87,13 @@ def test_ranks_that_refuse_their_data_are_not_started_again(place: Path):
     # A launcher such as torchrun ends with 1 whatever its ranks say.
     careless = '"$@"; exit 1'
     ended = supervised(config, "sh", "-c", careless, "sh", *processes.launcher(2)).wait()
-    assert ended.codes == [exit_codes.WRONG] and "restart" not in ended.log, ended.log
+    assert ended.codes == [ExitCode.WRONG] and "restart" not in ended.log, ended.log
 
 
 def test_a_command_that_cannot_be_supervised_is_refused_with_a_way_out(config: Path, tmp_path: Path):
     def refused(*arguments: object) -> str:
         ended = processes.command("smalti.launch.supervise", list(map(str, arguments))).wait()
-        assert ended.codes == [exit_codes.WRONG]
+        assert ended.codes == [ExitCode.WRONG]
         return ended.log
 
     hostfile = tmp_path / "hosts"

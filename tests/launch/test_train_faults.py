@@ -17,6 +17,7 @@ import pytest
 from fixtures.runs import STEPS, lines, write_prior, write_vqgan
 
 from smalti.trainer.checkpoint import model_files, sealed, storage
+from smalti.trainer.exit_code import ExitCode
 from smalti.trainer.jobs import exit_codes
 
 TRAIN = "smalti.launch.train"
@@ -90,7 +91,7 @@ def test_a_job_that_is_asked_to_leave_saves_and_goes_on_bit_for_bit(config: Path
     job = started(config, 2, "step 2/")
     job.signal(number, rank=1)
     ended = job.wait()
-    assert ended.codes == [exit_codes.LEFT] * 2, ended.log
+    assert ended.codes == [ExitCode.LEFT] * 2, ended.log
     assert 2 <= steps_on_disk(config.with_suffix(""))[0] < STEPS
     assert train(config, 2).codes == [0, 0]
     assert lines(config.with_suffix("")) == lines(place / "straight")
@@ -112,10 +113,10 @@ def test_a_signal_that_comes_while_the_command_imports_makes_it_leave_before_the
             time.sleep(0.001)
         process.send_signal(signal.SIGUSR1)
         said = process.communicate(timeout=processes.PATIENCE_S)[0]
-    assert process.returncode == exit_codes.LEFT, said
+    assert process.returncode == ExitCode.LEFT, said
     assert "rank(s) on" in said and "step 1/" not in said  # the ranks came together, and did nothing
     assert not steps_on_disk(config.with_suffix(""))
-    assert exit_codes.last(config.with_suffix("")) == exit_codes.LEFT
+    assert exit_codes.last(config.with_suffix("")) == ExitCode.LEFT
 
 
 def test_a_dead_rank_ends_the_job_and_the_other_says_so(config: Path):
@@ -123,7 +124,7 @@ def test_a_dead_rank_ends_the_job_and_the_other_says_so(config: Path):
     killed = time.monotonic()
     job.signal(signal.SIGKILL, rank=1)
     ended = job.wait()
-    assert ended.codes[0] == exit_codes.FAILED and ended.codes[1] == -9, ended.log
+    assert ended.codes[0] == ExitCode.FAILED and ended.codes[1] == -9, ended.log
     assert "lost contact with another rank. None of them said why" in ended.outputs[0]
     assert time.monotonic() - killed < 60
 
@@ -163,7 +164,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(
     assert said in ended.outputs[0] and "going on at step 4" in ended.outputs[0]
     assert "a save that was interrupted" in ended.outputs[0]
     assert digest(run) == digest(place / "straight") and lines(run) == lines(place / "straight")
-    assert not list((run / "checkpoints").glob("torn-*"))  # removed after the next good save
+    assert not list((run / "checkpoints").glob("corrupt-*"))  # removed after the next good save
 
 
 def test_a_run_without_a_loadable_checkpoint_is_refused_unless_it_is_to_start_anew(half_done: Path, place: Path):
@@ -171,10 +172,10 @@ def test_a_run_without_a_loadable_checkpoint_is_refused_unless_it_is_to_start_an
     for folder in (run / "checkpoints").glob("step-*"):
         flip(folder)
     refused = train(half_done, 2)
-    assert refused.codes == [exit_codes.WRONG] * 2
+    assert refused.codes == [ExitCode.WRONG] * 2
     assert "no checkpoint of this run is whole; start anew with --fresh" in refused.outputs[0]
     shutil.rmtree(run / "checkpoints")
-    assert train(half_done, 2).codes == [exit_codes.WRONG] * 2
+    assert train(half_done, 2).codes == [ExitCode.WRONG] * 2
     assert train(half_done, 2, "--fresh").codes == [0, 0]
     assert digest(run) == digest(place / "straight")
 
@@ -217,7 +218,7 @@ def test_a_run_goes_on_on_other_ranks_at_another_stage(elastic: tuple[Path, Any]
 def test_a_full_disk_ends_the_job_with_its_own_code_and_keeps_what_was_saved(half_done: Path, place: Path):
     run = half_done.with_suffix("")
     ended = processes.command("full_disk", [half_done], 2).wait()
-    assert ended.codes == [exit_codes.NOT_SAVED] * 2, ended.log
+    assert ended.codes == [ExitCode.NOT_SAVED] * 2, ended.log
     for said in ended.outputs:
         assert "could not be written: rank " in said and "make room" in said and "the ones before it" in said
     assert steps_on_disk(run)[0] == 5 and storage.verify(run / "checkpoints" / "step-00000005") is None
@@ -237,14 +238,14 @@ def test_another_data_set_is_refused(half_done: Path):
     config["train_data"]["shards"] = [str(moved)]
     half_done.write_text(json.dumps(config))
     ended = train(half_done, 2)
-    assert ended.codes == [exit_codes.WRONG] * 2
+    assert ended.codes == [ExitCode.WRONG] * 2
     assert "fingerprint was" in ended.outputs[0] and "initial_weights" in ended.outputs[0]
 
 
 def wrong(place: Path, stage: Any, **settings: Any) -> str:
     config = stage(place, name=f"wrong-{len(list(place.glob('wrong-*')))}", **settings)
     ended = processes.command(TRAIN, [config], 2).wait()
-    assert ended.codes == [exit_codes.WRONG] * 2, ended.log
+    assert ended.codes == [ExitCode.WRONG] * 2, ended.log
     return ended.outputs[0]
 
 

@@ -9,7 +9,7 @@ A checkpoint is written aside, synced to the disk, checksummed in a manifest wri
         manifest.json                step, position in the data, config, versions; size and sha256 of every file above,
                                      and the sha256 of itself
     RUN/checkpoints/.saving-...      being written, or left by a kill
-    RUN/checkpoints/torn-...         found damaged or unfinished, set aside; removed after the next good save
+    RUN/checkpoints/corrupt-...     found damaged or unfinished, set aside; removed after the next good save
 
 The newest one whose every byte is as the manifest says is the one that is restored; others are named and passed over.
 """
@@ -27,7 +27,7 @@ from . import sealed
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 LATEST = "latest.txt"  # in the run's folder: tells a run that never saved from one whose checkpoints are gone
-SAVING, TORN = ".saving-", "torn-"
+SAVING, CORRUPT = ".saving-", "corrupt-"
 _NAME = re.compile(r"step-(\d{8})")
 
 Described = tuple[int, str]  # size and SHA-256 of a file
@@ -131,12 +131,12 @@ def none_is_whole(run: Path, problems: Sequence[str]) -> str:
 
 
 def leftovers(run: Path, mark: str) -> list[Path]:
-    """The folders of unfinished (``SAVING``) or damaged (``TORN``) checkpoints of a run."""
+    """The folders of unfinished (``SAVING``) or damaged (``CORRUPT``) checkpoints of a run."""
     return sorted((run / FOLDER).glob(f"{mark}*"))
 
 
 def quarantine(folder: Path) -> None:
     """Rename a checkpoint that is not whole, so that nothing takes it for one."""
-    torn = folder.with_name(TORN + folder.name.removeprefix(SAVING))
+    torn = folder.with_name(CORRUPT + folder.name.removeprefix(SAVING))
     shutil.rmtree(torn, ignore_errors=True)
     folder.rename(torn)

@@ -22,10 +22,10 @@ from ..distributed import ranks
 from ..files import sync, write_text
 from . import model_files, sealed
 from .storage import (
+    CORRUPT,
     LATEST,
     MANIFEST,
     SAVING,
-    TORN,
     CheckpointInfo,
     Described,
     described,
@@ -212,7 +212,7 @@ class SaveThread(threading.Thread):
     def _forget_old(self) -> None:
         for old in [
             *(found.folder for found in self._keep.old(list_checkpoints(self._run))),
-            *leftovers(self._run, TORN),
+            *leftovers(self._run, CORRUPT),
         ]:
             try:
                 shutil.rmtree(old)

@@ -303,4 +303,3 @@ def _rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
             waiting = [rest] if rest["key"] else []
     if waiting:
         yield join(waiting)
-

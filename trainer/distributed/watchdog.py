@@ -14,9 +14,9 @@ import threading
 import time
 from pathlib import Path
 
+from ..exit_code import ExitCode
 from . import signals
 
-STALLED = 70  # exit code
 PERIOD_S = 0.5
 
 _last_sign = time.monotonic()
@@ -67,7 +67,7 @@ class Watchdog:
             stalled_s = time.monotonic() - _last_sign
             if stalled_s > self._patience_s:
                 self._say(f"nothing was done for {stalled_s:.0f} s; ending")
-                os._exit(STALLED)
+                os._exit(ExitCode.STALLED)
             if stalled_s <= self._patience_s / 2:
                 shown = False
             elif not shown:

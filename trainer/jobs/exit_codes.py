@@ -3,8 +3,8 @@
 Launchers do not pass on the signals that they get: DeepSpeed's leaves its ranks unsignalled and may end with 0 when it
 is killed, torchrun makes every code a 1, and no signal reaches the ranks of another node. The folder is on every node.
 
-    RUN/leave.txt    touched while the job is asked to save and leave
-    RUN/ended.txt    the exit code that rank 0 of the last job left with; a killed one leaves none
+    RUN/stop-requested   touched while the job is asked to save and leave
+    RUN/exit-code        the exit code that rank 0 of the last job left with; a killed one leaves none
 """
 
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ from pathlib import Path
 
 from ..checkpoint.save_error import SaveError
 from ..distributed import ranks
+from ..exit_code import ExitCode
 from ..files import write_text
 
-DONE, FAILED, WRONG, NOT_SAVED, LEFT = 0, 1, 2, 74, 75
-ASKED, ENDED = "leave.txt", "ended.txt"
+ASKED, ENDED = "stop-requested", "exit-code"
 
 
-class ExitCode:
-    """What a job will have ended with, unless it fails."""
+class Ending:
+    """Holds what a job will have ended with, unless it fails."""
 
-    code = FAILED
+    code: int = ExitCode.FAILED
 
 
 @contextmanager
-def recorded_exit_code(run: Path) -> Iterator[ExitCode]:
+def recorded_exit_code(run: Path) -> Iterator[Ending]:
     """Around all that a job does in its run's folder: rank 0 leaves the exit code there, also after an error."""
-    ending = ExitCode()
+    ending = Ending()
     try:
         yield ending
     except Exception as error:
@@ -37,14 +37,14 @@ def recorded_exit_code(run: Path) -> Iterator[ExitCode]:
     finally:
         if ranks.rank() == 0:
             with suppress(OSError):  # a full disk, of which the launcher's code tells
-                write_text(run / ENDED, f"{ending.code}\n")
+                write_text(run / ENDED, f"{int(ending.code)}\n")
 
 
 def code_of(error: Exception) -> int:
     """The exit code of a training that ended with an error."""
     if isinstance(error, SaveError):
-        return NOT_SAVED
-    return WRONG if isinstance(error, OSError | ValueError) else FAILED
+        return ExitCode.NOT_SAVED
+    return ExitCode.WRONG if isinstance(error, OSError | ValueError) else ExitCode.FAILED
 
 
 def last(run: Path) -> int | None:

@@ -15,6 +15,7 @@ from ..checkpoint.writer import RetentionPolicy
 from ..data.stream import Stream
 from ..distributed import ranks
 from ..distributed.sequence_parallel import SequenceGroup
+from ..exit_code import ExitCode
 from ..prior import data as prior_data
 from ..prior.config import PriorRun
 from ..prior.task import PriorTask
@@ -61,7 +62,7 @@ def train(run: Run, fresh: bool) -> bool:
         finally:
             checkpoints.settle()
             metrics.close()
-        ending.code = exit_codes.DONE if done else exit_codes.LEFT
+        ending.code = ExitCode.DONE if done else ExitCode.LEFT
         return done
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from ...models.bounds import Count, check_ranges
 from ..checkpoint import storage
 from ..distributed import ranks
-from ..distributed.watchdog import STALLED
+from ..exit_code import ExitCode
 from . import exit_codes, failures, hosts
 
-FINAL = (exit_codes.DONE, exit_codes.WRONG, exit_codes.NOT_SAVED, exit_codes.LEFT)
+FINAL = (ExitCode.DONE, ExitCode.WRONG, ExitCode.NOT_SAVED, ExitCode.LEFT)
 SSH_FAILED = 255  # ssh's own exit code, which pdsh gives before any other
 LOOK_S = 0.5  # between two looks at whether the job was asked to leave
 ORPHANS_S = 600.0  # for ranks whose launcher died while the job was asked to leave
@@ -79,7 +79,7 @@ def supervise(command: Sequence[str], run: Path, restarts: int, pool: Hosts | No
                 _say(f"{ended}; {error}. The same command goes on {_beginning(run)}")
                 return code
             _say(f"{ended}; restart {started} of {restarts} {_beginning(run)}{without}")
-    return exit_codes.LEFT
+    return ExitCode.LEFT
 
 
 def _run(command: Sequence[str], run: Path, interrupt: ranks.Interrupt) -> int:
@@ -128,9 +128,9 @@ def _code(launcher: int, recorded: int | None, asked: bool) -> int:
     A launcher's 0 alone is not believed. Ranks that left unasked because their launcher was killed have failed.
     """
     launcher = 128 - launcher if launcher < 0 else launcher
-    orphans = recorded == exit_codes.LEFT and not asked and (launcher == 0 or launcher > 128)
+    orphans = recorded == ExitCode.LEFT and not asked and (launcher == 0 or launcher > 128)
     if recorded is None or orphans:
-        return launcher or exit_codes.FAILED
+        return launcher or ExitCode.FAILED
     return recorded
 
 
@@ -139,7 +139,7 @@ def _meaning(code: int, run: Path) -> str:
     cause = failures.reported_failures(run)
     if cause:
         return cause
-    if code == STALLED:
+    if code == ExitCode.STALLED:
         return "nothing was done for timeout_s"
     if code == SSH_FAILED:
         return "ssh has lost a host, see above"

@@ -85,7 +85,7 @@ def test_the_newest_is_the_one_of_the_highest_step_and_other_folders_are_none(tm
     for step in (20, 100, 3):
         write_checkpoint(tmp_path, step)
     (tmp_path / "checkpoints" / ".saving-step-00000200").mkdir()
-    (tmp_path / "checkpoints" / "torn-step-00000300").mkdir()
+    (tmp_path / "checkpoints" / "corrupt-step-00000300").mkdir()
     assert [found.step for found in list_checkpoints(tmp_path)] == [100, 20, 3]
     assert latest_valid(tmp_path) == CheckpointInfo(100, tmp_path / "checkpoints" / "step-00000100")
 
@@ -120,7 +120,7 @@ def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path):
     for _ in range(2):  # the second takes the place of the first
         storage.quarantine(folder)
         assert list_checkpoints(tmp_path) == []
-        assert [path.name for path in storage.leftovers(tmp_path, storage.TORN)] == ["torn-step-00000001"]
+        assert [path.name for path in storage.leftovers(tmp_path, storage.CORRUPT)] == ["corrupt-step-00000001"]
         folder = write_checkpoint(tmp_path, 1)
 
 

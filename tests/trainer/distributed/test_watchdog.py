@@ -8,6 +8,7 @@ from pathlib import Path
 import processes
 
 from smalti.trainer.distributed import ranks, watchdog
+from smalti.trainer.exit_code import ExitCode
 from smalti.trainer.jobs import exit_codes
 
 
@@ -27,7 +28,7 @@ def test_a_stalled_rank_shows_where_every_rank_stands_and_ends():
     began = time.monotonic()
     ended = processes.start(hang, 2, patience_s=60).wait()
     assert time.monotonic() - began < 30
-    assert ended.codes[1] == watchdog.STALLED and ended.codes[0] != 0
+    assert ended.codes[1] == ExitCode.STALLED and ended.codes[0] != 0
     assert "rank 1 on" in ended.outputs[1] and "in the_line_that_hangs" in ended.outputs[1]
     assert "barrier" in ended.outputs[0]
 

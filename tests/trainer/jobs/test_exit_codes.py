@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from smalti.trainer.checkpoint.save_error import SaveError
+from smalti.trainer.exit_code import ExitCode
 from smalti.trainer.jobs import exit_codes
 from smalti.trainer.jobs.failures import FailedError
 
 
-@pytest.mark.parametrize("code", [exit_codes.DONE, exit_codes.LEFT])
+@pytest.mark.parametrize("code", [ExitCode.DONE, ExitCode.LEFT])
 def test_what_a_job_ended_with_is_found_again(tmp_path: Path, code: int):
     with exit_codes.recorded_exit_code(tmp_path) as ending:
         ending.code = code
@@ -19,11 +20,11 @@ def test_what_a_job_ended_with_is_found_again(tmp_path: Path, code: int):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ValueError("a wrong value"), exit_codes.WRONG),
-        (FileNotFoundError("no such shard"), exit_codes.WRONG),
-        (SaveError("the disk is full"), exit_codes.NOT_SAVED),
-        (FailedError(), exit_codes.FAILED),
-        (RuntimeError("out of memory"), exit_codes.FAILED),
+        (ValueError("a wrong value"), ExitCode.WRONG),
+        (FileNotFoundError("no such shard"), ExitCode.WRONG),
+        (SaveError("the disk is full"), ExitCode.NOT_SAVED),
+        (FailedError(), ExitCode.FAILED),
+        (RuntimeError("out of memory"), ExitCode.FAILED),
     ],
 )
 def test_an_error_passes_and_leaves_its_code(tmp_path: Path, error: Exception, code: int):
@@ -34,7 +35,7 @@ def test_an_error_passes_and_leaves_its_code(tmp_path: Path, error: Exception, c
 
 def test_nothing_is_known_of_a_job_that_was_killed(tmp_path: Path):
     with exit_codes.recorded_exit_code(tmp_path) as ending:
-        ending.code = exit_codes.DONE
+        ending.code = ExitCode.DONE
     exit_codes.forget(tmp_path)  # the next job begins, and never comes to tell
     assert exit_codes.last(tmp_path) is None
 

@@ -110,7 +110,7 @@ def test_what_changes_numbers_by_more_than_rounding_is_harmful(path: str, expect
 def test_fresh_removes_what_the_run_left_and_nothing_else(tmp_path: Path):
     claim_run_dir(tmp_path, Run(), Run, fresh=False)
     of_the_run = (
-        "checkpoints/step-00000001/a", "checkpoints/torn-step-00000002/a", "images/reconstructions-00000004.png",
+        "checkpoints/step-00000001/a", "checkpoints/corrupt-step-00000002/a", "images/reconstructions-00000004.png",
         "metrics.jsonl", "latest.txt",
     )  # fmt: skip
     of_the_user = (

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from smalti.trainer.exit_code import ExitCode
 from smalti.trainer.jobs import exit_codes, hosts, supervisor
 from smalti.trainer.jobs.supervisor import Hosts, supervise
 
@@ -36,7 +37,7 @@ def test_restarts_that_are_used_up_end_with_the_last_code(run: Path, capsys: pyt
     ]
 
 
-@pytest.mark.parametrize("code", [exit_codes.WRONG, exit_codes.NOT_SAVED, exit_codes.LEFT])
+@pytest.mark.parametrize("code", [ExitCode.WRONG, ExitCode.NOT_SAVED, ExitCode.LEFT])
 def test_what_does_not_get_better_by_itself_is_not_started_again(
     run: Path, code: int, capsys: pytest.CaptureFixture[str]
 ):
@@ -47,19 +48,19 @@ def test_what_does_not_get_better_by_itself_is_not_started_again(
 @pytest.mark.parametrize(
     ("recorded", "launcher", "code"),
     [
-        (None, 0, exit_codes.FAILED),  # a launcher that was killed and ends well
-        (exit_codes.DONE, 1, exit_codes.DONE),  # one that fails while it tidies up
-        (exit_codes.WRONG, 1, exit_codes.WRONG),  # torchrun's 1 for every code
-        (exit_codes.LEFT, 1, exit_codes.LEFT),
-        (exit_codes.LEFT, 0, exit_codes.FAILED),  # nobody asked: the ranks left because their launcher was gone
-        (exit_codes.LEFT, 137, 137),
-        (exit_codes.FAILED, 247, exit_codes.FAILED),
+        (None, 0, ExitCode.FAILED),  # a launcher that was killed and ends well
+        (ExitCode.DONE, 1, ExitCode.DONE),  # one that fails while it tidies up
+        (ExitCode.WRONG, 1, ExitCode.WRONG),  # torchrun's 1 for every code
+        (ExitCode.LEFT, 1, ExitCode.LEFT),
+        (ExitCode.LEFT, 0, ExitCode.FAILED),  # nobody asked: the ranks left because their launcher was gone
+        (ExitCode.LEFT, 137, 137),
+        (ExitCode.FAILED, 247, ExitCode.FAILED),
     ],
 )
 def test_what_rank_0_has_said_counts_and_a_launcher_alone_is_not_believed(
     run: Path, recorded: int | None, launcher: int, code: int
 ):
-    say = "" if recorded is None else f"echo {recorded} > $1/ended.txt;"
+    say = "" if recorded is None else f"echo {recorded} > $1/exit-code;"
     assert supervise(shell(f"{say} exit {launcher}", run), run, 0) == code
 
 
@@ -75,14 +76,14 @@ def test_the_first_cause_is_in_the_line(run: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_request_to_leave_is_passed_on_by_a_file_until_the_job_has_left(run: Path):
-    leaves = "kill -USR1 $PPID; while [ ! -e $1/leave.txt ]; do sleep 0.05; done; echo 75 > $1/ended.txt; exit 1"
-    assert supervise(shell(leaves, run), run, 3) == exit_codes.LEFT
+    leaves = "kill -USR1 $PPID; while [ ! -e $1/stop-requested ]; do sleep 0.05; done; echo 75 > $1/exit-code; exit 1"
+    assert supervise(shell(leaves, run), run, 3) == ExitCode.LEFT
     assert not (run / exit_codes.ASKED).exists()
 
 
 def test_ranks_whose_launcher_dies_of_the_request_are_waited_for(run: Path):
-    rank = "while [ ! -e $1/leave.txt ]; do sleep 0.05; done; sleep 0.5; echo 75 > $1/ended.txt"
-    assert supervise(shell(f"({rank}) & kill -TERM $PPID; kill $$", run), run, 3) == exit_codes.LEFT
+    rank = "while [ ! -e $1/stop-requested ]; do sleep 0.05; done; sleep 0.5; echo 75 > $1/exit-code"
+    assert supervise(shell(f"({rank}) & kill -TERM $PPID; kill $$", run), run, 3) == ExitCode.LEFT
 
 
 def test_a_silent_host_is_left_out_of_the_next_start(
