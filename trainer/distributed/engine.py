@@ -7,6 +7,7 @@ its masters.
 
 import copy
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -97,7 +98,8 @@ class _FiniteAdamW(torch.optim.AdamW):
         """One step on gradients that are reduced over ranks, so that all ranks decide alike."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if gradients:
-            self.found_inf = not_finite(total_norm(gradients))  # read by the fused kernel, not by the host
+            self.gradient_norm = total_norm(gradients)
+            self.found_inf = not_finite(self.gradient_norm)  # read by the fused kernel, not by the host
         return super().step(closure)
 
 
@@ -178,6 +180,8 @@ def build(
         optimizer=_optimizer(module, optimizer, _FiniteAdamW if config.zero_stage == 0 else torch.optim.AdamW),
         config=_deepspeed_config(config, numbers, micro_batch, accumulation),
     )
+    if config.zero_stage == 0:
+        engine.clip_fp32_gradients = partial(_clip, engine)
     if config.zero_stage == 0 and dist.get_world_size() == 1:
         engine.enable_backward_allreduce = False  # it would copy all gradients to a buffer and back, for nobody
     problem = fuse(engine.optimizer) if config.zero_stage in (1, 2) else ""
@@ -191,6 +195,11 @@ def build(
     if config.compile_backend is not None:
         engine.compile(backend=config.compile_backend)
     return engine
+
+
+def _clip(engine: Any) -> None:
+    """Clip the gradients of ZeRO 0 and keep the norm that they had, for ``get_global_grad_norm``."""
+    engine._global_grad_norm = nn.utils.clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping())
 
 
 @torch.no_grad()
@@ -224,6 +233,22 @@ def _left_out(engine: Any) -> Tensor | None:
     optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
     mark: Tensor | None = getattr(optimizer, "found_inf", None)
     return mark
+
+
+def state_of(engines: Mapping[str, Any]) -> dict[str, float]:
+    """The learning rate of each engine's last step and the norm of its gradient before clipping, over all ranks.
+
+    The host waits for the device. A norm that is not finite, and that of an engine without a step, is left out.
+    """
+    rates = {f"lr/{name}": float(engine.optimizer.param_groups[0]["lr"]) for name, engine in engines.items()}
+    norms = {f"grad_norm/{name}": _gradient_norm(engine) for name, engine in engines.items()}
+    known = {name: float(norm) for name, norm in norms.items() if norm is not None}
+    return rates | {name: norm for name, norm in known.items() if math.isfinite(norm)}
+
+
+def _gradient_norm(engine: Any) -> Tensor | float | None:
+    norm: Tensor | float | None = engine.get_global_grad_norm()
+    return getattr(engine.optimizer, "gradient_norm", None) if norm is None else norm
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:

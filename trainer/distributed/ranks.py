@@ -181,6 +181,19 @@ def all_reduce_metrics(scalars: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(names, all_reduce_mean_(values).tolist(), strict=True))
 
 
+def all_reduce_max(figures: Mapping[str, float]) -> dict[str, float]:
+    """The largest of every figure over all ranks, in one message.
+
+    Every rank must call this with the same names; their order does not matter.
+    """
+    names = sorted(figures)
+    if world() == 1 or not names:
+        return dict(figures)
+    values = torch.tensor([figures[name] for name in names], dtype=torch.float64, device=device())
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return dict(zip(names, values.tolist(), strict=True))
+
+
 def any_rank(value: bool) -> bool:
     """Whether any rank says yes. Every rank must call this."""
     if world() == 1:

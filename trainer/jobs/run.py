@@ -22,6 +22,7 @@ from ..prior.task import PriorTask
 from ..shards.reader import agreed_classes
 from ..training.loop import fit
 from ..training.metrics import Metrics
+from ..training.throughput import Workload
 from ..vqgan.config import VQGANRun
 from ..vqgan.task import VQGANTask
 from . import exit_codes, failures, preflight, run_dir
@@ -49,14 +50,14 @@ def train(run: Run, fresh: bool) -> bool:
             print(about, flush=True)
         torch.manual_seed(run.seed)  # the same weights on every rank
         task, training, val = built(run)
-        metrics = Metrics(folder, run.loop.max_steps, run.wandb, configs.to_mapping(run))
+        metrics = Metrics(folder, run.loop.max_steps, run.wandb, configs.to_mapping(run), work_of(run))
         record = {"config": configs.to_mapping(run), "versions": preflight.versions(), "wandb": metrics.identity}
         data = RunData(training, val, task.tokenizers)
         checkpoints = Checkpointer(folder, RetentionPolicy(run.keep_last, run.keep_every), data, metrics, record)
         try:
             start = checkpoints.restore(task)
             metrics.rewind(start)
-            batches = training.train_batches(start)
+            batches = metrics.timed(training.train_batches(start))
             with failures.first_failure_reported(folder):
                 done = fit(task, batches, val, run.batch.micro_batch_size, run.loop, metrics, checkpoints, start)
         finally:
@@ -64,6 +65,14 @@ def train(run: Run, fresh: bool) -> bool:
             metrics.close()
         ending.code = ExitCode.DONE if done else ExitCode.LEFT
         return done
+
+
+def work_of(run: Run) -> Workload:
+    """What an optimizer step of a run works on: images, or tokens of a prior."""
+    samples = run.batch.global_batch_size
+    if isinstance(run, VQGANRun):
+        return Workload("images", samples)
+    return Workload("tokens", samples * run.model.window[0] * run.model.window[1])
 
 
 def checkpoint_bytes(run: Run) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...models.bounds import Count, check_ranges
 from ..data.collate import Batch
 from ..distributed import ranks
-from ..distributed.engine import Engine
+from ..distributed.engine import Engine, state_of
 from ..distributed.watchdog import heartbeat
 from ..keyed_random import mix
 from ..schema import MAY_CHANGE
@@ -62,7 +62,7 @@ class ValBatches(Protocol):
 class Metrics(Protocol):
     def add(self, scalars: Mapping[str, Tensor]) -> None: ...
 
-    def write(self, step: int) -> None: ...
+    def write(self, step: int, state: Mapping[str, float]) -> None: ...
 
     def write_val(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -127,7 +127,7 @@ def fit(
             last = step == config.max_steps
             leave = interrupt.stop_requested()
             if last or step % config.log_every == 0:
-                metrics.write(step)
+                metrics.write(step, state_of(task.engines))
             if last or step % config.eval_every == 0:
                 metrics.write_val(step, task.evaluate(val_batches.eval_batches(preview_batch)))
                 last = last or task.finished()

@@ -8,9 +8,9 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -21,8 +21,10 @@ from .. import bounded_json, files
 from ..checkpoint.save_error import needed
 from ..checkpoint.writer import SaveReport
 from ..distributed import ranks
+from .throughput import Throughput, Workload
 from .wandb_logger import WandbConfig, WandbRun
 
+T = TypeVar("T")
 FILE = "metrics.jsonl"
 
 
@@ -34,15 +36,24 @@ class Metrics:
         steps: of the whole run, for the progress.
         wandb: None: no wandb.
         settings: the resolved config as a mapping, for wandb.
+        work: of a step, for images or tokens per second.
     """
 
-    def __init__(self, run: Path, steps: int, wandb: WandbConfig | None, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        run: Path,
+        steps: int,
+        wandb: WandbConfig | None,
+        settings: Mapping[str, Any],
+        work: Workload | None = None,
+    ) -> None:
         self.run = run
         self.steps = steps
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._noted: dict[str, float] = {}
-        self._began = self._last = time.monotonic()
+        self._began = time.monotonic()
+        self._throughput = Throughput(work)
         self._last_step = 0
         self._bar: Any = None
         self._watched = wandb, settings
@@ -61,6 +72,7 @@ class Metrics:
         At step 0 nothing is kept, not even the evaluation of its beginning, which will be made again.
         """
         self._last_step = step
+        self._throughput.resume()
         path = self.run / FILE
         if ranks.rank() != 0:
             return
@@ -94,33 +106,40 @@ class Metrics:
             f"steps stalled for {saved.stalled_s:.2f} s"
         )
 
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; the time spent waiting for them becomes ``data_wait``."""
+        return self._throughput.timed(batches)
+
     def add(self, scalars: Mapping[str, Tensor]) -> None:
         """Take in one step's scalars; nothing waits for the device."""
         for name, value in scalars.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
+        self._throughput.step_done()
 
-    def write(self, step: int) -> None:
-        """Write the mean, over steps and ranks, of what was added since the last time. Every rank must call this."""
+    def write(self, step: int, state: Mapping[str, float]) -> None:
+        """Write the mean, over steps and ranks, of what was added since the last time. Every rank must call this.
+
+        Args:
+            state: what holds at this step alone, such as learning rates; the same on all ranks.
+        """
         values = ranks.all_reduce_metrics({name: total / self._counts[name] for name, total in self._sums.items()})
         self._sums.clear()
         self._counts.clear()
-        now = time.monotonic()
-        if step > self._last_step:
-            values["seconds_per_step"] = (now - self._last) / (step - self._last_step)
-        self._last, self._last_step = now, step
+        values |= {**state, **self._throughput.read(step - self._last_step)}
+        self._last_step = step
         self._emit(step, {f"train/{name}": value for name, value in values.items()} | self._noted)
         self._noted = {}
 
     def write_val(self, step: int, values: Mapping[str, float]) -> None:
         """Write what an evaluation found; the values are already agreed by the ranks."""
-        self._last = time.monotonic()  # the evaluation's time is not the next steps'
+        self._throughput.resume()
         self._emit(step, {f"val/{name}": value for name, value in values.items()})
 
     def write_images(self, step: int, images: Mapping[str, Tensor]) -> None:
         """Write image grids, uint8 (H, W, 3)."""
-        self._last = time.monotonic()
+        self._throughput.resume()
         if ranks.rank() != 0:
             return
         folder = self.run / "images"

@@ -8,7 +8,7 @@ import processes
 import pytest
 import torch
 import torch.distributed as dist
-from fixtures.engines import OPTIMIZER, STAGES, STEPS, built, plain, samples, trained
+from fixtures.engines import CLIP, OPTIMIZER, SAMPLES, STAGES, STEPS, built, network, plain, samples, trained
 from torch import Tensor, nn
 
 from smalti.trainer.distributed import engine as engines
@@ -34,6 +34,33 @@ def test_every_stage_and_accumulation_trains_what_plain_torch_trains(world: int)
         for case, state in result.items():
             for name, value in expected.items():
                 assert torch.allclose(state[name], value, rtol=1e-4, atol=1e-6), (case, name)
+
+
+def states_of_engines() -> dict[str, Any]:
+    found = {}
+    for zero, precision in [(0, "fp32"), (1, "fp32"), (2, "bf16"), (3, "fp32")]:
+        fresh = built(zero, precision)
+        found[f"zero {zero}, {precision}, fresh"] = engines.state_of({"net": fresh}).get("grad_norm/net", 0.0)
+        found[f"zero {zero}, {precision}"] = engines.state_of({"net": trained(fresh, steps=range(1))})
+    unclipped = engines.build(network(), EngineConfig(zero_stage=0), OPTIMIZER, SAMPLES // ranks.world(), 1)
+    found["zero 0, not clipped"] = engines.state_of({"net": trained(unclipped, steps=range(1))})
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_engines_say_their_learning_rate_and_the_norm_of_the_whole_gradient_before_clipping(world: int):
+    inputs, targets = samples(0)
+    module = network()
+    (module(inputs) - targets).square().mean().backward()
+    norm = torch.cat([parameter.grad.flatten() for parameter in module.parameters()]).norm().item()
+    assert norm > CLIP
+    for result in processes.run(states_of_engines, world):
+        for case, state in result.items():
+            if "fresh" in case:
+                assert state == 0.0, case
+            else:
+                close = pytest.approx(norm, rel=0.02 if "bf16" in case else 1e-4)
+                assert state == {"lr/net": OPTIMIZER.rate(0, STEPS), "grad_norm/net": close}, case
 
 
 def masters_after_rewriting() -> dict[str, Any]:

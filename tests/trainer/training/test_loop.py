@@ -47,7 +47,8 @@ class Recorder:
 
     def add(self, scalars: Mapping[str, Tensor]) -> None: ...
 
-    def write(self, step: int) -> None:
+    def write(self, step: int, state: Mapping[str, float]) -> None:
+        assert state == {}  # there are no engines
         self.diary.append(("write", step))
 
     def write_val(self, step: int, values: Mapping[str, float]) -> None:

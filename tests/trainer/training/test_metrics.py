@@ -13,6 +13,7 @@ from PIL import Image
 from smalti.trainer.checkpoint.writer import SaveReport
 from smalti.trainer.distributed import ranks
 from smalti.trainer.training.metrics import Metrics, grid, history
+from smalti.trainer.training.throughput import Workload
 
 
 def metrics(run: Path) -> Metrics:
@@ -23,19 +24,29 @@ def test_a_line_is_the_mean_of_the_steps_since_the_last(tmp_path: Path):
     writer = metrics(tmp_path)
     for step, loss in enumerate([1.0, 2.0, 6.0], 1):
         writer.add({"loss": torch.tensor(loss)} | ({"rare": torch.tensor(5.0)} if step == 2 else {}))
-    writer.write(3)
+    writer.write(3, {})
     writer.add({"loss": torch.tensor(4.0)})
-    writer.write(4)
+    writer.write(4, {})
     first, second = history(tmp_path)
     assert (first["step"], first["train/loss"], first["train/rare"]) == (3, 3.0, 5.0)
     assert (second["step"], second["train/loss"]) == (4, 4.0) and "train/rare" not in second
     assert first["train/seconds_per_step"] > 0
 
 
+def test_a_line_has_what_holds_at_its_step_and_how_fast_the_steps_before_it_were(tmp_path: Path):
+    writer = Metrics(tmp_path, 100, None, {}, Workload("images", 32))
+    batches = writer.timed(iter(["first", "second"]))
+    assert [next(batches), next(batches)] == ["first", "second"]
+    writer.write(2, {"lr/generator": 0.5})
+    (line,) = history(tmp_path)
+    assert line["train/lr/generator"] == 0.5 and 0 <= line["train/data_wait"] <= 1
+    assert line["train/images_per_second"] == pytest.approx(32 / line["train/seconds_per_step"])
+
+
 def test_the_console_says_what_the_file_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     writer = metrics(tmp_path)
     writer.add({"loss": torch.tensor(0.25)})
-    writer.write(50)
+    writer.write(50, {})
     writer.write_val(50, {"psnr": 21.5})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("step  50/100  train/loss 0.25") and " left 0:0" in lines[0]
@@ -71,7 +82,7 @@ def test_what_was_added_before_a_restart_counts_in_the_next_line(tmp_path: Path)
     resumed = metrics(tmp_path)
     resumed.load_state_dict(first.state_dict())
     resumed.add({"loss": torch.tensor(3.0)})
-    resumed.write(2)
+    resumed.write(2, {})
     assert history(tmp_path)[-1]["train/loss"] == 2.0
 
 
@@ -80,7 +91,7 @@ def test_what_a_save_has_cost_is_in_the_next_line_and_only_there(tmp_path: Path)
     writer.note(SaveReport(step=5, stalled_s=0.5, written_s=2.0, size=1000))
     writer.note(None)
     for step in (10, 20):
-        writer.write(step)
+        writer.write(step, {})
     first, second = history(tmp_path)
     assert (first["checkpoint/stalled_seconds"], first["checkpoint/bytes_per_second"]) == (0.5, 500.0)
     assert "checkpoint/stalled_seconds" not in second
@@ -103,7 +114,7 @@ def test_a_grid_has_a_row_for_each_batch():
 def write_on_two_ranks(run: str) -> dict[str, Any]:
     writer = metrics(Path(run))
     writer.add({"loss": torch.tensor(1.0 + ranks.rank())})
-    writer.write(1)
+    writer.write(1, {})
     ranks.barrier()
     return {"lines": len(history(Path(run))), "loss": history(Path(run))[0]["train/loss"]}
 

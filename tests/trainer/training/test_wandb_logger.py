@@ -50,7 +50,7 @@ def work(folder: Path, job: Session) -> None:
     metrics.rewind(job.start)
     for step in range(job.start + (job.start > 0), job.end + 1):
         metrics.add({"loss": torch.tensor(job.scale * step)})
-        metrics.write(step)
+        metrics.write(step, {})
         metrics.write_val(step, {"psnr": job.scale})
     if job.killed:
         os.kill(os.getpid(), signal.SIGKILL)

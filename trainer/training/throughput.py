@@ -1,0 +1,80 @@
+"""How fast a run trains: images or tokens per second, the time spent waiting for data, the memory of the GPUs."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from ..distributed import ranks
+
+T = TypeVar("T")
+GIB = 1024**3
+
+
+class Workload(NamedTuple):
+    """What an optimizer step works on, over all ranks."""
+
+    unit: str  # "images" or "tokens"
+    units: int
+
+
+class Throughput:
+    """The clock of one rank's training steps. It reads the host's clock only: nothing waits for the device.
+
+    Args:
+        work: of a step; None measures time alone.
+        clock: seconds, from any point on.
+    """
+
+    def __init__(self, work: Workload | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._work = work
+        self._clock = clock
+        self._began = self._stepped = clock()
+        self._paused = self._waited = 0.0
+
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; the time until each is there counts as time spent waiting for data."""
+        while True:
+            began = self._clock()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._waited += self._clock() - began
+            yield batch
+
+    def step_done(self) -> None:
+        """A step has ended here."""
+        self._stepped = self._clock()
+
+    def resume(self) -> None:
+        """What was done since the last step, such as an evaluation, was no training."""
+        now = self._clock()
+        self._paused += now - max(self._stepped, self._began)
+        self._stepped = now
+
+    def read(self, steps: int) -> dict[str, float]:
+        """The figures of the steps since the last reading, of the slowest and fullest rank. Every rank must call this.
+
+        Returns:
+            ``seconds_per_step``; ``images_per_second`` of all ranks and ``images_per_second_per_gpu`` of one (or
+            ``tokens``); ``data_wait``, the share of time spent waiting for data; on GPUs ``gpu_memory``, the most GiB
+            that tensors took at once.
+        """
+        now = self._clock()
+        seconds, waited = max(now - self._began - self._paused, 1e-9), self._waited
+        self._began = self._stepped = now
+        self._paused = self._waited = 0.0
+        figures = {"data_wait": min(waited / seconds, 1.0)}
+        if steps > 0:
+            figures["seconds_per_step"] = seconds / steps
+        if torch.cuda.is_available():
+            figures["gpu_memory"] = torch.cuda.max_memory_allocated() / GIB
+            torch.cuda.reset_peak_memory_stats()
+        figures = ranks.all_reduce_max(figures)
+        if steps > 0 and self._work is not None:
+            pace = self._work.units / figures["seconds_per_step"]
+            figures[f"{self._work.unit}_per_second"] = pace
+            figures[f"{self._work.unit}_per_second_per_gpu"] = pace / ranks.world()
+        return figures
