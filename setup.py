@@ -42,6 +42,8 @@ setup(
     extras_require={
         "fast": ["simplejpeg>=1.7,<2"],
         "http": ["aiohttp>=3.9,<4"],
+        "hub": ["huggingface_hub>=0.24"],
+        "onnx": ["onnx>=1.16", "onnxscript>=0.2"],
         "dev": [
             "pytest>=8,<10",
             "ruff>=0.9",

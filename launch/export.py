@@ -1,11 +1,14 @@
-"""Export a run's weights, model.safetensors and config.json: ``smalti export RUN DEST``."""
+"""Export a run's weights in a format that others load: ``smalti export RUN DEST --format FORMAT``.
+
+What a format cannot represent exactly is refused with the reason; docs/exchange.md has the table of formats.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..trainer.checkpoint.loading import export
+from ..trainer.exchange import exporting
 from ..trainer.exit_code import ExitCode
 from . import command
 
@@ -17,15 +20,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(asked: argparse.Namespace) -> int:
-    metadata = export(asked.run, asked.destination)
-    command.say(f"{asked.destination}: {metadata['task']}, weights {metadata['digest'][:12]}")
+    options = exporting.Options(asked.dtype, asked.shard_bytes, asked.tokenizer, asked.condition_tokenizer)
+    command.say(exporting.export(asked.run, asked.destination, asked.format, options))
     return ExitCode.DONE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("export", __doc__, "smalti export runs/vqgan exports/vqgan")
-    parser.add_argument("run", type=Path, help="folder of a run of either stage")
+    parser.add_argument("run", type=Path, help="folder of a run of either stage, or of an export")
     parser.add_argument("destination", type=Path, help="a folder that is not there yet, or is an older export")
+    formats = ", ".join(exporting.FORMATS)
+    parser.add_argument("--format", choices=exporting.FORMATS, default="smalti", help=f"one of {formats}")
+    parser.add_argument("--dtype", choices=list(exporting.DTYPES), help="of the floating numbers; default: as they are")
+    parser.add_argument(
+        "--shard-bytes", type=int, default=exporting.Options().shard_bytes, help="the most bytes of a file of weights"
+    )
+    parser.add_argument("--tokenizer", type=Path, help="of a prior, for formats that hold both (taming)")
+    parser.add_argument("--condition-tokenizer", type=Path, help="of a prior's maps or depths, alike")
     return parser
 
 

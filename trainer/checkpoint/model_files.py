@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import sealed
+from . import sealed, shards
 
 WEIGHTS = "model.safetensors"
 METADATA = "config.json"
@@ -30,9 +29,15 @@ def digest(weights: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def write(folder: Path, weights: dict[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Leave the pair in a folder; the metadata gets the weights' digest and a checksum of its own."""
-    save_file(weights, folder / WEIGHTS)
+def write(
+    folder: Path, weights: dict[str, Tensor], metadata: Mapping[str, Any], shard_bytes: int | None = None
+) -> None:
+    """Leave the pair in a folder; the metadata gets the weights' digest and a checksum of its own.
+
+    Args:
+        shard_bytes: the most bytes of a file of weights, where they are to be cut into several with an index.
+    """
+    shards.write(folder, WEIGHTS.removesuffix(shards.SUFFIX), weights, shard_bytes)
     (folder / METADATA).write_text(sealed.sealed({**metadata, "digest": digest(weights)}), encoding="utf-8")
 
 
@@ -62,8 +67,8 @@ def read(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     place = folder / WEIGHTS
     try:
-        weights: dict[str, Tensor] = load_file(place)
-    except (OSError, SafetensorError) as error:
+        weights: dict[str, Tensor] = shards.read(folder, WEIGHTS.removesuffix(shards.SUFFIX))
+    except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{place} cannot be read: {error}; export the run again") from None
     found = digest(weights)
     if found != metadata["digest"]:

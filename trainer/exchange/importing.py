@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from . import stored_tensors, taming
+from . import diffusers_vqgan, folders, stored_tensors, taming, transformers_gpt2
 from .ledger import Ledger
 from .networks import Network
 from .taming import Hints
@@ -24,6 +24,20 @@ def read(source: Path, hints: Hints, config: Path | None) -> tuple[dict[str, Net
         hints = Hints(hints.heads or said.heads, hints.condition or said.condition, hints.window, said.start)
     stored = stored_tensors.read(source)
     ledger = Ledger(stored.tensors, str(source))
-    found = taming.import_networks(ledger, hints)
+    found = _folder(ledger, source) if source.is_dir() else taming.import_networks(ledger, hints)
     ledger.close()
     return found, ledger.report() | {"beside": stored.beside}
+
+
+def _folder(ledger: Ledger, folder: Path) -> dict[str, Network]:
+    """The network of a folder with a config.json."""
+    said = folders.read_config(folder)
+    if said.get("_class_name") == diffusers_vqgan.CLASS:
+        return {"": diffusers_vqgan.imported(ledger, said)}
+    if said.get("architectures") == [transformers_gpt2.ARCHITECTURE]:
+        return {"": transformers_gpt2.imported(ledger, said)}
+    named = said.get("_class_name") or said.get("architectures") or said.get("model_type")
+    raise ValueError(
+        f"{folder} holds a model of class {named!r}; folders of {diffusers_vqgan.CLASS} and "
+        f"{transformers_gpt2.ARCHITECTURE} can be imported"
+    )

@@ -14,12 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .. import bounded_json
+from ..checkpoint import shards
 from . import pickle_machine
 from .pickle_machine import TensorNote
 
 MOST_MEMBERS = 200_000  # of a zip file
-INDEX = ".index.json"  # ends the name of the file that says which shard holds which tensor
 CONTAINERS = ("state_dict", "model", "module")  # under which training programs keep the weights
 DTYPES = {
     "F32": torch.float32,
@@ -67,19 +66,14 @@ def read(path: Path) -> StoredWeights:
 
 
 def _read_folder(folder: Path) -> StoredWeights:
-    indexes, files = sorted(folder.glob(f"*{INDEX}")), sorted(folder.glob("*.safetensors"))
+    indexes, files = sorted(folder.glob(f"*{shards.INDEX}")), sorted(folder.glob("*.safetensors"))
     if len(indexes) == 1:
-        placed = bounded_json.read(indexes[0])
-        placed = placed.get("weight_map") if isinstance(placed, dict) else None
-        if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
-            raise ValueError(f"{indexes[0].name} has no weight_map")
         tensors: dict[str, StoredTensor] = {}
-        for name in sorted(set(placed.values())):
-            if Path(name).name != name:
-                raise ValueError(f"{indexes[0].name} names {name!r}, which is no file of this folder")
-            tensors |= _safetensors(folder / name)
-        if tensors.keys() != placed.keys():
-            raise ValueError(f"{indexes[0].name} and its shards differ in {sorted(tensors.keys() ^ placed.keys())[0]}")
+        for name, placed in shards.files(folder, indexes[0]).items():
+            part = _safetensors(folder / name)
+            if sorted(part) != sorted(placed):
+                raise ValueError(f"{name} holds other tensors than {indexes[0].name} says")
+            tensors |= part
         return StoredWeights(tensors, {})
     if len(files) != 1:
         raise ValueError(f"a folder must hold one file of safetensors or one index of its shards, found {len(files)}")

@@ -1,0 +1,155 @@
+"""From a run or an export of this project to the folder of a format."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from ...models.priors import PriorConfig
+from ...models.vqgan.autoencoder import VQGANConfig
+from ..checkpoint import discriminator_files, loading, model_files, shards
+from ..config import from_mapping
+from ..files import write_text, write_whole
+from . import diffusers_vqgan, folders, model_card, taming_export, transformers_gpt2
+from .folders import FormatError
+
+Format = Literal["smalti", "diffusers", "transformers", "taming"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+NEAREST = "smalti"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Options(NamedTuple):
+    """How to export."""
+
+    dtype: str | None = None  # one of DTYPES; None leaves numbers as they are
+    shard_bytes: int = folders.SHARD_BYTES
+    tokenizer: Path | None = None  # for formats that hold a prior together with its stages
+    condition_tokenizer: Path | None = None
+
+
+class Source(NamedTuple):
+    """What is exported."""
+
+    folder: Path  # with the weights
+    metadata: dict[str, Any]
+    weights: dict[str, Tensor]
+
+    @property
+    def config(self) -> Any:
+        """The config of the network."""
+        kind: Any = VQGANConfig if self.metadata["task"] == "vqgan" else PriorConfig
+        return from_mapping(kind, self.metadata["model"], f"the metadata in {self.folder}", saved=True)
+
+
+def opened(path: Path, task: str | None = None) -> Source:
+    """The weights of a run or an export.
+
+    Raises:
+        ValueError: there are none, of another task, or damaged.
+    """
+    folder = loading.resolve_weights(path)
+    metadata = model_files.read_metadata(folder, task)
+    return Source(folder, metadata, model_files.read(folder, metadata))
+
+
+def export(path: Path, destination: Path, wanted: Format, options: Options) -> str:
+    """Write a network in a format; what was written, in a line.
+
+    Raises:
+        ValueError: there are no weights, the destination is taken, or the format cannot represent them exactly.
+    """
+    as_it_is = wanted == "smalti" and (options.dtype, options.shard_bytes) == (None, folders.SHARD_BYTES)
+    if as_it_is and not list(path.glob(f"*{shards.INDEX}")):
+        metadata = loading.export(path, destination)
+        _beside(loading.resolve_weights(path), path, destination, metadata)
+        return f"{destination}: {metadata['task']}, weights {metadata['digest'][:12]}"
+    source = opened(path)
+    with folders.new_folder(destination) as folder:
+        try:
+            _WRITERS[wanted](folder, path, source, options)
+        except FormatError as error:
+            raise ValueError(
+                f"{path} cannot be exported as {wanted}: {error}; the nearest format that holds it is {NEAREST}"
+            ) from None
+    return f"{destination}: {source.metadata['task']} as {wanted}, of the weights {source.metadata['digest'][:12]}"
+
+
+def _cast(weights: Mapping[str, Tensor], options: Options) -> dict[str, Tensor]:
+    """The weights with every floating number in the type that is asked for."""
+    if options.dtype is None:
+        return dict(weights)
+    dtype = DTYPES[options.dtype]
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+
+def _smalti(folder: Path, path: Path, source: Source, options: Options) -> None:
+    weights = _cast(source.weights, options)
+    metadata = {name: value for name, value in source.metadata.items() if name != "digest"}
+    model_files.write(folder, weights, metadata, options.shard_bytes)
+    _beside(source.folder, path, folder, model_files.read_metadata(folder))
+
+
+def _beside(weights: Path, path: Path, folder: Path, metadata: Mapping[str, Any]) -> None:
+    """The discriminator, where there is one, and the card."""
+    if "discriminator" in metadata:
+        discriminator_files.read(weights, dict(metadata))
+        name = discriminator_files.WEIGHTS
+        write_whole(folder / name, (weights / name).read_bytes())
+    write_text(folder / model_card.NAME, model_card.text(path, metadata, "smalti"))
+
+
+def _diffusers(folder: Path, path: Path, source: Source, options: Options) -> None:
+    if source.metadata["task"] != "vqgan":
+        raise FormatError("diffusers has no class for a prior over codes; transformers has")
+    _write_folder(folder, path, source, options, diffusers_vqgan.exported(source.config, source.weights), "diffusers")
+
+
+def _transformers(folder: Path, path: Path, source: Source, options: Options) -> None:
+    if source.metadata["task"] != "prior":
+        raise FormatError("transformers has no class for a VQGAN; diffusers has")
+    model = transformers_gpt2.exported(source.config, source.weights, source.metadata)
+    _write_folder(folder, path, source, options, model, "transformers")
+
+
+def _write_folder(
+    folder: Path, path: Path, source: Source, options: Options, model: folders.ModelFolder, wanted: Format
+) -> None:
+    weights = _cast(model.weights, options)
+    dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+    typed = {"torch_dtype": str(dtype).removeprefix("torch.")} if wanted == "transformers" else {}
+    model = model._replace(weights=weights, config=model.config | typed)
+    folders.write(folder, model, options.shard_bytes)
+    write_text(folder / model_card.NAME, model_card.text(path, source.metadata, wanted))
+
+
+def _taming(folder: Path, path: Path, source: Source, options: Options) -> None:
+    if source.metadata["task"] == "vqgan":
+        state, config = taming_export.vqgan(source.config, source.weights)
+    else:
+        state, config = taming_export.prior(source.config, source.weights, source.metadata, _stages(source, options))
+    taming_export.write(folder, _cast(state, options), config)
+    write_text(folder / model_card.NAME, model_card.text(path, source.metadata, "taming"))
+
+
+def _stages(source: Source, options: Options) -> dict[str, Any]:
+    """The tokenizers that go with a prior."""
+    wanted = {"image": (source.metadata["tokenizer"], options.tokenizer, "--tokenizer")}
+    for digest in (source.metadata.get("condition_tokenizers") or {}).values():
+        wanted["condition"] = (digest, options.condition_tokenizer, "--condition-tokenizer")
+    stages = {}
+    for name, (digest, place, option) in wanted.items():
+        if place is None:
+            raise ValueError(f"a checkpoint of taming holds a prior with its tokenizers; name one with {option}")
+        found = opened(place, "vqgan")
+        if found.metadata["digest"] != digest:
+            raise ValueError(
+                f"{option} {place} is {found.metadata['digest'][:12]}, and the prior has learnt {digest[:12]}"
+            )
+        stages[name] = (found.config, found.weights)
+    return stages
+
+
+_WRITERS = {"smalti": _smalti, "diffusers": _diffusers, "transformers": _transformers, "taming": _taming}
