@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ..images.geometry import Crop
-from ..shards.errors import SampleError
+from ..shards.errors import SampleError, TooManySampleErrorsError
 from ..shards.index import SampleLocation
 from .collate import Batch, LoadedSample, collate
 from .crops import AnyCropConfig, crop_box
@@ -61,7 +61,7 @@ class TrainDataset(Dataset[LoadedBatch]):
             except SampleError as fault:
                 faults.append(fault)
                 visit = self._schedule.substitute(number, visit)
-        raise RuntimeError(f"{_ATTEMPTS} samples in a row could not be used; the last: {faults[-1]}")
+        raise TooManySampleErrorsError(f"{_ATTEMPTS} samples in a row could not be used; the last: {faults[-1]}")
 
     def _choose(self, visit: SampleDraw, crops: Sequence[int], key: str, height: int, width: int) -> list[Crop]:
         keys = [self._schedule.crop_key(visit, key, crop) for crop in crops]

@@ -9,7 +9,7 @@ Shapes: N samples, F kinds of members (``jpg``, ``segmentation.png``, ...).
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,18 @@ class SampleLocation(NamedTuple):
 _FORMAT = b"smalti shard index 1 "
 SUFFIX = ".idx"
 _LARGEST = 1 << 33  # bytes of an index
+_DTYPES = {
+    "offsets": "<i8",
+    "sizes": "<i8",
+    "crcs": "<u4",
+    "heights": "<i4",
+    "widths": "<i4",
+    "orientations": "|u1",
+    "key_ends": "<i8",
+    "keys": "|u1",
+    "layout_ends": "<i8",
+    "layouts": "|u1",
+}
 
 
 class Member(NamedTuple):
@@ -88,6 +100,8 @@ class ShardIndex:
         arrays: dict[str, npt.NDArray[Any]] = {}
         checked = 0
         for array, dtype, shape in header["arrays"]:
+            if dtype != _DTYPES[array]:  # numpy would parse and evaluate whatever stands there
+                raise ValueError(f"{array} is of another type")
             count = math.prod(shape)
             length = count * np.dtype(dtype).itemsize
             if array != "layouts":  # each layout carries its own checksum and is read only when needed
@@ -96,6 +110,9 @@ class ShardIndex:
             place += length
         if checked != self.digest:
             raise ValueError("the checksum of the arrays is wrong")
+        _check_arrays(arrays, self.samples, self.extensions, self.tar_bytes)
+        if not isinstance(self.provenance, dict) or not isinstance(self.notes, dict):
+            raise ValueError("provenance and notes are not mappings")
         self._arrays = arrays
         self._columns = {extension: column for column, extension in enumerate(self.extensions)}
         self.heights = arrays["heights"]
@@ -169,6 +186,34 @@ class ShardIndex:
         return stored[4:]
 
 
+def _check_arrays(
+    arrays: Mapping[str, npt.NDArray[Any]], samples: int, extensions: Sequence[str], tar_bytes: int
+) -> None:
+    """Makes sure that the arrays of an index fit each other and its shard: the checksums may be a stranger's own.
+
+    Raises:
+        ValueError: they do not.
+        KeyError: one is missing.
+    """
+    table = (samples, len(extensions))
+    shapes = {"offsets": table, "sizes": table, "crcs": table, "layout_ends": (samples * len(extensions),)}
+    shapes |= dict.fromkeys(("heights", "widths", "orientations", "key_ends"), (samples,))
+    wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
+    for ends, data in (("key_ends", "keys"), ("layout_ends", "layouts")):
+        bounds = np.concatenate([[0], arrays[ends], [arrays[data].size]])
+        if arrays[data].ndim != 1 or (np.diff(bounds) < 0).any() or (len(bounds) > 2 and bounds[-2] != bounds[-1]):
+            wrong.append(ends)
+    if wrong or len(set(extensions)) < len(extensions) or not all(isinstance(each, str) for each in extensions):
+        raise ValueError(f"the arrays {wrong} do not fit the samples")
+    sizes, offsets = arrays["sizes"], arrays["offsets"]
+    there = sizes >= 0
+    if ((offsets < 0) | (sizes > tar_bytes) | (offsets > tar_bytes - np.minimum(sizes, tar_bytes)))[there].any():
+        raise ValueError("a member lies outside of the tar")
+    if min(arrays["heights"].min(initial=0), arrays["widths"].min(initial=0)) < 0 or (arrays["orientations"] > 8).any():
+        raise ValueError("an image has a size or an orientation that none can have")
+    bytes(arrays["keys"]).decode()
+
+
 def write_index(
     path: Path, rows: Iterable[Row], tar_bytes: int, provenance: Mapping[str, Any], notes: Mapping[str, Any]
 ) -> None:
@@ -185,16 +230,16 @@ def index_bytes(rows: list[Row], tar_bytes: int, provenance: Mapping[str, Any], 
     layouts = [_checked(member.layout) for members in table for member in members]
     shape = (len(rows), len(extensions))
     arrays = {
-        "offsets": np.array([[m.offset for m in members] for members in table], "<i8").reshape(shape),
-        "sizes": np.array([[m.size for m in members] for members in table], "<i8").reshape(shape),
-        "crcs": np.array([[m.crc for m in members] for members in table], "<u4").reshape(shape),
-        "heights": np.array([row.measured.height for row in rows], "<i4"),
-        "widths": np.array([row.measured.width for row in rows], "<i4"),
-        "orientations": np.array([row.measured.orientation for row in rows], "u1"),
-        "key_ends": np.cumsum([len(key) for key in keys], dtype="<i8"),
-        "keys": np.frombuffer(b"".join(keys), "u1"),
-        "layout_ends": np.cumsum([len(layout) for layout in layouts], dtype="<i8"),
-        "layouts": np.frombuffer(b"".join(layouts), "u1"),
+        "offsets": np.array([[m.offset for m in members] for members in table], _DTYPES["offsets"]).reshape(shape),
+        "sizes": np.array([[m.size for m in members] for members in table], _DTYPES["sizes"]).reshape(shape),
+        "crcs": np.array([[m.crc for m in members] for members in table], _DTYPES["crcs"]).reshape(shape),
+        "heights": np.array([row.measured.height for row in rows], _DTYPES["heights"]),
+        "widths": np.array([row.measured.width for row in rows], _DTYPES["widths"]),
+        "orientations": np.array([row.measured.orientation for row in rows], _DTYPES["orientations"]),
+        "key_ends": np.cumsum([len(key) for key in keys], dtype=_DTYPES["key_ends"]),
+        "keys": np.frombuffer(b"".join(keys), _DTYPES["keys"]),
+        "layout_ends": np.cumsum([len(layout) for layout in layouts], dtype=_DTYPES["layout_ends"]),
+        "layouts": np.frombuffer(b"".join(layouts), _DTYPES["layouts"]),
     }
     digest = 0
     for name, array in arrays.items():
