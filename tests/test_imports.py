@@ -16,7 +16,7 @@ TOP = {
     "configs": set(),
 }
 # The arrows inside models and trainer, a room each; a room may import itself too.
-LAYERS = {"models/layers", "models/bounds"}
+LAYERS = {"models/layers", "models/bounds", "models/pixel_range"}
 GROUND = {
     "trainer/files",
     "trainer/schema",
@@ -30,6 +30,7 @@ SHARED = {*SHARDS, "trainer/data", "trainer/checkpoint", "trainer/config", "trai
 ROOMS: dict[str, set[str]] = {
     "models/__init__": set(),
     "models/bounds": set(),
+    "models/pixel_range": set(),
     "models/layers": LAYERS,
     "models/transformer": LAYERS,
     "models/conditions": LAYERS,

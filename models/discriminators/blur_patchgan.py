@@ -1,7 +1,7 @@
 """A patch discriminator that halves by blurring: as in MaskBit's VQGAN+ (Weber et al. 2024)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ class BlurPatchGANConfig:
     """A 5x5 stem, stages that each double the width and halve the sides, and a head with one logit for each patch."""
 
     kind: Literal["blur_patchgan"] = "blur_patchgan"
+    required_resolution: ClassVar[None] = None  # takes images of any size
     channels: Width = 128  # width of the stem and of the first stage
     stages: Depth = 4
 

@@ -1,7 +1,7 @@
 """Judges every patch of an image: Isola et al. 2017 (PatchGAN)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ class PatchGANConfig:
     """Of three layers and 64 channels, with batch norm, as in the published VQGAN."""
 
     kind: Literal["patchgan"] = "patchgan"
+    required_resolution: ClassVar[None] = None  # takes images of any size
     channels: Width = 64  # width of the first layer; doubles with each of the others up to 8 times
     layers: Depth = 3  # that halve the sides
     norm: Literal["batch", "group"] = "batch"

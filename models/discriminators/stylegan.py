@@ -38,6 +38,11 @@ class StyleGANConfig:
                 f"got {self.capacity} and {self.widest}"
             )
 
+    @property
+    def required_resolution(self) -> int:
+        """The side of the only images that it takes."""
+        return self.resolution
+
     def build(self, in_channels: int = 3) -> "StyleGANDiscriminator":
         """The network, with fresh weights from torch's global generator."""
         return StyleGANDiscriminator(self, in_channels)

@@ -74,7 +74,7 @@ class Quantizer(nn.Module):
     def replace_dead_codes(self, dead: Tensor, candidates: Tensor, seed: int) -> Tensor | None:
         """Moves the codes that ``dead`` (K,) marks onto candidates; returns as ``post_step_update`` does.
 
-        Only quantizers whose config has ``replace_dead_after`` have codes that can be moved one by one.
+        Only quantizers whose config says ``can_replace_codes`` have codes that can be moved one by one.
         """
         return None
 

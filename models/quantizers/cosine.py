@@ -18,6 +18,7 @@ class CosineConfig:
     """Best with few dimensions: an ``embed_dim`` of 8 to 32 keeps a large codebook in use."""
 
     kind: Literal["cosine"] = "cosine"
+    can_replace_codes: ClassVar[bool] = True
     codebook_size: Count = 4096
     commitment_weight: Weight = 0.25  # weight of the commitment
     codebook_weight: Weight = 1.0  # of the whole loss

@@ -19,6 +19,7 @@ class EMAConfig:
     """A codebook without gradient."""
 
     kind: Literal["ema"] = "ema"
+    can_replace_codes: ClassVar[bool] = True
     codebook_size: Count = 1024
     commitment_weight: Weight = 0.25  # weight of the commitment
     decay: Decay = 0.99  # of the averages, a step

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -19,6 +19,7 @@ class FSQConfig:
     """The paper's levels: (8, 6, 5) for 240 codes, (8, 5, 5, 5) for 1000, (7, 5, 5, 5, 5) for 4375."""
 
     kind: Literal["fsq"] = "fsq"
+    can_replace_codes: ClassVar[bool] = False
     levels: tuple[Width, ...] = (8, 8, 8, 6, 5)  # of each channel; the first is the fastest digit of a code
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ class GumbelConfig:
     """A relaxed categorical, sampled hard with the gradient of the soft sample."""
 
     kind: Literal["gumbel"] = "gumbel"
+    can_replace_codes: ClassVar[bool] = False
     codebook_size: Count = 8192
     kl_weight: Weight = 5e-4  # of the divergence from the uniform distribution; the released f8 model: 1e-8
     temperature_start: Positive = 1.0

@@ -22,6 +22,7 @@ class IBQConfig:
     """A codebook chosen by inner product. Holds the (N, K) affinities of a batch in float32."""
 
     kind: Literal["ibq"] = "ibq"
+    can_replace_codes: ClassVar[bool] = False
     codebook_size: Count = 16_384
     codebook_term_weight: Weight = 0.25  # weight of the codebook's term
     codebook_weight: Weight = 1.0  # of the three squared terms

@@ -4,7 +4,7 @@ Shapes: N vectors, C channels, which are the bits of a code, K = 2^C codes.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ class LFQConfig:
     """A code of ``bits`` signs. The first channel is the lowest bit."""
 
     kind: Literal["lfq"] = "lfq"
+    can_replace_codes: ClassVar[bool] = False
     bits: Width = 10
     commitment_weight: Weight = 0.25  # weight of the commitment
     entropy: EntropyConfig = field(default_factory=EntropyConfig)

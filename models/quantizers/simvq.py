@@ -18,6 +18,7 @@ class SimVQConfig:
     """A codebook that cannot collapse: no code is trained alone."""
 
     kind: Literal["simvq"] = "simvq"
+    can_replace_codes: ClassVar[bool] = False
     codebook_size: Count = 16_384
     commitment_weight: Weight = 0.25  # weight of the commitment
     codebook_weight: Weight = 1.0  # of the whole loss

@@ -30,6 +30,7 @@ class VQConfig:
     """
 
     kind: Literal["vq"] = "vq"
+    can_replace_codes: ClassVar[bool] = True
     codebook_size: Count = 1024
     commitment_weight: Weight = 0.25  # weight of the commitment: how hard features are drawn to their code
     legacy_beta: bool = False  # as the released checkpoints: beta on the codebook's term, commitment at weight 1

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from ...models.pixel_range import from_levels
 from ..distributed import ranks
 from .collate import Batch
 
@@ -25,4 +26,4 @@ def target(batch: Batch, field: Field) -> Tensor:
     values = values.to(ranks.device(), non_blocking=True)
     if field == "segmentation":
         return values.long()
-    return values.float() / 127.5 - 1 if field == "image" else values[:, None].float() * 2 - 1
+    return from_levels(values) if field == "image" else values[:, None].float() * 2 - 1

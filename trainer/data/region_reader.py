@@ -1,6 +1,7 @@
 """Members of a sample as images of which any region can be had, at the least cost that their storage allows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from ..files import ChecksumError
@@ -172,17 +173,13 @@ def _part(
     return DecodedRegion(oriented(part, orientation), upright_region(shows, *shape, orientation), shrink)
 
 
-class sample_errors:  # noqa: N801 (reads as a statement)
-    """Turns whatever a decoder says about damaged bytes into a fault of the sample."""
-
-    def __init__(self, shards: ShardSet, place: SampleLocation, extension: str) -> None:
-        self._shards, self._place, self._extension = shards, place, extension
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, SampleError):
-            detail = f".{self._extension}: {type(error).__name__}: {error}"
-            sort: Kind = "damaged member" if isinstance(error, ChecksumError) else "undecodable"
-            raise self._shards.sample_error(*self._place, sort, detail) from error
+@contextmanager
+def sample_errors(shards: ShardSet, location: SampleLocation, extension: str) -> Iterator[None]:
+    """Turns whatever a decoder says about damaged bytes into a SampleError."""
+    try:
+        yield
+    except SampleError:
+        raise
+    except Exception as error:
+        kind: Kind = "damaged member" if isinstance(error, ChecksumError) else "undecodable"
+        raise shards.sample_error(*location, kind, f".{extension}: {type(error).__name__}: {error}") from error

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..keyed_random import mix, splitmix64, text_key
 from ..shards.index import SampleLocation
@@ -97,11 +97,8 @@ class ShardOrder:
         shards.sort(key=lambda shard: mix(self._seed, epoch, shard, 1))
         return shards, list(accumulate((self._counts[shard] for shard in shards), initial=0))
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"counts": self._counts, "seed": self._seed, "window": self._window}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type["ShardOrder"], tuple[Any, ...]]:
+        return ShardOrder, (self._counts, self._seed, self._window)
 
 
 class Mixture:

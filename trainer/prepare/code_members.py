@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...models.conditions.code_map import majority_label
+from ...models.pixel_range import from_levels
 from ...models.vqgan import tiling
 from ...models.vqgan.tiling import Tiling
 from ..checkpoint.loading import LoadedTokenizer
@@ -80,7 +81,7 @@ class CodeMemberEncoder:
         tokenizer = self._tokenizers[field]
         pixels = torch.from_numpy(np.stack([row[field] for row in rows])).to(ranks.device())
         if field == "image":
-            pixels = pixels.float() / 127.5 - 1
+            pixels = from_levels(pixels)
         elif field == "depth":
             pixels = pixels[:, None] * 2 - 1
         if self._tiles is None:

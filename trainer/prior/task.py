@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...models.pixel_range import from_levels
 from ...models.priors.base import Prediction, Prior
 from ...models.vqgan.autoencoder import VQGAN
 from ..checkpoint.loading import load_tokenizer
@@ -94,7 +95,7 @@ class PriorTask:
         if self.source.encoder is not None:
             fields = self.source.encoder(fields)
         if "low" in fields:
-            fields["low"] = fields["low"].float() / 127.5 - 1
+            fields["low"] = from_levels(fields["low"])
         return fields | {"codes": fields["codes"].long()}
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from ...models.bounds import Natural, Width, check_ranges
+from ...models.pixel_range import to_levels
 from ...models.vqgan import tiling
 from ...models.vqgan.seams import Seams
 from .. import bounded_json
@@ -118,4 +119,4 @@ def _bands(
         colors = band.clamp(-1, 1)
         if seams is not None:
             seams.add(colors)
-        yield ((colors[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        yield to_levels(colors[0]).byte().permute(1, 2, 0).numpy()

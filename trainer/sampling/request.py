@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...models.conditions import Condition
 from ...models.conditions.code_map import majority_label
+from ...models.pixel_range import from_levels
 from ...models.sampling import UNFILLED
 from ...models.vqgan import tiling
 from ...models.vqgan.tiling import Tiling
@@ -139,7 +140,7 @@ def known_codes(
             f"of {size[0]} x {size[1]} codes the photo gives {int(kept.sum())}, which leaves nothing to "
             f"{'sample' if kept.any() else 'complete'}; make a part of it transparent, or change --keep or --size"
         )
-    colors = pixels[..., :3].float() / 127.5 - 1
+    colors = from_levels(pixels[..., :3])
     colors[~opaque] = colors[opaque].mean(dim=0)  # what lies below transparency is anything
     device = next(tokenizer.model.parameters()).device
     codes = tiling.encode(tokenizer.model, colors.permute(2, 0, 1)[None].to(device), *tiles).cpu()

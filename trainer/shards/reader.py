@@ -176,11 +176,8 @@ class ShardSet:
         self._files.move_to_end(shard)
         return file
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"names": self.names, "remote": self._remote}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type["ShardSet"], tuple[Any, ...]]:
+        return ShardSet, (self.names, self._remote)
 
 
 def agreed_classes(named: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:

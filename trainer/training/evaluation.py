@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...models.pixel_range import to_levels
 from ..data.collate import Batch
 from ..distributed import ranks
 from ..distributed.watchdog import heartbeat
@@ -54,12 +55,8 @@ def psnr(real: Tensor, rebuilt: Tensor) -> Tensor:
     Returns:
         (B,) float64; equal images give 20 log10(255) + 10 log10(2), the value of an error of half a gray level.
     """
-    error = (_grey_levels(real) - _grey_levels(rebuilt)).square().mean(dim=(1, 2, 3))
+    error = (to_levels(real.double()) - to_levels(rebuilt.double())).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(255.0**2 / error.clamp(min=0.5))
-
-
-def _grey_levels(image: Tensor) -> Tensor:
-    return ((image.double().clamp(-1, 1) + 1) * 127.5).round()
 
 
 class MetricSums:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ...models.pixel_range import to_levels
 from .. import bounded_json, files
 from ..checkpoint.save_error import needed
 from ..checkpoint.writer import SaveReport
@@ -224,4 +225,4 @@ def _identity(run: Path) -> str:
 def grid(rows: list[Tensor]) -> Tensor:
     """Images (B, 3, H, W) in [-1, 1], a row each, as one uint8 image (rows * H, B * W, 3)."""
     image = torch.cat([torch.cat(list(row.float().unbind()), dim=2) for row in rows], dim=1)
-    return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+    return to_levels(image).byte().permute(1, 2, 0)

@@ -67,7 +67,7 @@ class VQGANRun:
                 )
         self._check_field()
         self._check_game()
-        if self.monitors.on_codebook_collapse == "replace" and not hasattr(self.model.quantizer, "replace_dead_after"):
+        if self.monitors.on_codebook_collapse == "replace" and not self.model.quantizer.can_replace_codes:
             raise ValueError(
                 "monitors.on_codebook_collapse: replace needs a quantizer whose codes can be moved (vq, ema, cosine), "
                 f"got {self.model.quantizer.kind}; set monitors.on_codebook_collapse: alert"
@@ -111,7 +111,7 @@ class VQGANRun:
                 "twice and a compiled one only once, "
                 f"got {training.engine.compile_backend}"
             )
-        judged = getattr(self.discriminator, "resolution", None)
+        judged = self.discriminator.required_resolution
         if isinstance(self.train_data.crop, CropConfig | TamingCropConfig) and judged not in (
             None,
             self.train_data.crop.size,

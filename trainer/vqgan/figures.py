@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...models.pixel_range import from_levels
 from ..data.inputs import Field
 from ..keyed_random import splitmix64
 from ..training.evaluation import MetricSums, psnr
@@ -42,5 +43,5 @@ def color_coded(maps: Tensor) -> Tensor:
     All labels from 255 on share the color of 255: none is a class of a model, they are marks of no label.
     """
     bits = torch.tensor([splitmix64(label) & 0xFFFFFF for label in range(256)], device=maps.device)
-    palette = torch.stack([bits >> 16, bits >> 8 & 0xFF, bits & 0xFF], dim=1) / 127.5 - 1  # (256, 3)
+    palette = from_levels(torch.stack([bits >> 16, bits >> 8 & 0xFF, bits & 0xFF], dim=1))  # (256, 3)
     return palette[maps.clamp(max=255)].movedim(-1, 1)
