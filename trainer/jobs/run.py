@@ -4,7 +4,6 @@ import socket
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from .. import config as configs
 from ..checkpoint import model_files
@@ -26,6 +25,7 @@ from ..training.throughput import Workload
 from ..vqgan.config import VQGANRun
 from ..vqgan.task import VQGANTask
 from . import exit_codes, failures, preflight, run_dir
+from .networks import checkpoint_bytes, trained_networks
 from .run_data import RunData
 
 Run = VQGANRun | PriorRun
@@ -45,7 +45,7 @@ def train(run: Run, fresh: bool) -> bool:
     folder = Path(run.run_dir)
     with run_dir.run_dir_lock(folder), exit_codes.recorded_exit_code(folder) as ending:
         run_dir.claim_run_dir(folder, run, Run, fresh)
-        about = preflight.check(folder, configs.dump(run), checkpoint_bytes(run))
+        about = preflight.check(folder, configs.dump(run), checkpoint_bytes(trained_networks(run, _codes(run))))
         if ranks.rank() == 0:
             print(about, flush=True)
         torch.manual_seed(run.seed)  # the same weights on every rank
@@ -75,20 +75,10 @@ def work_of(run: Run) -> Workload:
     return Workload("tokens", samples * run.model.window[0] * run.model.window[1])
 
 
-def checkpoint_bytes(run: Run) -> int:
-    """About what a checkpoint of the run takes on the disk: masters, two moments, weights, and their average twice."""
-    networks: list[nn.Module] = []
-    with torch.device("meta"):
-        if isinstance(run, VQGANRun):
-            networks.append(run.model.build())
-            if run.loss.adversarial is not None:
-                networks.append(run.discriminator.build(run.model.out_channels))
-        else:
-            networks.append(run.model.build(_codes(run), run.condition))
-    return sum(4 * 6 * parameter.numel() for network in networks for parameter in network.parameters())
-
-
-def _codes(run: PriorRun) -> int:
+def _codes(run: Run) -> int:
+    """K, the codes of a run's images."""
+    if isinstance(run, VQGANRun):
+        return run.model.codebook_size
     codes: int = model_files.read_metadata(resolve_weights(Path(run.tokenizer)), "vqgan")["codes"]
     return codes
 

@@ -24,6 +24,7 @@ from ...models.losses import adversarial
 from ...models.vqgan.autoencoder import VQGANConfig
 from ..data.crops import CodeCropConfig
 from ..distributed.engine import NetworkConfig
+from ..jobs.networks import TrainedNetwork, trained_networks
 from ..jobs.run import Run
 from ..prior.config import PriorRun
 from ..vqgan.config import VQGANRun
@@ -33,19 +34,10 @@ from .fake_tensor_meter import Cost, Meter, forget_gradients, simulated
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Network(NamedTuple):
-    """A network that is trained."""
-
-    section: str  # of the config: its training
-    parameters: int
-    training: NetworkConfig
-    averaged: bool  # whether averaged weights are kept beside it
-
-
 class Costs(NamedTuple):
     """What a run trains, and what one sample costs it."""
 
-    networks: list[Network]
+    networks: list[TrainedNetwork]
     frozen: int  # bytes of networks that only judge or encode
     sample: Cost  # forward and backward of one sample through all networks
     tokens: int  # codes of a sample
@@ -65,12 +57,10 @@ def _of_vqgan(run: VQGANRun) -> Costs:
     with simulated(DTYPES[run.generator_training.engine.precision]):
         generator = run.model.build()
         forget_gradients(generator)
-    networks = [Network("generator_training", _parameters(generator), run.generator_training, averaged=True)]
     discriminator = None
     if run.loss.adversarial is not None and run.discriminator_training is not None:
         training = run.discriminator_training
         discriminator = _discriminator(run.discriminator, run.model.out_channels, training)
-        networks.append(Network("discriminator_training", _parameters(discriminator), training, averaged=False))
     judge = _judge(run.loss, maps=run.target == "segmentation")
     meter = Meter()
     with simulated():
@@ -80,6 +70,7 @@ def _of_vqgan(run: VQGANRun) -> Costs:
         with meter():
             _vqgan_step(run, generator, discriminator, judge, real)
     frozen = sum(_bytes(network) for network in (judge.lpips, judge.logits) if network is not None)
+    networks = trained_networks(run, run.model.codebook_size)
     return Costs(networks, frozen, meter.cost, (size // run.model.factor) ** 2)
 
 
@@ -120,7 +111,7 @@ def _of_prior(run: PriorRun, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
         dropped = torch.zeros(1, dtype=torch.bool)
         with meter():
             prior(codes, fields, targets=codes, dropped=dropped).loss.mean().backward()
-    networks = [Network("training", _parameters(prior), run.training, averaged=True)]
+    networks = trained_networks(run, image.codebook_size)
     return Costs(networks, frozen, meter.cost, run.model.window[0] * run.model.window[1])
 
 
@@ -170,10 +161,6 @@ def _input_of(config: VQGANConfig, window: tuple[int, int]) -> Tensor:
     if config.num_labels is not None:
         return torch.zeros(1, height, width, dtype=torch.int64)
     return torch.zeros(1, config.in_channels, height, width)
-
-
-def _parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def _bytes(network: nn.Module) -> int:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from ...models.bounds import Count, Positive, PositiveShare, Width, check_ranges
 from ..distributed.engine import BUCKET, EngineConfig
+from ..jobs.networks import BYTES, TrainedNetwork, checkpoint_bytes
 from ..jobs.run import Run
-from .costs import Costs, Network
+from .costs import Costs
 
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _RESERVE = 0.1  # of a GPU, for the workspaces of kernels, the driver's own and fragments
 GIB = 1024**3
 
@@ -88,7 +88,7 @@ class Plan(NamedTuple):
     seconds: float
     checkpoint: float  # bytes
 
-    def settings(self, networks: Sequence[Network]) -> list[str]:
+    def settings(self, networks: Sequence[TrainedNetwork]) -> list[str]:
         """The recommendation as ``--set`` understands it."""
         if self.chosen is None:
             return []
@@ -101,9 +101,9 @@ class Plan(NamedTuple):
         return found
 
 
-def held(network: Network, engine: EngineConfig, ranks: int) -> Held:
+def held(network: TrainedNetwork, engine: EngineConfig, ranks: int) -> Held:
     """What a rank holds of one network at the end of a backward, when there is most of it."""
-    p, b = network.parameters, _BYTES[engine.precision]
+    p, b = network.parameters, BYTES[engine.precision]
     share = p / ranks
     weights = b * (share if engine.zero_stage == 3 else p)
     # Stage 1 reduces at the end of the accumulation: until then a rank has the whole gradient, then its own part too.
@@ -138,20 +138,15 @@ def plan(run: Run, costs: Costs, machines: Machines) -> Plan:
     flops = samples * costs.sample.flops
     seconds = flops / (machines.ranks * machines.teraflops * 1e12 * machines.mfu)
     engine = (chosen or fits[-1]).engine
-    parts = [(network, _in_its_numbers(network, engine)) for network in costs.networks]
-    checkpoint = sum(checkpoint_bytes(network, numbers) for network, numbers in parts)
+    checkpoint = checkpoint_bytes(
+        network._replace(training=replace(network.training, engine=_in_its_numbers(network, engine)))
+        for network in costs.networks
+    )
     tokens = samples * costs.tokens
     return Plan(fits, chosen, reasons, run.loop.max_steps, samples, tokens, flops, seconds, checkpoint)
 
 
-def checkpoint_bytes(network: Network, engine: EngineConfig) -> float:
-    """Of one network in a checkpoint: DeepSpeed's files of all ranks, averages, and the weights for use in fp32."""
-    states = 8 if engine.zero_stage == 0 else 12  # moments, and masters where weights are not their own
-    average = 8 if network.averaged else 0
-    return network.parameters * (_BYTES[engine.precision] + states + average)
-
-
-def _in_its_numbers(network: Network, engine: EngineConfig) -> EngineConfig:
+def _in_its_numbers(network: TrainedNetwork, engine: EngineConfig) -> EngineConfig:
     """A way of sharding in the numbers that this network is trained in."""
     return replace(engine, precision=network.training.engine.precision)
 

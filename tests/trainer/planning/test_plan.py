@@ -13,10 +13,11 @@ from smalti.trainer.checkpoint import storage
 from smalti.trainer.distributed import engine, sharded_parameters
 from smalti.trainer.distributed.engine import EngineConfig, NetworkConfig
 from smalti.trainer.distributed.optimizer import OptimizerConfig
+from smalti.trainer.jobs.networks import TrainedNetwork, checkpoint_bytes, trained_networks
 from smalti.trainer.jobs.run import Run
-from smalti.trainer.planning.costs import Network, measure
+from smalti.trainer.planning.costs import measure
 from smalti.trainer.planning.fake_tensor_meter import Meter, forget_gradients, simulated
-from smalti.trainer.planning.plan import GIB, Machines, checkpoint_bytes, held, plan
+from smalti.trainer.planning.plan import GIB, Machines, held, plan
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3)
 WAYS = [(0, "fp32"), (1, "bf16"), (1, "fp32"), (2, "bf16"), (3, "bf16"), (3, "fp32")]
@@ -66,8 +67,9 @@ def test_a_rank_holds_of_a_network_what_was_planned():
             assert planned.gradients >= measured["whole gradients"], (zero, precision)
 
 
-def _network(parameters: int, sharding: EngineConfig) -> Network:
-    return Network("training", parameters, NetworkConfig(optimizer=OPTIMIZER, engine=sharding), averaged=True)
+def _network(parameters: int, sharding: EngineConfig) -> TrainedNetwork:
+    training = NetworkConfig(optimizer=OPTIMIZER, engine=sharding)
+    return TrainedNetwork("training", parameters, training, averaged=True, copies=2)
 
 
 def test_operations_and_bytes_of_a_chain_can_be_counted_by_hand():
@@ -111,17 +113,28 @@ def test_what_is_kept_for_the_backward_is_what_the_networks_really_keep(tmp_path
     assert costs.networks[0].parameters == sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("zero", [1, 3])
-def test_a_checkpoint_is_as_large_as_planned(tmp_path, zero):
-    place = write_prior(tmp_path, zero=zero, precision="bf16", model__layers=2, model__width=128, loop__max_steps=1)
+WIDE = {"model__layers": 2, "model__width": 128}
+BEST = {"early_stopping": {"patience": 9}, "ema_decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("write", "zero", "settings"),
+    [
+        (write_prior, 1, WIDE),
+        (write_prior, 3, WIDE),
+        (write_prior, 1, WIDE | BEST),
+        (write_vqgan, 1, {"model__channels": 32, "discriminator__channels": 64}),
+    ],
+)
+def test_a_checkpoint_is_as_large_as_planned(tmp_path, write, zero, settings):
+    place = write(tmp_path, zero=zero, precision="bf16", loop__max_steps=1, loop__eval_every=1, **settings)
     ended = processes.command("smalti.launch.train", [place], 2).wait()
     assert ended.codes == [0, 0], ended.log
     found = storage.latest_valid(tmp_path / "run")
     assert found is not None
     measured = sum(path.stat().st_size for path in found.folder.rglob("*") if path.is_file())
-    run = config.read(Run, place)
-    (prior,) = measure(run, {"image": config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model}).networks
-    assert checkpoint_bytes(prior, run.training.engine) == pytest.approx(measured, rel=0.1)
+    planned = checkpoint_bytes(trained_networks(config.read(Run, place), codes=16))
+    assert planned == pytest.approx(measured, rel=0.1)
 
 
 def test_the_first_way_of_sharding_that_holds_the_batch_is_recommended(tmp_path):
