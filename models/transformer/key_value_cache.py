@@ -42,8 +42,8 @@ class KeyValueCache:
     ) -> None:
         self.weights = weights
         self.rope = rope
-        shape = (len(weights), lanes + 1, capacity + 1, heads, channels)
-        self.keys = like.new_zeros(shape)  # (L, B + 1, T + 1, heads, D)
+        shape = (len(weights), lanes + 1, heads, capacity + 1, channels)
+        self.keys = like.new_zeros(shape)  # (L, B + 1, heads, T + 1, D)
         self.values = like.new_zeros(shape)
         self.lengths = torch.zeros(lanes + 1, dtype=torch.int64, device=like.device)  # (B + 1,) positions held
         self.lanes, self.capacity, self.spare = lanes, capacity, lanes
@@ -51,8 +51,8 @@ class KeyValueCache:
     def fill(self, layer: int, lanes: Tensor, keys: Tensor, values: Tensor) -> None:
         """Replace what some lanes hold by (n, t, heads, D) keys and values; ``lanes`` is (n,)."""
         length = keys.shape[1]
-        self.keys[layer, :, :length].index_copy_(0, lanes, keys)
-        self.values[layer, :, :length].index_copy_(0, lanes, values)
+        for table, fresh in ((self.keys, keys), (self.values, values)):
+            table[layer, :, :, :length].index_copy_(0, lanes, fresh.transpose(1, 2))
 
     def opened(self, lanes: Tensor) -> "Opened":
         """Where every lane writes its next position and where it may look then; only the (m,) ``lanes`` take part."""
@@ -69,8 +69,8 @@ class KeyValueCache:
             Keys and values (B, heads, T, D), and what to add to the attention's logits (B, 1, 1, T).
         """
         for table, fresh in ((self.keys, keys), (self.values, values)):
-            table[layer].index_put_((opened.lanes, opened.places), fresh)
-        held = (table[layer, : self.lanes, : self.capacity].transpose(1, 2) for table in (self.keys, self.values))
+            table[layer, opened.lanes, :, opened.places] = fresh
+        held = (table[layer, : self.lanes, :, : self.capacity] for table in (self.keys, self.values))
         return (*held, opened.mask)  # type: ignore[return-value]
 
 
