@@ -57,6 +57,11 @@ class Condition(nn.Module):
         """The window's share of fields that describe whole images. What holds for the whole passes unchanged."""
         return {name: self.field(fields, name) for name in self.fields}
 
+    @property
+    def known(self) -> dict[str, range]:
+        """The numbers of each field for which there is a vector, of fields that are looked up in tables."""
+        return {}
+
     def cells(self) -> Tensor:
         """(P, 2) int64 rows and columns of the window at which the tokens stand; ``NOWHERE`` for those that do not.
 

@@ -43,6 +43,11 @@ class CodeMap(SingleCondition):
         self.fields = (config.field,)
         self.table = nn.Embedding(config.vocab_size, width)
 
+    @property
+    def known(self) -> dict[str, range]:
+        """The codes."""
+        return {self.fields[0]: range(self.table.num_embeddings)}
+
     def tokens(self, fields: Fields, batch: int) -> Tensor:
         """(B, h * w, C)."""
         codes = self.field(fields, self.fields[0])

@@ -29,5 +29,15 @@ class Composite(Condition):
         """Where the parts' tokens stand."""
         return torch.cat([part.cells() for part in self._each()])
 
+    @property
+    def known(self) -> dict[str, range]:
+        """What every part that reads a field knows of it."""
+        known: dict[str, range] = {}
+        for part in self._each():
+            for name, values in part.known.items():
+                others = known.get(name, values)
+                known[name] = range(max(values.start, others.start), min(values.stop, others.stop))
+        return known
+
     def _each(self) -> list[Condition]:
         return [part for part in self.parts if isinstance(part, Condition)]

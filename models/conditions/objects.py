@@ -57,6 +57,11 @@ class Objects(Located):
         self.classes = nn.Embedding(config.classes + 1, width)  # the last one: no object
         self.places = nn.Embedding(config.grid**2 + 1, width)
 
+    @property
+    def known(self) -> dict[str, range]:
+        """The classes of objects, and ``ABSENT``."""
+        return {"object_classes": range(ABSENT, self.config.classes)}
+
     def tokens(self, fields: Fields, batch: int) -> Tensor:
         """(B, P, C)."""
         kinds, boxes = self.field(fields, "object_classes"), self.field(fields, "object_boxes").float()

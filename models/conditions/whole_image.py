@@ -63,6 +63,11 @@ class ClassLabel(SingleCondition):
         super().__init__(1, width, window)
         self.table = nn.Embedding(classes, width)
 
+    @property
+    def known(self) -> dict[str, range]:
+        """The classes."""
+        return {"cls": range(self.table.num_embeddings)}
+
     def tokens(self, fields: Fields, batch: int) -> Tensor:
         """(B, 1, C)."""
         token: Tensor = self.table(self.field(fields, "cls"))

@@ -20,6 +20,7 @@ from ..images.geometry import Measured, Region
 from ..shards.errors import Kind, SampleError
 from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
+from .known_values import OutOfRangeError
 
 
 class DecodedRegion(NamedTuple):
@@ -126,8 +127,13 @@ class _Tiled:
         return scaled_depth(numbers) if self._is_depth else numbers
 
 
-def open_member(shards: ShardSet, place: SampleLocation, field: str, extension: str) -> RegionSource:
+def open_member(
+    shards: ShardSet, place: SampleLocation, field: str, extension: str, measured: Measured
+) -> RegionSource:
     """An image, map or depth of a sample.
+
+    Args:
+        measured: the image's size and orientation.
 
     Raises:
         SampleError: it is not there or cannot be reached.
@@ -140,11 +146,11 @@ def open_member(shards: ShardSet, place: SampleLocation, field: str, extension: 
             return shards.read_ranges(*place, [(member.offset + offset, size) for offset, size in ranges])
 
         if field == "image":
-            return _SeekableJpeg(seekable_jpeg.JpegLayout.from_bytes(member.layout), read_many, shards.measured(*place))
+            return _SeekableJpeg(seekable_jpeg.JpegLayout.from_bytes(member.layout), read_many, measured)
         return _Tiled(tiled_tiff.TileLayout.from_bytes(member.layout), read_many, field == "depth")
     data = shards.read(*place, extension)
     if field == "image":
-        return _Image(data, shards.measured(*place))
+        return _Image(data, measured)
     return _Whole((decode_depth if field == "depth" else decode_map)(data))
 
 
@@ -175,11 +181,13 @@ def _part(
 
 @contextmanager
 def sample_errors(shards: ShardSet, location: SampleLocation, extension: str) -> Iterator[None]:
-    """Turns whatever a decoder says about damaged bytes into a SampleError."""
+    """Turns whatever a decoder says about damaged bytes, or a check of their numbers, into a SampleError."""
     try:
         yield
     except SampleError:
         raise
+    except OutOfRangeError as error:
+        raise shards.sample_error(*location, "out of range", f".{extension}: {error}") from error
     except Exception as error:
         kind: Kind = "damaged member" if isinstance(error, ChecksumError) else "undecodable"
         raise shards.sample_error(*location, kind, f".{extension}: {type(error).__name__}: {error}") from error

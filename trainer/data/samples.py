@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 
 from .. import bounded_json
-from ..images.decode import Pixels, decode_image
-from ..images.geometry import Crop
+from ..images.decode import Pixels, decode_image, measure, size_of_numbers
+from ..images.geometry import Crop, Measured
 from ..images.resize import Box, antialiased, bilinear_points, decoder_shrink, nearest_points, region_of, scaled
-from ..shards.fields import ARRAY_FIELDS, CODE_FIELDS, EXTENSIONS
+from ..shards.errors import SampleError
+from ..shards.fields import ARRAY_FIELDS, CODE_FIELDS, EXTENSIONS, IMAGE_FIELDS
 from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
 from .collate import LoadedSample
 from .crops import AnyCropConfig, CodeCropConfig, CropConfig, TamingCropConfig, TooSmallError
+from .known_values import Check
 from .region_reader import DecodedRegion, open_member, sample_errors
 
+_TRIED = 32  # samples that are looked at before training
+_CHANCE = 0.25  # by how much their share of errors may exceed the limit, if they are not all samples
 Choose = Callable[[str, int, int], list[Crop]]  # (key, height, width) -> the crops to make of a sample
 
 
@@ -31,10 +35,16 @@ class SampleReader:
         fields: what a row has besides its key, box, source size and flip.
         crop: how its parts are chosen; None takes whole images.
         members: extensions to read fields from where they are not the usual ones.
+        checks: of the numbers in fields, beyond which the model has no tables.
     """
 
     def __init__(
-        self, shards: ShardSet, fields: Sequence[str], crop: AnyCropConfig | None, members: Mapping[str, str]
+        self,
+        shards: ShardSet,
+        fields: Sequence[str],
+        crop: AnyCropConfig | None,
+        members: Mapping[str, str],
+        checks: Mapping[str, Check],
     ) -> None:
         self.shards = shards
         self._fields = tuple(fields)
@@ -42,7 +52,9 @@ class SampleReader:
         self._extensions = {
             field: (members[field],) if field in members else EXTENSIONS[field] for field in self._fields
         }
+        self._checks = dict(checks)
         self._is_codes = isinstance(crop, CodeCropConfig)
+        self._image = EXTENSIONS["image"] if "image" not in members else (members["image"],)
 
     def check_fields(self) -> None:
         """Looks into the first shard that is not empty for every field.
@@ -79,6 +91,37 @@ class SampleReader:
                 f"pack --minimum-side {self._crop.smallest_side}, or make the crops smaller"
             )
 
+    def check_values(self, limit: float) -> None:
+        """Looks at some samples from all over the set, for numbers that the model does not know in many of them.
+
+        Args:
+            limit: the share of samples that may be unusable.
+
+        Raises:
+            ValueError: there are too many; in training each would be an error of its sample alone.
+        """
+        counts = self.shards.counts
+        ends = np.cumsum(counts)
+        spread = np.linspace(0, int(ends[-1]) - 1, _TRIED).astype(int) if self._checks and ends[-1] else ()
+        tried = sorted({int(number) for number in spread})
+        wrong: list[SampleError] = []
+        for number in tried:
+            shard = int(np.searchsorted(ends, number, side="right"))
+            place = SampleLocation(shard, number - int(ends[shard]) + counts[shard])
+            try:
+                self.read(place, self._middle)
+            except SampleError as error:
+                wrong += [error] if error.kind == "out of range" else []
+        chance = _CHANCE if len(tried) < ends[-1] else 0.0  # a sample of a set may be worse than the set
+        if len(wrong) > (limit + chance) * len(tried):
+            raise ValueError(
+                f"{len(wrong)} of {len(tried)} samples that were tried hold numbers that the model does not know, the "
+                f"first is {wrong[0]}; make the model's table as large as the data need, or leave such samples out"
+            )
+
+    def _middle(self, key: str, height: int, width: int) -> list[Crop]:
+        return [Crop(0, 0, width, height) if self._crop is None else self._crop.center(height, width)]
+
     def read(self, place: SampleLocation, choose: Choose) -> list[LoadedSample]:
         """One row for each crop that ``choose`` wants; the members are read and decoded once.
 
@@ -89,32 +132,59 @@ class SampleReader:
 
     def _image_rows(self, place: SampleLocation, choose: Choose) -> list[LoadedSample]:
         key = self.shards.key(*place)
-        height, width, _ = self.shards.measured(*place)
-        if not height:
-            raise self.shards.sample_error(
-                *place, "missing field", "its index knows no image, and so no size to cut from"
-            )
+        measured = self._measured(place)
+        height, width, _ = measured
         crops = self._chosen(place, choose, height, width)
         rows: list[LoadedSample] = [_row(key, crop, (height, width)) for crop in crops]
         for field in self._fields:
-            values = self._field(place, field, crops, (height, width))
+            values = self._field(place, field, crops, measured)
             for row, value in zip(rows, values, strict=True):
                 row[field] = value
         return rows
 
-    def _field(self, place: SampleLocation, field: str, crops: list[Crop], source: tuple[int, int]) -> list[Any]:
+    def _field(self, place: SampleLocation, field: str, crops: list[Crop], measured: Measured) -> list[Any]:
         if field == "cls":
             return [self._label(place)] * len(crops)
         if field in ARRAY_FIELDS:
             return [self._array(place, field)] * len(crops)
         extension = self._extension(place, field)
         with sample_errors(self.shards, place, extension):
-            opened = open_member(self.shards, place, field, extension)
-            factor = _factor(field, opened.shape, source)
+            opened = open_member(self.shards, place, field, extension, measured)
+            factor = _factor(field, opened.shape, measured[:2])
             own = [scaled(crop, factor) for crop in crops]
             regions = [region_of(crop, *opened.shape) for crop in own]
             parts = opened.parts(regions, [self._shrink(crop) for crop in own])
-            return [self._resampled(field, part, crop) for part, crop in zip(parts, own, strict=True)]
+            made = [self._resampled(field, part, crop) for part, crop in zip(parts, own, strict=True)]
+            for pixels in made:
+                self._check(field, pixels)
+            return made
+
+    def _measured(self, place: SampleLocation) -> Measured:
+        """The size of the image: by the index, or by the member that the config names for it.
+
+        Shards of others may have an image under a name of their own, or maps and depths alone.
+        """
+        known = self.shards.measured(*place)
+        usual, image = (
+            next((extension for extension in extensions if self.shards.has(*place, extension)), None)
+            for extensions in (EXTENSIONS["image"], self._image)
+        )
+        if known.height and (image == usual or (image is None and "image" not in self._fields)):
+            return known
+        if image is not None:
+            with sample_errors(self.shards, place, image):
+                return measure(self.shards.read(*place, image))
+        others = [field for field in self._fields if field in IMAGE_FIELDS]
+        if "image" in others or not others:
+            detail = f"it has no .{' or .'.join(self._image)}, and so no size to cut from"
+            raise self.shards.sample_error(*place, "missing field", detail)
+        extension = self._extension(place, others[0])
+        with sample_errors(self.shards, place, extension):
+            return Measured(*size_of_numbers(self.shards.read(*place, extension)))
+
+    def _check(self, field: str, numbers: Pixels) -> None:
+        if field in self._checks:
+            self._checks[field](numbers)
 
     def _shrink(self, crop: Crop) -> int:
         return decoder_shrink(crop.width / self._crop.size) if isinstance(self._crop, CropConfig) else 1
@@ -139,6 +209,7 @@ class SampleReader:
                 extension = self._extension(place, field)
                 with sample_errors(self.shards, place, extension):
                     grids[field] = _grid(self.shards.read(*place, extension))
+                    self._check(field, grids[field])
         shapes = {grid.shape for grid in grids.values()}
         if len(shapes) != 1:
             raise self.shards.sample_error(*place, "undecodable", f"its grids have different shapes: {sorted(shapes)}")
@@ -172,6 +243,7 @@ class SampleReader:
         extension = self._extension(place, field)
         with sample_errors(self.shards, place, extension):
             array: Pixels = np.load(io.BytesIO(self.shards.read(*place, extension)), allow_pickle=False)
+            self._check(field, array)
         return np.asarray(array, np.float32 if array.dtype.kind == "f" else np.int64)
 
     def _code_row(self, place: SampleLocation, key: str, window: Crop, shape: tuple[int, int]) -> LoadedSample:
@@ -210,7 +282,9 @@ class SampleReader:
     def _label(self, place: SampleLocation) -> int:
         extension = self._extension(place, "cls")
         with sample_errors(self.shards, place, extension):
-            return int(self.shards.read(*place, extension))
+            label = int(self.shards.read(*place, extension))
+            self._check("cls", np.array(label))
+            return label
 
     def _extension(self, place: SampleLocation, field: str) -> str:
         extensions = self._extensions[field]

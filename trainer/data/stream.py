@@ -10,7 +10,7 @@ K crops of a visited image.
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -27,6 +27,7 @@ from .collate import join, part_of
 from .config import DataConfig as DataConfig
 from .config import SourceConfig as SourceConfig
 from .crops import AnyCropConfig, CodeCropConfig
+from .known_values import Check
 from .sampler import Schedule
 from .samples import SampleReader
 from .worker_datasets import BatchRequest, Crops, EvalDataset, LoadedBatch, TrainDataset
@@ -49,6 +50,7 @@ class Stream:
         micro_batch: samples of one batch, m.
         rank, world: of this process, R.
         seed: of the order and of all crops.
+        checks: of the numbers in fields; samples that hold others are errors.
 
     Attributes:
         samples: in the data set.
@@ -72,6 +74,7 @@ class Stream:
         rank: int = 0,
         world: int = 1,
         seed: int = 0,
+        checks: Mapping[str, Check] | None = None,
     ) -> None:
         self.accumulation = _accumulation(global_batch, micro_batch, rank, world)
         self.config = config
@@ -84,10 +87,14 @@ class Stream:
         self.samples = sum(shards.samples for shards in self._sets)
         self.fingerprint = "-".join(shards.fingerprint for shards in self._sets)
         _check_fields(fields, config.crop)
-        self._readers = [SampleReader(shards, fields, config.crop, config.extensions) for shards in self._sets]
+        self._readers = [
+            SampleReader(shards, fields, config.crop, config.extensions, checks or {}) for shards in self._sets
+        ]
         for reader in self._readers:
             reader.check_fields()
             reader.check_sides()
+            if rank == 0:  # whose word holds for all
+                reader.check_values(config.max_bad_fraction)
         weights = [source.weight for source in config.sources]
         self._schedule = Schedule([shards.counts for shards in self._sets], weights, seed, config.shuffle_window)
         self._shared_memory_full = False

@@ -25,6 +25,7 @@ _LARGE = 1 << 28  # pixels above which a file's own size must be in some proport
 _PIXELS_PER_BYTE = 1 << 14  # twice what deflate can do with one bit a pixel
 BACKGROUND = (255, 255, 255)  # what transparent images are composed over
 _WHITE_16 = (1 << 16) - 1
+_NUMPY = b"\x93NUMPY"  # how a .npy file begins
 Image.MAX_IMAGE_PIXELS = None  # 179 megapixels are less than a panorama, and than we sample: open_image has a limit
 
 _ORIENTATION = ExifTags.Base.Orientation
@@ -220,7 +221,7 @@ def decode_depth(data: bytes) -> Pixels:
 
 def decode_numbers(data: bytes) -> Pixels:
     """(H, W) numbers of a depth map as they are stored, in their own type."""
-    if data[:6] == b"\x93NUMPY":
+    if data.startswith(_NUMPY):
         depth = np.load(io.BytesIO(data), allow_pickle=False)
     else:
         with open_image(data) as image:
@@ -230,6 +231,18 @@ def decode_numbers(data: bytes) -> Pixels:
     if depth.ndim != 2:
         raise ValueError(f"a depth map has one channel, this one has the shape {depth.shape}")
     return np.asarray(depth)
+
+
+def size_of_numbers(data: bytes) -> tuple[int, int]:
+    """(H, W) of a map or depth, upright.
+
+    Raises:
+        OSError, ValueError: the bytes are damaged, or no matrix.
+    """
+    if not data.startswith(_NUMPY):
+        return measure(data)[:2]
+    height, width = np.load(io.BytesIO(data), allow_pickle=False).shape
+    return height, width
 
 
 def scaled_depth(depth: Pixels) -> Pixels:

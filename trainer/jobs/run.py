@@ -1,6 +1,7 @@
 """From a run config to a finished training run: build the task and its streams, restore, train."""
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from ..checkpoint.checkpointer import Checkpointer
 from ..checkpoint.initial_weights import load_initial_weights
 from ..checkpoint.loading import resolve_weights
 from ..checkpoint.writer import RetentionPolicy
+from ..data.known_values import Check, only_labels
 from ..data.stream import Stream
 from ..distributed import ranks
 from ..distributed.sequence_parallel import SequenceGroup
@@ -86,22 +88,28 @@ def _codes(run: Run) -> int:
 def built(run: Run) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
     """The task of a run and its two streams. Every rank must call this, inside ``ranks.group``."""
     if isinstance(run, VQGANRun):
-        training, val = _streams(run, (run.target,))
+        checks = {} if run.model.num_labels is None else {"segmentation": only_labels(run.model.num_labels)}
+        training, val = _streams(run, (run.target,), checks)
         return VQGANTask(run, training.accumulation), training, val
     prior = run.model.build(_codes(run), run.condition)
     load_initial_weights(prior, run.initial_weights, Path(run.run_dir), "prior")
     if run.sequence_parallel_size > 1:
         prior.share_sequence(SequenceGroup(run.sequence_parallel_size))
     made = prior_data.source(run, prior.condition)
-    training, val = _streams(run, made.fields, run.sequence_parallel_size)
+    checks = made.checks(prior.condition, run.model.window)
+    training, val = _streams(run, made.fields, checks, run.sequence_parallel_size)
+    _check_classes(training, val, prior.condition.known.get("cls"))
     made = prior_data.completed(made, (training, val), run)
     return PriorTask(run, prior, made, training.accumulation), training, val
 
 
-def _streams(run: Run, fields: tuple[str, ...], together: int = 1) -> tuple[Stream, Stream]:
+def _streams(
+    run: Run, fields: tuple[str, ...], checks: Mapping[str, Check], together: int = 1
+) -> tuple[Stream, Stream]:
     """Both streams of this rank; where one rank cannot read its shards, all of them say so.
 
     Args:
+        checks: of the numbers in fields.
         together: neighboring ranks that get the same samples.
     """
     rank, world = ranks.rank() // together, ranks.world() // together
@@ -112,7 +120,7 @@ def _streams(run: Run, fields: tuple[str, ...], together: int = 1) -> tuple[Stre
             (run.train_data, run.batch.global_batch_size),
             (run.val_data, run.batch.micro_batch_size * world),
         ):
-            streams.append(Stream(data, fields, global_batch=batch, **place))
+            streams.append(Stream(data, fields, global_batch=batch, checks=checks, **place))
     except (OSError, ValueError) as error:
         problem = f"rank {ranks.rank()} on {socket.gethostname()}: {error}"
     problems = [problem for problem in ranks.all_gather_object(problem) if problem]
@@ -120,8 +128,6 @@ def _streams(run: Run, fields: tuple[str, ...], together: int = 1) -> tuple[Stre
         raise ValueError(problems[0])
     training, val = streams
     _check_same_data(training, val)
-    if "cls" in fields:
-        agreed_classes([*training.classes, *val.classes])
     return training, val
 
 
@@ -141,3 +147,19 @@ def _check_same_data(training: Stream, val: Stream) -> None:
                     f"the fingerprint {fingerprint} against {first[1][name][0]} with {first[1][name][1]}; give every "
                     "node the same shards"
                 )
+
+
+def _check_classes(training: Stream, val: Stream, known: range | None) -> None:
+    """The names of classes agree, where classes have names, and the prior knows as many as there are.
+
+    Raises:
+        ValueError: a number has two names, or a name is beyond the prior's classes.
+    """
+    if known is None:
+        return
+    names = agreed_classes([*training.classes, *val.classes])
+    if len(names) > known.stop:
+        raise ValueError(
+            f"the data have {len(names)} classes, {names[0]} to {names[-1]}, and the prior knows {known.stop}; set "
+            f"condition.classes to {len(names)}"
+        )

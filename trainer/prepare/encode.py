@@ -23,6 +23,7 @@ from ..checkpoint.loading import LoadedTokenizer
 from ..config import to_mapping
 from ..data.collate import LoadedSample
 from ..data.crops import CropConfig, TamingCropConfig, crop_box
+from ..data.known_values import Check, only_bytes, only_labels
 from ..data.sampler import SampleDraw, Schedule
 from ..data.samples import SampleReader
 from ..distributed import ranks
@@ -155,7 +156,7 @@ def encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
     coder = CodeMemberEncoder(
         work.tokenizer, work.condition_tokenizers, _has(work.source, "segmentation"), tiles, config.low_res
     )
-    images = _Images(work.source, _fields(work), config, factor)
+    images = _Images(work.source, _fields(work), config, factor, _checks(work))
     places = [(shard, sample) for shard in mine for sample in range(work.source.counts[shard])]
     loader = DataLoader(
         images,
@@ -230,8 +231,10 @@ def _samples(
 class _Images(Dataset[_Read]):
     """Reads and cuts the images at given places, in worker processes."""
 
-    def __init__(self, source: ShardSet, fields: Sequence[str], config: EncodeConfig, factor: int) -> None:
-        self._reader = SampleReader(source, fields, config.crop, {})
+    def __init__(
+        self, source: ShardSet, fields: Sequence[str], config: EncodeConfig, factor: int, checks: Mapping[str, Check]
+    ) -> None:
+        self._reader = SampleReader(source, fields, config.crop, {}, checks)
         self._reader.check_fields()
         self._reader.check_sides()
         self._schedule = Schedule([source.counts], [1.0], config.seed, window=0)
@@ -289,6 +292,13 @@ def _reported(work: EncodeJob) -> EncodeReport:
 def _fields(work: EncodeJob) -> list[str]:
     wanted = {"image", *work.condition_tokenizers} | ({"segmentation"} if _has(work.source, "segmentation") else set())
     return sorted(wanted)
+
+
+def _checks(work: EncodeJob) -> dict[str, Check]:
+    """Of maps, which a tokenizer of so many labels reads, or which become the commonest of 256."""
+    tokenizer = work.condition_tokenizers.get("segmentation")
+    labels = None if tokenizer is None else tokenizer.model.config.num_labels
+    return {"segmentation": only_bytes() if labels is None else only_labels(labels)}
 
 
 def _has(source: ShardSet, field: str) -> bool:

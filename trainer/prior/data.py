@@ -8,6 +8,7 @@ from ...models.conditions import Condition
 from ..checkpoint import model_files
 from ..checkpoint.loading import load_tokenizer, resolve_weights
 from ..data.crops import CodeCropConfig
+from ..data.known_values import Check, checked, only_cells, only_labels
 from ..data.stream import Stream
 from ..distributed import ranks
 from ..shards.fields import LOCATION_FIELDS, PROVENANCE_KEYS
@@ -29,6 +30,24 @@ class CodeSource(NamedTuple):
         if self.encoder is not None:
             return self.encoder.fields
         return ("codes", *(name for name in self.condition if name not in LOCATION_FIELDS))
+
+    def checks(self, condition: Condition, window: tuple[int, int]) -> dict[str, Check]:
+        """Of the numbers in samples: what the prior, or a tokenizer that encodes them on line, has no vector for.
+
+        Args:
+            condition: of the prior.
+            window: of the prior, in codes.
+        """
+        known = condition.known
+        if self.encoder is None:
+            return checked({"codes": range(self.metadata["codes"]), **known})
+        made = {name: field for name, field in SOURCES.items() if name in known}
+        checks = checked({name: values for name, values in known.items() if name not in made})
+        if "segmentation_codes" in made:
+            labels = self.encoder.num_labels
+            values = known["segmentation_codes"]
+            checks["segmentation"] = only_cells(values, window) if labels is None else only_labels(labels)
+        return checks
 
 
 def source(run: PriorRun, condition: Condition) -> CodeSource:

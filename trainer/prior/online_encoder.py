@@ -45,6 +45,12 @@ class OnlineEncoder:
         beside = [name for name in condition.fields if name not in (*SOURCES, *LOCATION_FIELDS, "low")]
         self.fields = ("image", *(SOURCES[name] for name in self._conditions), *beside)
 
+    @property
+    def num_labels(self) -> int | None:
+        """Labels of the maps' tokenizer; None where maps have none."""
+        tokenizer = self._tokenizers.get("segmentation")
+        return None if tokenizer is None else tokenizer.model.config.num_labels
+
     @torch.no_grad()
     def __call__(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The fields of a batch of images as those of a batch of codes, on this rank's device."""

@@ -3,6 +3,7 @@
 Shapes: B grids of a rank's micro-batch, h rows and w columns of codes, K codes.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,12 @@ from ..training.loop import reseed
 from .config import PriorRun
 from .data import CodeSource
 from .previews import Budget, sampled_preview
+
+_LOG = logging.getLogger(__name__)
+
+
+class _NoTokenizerError(Exception):
+    """The tokenizer is not there any more."""
 
 
 class PriorTask:
@@ -147,10 +154,17 @@ class PriorTask:
             budget.cost = ready - began + (budget.clock() - ready) / share
             return budget.cost <= budget.left
 
-        return sampled_preview(prior, self._tokenizer, fields, fields["codes"], config, affordable)
+        try:
+            return sampled_preview(prior, self._tokenizer, fields, fields["codes"], config, affordable)
+        except _NoTokenizerError as error:
+            _LOG.warning("no preview: %s", error)
+            return {}
 
     def _tokenizer(self) -> VQGAN:
-        return load_tokenizer(Path(self.run.tokenizer), ranks.device()).model
+        try:
+            return load_tokenizer(Path(self.run.tokenizer), ranks.device()).model
+        except (OSError, ValueError) as error:  # training goes on without it: it may have been moved in the meantime
+            raise _NoTokenizerError(f"the tokenizer {self.run.tokenizer} cannot be loaded: {error}") from error
 
     def state_dict(self) -> dict[str, Any]:
         return {

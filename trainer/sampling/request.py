@@ -19,6 +19,7 @@ from ...models.sampling import UNFILLED
 from ...models.vqgan import tiling
 from ...models.vqgan.tiling import Tiling
 from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
+from ..data.known_values import only_labels
 from ..files import read_regular
 from ..images.decode import LARGEST, Pixels, decode_map, open_image
 
@@ -207,6 +208,8 @@ def _segmentation_codes(
     """(1, h, w) codes of a label map of any size."""
     if tokenizer is None:
         return majority_label(labels, *size)[None].long()
+    if tokenizer.model.config.num_labels is not None:
+        only_labels(tokenizer.model.config.num_labels)(labels.numpy())
     factor: int = tokenizer.metadata["factor"]
     shape = (size[0] * factor, size[1] * factor)
     stretched = nn.functional.interpolate(labels[None, None].double(), shape, mode="nearest-exact")[:, 0].long()
@@ -221,11 +224,9 @@ def check_table(condition: Condition, field: str, values: Tensor) -> None:
         ValueError: there is one.
     """
     smallest, largest = int(values.min()), int(values.max())
-    for part in condition.modules():
-        if isinstance(part, Condition) and part.fields == (field,):
-            table = getattr(part, "table", None)
-            if isinstance(table, nn.Embedding) and not 0 <= smallest <= largest < table.num_embeddings:
-                raise ValueError(
-                    f"the prior knows {table.num_embeddings} numbers of {field}, 0 to {table.num_embeddings - 1}, "
-                    f"got {smallest if smallest < 0 else largest}"
-                )
+    known = condition.known.get(field, range(smallest, largest + 1))
+    for value in (smallest, largest):
+        if value not in known:
+            raise ValueError(
+                f"the prior knows {len(known)} numbers of {field}, {known.start} to {known.stop - 1}, got {value}"
+            )

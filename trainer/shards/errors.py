@@ -12,6 +12,7 @@ Kind = Literal[
     "undecodable",
     "unreachable",
     "too small",
+    "out of range",
 ]
 
 _LOG = logging.getLogger(__name__)

@@ -24,26 +24,42 @@ def equal_length_batches(batches: Iterable[Batch]) -> Iterator[EvalBatch]:
     """The rank's batches, prolonged so that every rank has the same number of them.
 
     A partitioned network gathers its weights in every forward, so a rank that has run out repeats its last batch, which
-    does not count, until all have. Nor does a batch without keys count, which a rank without samples of its own has.
-    Every rank must iterate to the end.
+    does not count, until all have. A rank that has none, as where none of its samples can be used, gets another's.
+    Nor does a batch without keys count, which a rank without samples of its own has. Every rank must iterate to the
+    end.
 
     Raises:
-        ValueError: some rank has no batch at all.
+        ValueError: no rank has a batch.
     """
     mine = iter(batches)
-    batch = next(mine, None)
-    if ranks.any_rank(batch is None) or batch is None:
-        raise ValueError(
-            f"there are fewer validation samples that can be used than the {ranks.world()} ranks of the job; "
-            "hold out more"
-        )
-    counts = bool(batch["key"])
+    own = next(mine, None)
+    batch = _own_or_lent(own)
+    counts = own is not None and bool(own["key"])
     while ranks.any_rank(counts):
         yield EvalBatch(batch, counts)
         heartbeat()
         following = next(mine, None) if counts else None
         counts = following is not None
         batch = following or batch
+
+
+def first_batch(batches: Iterable[Batch]) -> Batch:
+    """The rank's first batch; another's where it has none. Every rank must call this.
+
+    Raises:
+        ValueError: no rank has a batch.
+    """
+    return _own_or_lent(next(iter(batches), None))
+
+
+def _own_or_lent(own: Batch | None) -> Batch:
+    """The rank's own batch or, where it has none, the first that another has."""
+    if not ranks.any_rank(own is None) and own is not None:
+        return own
+    batches = [batch for batch in ranks.all_gather_object(own) if batch is not None]
+    if not batches:
+        raise ValueError("no validation sample can be used; the log names what is wrong with each")
+    return batches[0] if own is None else own
 
 
 def psnr(real: Tensor, rebuilt: Tensor) -> Tensor:
@@ -71,9 +87,15 @@ class MetricSums:
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def means(self) -> dict[str, float]:
-        """The mean of every name over all ranks. Every rank must call this with the same names."""
-        names = sorted(self._sums)
-        pairs = ranks.all_reduce_sum_(torch.stack([self._sums[name] for name in names]))
+        """The mean of every name over all ranks; NaN of no things at all.
+
+        Every rank must call this. A rank without a name, as one that had no samples, adds nothing to it.
+        """
+        names = sorted(set().union(*ranks.all_gather_object(sorted(self._sums))))
+        if not names:
+            return {}
+        nothing = torch.zeros(2, dtype=torch.float64, device=ranks.device())
+        pairs = ranks.all_reduce_sum_(torch.stack([self._sums.get(name, nothing) for name in names]))
         return {name: (pair[0] / pair[1]).item() for name, pair in zip(names, pairs, strict=True)}
 
 

@@ -14,6 +14,7 @@ from ..distributed.engine import Engine, state_of
 from ..distributed.watchdog import heartbeat
 from ..keyed_random import mix
 from ..schema import MAY_CHANGE
+from .evaluation import first_batch
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def fit(
                 metrics.write_val(step, task.evaluate(val_batches.eval_batches(preview_batch)))
                 last = last or task.finished()
             if last or step % config.preview_every == 0:
-                metrics.write_images(step, task.preview(next(iter(val_batches.eval_batches(preview_batch)))))
+                metrics.write_images(step, task.preview(first_batch(val_batches.eval_batches(preview_batch))))
             if last or leave or step % config.save_every == 0:
                 metrics.note(checkpoints.save(task, step))
         metrics.note(checkpoints.wait())

@@ -112,7 +112,7 @@ def test_a_small_image_lies_beside_its_grid(images, tokenizer, tmp_path):
 
 
 def test_maps_are_encoded_by_a_tokenizer_of_their_own(images, tokenizer, tmp_path):
-    of_maps = load_tokenizer(write_tokenizer(tmp_path / "maps", seed=1, labels=200), CPU)
+    of_maps = load_tokenizer(write_tokenizer(tmp_path / "maps", seed=1, labels=255), CPU)
     run(tokenizer, images, tmp_path / "codes", crop=CROP, seed=5, others={"segmentation": of_maps})
     said = stream(tmp_path / "codes", ("segmentation_codes",), CodeCropConfig(window=(0, 0)))
     assert said.provenance["maps"] == {"kind": "codes", "tokenizer": of_maps.metadata["digest"], "codes": CODES}

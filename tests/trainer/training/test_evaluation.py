@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from smalti.trainer.distributed import ranks
-from smalti.trainer.training.evaluation import MetricSums, equal_length_batches, likelihood, psnr
+from smalti.trainer.training.evaluation import MetricSums, equal_length_batches, first_batch, likelihood, psnr
 
 
 def test_psnr_of_a_known_error():
@@ -51,19 +51,48 @@ def seen_by_ranks() -> dict[str, Any]:
         ranks.all_reduce_sum_(torch.zeros(1))  # what a gather of weights would be
         if counts:
             sums.add("x", batch["x"])
-    try:
-        list(equal_length_batches([] if ranks.rank() == 1 else mine))
-        refused = ""
-    except ValueError as error:
-        refused = str(error)
     company = [
         counts for _, counts in equal_length_batches(mine[:1] if ranks.rank() == 0 else [{**mine[0], "key": []}])
     ]
     assert company == [ranks.rank() == 0]
-    return {"turns": turns, **sums.means(), "refused": refused}
+    return {"turns": turns, **sums.means()}
 
 
 def test_ranks_with_fewer_batches_go_along_without_counting_twice():
-    for result in processes.run(seen_by_ranks, 2):
-        assert "fewer validation samples that can be used than the 2 ranks" in result.pop("refused")
-        assert result == {"turns": 3, "x": (1 + 2 + 3 + 4 + 50) / 5}
+    assert processes.run(seen_by_ranks, 2) == [{"turns": 3, "x": (1 + 2 + 3 + 4 + 50) / 5}] * 2
+
+
+def seen_by_a_rank_with_nothing(with_samples: int) -> dict[str, Any]:
+    """One rank has two batches, the other none, not even for company, as where its only sample is damaged."""
+    mine: list[Any] = [{"key": ["some"], "x": torch.tensor(x)} for x in ([1.0, 2.0], [6.0])]
+    mine = mine if ranks.rank() == with_samples else []
+    sums, turns = MetricSums(), 0
+    for batch, counts in equal_length_batches(mine):
+        turns += 1
+        ranks.all_reduce_sum_(batch["x"].sum())  # every rank has something to forward
+        if counts:
+            sums.add("x", batch["x"])
+            sums.add("of no place", batch["x"][:0])
+    return {"turns": turns, "first": first_batch(mine)["x"].tolist(), **sums.means()}
+
+
+@pytest.mark.parametrize("with_samples", [0, 1])
+def test_a_rank_with_nothing_forwards_what_another_has_and_counts_nothing(with_samples: int):
+    for result in processes.run(seen_by_a_rank_with_nothing, 2, with_samples):
+        assert math.isnan(result.pop("of no place"))
+        assert result == {"turns": 2, "first": [1.0, 2.0], "x": 3.0}
+
+
+def refusals() -> list[str]:
+    """What every rank says where no rank has anything."""
+    said = []
+    for attempt in (lambda: list(equal_length_batches([])), lambda: first_batch([])):
+        with pytest.raises(ValueError) as error:
+            attempt()
+        said.append(str(error.value))
+    return said
+
+
+def test_validation_of_nothing_at_all_is_refused_on_every_rank():
+    for said in processes.run(refusals, 2):
+        assert all("no validation sample can be used" in line for line in said) and len(said) == 2
