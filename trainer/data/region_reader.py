@@ -17,10 +17,10 @@ from ..images.decode import (
     upright_region,
 )
 from ..images.geometry import Measured, Region
+from ..images.known_values import OutOfRangeError
 from ..shards.errors import Kind, SampleError
 from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
-from .known_values import OutOfRangeError
 
 
 class DecodedRegion(NamedTuple):

@@ -12,6 +12,7 @@ import numpy as np
 from .. import bounded_json
 from ..images.decode import Pixels, decode_image, measure, size_of_numbers
 from ..images.geometry import Crop, Measured
+from ..images.known_values import Check
 from ..images.resize import Box, antialiased, bilinear_points, decoder_shrink, nearest_points, region_of, scaled
 from ..shards.errors import SampleError
 from ..shards.fields import ARRAY_FIELDS, CODE_FIELDS, EXTENSIONS, IMAGE_FIELDS
@@ -19,7 +20,6 @@ from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
 from .collate import LoadedSample
 from .crops import AnyCropConfig, CodeCropConfig, CropConfig, TamingCropConfig, TooSmallError
-from .known_values import Check
 from .region_reader import DecodedRegion, open_member, sample_errors
 
 _TRIED = 32  # samples that are looked at before training

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..distributed.child_processes import end_with
+from ..images.known_values import Check
 from ..shards.errors import SampleErrorLog
 from ..shards.fields import CODE_FIELDS, EXTENSIONS, IMAGE_FIELDS
 from ..shards.reader import ShardSet
@@ -27,7 +28,6 @@ from .collate import join, part_of
 from .config import DataConfig as DataConfig
 from .config import SourceConfig as SourceConfig
 from .crops import AnyCropConfig, CodeCropConfig
-from .known_values import Check
 from .sampler import Schedule
 from .samples import SampleReader
 from .worker_datasets import BatchRequest, Crops, EvalDataset, LoadedBatch, TrainDataset

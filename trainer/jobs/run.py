@@ -12,11 +12,11 @@ from ..checkpoint.checkpointer import Checkpointer
 from ..checkpoint.initial_weights import load_initial_weights
 from ..checkpoint.loading import resolve_weights
 from ..checkpoint.writer import RetentionPolicy
-from ..data.known_values import Check, only_labels
 from ..data.stream import Stream
 from ..distributed import ranks
 from ..distributed.sequence_parallel import SequenceGroup
 from ..exit_code import ExitCode
+from ..images.known_values import Check, only_labels
 from ..prior import data as prior_data
 from ..prior.config import PriorRun
 from ..prior.task import PriorTask

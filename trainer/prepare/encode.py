@@ -23,13 +23,13 @@ from ..checkpoint.loading import LoadedTokenizer
 from ..config import to_mapping
 from ..data.collate import LoadedSample
 from ..data.crops import CropConfig, TamingCropConfig, crop_box
-from ..data.known_values import Check, only_bytes, only_labels
 from ..data.sampler import SampleDraw, Schedule
 from ..data.samples import SampleReader
 from ..distributed import ranks
 from ..distributed.child_processes import end_with
 from ..files import write_whole
 from ..images.geometry import Crop
+from ..images.known_values import Check, only_bytes, only_labels
 from ..shards.errors import SampleError, TooManySampleErrorsError
 from ..shards.fields import ARRAY_FIELDS, EXTENSIONS, PROVENANCE_KEYS
 from ..shards.index import SampleLocation

@@ -8,9 +8,9 @@ from ...models.conditions import Condition
 from ..checkpoint import model_files
 from ..checkpoint.loading import load_tokenizer, resolve_weights
 from ..data.crops import CodeCropConfig
-from ..data.known_values import Check, checked, only_cells, only_labels
 from ..data.stream import Stream
 from ..distributed import ranks
+from ..images.known_values import Check, checked, only_cells, only_labels
 from ..shards.fields import LOCATION_FIELDS, PROVENANCE_KEYS
 from .config import PriorRun
 from .online_encoder import SOURCES, OnlineEncoder

@@ -19,9 +19,9 @@ from ...models.sampling import UNFILLED
 from ...models.vqgan import tiling
 from ...models.vqgan.tiling import Tiling
 from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
-from ..data.known_values import only_labels
 from ..files import read_regular
 from ..images.decode import LARGEST, Pixels, decode_map, open_image
+from ..images.known_values import only_labels
 
 SUPPORTED_FIELDS = ("segmentation_codes", "cls", "box", "source_size", "flip")
 

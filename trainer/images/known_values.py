@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...models.conditions.code_map import LABELS, majority_label
-from ..images.decode import Pixels
+from .decode import Pixels
 
 NO_LABEL = (255, 65535)  # the marks of places without a label in 8 and 16 bits, where they are no class of a model
 

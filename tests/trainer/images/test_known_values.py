@@ -11,9 +11,9 @@ from fixtures.shards import encoded, photo
 
 from smalti.models.conditions import ClassConfig, CodeMapConfig, CompositeConfig, ObjectsConfig, TextConfig
 from smalti.trainer.data.crops import CodeCropConfig, CropConfig
-from smalti.trainer.data.known_values import OutOfRangeError, checked, only, only_cells, only_labels
 from smalti.trainer.data.stream import DataConfig, Stream
 from smalti.trainer.images.geometry import Measured
+from smalti.trainer.images.known_values import OutOfRangeError, checked, only, only_cells, only_labels
 from smalti.trainer.shards.errors import TooManySampleErrorsError
 from smalti.trainer.shards.writer import ShardWriter
 
