@@ -1,4 +1,4 @@
-"""What a run will take: ``python -m smalti.launch.plan CONFIG --nodes 8 --gpus 8 --memory 80``. Nothing is started.
+"""What a run will take: ``smalti plan CONFIG --nodes 8 --gpus 8 --memory 80``. Nothing is started.
 
 Needs no GPU and no data, only the config; for a prior, its tokenizer's folder or ``--codes``. ``--sbatch FILE`` writes
 the job script for SLURM; ``--prefetch`` downloads what training downloads, for nodes without a network.

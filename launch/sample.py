@@ -1,4 +1,4 @@
-"""Sample images: ``python -m smalti.launch.sample PRIOR [TOKENIZER] --segmentation map.png --seed 1 --out folder``.
+"""Sample images: ``smalti sample PRIOR [TOKENIZER] --segmentation map.png --seed 1 --out folder``.
 
 The same seed gives the same images, whatever the batch, the mode and the number of ranks. A run that was killed goes
 on when the same command is given again. ``deepspeed --module smalti.launch.sample ...`` shares the images out.

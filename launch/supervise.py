@@ -1,6 +1,6 @@
 """Train a run to its end, starting failed jobs again.
 
-``python -m smalti.launch.supervise --max-restarts 3 -- deepspeed --num_gpus 8 --module smalti.launch.train CONFIG``, or
+``smalti supervise --max-restarts 3 -- deepspeed --num_gpus 8 --module smalti.launch.train CONFIG``, or
 with torchrun, srun, python alone after the ``--``. A job that fails goes on from the last checkpoint, at most so many
 times. With ``--hostfile H``, which the command names too, hosts that do not answer ssh are left out of the next start.
 SIGTERM, SIGUSR1 and Ctrl-C make the ranks save and leave, whatever the launcher does with them. Exit codes: those of

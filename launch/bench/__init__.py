@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m smalti.launch.bench NAME``."""
+"""Benchmarks: ``smalti bench NAME``."""

@@ -1,6 +1,6 @@
 """How long a save holds training up, and how fast it reaches the disk, against ``torch.save`` of the same state.
 
-``python -m smalti.launch.bench checkpoint``: one rank at ZeRO 1 with AdamW, a network of ``--megabytes`` of weights.
+``smalti bench checkpoint``: one rank at ZeRO 1 with AdamW, a network of ``--megabytes`` of weights.
 """
 
 import argparse

@@ -118,4 +118,4 @@ def _nothing_at(text: str) -> str:
     if below:
         some = ", ".join(below[:5]) + (", ..." if len(below) > 5 else "")
         return f"no shards at {text}, but in folders below it; name the ones that are meant: {some}"
-    return f"no shards at {text}: expected tar files there (smalti.launch.pack makes them)"
+    return f"no shards at {text}: expected tar files there (smalti pack makes them)"

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..distributed import ranks
 from ..files import sha256
 
-PREFETCH = "python -m smalti.launch.plan --prefetch"
+PREFETCH = "smalti plan --prefetch"
 
 
 @dataclass(frozen=True)
