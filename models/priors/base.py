@@ -40,18 +40,18 @@ class Prior(nn.Module):
         window: rows and columns of codes the prior is trained on.
         condition: what it is conditioned on an image.
         keep: the chance that an input code is kept in training.
-        condition_drop: the chance that a sample loses its condition in training.
+        condition_dropout: the chance that a sample loses its condition in training.
     """
 
     def __init__(
-        self, codes: int, window: tuple[int, int], condition: Condition, keep: float, condition_drop: float
+        self, codes: int, window: tuple[int, int], condition: Condition, keep: float, condition_dropout: float
     ) -> None:
         super().__init__()
         self.codes = codes
         self.window = window
         self.condition = condition
         self.keep = keep
-        self.condition_drop = condition_drop
+        self.condition_dropout = condition_dropout
 
     def draw(self, indices: Tensor, seeds: Sequence[int], progress: float = 0.0) -> TrainingInputs:
         """The chances of a training batch: replaced codes, dropped conditions, random orders.
@@ -66,7 +66,7 @@ class Prior(nn.Module):
         inputs, dropped, orders = [], [], []
         for grid, seed in zip(indices, seeds, strict=True):
             generator = torch.Generator().manual_seed(seed)
-            dropped.append(torch.rand((), generator=generator) < self.condition_drop)
+            dropped.append(torch.rand((), generator=generator) < self.condition_dropout)
             inputs.append(replace_codes(grid, self.codes, self.keep, generator) if self.keep < 1 else grid)
             orders.append(self.draw_order(generator, progress))
         drawn = [order for order in orders if order is not None]
@@ -96,7 +96,7 @@ class Prior(nn.Module):
         Raises:
             ValueError: the prior cannot be shared.
         """
-        raise ValueError("sequence_ranks above 1 are for priors of kind gpt; set sequence_ranks: 1")
+        raise ValueError("sequence_parallel_size above 1 are for priors of kind gpt; set sequence_parallel_size: 1")
 
     def check_window(self, indices: Tensor) -> None:
         """Refuse (B, h, w) codes of another size than the window's."""

@@ -76,7 +76,7 @@ def sample_steps(
     if resume_from is not None:
         _check(resume_from.codes, shape, prior.codes, "resumed")
     request = DecodingRequest(_whole(prior, fields, len(image_ids)), size, tuple(image_ids), config)
-    if request.guided and prior.condition_drop == 0:
+    if request.guided and prior.condition_dropout == 0:
         raise ValueError(
             "guidance needs a prior that was trained without its condition now and then; "
             "train one with condition_dropout above 0 (0.1 is usual), or leave the scale at 1"

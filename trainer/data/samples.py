@@ -82,7 +82,7 @@ class SampleReader:
         if self._crop is None or isinstance(self._crop, CodeCropConfig):
             return
         shortest = np.concatenate([np.minimum(index.heights, index.widths) for index in self.shards.indexes()])
-        shortest = shortest[shortest > 0]  # samples without an image are faults, and counted as such
+        shortest = shortest[shortest > 0]  # samples without an image are sample errors, and counted as such
         small = int((shortest < self._crop.smallest_side).sum())
         if small:
             raise ValueError(

@@ -98,12 +98,12 @@ class Stream:
         weights = [source.weight for source in config.sources]
         self._schedule = Schedule([shards.counts for shards in self._sets], weights, seed, config.shuffle_window)
         self._shared_memory_full = False
-        self._faults = SampleErrorLog(config.max_bad_fraction, self.samples)
+        self._errors = SampleErrorLog(config.max_bad_fraction, self.samples)
 
     @property
     def sample_errors(self) -> Counter[str]:
         """How many samples this rank had to replace (in ``eval_batches``: leave out), by kind."""
-        return self._faults.counts
+        return self._errors.counts
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -246,7 +246,7 @@ class Stream:
                     "num_workers, prefetch or micro_batch_size",
                     self._rank, workers,
                 )  # fmt: skip
-            self._faults.add(delivery.seen, delivery.faults)
+            self._errors.add(delivery.seen, delivery.errors)
             yield delivery
 
     def _check_size(self) -> None:

@@ -34,7 +34,7 @@ class LoadedBatch(NamedTuple):
     """What a worker gives: a batch of m rows for each of the K crops, and what was wrong on the way."""
 
     batches: list[Batch]
-    faults: list[SampleError]
+    errors: list[SampleError]
     seen: int  # samples asked for
 
 
@@ -47,21 +47,21 @@ class TrainDataset(Dataset[LoadedBatch]):
         self._crop = crop
 
     def __getitem__(self, request: BatchRequest) -> LoadedBatch:
-        faults: list[SampleError] = []
-        rows = [self._rows(number, request.crops, faults) for number in request.visits]
+        errors: list[SampleError] = []
+        rows = [self._rows(number, request.crops, errors) for number in request.visits]
         batches = [collate([crops[place] for crops in rows]) for place in range(len(request.crops))]
-        return LoadedBatch(batches, faults, len(rows))
+        return LoadedBatch(batches, errors, len(rows))
 
-    def _rows(self, number: int, crops: Sequence[int], faults: list[SampleError]) -> list[LoadedSample]:
+    def _rows(self, number: int, crops: Sequence[int], errors: list[SampleError]) -> list[LoadedSample]:
         visit = self._schedule.visit(number)
         for _ in range(_ATTEMPTS):
             reader = self._readers[visit.source]
             try:
                 return reader.read(visit.place, partial(self._choose, visit, crops))
-            except SampleError as fault:
-                faults.append(fault)
+            except SampleError as error:
+                errors.append(error)
                 visit = self._schedule.substitute(number, visit)
-        raise TooManySampleErrorsError(f"{_ATTEMPTS} samples in a row could not be used; the last: {faults[-1]}")
+        raise TooManySampleErrorsError(f"{_ATTEMPTS} samples in a row could not be used; the last: {errors[-1]}")
 
     def _choose(self, visit: SampleDraw, crops: Sequence[int], key: str, height: int, width: int) -> list[Crop]:
         keys = [self._schedule.crop_key(visit, key, crop) for crop in crops]
@@ -83,15 +83,15 @@ class EvalDataset(Dataset[LoadedBatch]):
         self._ends = np.cumsum([count for shards in counts for count in shards])
 
     def __getitem__(self, request: BatchRequest) -> LoadedBatch:
-        faults: list[SampleError] = []
+        errors: list[SampleError] = []
         rows: list[LoadedSample] = []
         for number in request.visits:
             visit = self._visit(number)
             try:
                 rows += self._readers[visit.source].read(visit.place, partial(self._choose, visit))
-            except SampleError as fault:
-                faults.append(fault)
-        return LoadedBatch([collate(rows)] if rows else [], faults, len(request.visits))
+            except SampleError as error:
+                errors.append(error)
+        return LoadedBatch([collate(rows)] if rows else [], errors, len(request.visits))
 
     def _visit(self, number: int) -> SampleDraw:
         slot = int(np.searchsorted(self._ends, number, side="right"))

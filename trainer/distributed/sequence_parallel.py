@@ -54,7 +54,7 @@ class SequenceGroup:
 
     def __init__(self, size: int) -> None:
         if ranks.world() % size:
-            raise ValueError(f"sequence_ranks must divide the {ranks.world()} ranks of the job, got {size}")
+            raise ValueError(f"sequence_parallel_size must divide the {ranks.world()} ranks of the job, got {size}")
         self.ranks = size
         self.rank = ranks.rank() % size
         for first in range(0, ranks.world(), size):

@@ -180,7 +180,7 @@ def _choose(run: Run, fits: Sequence[Fit], machines: Machines) -> tuple[Fit | No
     if not chosen.micro:
         return None, [
             f"not even one sample fits into {machines.memory:g} GiB, whatever is sharded: activations of one sample "
-            "and the frozen networks alone are too large; set checkpoint_activations, or cut smaller"
+            "and the frozen networks alone are too large; set activation_checkpointing, or cut smaller"
         ]
     reasons = []
     skipped = fits[: fits.index(chosen)]

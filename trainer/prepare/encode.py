@@ -42,7 +42,7 @@ __all__ = ["EncodeConfig", "EncodeJob", "EncodeReport", "encode", "provenance"]
 REPORT = "report.json"
 _VERSION = 1  # rises when equal images and settings would no longer give equal members
 _CARRIED = tuple(name for field in ("cls", *ARRAY_FIELDS) for name in EXTENSIONS[field])  # members that go along
-_PASSING = ("missing shard", "unreachable")  # faults that may be gone tomorrow: they end the work, nothing is left out
+_PASSING = ("missing shard", "unreachable")  # errors that may be gone tomorrow: they end the work, nothing is left out
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class EncodeReport(NamedTuple):
 
     samples: int
     shards: int
-    skipped: list[tuple[str, str, str, str]]  # shard, key, kind of fault, detail
+    skipped: list[tuple[str, str, str, str]]  # shard, key, kind of error, detail
 
 
 _Read = list[LoadedSample] | SampleError  # what a worker made of one sample
@@ -254,8 +254,8 @@ class _Images(Dataset[_Read]):
                     *place, "too small", f"it does not fill one code of {self._factor} pixels a side"
                 )
             return filled
-        except SampleError as fault:
-            return fault
+        except SampleError as error:
+            return error
 
     def _choose(self, visit: SampleDraw, key: str, height: int, width: int) -> list[Crop]:
         keys = [self._schedule.crop_key(visit, key, crop) for crop in range(self._config.crops)]
@@ -281,7 +281,7 @@ def _reported(work: EncodeJob) -> EncodeReport:
     if len(skipped) > work.config.max_bad_fraction * work.source.samples:
         kind, key = skipped[0][2], skipped[0][1]
         raise TooManySampleErrorsError(
-            f"{len(skipped)} of {work.source.samples} images were left out, more than fault_limit = "
+            f"{len(skipped)} of {work.source.samples} images were left out, more than max_bad_fraction = "
             f"{work.config.max_bad_fraction:g} allows; the first is {key}: {kind}; see {work.folder / REPORT}. "
             "Repair them "
             "and encode their shards again, or raise the limit"

@@ -38,7 +38,7 @@ class TooManySampleErrorsError(RuntimeError):
 
 
 class SampleErrorLog:
-    """Counts the faults of one rank by kind, reports each sample once, and stops the run past the limit.
+    """Counts the errors of one rank by kind, reports each sample once, and stops the run past the limit.
 
     Args:
         limit: largest share of faulty samples, 0 to 1.
@@ -52,7 +52,7 @@ class SampleErrorLog:
         self.counts: Counter[str] = Counter()
         self.seen = 0
 
-    def add(self, seen: int, faults: list[SampleError]) -> None:
+    def add(self, seen: int, errors: list[SampleError]) -> None:
         """Takes in that ``seen`` samples were asked for and what was wrong with some of them.
 
         Raises:
@@ -60,15 +60,15 @@ class SampleErrorLog:
                 learn of it when this one ends, as from any error.
         """
         self.seen += seen
-        for fault in faults:
-            self.counts[fault.kind] += 1
-            if (fault.shard, fault.key) not in self._reported:
-                self._reported.add((fault.shard, fault.key))
-                _LOG.warning("replaced a sample: %s", fault)
+        for error in errors:
+            self.counts[error.kind] += 1
+            if (error.shard, error.key) not in self._reported:
+                self._reported.add((error.shard, error.key))
+                _LOG.warning("replaced a sample: %s", error)
         total = self.counts.total()
-        if faults and total > self._limit * max(self.seen, self._base):
+        if errors and total > self._limit * max(self.seen, self._base):
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.counts.most_common())
             raise TooManySampleErrorsError(
-                f"{total} of {self.seen} samples could not be used ({kinds}), more than fault_limit = {self._limit:g} "
-                f"allows; the last: {faults[-1]}; repair or remove them, or raise fault_limit"
+                f"{total} of {self.seen} samples could not be used ({kinds}), more than "
+                f"max_bad_fraction = {self._limit:g} allows; the last: {errors[-1]}; repair or remove them, or raise max_bad_fraction"
             )

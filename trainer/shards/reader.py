@@ -161,7 +161,7 @@ class ShardSet:
         return found
 
     def sample_error(self, shard: int, sample: int, kind: Kind, detail: str) -> SampleError:
-        """A fault of a sample of this set, to be raised."""
+        """An error of a sample of this set, to be raised."""
         return SampleError(kind, without_secrets(self.names[shard]), self.key(shard, sample), without_secrets(detail))
 
     def _file(self, shard: int) -> Ranges:
@@ -220,7 +220,7 @@ def _index_of(name: str, remote: RemoteConfig) -> ShardIndex:
 
 
 def _of_the_whole(index: ShardIndex, name: str) -> ShardIndex:
-    """The index, unless its tar has grown: what is new would be lost. (What is gone or cut off is a counted fault.)"""
+    """The index, unless its tar has grown: what is new would be lost. (What is gone or cut off is a counted error.)"""
     tar = Path(name)
     tar_bytes = tar.stat().st_size if tar.exists() else 0
     if tar_bytes > index.tar_bytes:

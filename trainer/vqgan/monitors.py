@@ -96,7 +96,7 @@ class TrainingMonitors:
             raise DivergedError(
                 f"{self._skipped} steps in a row, up to step {step}, were skipped for numbers that are not finite. "
                 f"The weights are those before them. Look at the samples named above; lower the learning rates or set "
-                f"clip for the {' and '.join(where)}, in another folder or with --fresh"
+                f"grad_clip for the {' and '.join(where)}, in another folder or with --fresh"
             )
 
     def record(self, scalars: Mapping[str, Tensor]) -> None:

@@ -170,7 +170,7 @@ class VQGANTask:
     def _end_step(
         self, micro_batches: list[Batch], passes: list[MicroStep], scalars: dict[str, Tensor], step: int
     ) -> Mapping[str, Tensor]:
-        """The codebook, the averages and the sentinels; a step that was skipped leaves only its mark."""
+        """The codebook, the averaged weights and the monitors; a step that was skipped leaves only its mark."""
         trainer = self.discriminator_trainer
         learnt = self.engines if trainer is not None and trainer.learnt else {"generator": self.generator}
         applied = engines.steps_applied(learnt)

@@ -426,7 +426,7 @@ def test_guidance_schedules_grow_from_one_to_the_scale():
 
 def test_guidance_without_dropout_in_training_is_refused():
     prior = GPTConfig(layers=1, heads=1, width=8, window=(2, 2)).build(3, UnconditionalConfig()).eval()
-    with pytest.raises(ValueError, match="condition_drop"):
+    with pytest.raises(ValueError, match="condition_dropout"):
         sample_steps(prior, {}, (2, 2), [0], 0, SamplingConfig(guidance=GuidanceConfig(2.0)))
 
 

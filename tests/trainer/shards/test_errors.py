@@ -139,5 +139,5 @@ def test_the_limit_is_a_share_of_what_was_seen_or_of_a_small_set():
     with pytest.raises(TooManySampleErrorsError):
         long.add(50, [fault])
     strict = SampleErrorLog(0.0, samples=10**9)
-    with pytest.raises(TooManySampleErrorsError, match="fault_limit = 0"):
+    with pytest.raises(TooManySampleErrorsError, match="max_bad_fraction = 0"):
         strict.add(10**6, [fault])
