@@ -70,5 +70,6 @@ class SampleErrorLog:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.counts.most_common())
             raise TooManySampleErrorsError(
                 f"{total} of {self.seen} samples could not be used ({kinds}), more than "
-                f"max_bad_fraction = {self._limit:g} allows; the last: {errors[-1]}; repair or remove them, or raise max_bad_fraction"
+                f"max_bad_fraction = {self._limit:g} allows; the last: {errors[-1]}; "
+                "repair or remove them, or raise max_bad_fraction"
             )
