@@ -1,11 +1,11 @@
 """The command ``smalti``: ``smalti NAME ...`` runs the module of that name beside this file."""
 
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from ..trainer.exit_code import ExitCode
+from . import command
 
 COMMANDS: Mapping[str, str] = {
     "pack": "pack images into tar shards",
@@ -29,10 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return ExitCode.DONE
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
-        print(f"error: smalti has no command {name!r}; {advice}", file=sys.stderr)
-        return ExitCode.WRONG
+        return command.fail(ValueError(f"smalti has no command {name!r}; {command.advice(name, COMMANDS)}"))
     module = {"bench": ".bench.__main__", "import": ".import_weights"}.get(name, f".{name}")
     code: int = import_module(module, __package__).main(rest)
     return code

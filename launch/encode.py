@@ -9,13 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..trainer.checkpoint.loading import load_tokenizer
-from ..trainer.data.crops import CropConfig, TamingCropConfig
-from ..trainer.distributed import ranks
 from ..trainer.exit_code import ExitCode
-from ..trainer.prepare.encode import EncodeConfig, EncodeJob, encode
-from ..trainer.shards.errors import SampleError, TooManySampleErrorsError
-from ..trainer.shards.reader import ShardSet
 from . import command
 
 TIMEOUT_S = 7200.0
@@ -24,30 +18,23 @@ TIMEOUT_S = 7200.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
     asked = _parser().parse_args(arguments)
-    try:
-        config = _config(asked)
-        with ranks.process_group(TIMEOUT_S):
-            tokenizer = load_tokenizer(asked.tokenizer, ranks.device())
-            named = (("segmentation", asked.segmentation_tokenizer), ("depth", asked.depth_tokenizer))
-            others = {field: load_tokenizer(path, ranks.device()) for field, path in named if path is not None}
-            work = EncodeJob(ShardSet.open(asked.shards), asked.destination, tokenizer, others, config)
-            report = encode(work, command.say)
-            if ranks.rank() == 0:
-                command.say(f"{report.samples} grids in {report.shards} shards, {len(report.skipped)} images left out")
-    except TooManySampleErrorsError as error:
-        return command.fail(error, ExitCode.FAILED)
-    except (OSError, ValueError, SampleError) as error:
-        return command.fail(error)
-    return ExitCode.DONE
+    return command.ended(lambda: _encode(asked))
 
 
-def _config(asked: argparse.Namespace) -> EncodeConfig:
+def _encode(asked: argparse.Namespace) -> int:
+    from ..trainer.checkpoint.loading import load_tokenizer  # torch is slow to import
+    from ..trainer.data.crops import CropConfig, TamingCropConfig
+    from ..trainer.distributed import ranks
+    from ..trainer.prepare.encode import EncodeConfig, EncodeJob, encode
+    from ..trainer.shards.errors import SampleError, TooManySampleErrorsError
+    from ..trainer.shards.reader import ShardSet
+
     crop: CropConfig | TamingCropConfig | None = None
     if asked.size and asked.resize is not None:
         crop = TamingCropConfig(size=asked.size, resize=asked.resize, flip=asked.flip)
     elif asked.size:
         crop = CropConfig(size=asked.size, scale=tuple(asked.scale), position=asked.position, flip=asked.flip)
-    return EncodeConfig(
+    config = EncodeConfig(
         crop=crop,
         crops=asked.crops,
         seed=asked.seed,
@@ -58,6 +45,20 @@ def _config(asked: argparse.Namespace) -> EncodeConfig:
         num_workers=asked.num_workers,
         max_bad_fraction=asked.max_bad_fraction,
     )
+    named = (("segmentation", asked.segmentation_tokenizer), ("depth", asked.depth_tokenizer))
+    try:
+        with ranks.process_group(TIMEOUT_S):
+            tokenizer = load_tokenizer(asked.tokenizer, ranks.device())
+            others = {field: load_tokenizer(path, ranks.device()) for field, path in named if path is not None}
+            work = EncodeJob(ShardSet.open(asked.shards), asked.destination, tokenizer, others, config)
+            report = encode(work, command.say)
+            if ranks.rank() == 0:
+                command.say(f"{report.samples} grids in {report.shards} shards, {len(report.skipped)} images left out")
+    except TooManySampleErrorsError as error:
+        return command.fail(error, ExitCode.FAILED)
+    except SampleError as error:
+        return command.fail(error)
+    return ExitCode.DONE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,8 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("shards", nargs="+", help="folders of image shards, brace patterns or URLs")
     parser.add_argument("destination", type=Path, help="a folder for the code shards; run again, it goes on")
     whole = parser.add_argument_group("whole images (without --size)")
-    whole.add_argument("--tile", type=int, default=16, help="codes a side that the network sees at once (16)")
-    whole.add_argument("--halo", type=int, default=2, help="codes at a tile's border that are seen but not kept (2)")
+    whole.add_argument(
+        "--tile", type=int, default=16, metavar="CODES", help="codes a side that the network sees at once (16)"
+    )
+    whole.add_argument(
+        "--halo", type=int, default=2, metavar="CODES", help="codes at a tile's border that are seen but not kept (2)"
+    )
     crops = parser.add_argument_group("crops, those that training draws in its first epoch with the same numbers")
     crops.add_argument(
         "--size", type=command.side, default=0, metavar="HEIGHTxWIDTH", help="of a crop, square (whole images)"
@@ -85,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     crops.add_argument("--flip", type=float, default=0.5, metavar="P", help="share of mirrored crops (0.5)")
     crops.add_argument("--resize", type=int, metavar="PIXELS", help="cut as taming-transformers: shortest side to this")
-    crops.add_argument("--seed", type=int, default=0, help="the run's (0)")
-    crops.add_argument("--batch", type=int, default=16, help="crops that the network sees at once (16)")
+    crops.add_argument("--seed", type=int, default=0, metavar="N", help="the run's (0)")
+    crops.add_argument("--batch", type=int, default=16, metavar="N", help="crops that the network sees at once (16)")
     parser.add_argument(
         "--segmentation-tokenizer", type=Path, metavar="FOLDER", help="a VQGAN of maps, for codes of the maps"
     )
@@ -94,9 +99,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--low-res", type=int, default=0, metavar="P", help="keep a small image too, of P pixels a code"
     )
-    parser.add_argument("--num-workers", type=int, default=0, help="processes a rank that read and decode (0)")
     parser.add_argument(
-        "--max-bad-fraction", type=float, default=0.01, help="share of images that may be left out (0.01)"
+        "--num-workers", type=int, default=0, metavar="N", help="processes a rank that read and decode (0)"
+    )
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="share of images that may be left out (0.01)",
     )
     command.add_local_rank(parser)
     return parser

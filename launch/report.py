@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..trainer.exit_code import ExitCode
-from ..trainer.files import write_whole
-from ..trainer.jobs import report
 from . import command
 
 
@@ -18,6 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(asked: argparse.Namespace) -> int:
+    from ..trainer.files import write_whole
+    from ..trainer.jobs import report  # slow to import
+
     runs = [report.reported_run(folder) for folder in asked.runs]
     spent = {} if asked.seconds is None else report.seconds(asked.seconds)
     summary = report.summary(runs, spent, asked.images)
@@ -29,9 +30,9 @@ def _report(asked: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("report", __doc__, "smalti report runs/vqgan runs/prior --out report.html")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs of either stage")
-    parser.add_argument("--images", type=Path, nargs="*", default=[], help="PNG files to show")
-    parser.add_argument("--seconds", type=Path, help="a file of lines NAME SECONDS: what took how long")
-    parser.add_argument("--out", type=Path, required=True, help="the HTML file")
+    parser.add_argument("--images", type=Path, nargs="*", default=[], metavar="FILE", help="PNG files to show")
+    parser.add_argument("--seconds", type=Path, metavar="FILE", help="a file of lines NAME SECONDS: what took how long")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the HTML file")
     return parser
 
 

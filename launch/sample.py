@@ -10,17 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from ..models.sampling import GuidanceConfig, SamplingConfig
-from ..models.vqgan.tiling import Tiling
-from ..trainer.checkpoint.loading import find_tokenizer, load_prior, load_tokenizer
-from ..trainer.distributed import ranks
 from ..trainer.exit_code import ExitCode
-from ..trainer.sampling.image_files import DecodeConfig, contact_sheet
-from ..trainer.sampling.job import SamplingJob, check_pair
-from ..trainer.sampling.progress import SamplingJobConfig
-from ..trainer.sampling.request import ConditionInputs, build_request
 from . import command
 
 TIMEOUT_S = 7 * 24 * 3600.0  # ranks wait for the slowest one's images
@@ -33,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sample(asked: argparse.Namespace) -> int:
+    from ..trainer.distributed import ranks  # torch is slow to import
+
     with ranks.process_group(TIMEOUT_S):
         _sample_here(asked)
     return ExitCode.DONE
@@ -40,6 +32,15 @@ def _sample(asked: argparse.Namespace) -> int:
 
 def _sample_here(asked: argparse.Namespace) -> None:
     """This rank's share of the images."""
+    from ..models.sampling import GuidanceConfig, SamplingConfig
+    from ..models.vqgan.tiling import Tiling
+    from ..trainer.checkpoint.loading import load_prior, load_tokenizer
+    from ..trainer.distributed import ranks
+    from ..trainer.sampling.image_files import DecodeConfig, contact_sheet
+    from ..trainer.sampling.job import SamplingJob, check_pair
+    from ..trainer.sampling.progress import SamplingJobConfig
+    from ..trainer.sampling.request import ConditionInputs, build_request
+
     device = ranks.device()
     prior = load_prior(asked.prior, device, asked.precision or ("bf16" if device.type == "cuda" else "fp32"))
     tokenizer = load_tokenizer(asked.tokenizer or _tokenizer_of(asked.prior), device)
@@ -52,7 +53,19 @@ def _sample_here(asked: argparse.Namespace) -> None:
     stem = f"{_named(asked)}seed-{asked.seed}"
     requests = [build_request(prior, tokenizer, size, conditions, Tiling(asked.tile, asked.halo)) for size in sizes]
     for size, wanted in zip(sizes, requests, strict=True):
-        sampling = _sampling(asked, *lanes_and_prefill(asked, prior.model.rows_at_once(wanted.size[1]), device))
+        many = device.type == "cuda"
+        lanes, prefill = lanes_and_prefill(asked, prior.model.rows_at_once(wanted.size[1]), many)
+        sampling = SamplingConfig(
+            temperature=asked.temperature,
+            top_k=asked.top_k,
+            top_p=asked.top_p,
+            greedy=asked.greedy,
+            guidance=GuidanceConfig(asked.guidance, asked.guidance_schedule),
+            mode=asked.mode,
+            stride=asked.stride,
+            lanes=lanes,
+            prefill=prefill,
+        )
         job = SamplingJob(prior, tokenizer, asked.seed, sampling, decode, config, command.say)
         several = f"-{size[0]}x{size[1]}" if len(sizes) > 1 else ""
         tasks = [
@@ -78,6 +91,7 @@ def _named(asked: argparse.Namespace) -> str:
 def _tokenizer_of(run: Path) -> Path:
     """The folder that a prior's run names as its tokenizer, wherever this command runs."""
     from ..trainer import config  # with the runs comes DeepSpeed, which takes seconds to import
+    from ..trainer.checkpoint.loading import find_tokenizer
     from ..trainer.jobs.run_dir import RESOLVED, resolved_config
     from ..trainer.prior.config import PriorRun
 
@@ -88,9 +102,8 @@ def _tokenizer_of(run: Path) -> Path:
     return find_tokenizer(run, config.read(PriorRun, resolved_config(run), saved=True).tokenizer)
 
 
-def lanes_and_prefill(asked: argparse.Namespace, rows_at_once: int, device: torch.device) -> tuple[int, int]:
+def lanes_and_prefill(asked: argparse.Namespace, rows_at_once: int, many: bool) -> tuple[int, int]:
     """Lanes and prefill: on a CPU few, on a GPU as many as the images that are sampled together can use."""
-    many = device.type == "cuda"
     lanes, prefill = asked.lanes, asked.prefill
     if lanes is None:
         lanes = -(-asked.batch * rows_at_once // 16) * 16 if many else 4
@@ -99,29 +112,17 @@ def lanes_and_prefill(asked: argparse.Namespace, rows_at_once: int, device: torc
     return lanes, prefill
 
 
-def _sampling(asked: argparse.Namespace, lanes: int, prefill: int) -> SamplingConfig:
-    return SamplingConfig(
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        greedy=asked.greedy,
-        guidance=GuidanceConfig(asked.guidance, asked.guidance_schedule),
-        mode=asked.mode,
-        stride=asked.stride,
-        lanes=lanes,
-        prefill=prefill,
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
         "sample", __doc__, "smalti sample runs/prior --segmentation map.png --size 1024x1024 --seed 1 --out samples"
     )
     parser.add_argument("prior", type=Path, help="folder of the prior's run, or of its export")
     parser.add_argument("tokenizer", type=Path, nargs="?", help="folder of the VQGAN's run or export; else the run's")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--seed", type=int, default=0, help="decides the images, with the settings below (0)")
-    parser.add_argument("--count", type=int, default=1, help="images of each size (1)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the images")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="decides the images, with the settings below (0)"
+    )
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="images of each size (1)")
     command.add_local_rank(parser)
     _add_what(parser.add_argument_group("what to sample"))
     _add_drawing(parser.add_argument_group("how codes are drawn"))
@@ -139,23 +140,37 @@ def _add_what(group: "argparse._ArgumentGroup") -> None:
         metavar="HEIGHTxWIDTH",
         help="in pixels; several are allowed; else the map's",
     )
-    group.add_argument("--segmentation", type=Path, help="a PNG of labels, of any size, for priors of maps")
     group.add_argument(
-        "--segmentation-tokenizer", type=Path, help="its tokenizer, for priors whose maps were tokenized"
+        "--segmentation", type=Path, metavar="FILE", help="a PNG of labels, of any size, for priors of maps"
     )
-    group.add_argument("--class", dest="label", type=int, help="number of the class, for priors of classes")
-    group.add_argument("--init-image", type=Path, help="a photo; where it is transparent or ends, it is completed")
     group.add_argument(
-        "--keep-rows", type=float, help="share of the photo's rows to keep, from the top (0.5 if it is whole)"
+        "--segmentation-tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="its tokenizer, for priors whose maps were tokenized",
+    )
+    group.add_argument(
+        "--class", dest="label", type=int, metavar="N", help="number of the class, for priors of classes"
+    )
+    group.add_argument(
+        "--init-image", type=Path, metavar="FILE", help="a photo; where it is transparent or ends, it is completed"
+    )
+    group.add_argument(
+        "--keep-rows",
+        type=float,
+        metavar="SHARE",
+        help="share of the photo's rows to keep, from the top (0.5 if it is whole)",
     )
 
 
 def _add_drawing(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--temperature", type=float, default=1.0, help="divides the logits (1)")
-    group.add_argument("--top-k", type=int, help="only the k likeliest codes")
-    group.add_argument("--top-p", type=float, help="only the fewest codes that hold this probability")
+    group.add_argument("--temperature", type=float, default=1.0, metavar="T", help="divides the logits (1)")
+    group.add_argument("--top-k", type=int, metavar="K", help="only the k likeliest codes")
+    group.add_argument("--top-p", type=float, metavar="P", help="only the fewest codes that hold this probability")
     group.add_argument("--greedy", action="store_true", help="always the likeliest code")
-    group.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance; 1 is none")
+    group.add_argument(
+        "--guidance", type=float, default=1.0, metavar="SCALE", help="scale of classifier-free guidance; 1 is none"
+    )
     group.add_argument(
         "--guidance-schedule",
         choices=("constant", "linear", "cosine"),
@@ -171,13 +186,21 @@ def _add_going(group: "argparse._ArgumentGroup") -> None:
         default="wavefront",
         help="codes that do not need each other at once, or one by one (wavefront)",
     )
-    group.add_argument("--stride", type=int, default=1, help="codes of a row that share one window; 1 is exact")
-    group.add_argument("--lanes", type=int, help="windows in a forward (4; on GPUs what --batch needs)")
-    group.add_argument("--prefill", type=int, help="windows read anew at once (1; on GPUs up to 32 of the lanes)")
+    group.add_argument(
+        "--stride", type=int, default=1, metavar="CODES", help="codes of a row that share one window; 1 is exact"
+    )
+    group.add_argument("--lanes", type=int, metavar="N", help="windows in a forward (4; on GPUs what --batch needs)")
+    group.add_argument(
+        "--prefill", type=int, metavar="N", help="windows read anew at once (1; on GPUs up to 32 of the lanes)"
+    )
     group.add_argument("--precision", choices=("fp32", "bf16"), help="of the prior (bf16 on GPUs, fp32 on a CPU)")
-    group.add_argument("--batch", type=int, default=1, help="images sampled together (1)")
-    group.add_argument("--save-every", type=float, default=30.0, help="seconds of work that a kill may cost (30)")
-    group.add_argument("--preview", type=float, help="seconds between looks at what is there so far; else none")
+    group.add_argument("--batch", type=int, default=1, metavar="N", help="images sampled together (1)")
+    group.add_argument(
+        "--save-every", type=float, default=30.0, metavar="SECONDS", help="seconds of work that a kill may cost (30)"
+    )
+    group.add_argument(
+        "--preview", type=float, metavar="SECONDS", help="seconds between looks at what is there so far; else none"
+    )
 
 
 def _add_decoding(group: "argparse._ArgumentGroup") -> None:
@@ -187,8 +210,12 @@ def _add_decoding(group: "argparse._ArgumentGroup") -> None:
         default="blended",
         help="tiles: none, of shared statistics, or faded into each other (blended)",
     )
-    group.add_argument("--tile", type=int, default=16, help="codes a side that the decoder sees at once (16)")
-    group.add_argument("--halo", type=int, default=2, help="codes at a tile's border that fade into the next one (2)")
+    group.add_argument(
+        "--tile", type=int, default=16, metavar="CODES", help="codes a side that the decoder sees at once (16)"
+    )
+    group.add_argument(
+        "--halo", type=int, default=2, metavar="CODES", help="codes at a tile's border that fade into the next one (2)"
+    )
     group.add_argument(
         "--format", choices=("auto", "png", "tiff"), default="auto", help="auto: TIFF from 67 megapixels"
     )

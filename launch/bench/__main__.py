@@ -5,7 +5,6 @@ table and returns the figures. What they share is in ``published`` and ``timing`
 object with the same figures.
 """
 
-import argparse
 import json
 import pkgutil
 import sys
@@ -13,25 +12,32 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from ...trainer.exit_code import ExitCode
+from .. import command
+
 _SHARED = ("__main__", "gpu_parts", "published", "timing")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, measure, print. Only the module that is asked for is imported."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    chooser = argparse.ArgumentParser(
-        prog="smalti bench",
-        description=(__doc__ or "").split(":")[0],
-        epilog="NAME --help shows the options of a measurement",
+    chooser = command.parser("bench", __doc__, "smalti bench data")
+    chooser.add_argument(
+        "name", metavar="NAME", help=f"one of {', '.join(names())}; NAME --help shows the options of a measurement"
     )
-    chooser.add_argument("name", choices=names(), metavar="NAME", help=f"one of {', '.join(names())}")
     name: str = chooser.parse_args(given[:1]).name
+    if name not in names():
+        return command.fail(ValueError(f"there is no measurement {name!r}; {command.advice(name, names())}"))
+    return command.ended(lambda: _measure(name, given[1:]))
+
+
+def _measure(name: str, given: Sequence[str]) -> int:
     module = import_module(f".{name}", __package__)
-    parser = argparse.ArgumentParser(prog=f"{chooser.prog} {name}", description=(module.__doc__ or "").split("\n")[0])
+    parser = command.parser(f"bench {name}", module.__doc__, f"smalti bench {name}")
     module.add_arguments(parser)
-    figures: dict[str, float] = module.run(parser.parse_args(given[1:]))
+    figures: dict[str, float] = module.run(parser.parse_args(given))
     print(json.dumps(figures), flush=True)
-    return 0
+    return ExitCode.DONE
 
 
 def names() -> list[str]:

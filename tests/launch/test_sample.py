@@ -21,6 +21,7 @@ from smalti.models.vqgan.seams import seam
 from smalti.trainer.checkpoint import model_files
 from smalti.trainer.images import big_tiff
 from smalti.trainer.sampling import partial
+from smalti.trainer.sampling.job import SamplingJob
 
 SIZE = "20x28"  # 5 x 7 codes
 
@@ -239,13 +240,13 @@ def photo(path, size, transparent=None):
 
 def test_a_photo_is_completed_where_it_is_transparent(capsys, tmp_path, of_classes, tokenizer, monkeypatch):
     seen = []
-    plain = sample.SamplingJob.run
+    plain = SamplingJob.run
 
     def watched(self, wanted, tasks):
         seen.append(wanted)
         plain(self, wanted, tasks)
 
-    monkeypatch.setattr(sample.SamplingJob, "run", watched)
+    monkeypatch.setattr(SamplingJob, "run", watched)
     common = (of_classes, tokenizer, "--class", 1, "--init-image")
     hole = photo(tmp_path / "hole.png", (24, 32), (slice(9, 24), slice(8, 17)))  # codes 2 to 5 down, 2 to 4 across
     sampled(capsys, tmp_path / "hole", *common, hole)
@@ -385,4 +386,4 @@ def test_a_fresh_process_samples_the_same_bits_from_a_copy_of_the_weights(capsys
 )
 def test_lanes_and_prefill_follow_the_images_on_gpus_alone_unless_they_are_given(device, batch, given, expected):
     asked = argparse.Namespace(batch=batch, lanes=given[0], prefill=given[1])
-    assert sample.lanes_and_prefill(asked, 4, torch.device(device)) == expected
+    assert sample.lanes_and_prefill(asked, 4, device == "cuda") == expected
