@@ -234,13 +234,13 @@ class GPT(Prior):
         logits: Tensor = self.head(self.ln_f(x[:, 0]))
         return logits
 
-    def step(self, codes: Tensor, cache: KeyValueCache, lanes: Tensor) -> Tensor:
+    def step(self, codes: Tensor, cache: KeyValueCache, live: Tensor) -> Tensor:
         """Read one more code of every lane and predict the next.
 
         Args:
             codes: (L,) the code behind those that the lanes hold.
             cache: of L lanes.
-            lanes: (m,) the lanes that take part; the others' codes and results mean nothing and leave no trace.
+            live: (L,) bool, the lanes that take part; the others' codes and results mean nothing and leave no trace.
 
         Returns:
             (L, K) logits.
@@ -253,10 +253,10 @@ class GPT(Prior):
         if self.config.annealing is not None:
             x = x + self.next_emb[0, self.cells[(read + 1).clamp(max=len(self.cells) - 1)]]
         rope = None if cache.rope is None else RopeTables(*(table[position] for table in cache.rope))
-        opened = cache.opened(lanes)
+        opened = cache.opened(live)
         for layer, (block, weights) in enumerate(zip(self._blocks(), cache.weights, strict=True)):
             x = block.step(x, weights, rope, partial(cache.extend, layer, opened))
-        cache.lengths[lanes] += 1
+        cache.lengths[:-1] += live
         logits: Tensor = self.head(self.ln_f(x))
         return logits
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..conditions import Condition, CropLocation, Fields
 from .decoding import Cell, DecodingRequest, Logits, window_start
 from .rolling_cache import LanePositions, RollingCache
+from .step_graph import StepGraph
 
 
 class RollingPrior(Protocol):
@@ -58,6 +59,8 @@ class RollingDecoder:
         self.cache = prior.cache(self.branches * len(request.image_ids), width, self.rows_at_once + 1)
         local = torch.cat([self._local(branch == 1) for branch in range(self.branches)])
         self.local = torch.cat((local, torch.zeros_like(local[:1])))  # the spare image's
+        cache, table = self.cache, self.local
+        self.graph = StepGraph(lambda left, *aim: prior.step(left, table[aim], LanePositions(*aim), cache))
         self.numbers = np.array(request.image_ids)
         self.ended = 0  # rows whose last position, which only reads, has been read
 
@@ -104,7 +107,7 @@ class RollingDecoder:
         slots, rows = wanted.to(codes.device, non_blocking=True)
         # Idle lanes may meet a code that is still unknown.
         left = codes[aim.images % len(codes), aim.rows, (aim.columns - 1).clamp(min=0)].clamp(min=0)
-        logits = self.prior.step(left, self.local[aim], aim, self.cache)
+        logits = self.graph(left, *aim)
         results[:, rows] = logits.view(self.branches, -1, logits.shape[1])[:, slots].float()
 
     def _local(self, dropped: bool) -> Tensor:

@@ -20,6 +20,7 @@ from ..conditions import Condition, CropLocation, Fields
 from ..transformer.block import StepWeights
 from ..transformer.key_value_cache import KeyValueCache
 from .decoding import Cell, DecodingRequest, Logits, strided_start
+from .step_graph import StepGraph
 
 Array = npt.NDArray[np.int64]
 
@@ -48,7 +49,7 @@ class WindowPrior(Protocol):
     ) -> Tensor:
         """Read the first codes of some windows and predict the next."""
 
-    def step(self, codes: Tensor, cache: KeyValueCache, lanes: Tensor) -> Tensor:
+    def step(self, codes: Tensor, cache: KeyValueCache, live: Tensor) -> Tensor:
         """Read one more code of every lane and predict the next."""
 
 
@@ -107,7 +108,9 @@ class WindowDecoder:
         self.numbers = np.array(request.image_ids)
         self.branches = 2 if request.guided else 1
         self.weights = prior.step_weights()
-        self.caches: dict[int, KeyValueCache] = {}  # by forward; the second half of the lanes has no condition
+        # By forward; the second half of the lanes has no condition.
+        self.caches: dict[int, KeyValueCache] = {}
+        self.graphs: dict[int, StepGraph] = {}
         self.held: dict[int, Held] = {}  # by a row's slot
 
     def reach(self, column: int) -> int:
@@ -189,7 +192,9 @@ class WindowDecoder:
 
     def _cache(self, number: int) -> KeyValueCache:
         if number not in self.caches:
-            self.caches[number] = self.prior.cache(self.branches * self.request.config.lanes, self.weights)
+            prior, cache = self.prior, self.prior.cache(self.branches * self.request.config.lanes, self.weights)
+            self.caches[number] = cache
+            self.graphs[number] = StepGraph(lambda codes, live: prior.step(codes, cache, live))
         return self.caches[number]
 
     def _prefill(self, length: int, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
@@ -236,9 +241,10 @@ class WindowDecoder:
             table = np.zeros((3, lanes), dtype=np.int64)
             table[:, place] = chosen % images, rows[chosen], columns[chosen]
             image, row, column = self._sent(table)
-            live = self._sent((place + np.arange(self.branches)[:, None] * lanes).ravel())
+            live = np.zeros(lanes, dtype=bool)
+            live[place] = True
             left = codes[image, row, column].clamp(min=0)  # idle lanes may meet a code that is still unknown
-            logits = self.prior.step(self._twice(left), self._cache(forward), live)
+            logits = self.graphs[forward](self._twice(left), self._sent(np.tile(live, self.branches)))
             self._keep(results, logits, np.stack((place, numbers[chosen] * images + chosen % images)))
         for job in jobs:
             held = self.held[job.slot]
@@ -253,5 +259,5 @@ class WindowDecoder:
         """Once more for the half without the condition."""
         return torch.cat([rows] * self.branches) if self.branches > 1 else rows
 
-    def _sent(self, numbers: Array) -> Tensor:
+    def _sent(self, numbers: Array | npt.NDArray[np.bool_]) -> Tensor:
         return torch.from_numpy(numbers).to(self.prior.cells.device, non_blocking=True)

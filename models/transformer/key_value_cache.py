@@ -54,11 +54,11 @@ class KeyValueCache:
         for table, fresh in ((self.keys, keys), (self.values, values)):
             table[layer, :, :, :length].index_copy_(0, lanes, fresh.transpose(1, 2))
 
-    def opened(self, lanes: Tensor) -> "Opened":
-        """Where every lane writes its next position and where it may look then; only the (m,) ``lanes`` take part."""
-        every = torch.arange(self.lanes, device=lanes.device)
-        places = torch.full_like(every, self.capacity).index_copy_(0, lanes, self.lengths[lanes])
-        hidden = torch.arange(self.capacity, device=lanes.device) > self.lengths[: self.lanes, None]
+    def opened(self, live: Tensor) -> "Opened":
+        """Where every lane writes its next position and where it may look then; (B,) bool ``live`` lanes take part."""
+        every = torch.arange(self.lanes, device=live.device)
+        places = self.lengths[: self.lanes].where(live, self.capacity)
+        hidden = torch.arange(self.capacity, device=live.device) > self.lengths[: self.lanes, None]
         mask = hidden.to(self.keys.dtype).masked_fill_(hidden, -torch.inf)
         return Opened(every, places, rearrange(mask, "b t -> b 1 1 t"))
 

@@ -1,13 +1,16 @@
 """What only a GPU can show: precision, compilation and resuming there. ``pytest -m gpu tests/gpu``."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from smalti.models.conditions import UnconditionalConfig
+from smalti.models.conditions import ClassConfig, UnconditionalConfig
+from smalti.models.priors import step_graph
 from smalti.models.priors.gpt import GPTConfig
-from smalti.models.sampling import SamplingConfig, sample
+from smalti.models.priors.neighborhood import NeighborhoodConfig
+from smalti.models.sampling import GuidanceConfig, SamplingConfig, sample
 from smalti.trainer.distributed import engine as engines
 from smalti.trainer.distributed import ranks
 from smalti.trainer.distributed.engine import EngineConfig
@@ -75,3 +78,20 @@ def test_the_same_seed_gives_the_same_codes():
     prior = network().bfloat16().eval()
     first, second = (sample(prior, {}, (12, 12), (0,), 1, SamplingConfig(lanes=4)) for _ in range(2))
     assert torch.equal(first.codes, second.codes)
+
+
+@pytest.mark.parametrize("config", [GPTConfig, NeighborhoodConfig])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_captured_sampler_samples_the_codes_of_an_eager_one(config, scale, monkeypatch):
+    torch.manual_seed(0)
+    settings = {"layers": 2, "heads": 2, "width": 128, "window": WINDOW, "condition_dropout": 0.1}
+    prior = config(**settings).build(CODES, ClassConfig(classes=3))
+    prior = prior.to(ranks.device(), torch.bfloat16).eval()
+    how = SamplingConfig(lanes=8, prefill=4, top_p=0.9, guidance=GuidanceConfig(scale))
+    fields = {"cls": torch.tensor([1, 2])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what cannot be captured is told by a warning
+        captured = sample(prior, fields, (20, 24), (0, 1), 1, how)
+    monkeypatch.setattr(step_graph, "EAGER_CALLS", 1 << 30)
+    eager = sample(prior, fields, (20, 24), (0, 1), 1, how)
+    assert torch.equal(captured.codes, eager.codes) and torch.equal(captured.scores, eager.scores)

@@ -113,7 +113,7 @@ def test_cached_steps_give_the_logits_of_the_whole_window(block, kind):
         kept = torch.zeros(2, dtype=torch.bool)
         held = torch.full((2,), 3)
         logits = [prior.prefill(codes[:, :5], held, fields, kept, cache, lanes)]  # the last two do not count
-        logits += [prior.step(codes[:, step], cache, lanes) for step in range(3, 11)]
+        logits += [prior.step(codes[:, step], cache, ~kept) for step in range(3, 11)]
     torch.testing.assert_close(torch.stack(logits, 1), whole[:, 3:], rtol=1e-5, atol=1e-5)
 
 
