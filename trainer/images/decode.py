@@ -3,28 +3,24 @@
 import io
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .geometry import Measured, Region
+from .modes import Pixels as Pixels
+from .modes import depth_numbers, labels, rgb
 
 try:
     import simplejpeg
 except ImportError:  # an extra of the package: the same pixels, more slowly
     simplejpeg = None
 
-Pixels = npt.NDArray[Any]  # (H, W, 3) uint8, or (H, W) for maps and depth
-
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 LARGEST = 1 << 32  # bytes of a file
 MAX_PIXELS = 1 << 30  # decoded at once; 4 GiB inside Pillow
 _LARGE = 1 << 28  # pixels above which a file's own size must be in some proportion to them
 _PIXELS_PER_BYTE = 1 << 14  # twice what deflate can do with one bit a pixel
-BACKGROUND = (255, 255, 255)  # what transparent images are composed over
-_WHITE_16 = (1 << 16) - 1
 _NUMPY = b"\x93NUMPY"  # how a .npy file begins
 Image.MAX_IMAGE_PIXELS = None  # 179 megapixels are less than a panorama, and than we sample: open_image has a limit
 
@@ -99,7 +95,7 @@ def measure(data: bytes) -> Measured:
 
 
 def decode_image(data: bytes) -> Pixels:
-    """(H, W, 3) uint8 RGB of an image, upright, of any mode that ``rgb`` knows.
+    """(H, W, 3) uint8 RGB of an image, upright, of any mode that ``modes.rgb`` knows.
 
     Raises:
         OSError, ValueError, SyntaxError: the bytes are damaged or not an image.
@@ -127,33 +123,6 @@ def decode_stored(data: bytes, strict: bool = True, shrink: int = 1) -> Pixels:
         if shrink > 1:
             image.draft("RGB", (image.width // shrink, image.height // shrink))
         return rgb(image)
-
-
-def rgb(image: Image.Image) -> Pixels:
-    """(H, W, 3) uint8 RGB of an image of any mode, as a viewer on a white page shows it.
-
-    16-bit gray is scaled to 8 bits and rounded; what is transparent is composed over ``BACKGROUND``.
-
-    Raises:
-        ValueError: the numbers have no known range: floating point, or 32 bits beyond 16.
-    """
-    if image.mode.startswith("I"):
-        return _gray16_to_rgb(np.asarray(image))
-    if image.mode == "F":
-        raise ValueError("an image of floating-point numbers has no known white; save it with 8 or 16 bits")
-    if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
-    if image.mode in ("La", "RGBa"):  # premultiplied
-        image = image.convert(image.mode.upper())
-    page = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-    return np.asarray(Image.alpha_composite(page, image.convert("RGBA")).convert("RGB"))
-
-
-def _gray16_to_rgb(gray: Pixels) -> Pixels:
-    if gray.dtype.kind == "i" and gray.size and not 0 <= gray.min() <= gray.max() <= _WHITE_16:
-        raise ValueError(f"gray values from {gray.min()} to {gray.max()} are not of 16 bits; save it with 8 or 16 bits")
-    levels = ((gray.astype(np.uint32) * 255 + _WHITE_16 // 2) // _WHITE_16).astype(np.uint8)
-    return np.repeat(levels[..., None], 3, axis=2)
 
 
 def _decode_fast(data: bytes, strict: bool, shrink: int) -> Pixels:
@@ -196,17 +165,14 @@ def upright_region(stored: Region, height: int, width: int, orientation: int) ->
 
 
 def decode_map(data: bytes) -> Pixels:
-    """(H, W) labels of a map: the numbers in the file, for a palette image those of the palette's entries.
+    """(H, W) labels of a map, upright: the numbers in the file, for a palette image those of the palette's entries.
 
     Raises:
         OSError, SyntaxError: the bytes are damaged or not an image.
-        ValueError: the image has several channels.
+        ValueError: the image has several channels, or a format that does not keep numbers.
     """
     with open_image(data) as image:
-        labels = np.asarray(image)
-        if labels.ndim != 2 or labels.dtype.kind not in "uib":
-            raise ValueError(f"a map has one channel of whole numbers, this one is {image.mode} of {labels.dtype}")
-    return labels.astype(np.uint8) if labels.dtype.kind == "b" else labels
+        return oriented(labels(image), measure(data).orientation)
 
 
 def decode_depth(data: bytes) -> Pixels:
@@ -220,17 +186,30 @@ def decode_depth(data: bytes) -> Pixels:
 
 
 def decode_numbers(data: bytes) -> Pixels:
-    """(H, W) numbers of a depth map as they are stored, in their own type."""
-    if data.startswith(_NUMPY):
-        depth = np.load(io.BytesIO(data), allow_pickle=False)
-    else:
+    """(H, W) numbers of a depth map, upright: uint8 or uint16, whose largest is 1, or floating point."""
+    if not data.startswith(_NUMPY):
         with open_image(data) as image:
-            depth = np.asarray(image)
-            if image.mode == "I":  # 16 bits a pixel, which older versions of Pillow open as 32
-                depth = depth.astype(np.uint16)
-    if depth.ndim != 2:
-        raise ValueError(f"a depth map has one channel, this one has the shape {depth.shape}")
+            depth = oriented(depth_numbers(image), measure(data).orientation)
+    else:
+        depth = np.load(io.BytesIO(data), allow_pickle=False)
+        if depth.ndim != 2 or depth.dtype.kind not in "uifb":
+            raise ValueError(
+                f"a depth map is a matrix of numbers, this one is {depth.dtype} of the shape {depth.shape}"
+            )
+        if depth.dtype.kind in "ui" and depth.dtype.itemsize != 1 and depth.dtype != np.uint16:
+            depth = _as_16_bits(depth)
+    if depth.dtype.kind == "f" and not np.isfinite(depth).all():
+        raise ValueError("a depth map has numbers that are not finite; write 0 or another depth there")
     return np.asarray(depth)
+
+
+def _as_16_bits(depth: Pixels) -> Pixels:
+    if depth.size and not 0 <= depth.min() <= depth.max() < 1 << 16:
+        raise ValueError(
+            f"depths from {depth.min()} to {depth.max()} in {depth.dtype} have no known largest; save them as uint16, "
+            "or as floating-point numbers between 0 and 1"
+        )
+    return depth.astype(np.uint16)
 
 
 def size_of_numbers(data: bytes) -> tuple[int, int]:

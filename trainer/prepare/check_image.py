@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..files import read_regular
 from ..images import seekable_jpeg, tiled_tiff
 from ..images.decode import LARGEST, Pixels, decode_map, decode_numbers, decode_stored, measure, open_image
 from ..images.geometry import Measured
+from ..images.modes import gray_16, rgb
 from ..shards.folder_walk import escaped
 from ..shards.writer import Sample
 from .find_images import RawSample
 
 _KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # other formats become PNG
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what PNG holds without a loss
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # what PNG holds without a loss
 _LARGE = 3 * 500_000  # numbers of an image, of three channels, from which on its parts can be read alone
 
 
@@ -43,7 +44,7 @@ def prepare(source: RawSample, minimum_side: int) -> Sample:
         UnusableError: a file cannot be read or decoded, is too small, or does not fit the others.
     """
     image = source.files["image"]
-    measured, first = _image(image, _bytes_of(image), minimum_side)
+    measured, first = _image(_bytes_of(image), minimum_side)
     stored = [first]
     for field, path in source.files.items():
         if field != "image":
@@ -54,7 +55,7 @@ def prepare(source: RawSample, minimum_side: int) -> Sample:
     return Sample(source.key, members, measured, {member.extension: member.layout for member in stored})
 
 
-def _image(path: Path, data: bytes, minimum_side: int) -> tuple[Measured, Stored]:
+def _image(data: bytes, minimum_side: int) -> tuple[Measured, Stored]:
     try:
         measured = measure(data)
         if min(measured.height, measured.width) < minimum_side:
@@ -69,7 +70,7 @@ def _image(path: Path, data: bytes, minimum_side: int) -> tuple[Measured, Stored
     with open_image(data, header_only=True) as opened:
         extension = _KEPT.get(opened.format or "")
     if extension is None:
-        return measured, Stored("png", _png(path, data))
+        return measured, Stored("png", _png(data))
     if extension == "jpg" and pixels.size >= _LARGE:
         return measured, _seekable(data, pixels, measured.orientation)
     return measured, Stored(extension, data)
@@ -104,15 +105,16 @@ def _aligned(field: str, path: Path, data: bytes, measured: Measured) -> Stored:
     return Stored(f"{field}{path.suffix.lower().replace('.tiff', '.tif')}", data)
 
 
-def _png(path: Path, data: bytes) -> bytes:
+def _png(data: bytes) -> bytes:
     """The same pixels as PNG, for formats that WebDataset's decoders do not know."""
     with open_image(data) as image:
-        if image.mode not in _PNG_MODES:
-            raise UnusableError(
-                f"{image.format} of mode {image.mode} cannot be kept without a loss; save {path} as PNG"
-            )
         packed = io.BytesIO()
-        image.save(packed, "PNG")
+        if image.mode.startswith("I"):
+            Image.fromarray(gray_16(image)).save(packed, "PNG")
+        elif image.mode in _PNG_MODES:
+            image.save(packed, "PNG")
+        else:  # CMYK and others, as they would become when they are read
+            Image.fromarray(rgb(image)).save(packed, "PNG")
     return packed.getvalue()
 
 

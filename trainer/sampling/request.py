@@ -20,7 +20,7 @@ from ...models.vqgan import tiling
 from ...models.vqgan.tiling import Tiling
 from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
 from ..files import read_regular
-from ..images.decode import LARGEST, Pixels, decode_map, open_image
+from ..images.decode import LARGEST, Pixels, decode_image, decode_map, open_image
 from ..images.known_values import only_labels
 
 SUPPORTED_FIELDS = ("segmentation_codes", "cls", "box", "source_size", "flip")
@@ -105,7 +105,10 @@ def read_photo(path: Path) -> Image.Image:
         ValueError: it cannot be read.
     """
     try:
-        with open_image(read_regular(path, LARGEST)) as opened:
+        data = read_regular(path, LARGEST)
+        with open_image(data) as opened:
+            if opened.mode.startswith(("I", "F")):  # more than 8 bits, without transparency
+                return Image.fromarray(decode_image(data)).convert("RGBA")
             return ImageOps.exif_transpose(opened).convert("RGBA")
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"the photo {path} cannot be used: {error}") from error

@@ -1,0 +1,339 @@
+"""Every mode, depth and orientation of an image file, against the arithmetic of docs/data.md in plain numpy."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smalti.trainer.images import decode
+from smalti.trainer.prepare.check_image import UnusableError, prepare
+from smalti.trainer.prepare.find_images import RawSample
+
+H, W = 8, 6
+DRAWS = np.random.default_rng(0)
+GRAY = DRAWS.integers(0, 256, (H, W), np.uint8)
+COLOR = DRAWS.integers(0, 256, (H, W, 3), np.uint8)
+ALPHA = DRAWS.integers(0, 256, (H, W), np.uint8)
+WIDE = DRAWS.integers(0, 1 << 16, (H, W), np.uint16)
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    packed = io.BytesIO()
+    image.save(packed, kind, **options)
+    return packed.getvalue()
+
+
+def over_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha[..., None].astype(np.float64) / 255
+    return color * share + 255 * (1 - share)
+
+
+def gray3(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(gray[..., None], 3, 2)
+
+
+def png(bits: int, color: int, rows: list[bytes], *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG by the specification, for depths that Pillow does not write."""
+    head = struct.pack(">IIBBBBB", W, H, bits, color, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [(b"IHDR", head), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+
+
+def tiff(bits: int, photometric: int, data: bytes, sample_format: int = 1) -> bytes:
+    """A gray TIFF of one strip, by the specification."""
+    tags = [(256, 4, W), (257, 4, H), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8), (277, 3, 1)]
+    tags += [(278, 4, H), (279, 4, len(data)), (339, 3, sample_format)]
+    table = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHI", tag, kind, 1) + (struct.pack("<HH", value, 0) if kind == 3 else struct.pack("<I", value))
+        for tag, kind, value in tags
+    )
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + table + bytes(4)
+
+
+def packed_bits(numbers: np.ndarray, bits: int) -> list[bytes]:
+    """Rows of numbers of less than 8, or of 12, bits, the first in the highest."""
+    planes = (numbers[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    return [np.packbits(row.reshape(-1)).tobytes() for row in planes.astype(np.uint8)]
+
+
+def palette_image(entries: np.ndarray, colors: np.ndarray) -> Image.Image:
+    image = Image.fromarray(entries, "P")
+    image.putpalette(colors.astype(np.uint8).tobytes())
+    return image
+
+
+COLORS = DRAWS.integers(0, 256, (16, 3), np.uint8)
+ENTRIES = DRAWS.integers(0, 16, (H, W), np.uint8)
+SOLID = np.where(ENTRIES[..., None] == 3, 255, COLORS[ENTRIES])
+BITS = (GRAY > 127).astype(np.uint8)
+RGBA = Image.fromarray(np.dstack((COLOR, ALPHA)))
+LA = Image.merge("LA", (Image.fromarray(GRAY), Image.fromarray(ALPHA)))
+CMYK = DRAWS.integers(0, 256, (H, W, 4), np.uint8)
+FROM_CMYK = (255 - CMYK[..., :3].astype(float)) * (255 - CMYK[..., 3:].astype(float)) / 255
+PROFILE = b"a color profile" * 9
+
+IMAGES: dict[str, tuple[bytes, np.ndarray, float]] = {  # file, what is right, levels by which it may differ
+    "1, PNG": (saved(Image.fromarray(BITS * 255).convert("1"), "PNG"), gray3(BITS * 255), 0),
+    "1, TIFF": (saved(Image.fromarray(BITS * 255).convert("1"), "TIFF"), gray3(BITS * 255), 0),
+    "1, BMP": (saved(Image.fromarray(BITS * 255).convert("1"), "BMP"), gray3(BITS * 255), 0),
+    "1 with white at zero, TIFF": (tiff(1, 0, b"".join(packed_bits(BITS, 1))), gray3((1 - BITS) * 255), 0),
+    "gray of 2 bits, PNG": (png(2, 0, packed_bits(GRAY >> 6, 2)), gray3((GRAY >> 6) * 85), 0),
+    "gray of 4 bits, PNG": (png(4, 0, packed_bits(GRAY >> 4, 4)), gray3((GRAY >> 4) * 17), 0),
+    "L, PNG": (saved(Image.fromarray(GRAY), "PNG"), gray3(GRAY), 0),
+    "L, TIFF": (saved(Image.fromarray(GRAY), "TIFF"), gray3(GRAY), 0),
+    "L, PGM": (saved(Image.fromarray(GRAY), "PPM"), gray3(GRAY), 0),
+    "L with white at zero, TIFF": (tiff(8, 0, GRAY.tobytes()), gray3(255 - GRAY), 0),
+    "L with a transparent gray, PNG": (
+        saved(Image.fromarray(GRAY), "PNG", transparency=int(GRAY[0, 0])),
+        gray3(np.where(GRAY[0, 0] == GRAY, 255, GRAY)),
+        0,
+    ),
+    "LA, PNG": (saved(LA, "PNG"), over_white(gray3(GRAY), ALPHA), 1),
+    "P, PNG": (saved(palette_image(ENTRIES, COLORS), "PNG"), COLORS[ENTRIES], 0),
+    "P, BMP": (saved(palette_image(ENTRIES, COLORS), "BMP"), COLORS[ENTRIES], 0),
+    "P, GIF": (saved(palette_image(ENTRIES, COLORS), "GIF"), COLORS[ENTRIES], 0),
+    "P, TIFF": (saved(palette_image(ENTRIES, COLORS), "TIFF"), COLORS[ENTRIES], 0),
+    **{
+        f"P of {bits} bits, PNG": (
+            png(bits, 3, packed_bits(ENTRIES % 2**bits, bits), (b"PLTE", COLORS[: 2**bits].tobytes())),
+            COLORS[ENTRIES % 2**bits],
+            0,
+        )
+        for bits in (1, 2, 4)
+    },
+    "P with a transparent entry, PNG": (saved(palette_image(ENTRIES, COLORS), "PNG", transparency=3), SOLID, 0),
+    "P with a transparent entry, GIF": (saved(palette_image(ENTRIES, COLORS), "GIF", transparency=3), SOLID, 0),
+    "P with an alpha for each entry, PNG": (
+        saved(palette_image(ENTRIES, COLORS), "PNG", transparency=bytes(range(0, 256, 16))),
+        over_white(COLORS[ENTRIES], ENTRIES * 16),
+        1,
+    ),
+    "RGB, PNG": (saved(Image.fromarray(COLOR), "PNG"), COLOR, 0),
+    "RGB, TIFF": (saved(Image.fromarray(COLOR), "TIFF"), COLOR, 0),
+    "RGB, BMP": (saved(Image.fromarray(COLOR), "BMP"), COLOR, 0),
+    "RGB, PPM": (saved(Image.fromarray(COLOR), "PPM"), COLOR, 0),
+    "RGB, WebP": (saved(Image.fromarray(COLOR), "WEBP", lossless=True), COLOR, 0),
+    "RGB with a profile, PNG": (saved(Image.fromarray(COLOR), "PNG", icc_profile=PROFILE), COLOR, 0),
+    "RGB with a transparent color, PNG": (
+        saved(Image.fromarray(COLOR), "PNG", transparency=tuple(int(c) for c in COLOR[2, 2])),
+        np.where((COLOR[2, 2] == COLOR).all(-1, keepdims=True), 255, COLOR),
+        0,
+    ),
+    "RGB of 16 bits, PNG": (
+        png(16, 2, [np.dstack((WIDE, WIDE, WIDE))[row].astype(">u2").tobytes() for row in range(H)]),
+        gray3(WIDE / 257),
+        1,
+    ),
+    "RGBA, PNG": (saved(RGBA, "PNG"), over_white(COLOR, ALPHA), 1),
+    "RGBA, TIFF": (saved(RGBA, "TIFF"), over_white(COLOR, ALPHA), 1),
+    "RGBA, WebP": (saved(RGBA, "WEBP", lossless=True, exact=True), over_white(COLOR, ALPHA), 1),
+    "CMYK, TIFF": (saved(Image.fromarray(CMYK, "CMYK"), "TIFF"), FROM_CMYK, 1),
+    "I;16, PNG": (saved(Image.fromarray(WIDE), "PNG"), gray3(np.round(WIDE / 257)), 0),
+    "I;16, TIFF": (saved(Image.fromarray(WIDE), "TIFF"), gray3(np.round(WIDE / 257)), 0),
+    "I;16, PGM": (b"P5 %d %d 65535\n" % (W, H) + WIDE.astype(">u2").tobytes(), gray3(np.round(WIDE / 257)), 0),
+    "I;16 with white at zero, TIFF": (
+        tiff(16, 0, WIDE.astype("<u2").tobytes()),
+        gray3(np.round((65535 - WIDE) / 257)),
+        0,
+    ),
+    "I;16 with a transparent gray, PNG": (
+        png(16, 0, [row.astype(">u2").tobytes() for row in WIDE], (b"tRNS", struct.pack(">H", WIDE[1, 1]))),
+        gray3(np.where(WIDE[1, 1] == WIDE, 255, np.round(WIDE / 257))),
+        0,
+    ),
+    "I;12, TIFF": (tiff(12, 1, b"".join(packed_bits(WIDE >> 4, 12))), gray3((WIDE >> 4) / 4095 * 255), 1),
+    "I;16B, TIFF": (
+        b"MM\0*" + struct.pack(">I", 8) + struct.pack(">H", 9) + b"".join(
+            struct.pack(">HHI", tag, kind, 1)
+            + (struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value))
+            for tag, kind, value in [(256, 4, W), (257, 4, H), (258, 3, 16), (259, 3, 1), (262, 3, 1),
+                                     (273, 4, 8 + 2 + 9 * 12 + 4), (277, 3, 1), (278, 4, H), (279, 4, WIDE.nbytes)]
+        ) + bytes(4) + WIDE.astype(">u2").tobytes(),
+        gray3(np.round(WIDE / 257)), 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_of_any_mode_is_what_the_table_says(name, tmp_path):
+    data, right, slack = IMAGES[name]
+    got = decode.decode_image(data)
+    assert got.shape == (H, W, 3) and got.dtype == np.uint8
+    assert np.abs(got.astype(float) - right).max() <= slack
+    file = tmp_path / "image.any"  # and the same once it is packed
+    file.write_bytes(data)
+    sample = prepare(RawSample("key", {"image": file}), 1)
+    (member,) = sample.members.values()
+    assert np.array_equal(decode.decode_image(member), got) and sample.measured[:2] == (H, W)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (saved(Image.fromarray(GRAY.astype(np.float32)), "TIFF"), "floating-point numbers has no known white"),
+        (saved(Image.fromarray(GRAY.astype(np.int32)), "TIFF"), "of 32 bits, here .* have no known white; save"),
+        (tiff(16, 1, WIDE.tobytes(), sample_format=2), "of 32 bits"),  # signed: Pillow widens it
+        (saved(Image.fromarray(COLOR, "LAB"), "TIFF"), r"L\*a\*b\* is not read; save it as RGB"),
+    ],
+)
+def test_numbers_without_a_known_white_are_refused_by_name_and_not_guessed(data, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        decode.decode_image(data)
+    (tmp_path / "x.tif").write_bytes(data)
+    with pytest.raises(UnusableError, match=said):
+        prepare(RawSample("key", {"image": tmp_path / "x.tif"}), 1)
+
+
+UPRIGHT = {
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "MPO"])
+def test_orientations_are_applied_once(kind, orientation, tmp_path):
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"WEBP": {"lossless": True}, "MPO": {"save_all": True, "append_images": [Image.fromarray(COLOR[::-1])]}}
+    data = saved(Image.fromarray(COLOR), kind, exif=exif, **options.get(kind, {}))
+    with Image.open(io.BytesIO(data)) as opened:
+        opened.seek(0)
+        lossy = np.asarray(opened.convert("RGB"))
+    stored = lossy if kind in ("JPEG", "MPO") else COLOR
+    right = UPRIGHT[orientation](stored)
+    assert np.array_equal(decode.decode_image(data), right)
+    assert decode.measure(data)[:2] == right.shape[:2]
+    (tmp_path / "x").write_bytes(data)
+    sample = prepare(RawSample("key", {"image": tmp_path / "x"}), 1)
+    (member,) = sample.members.values()
+    assert np.array_equal(decode.decode_image(member), right) and sample.measured[:2] == right.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_maps_and_depths_are_turned_upright_too(kind, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    for numbers, read in ((GRAY, decode.decode_map), (WIDE, decode.decode_map), (WIDE, decode.decode_numbers)):
+        got = read(saved(Image.fromarray(numbers), kind, exif=exif))
+        assert np.array_equal(got, UPRIGHT[orientation](numbers))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_several_frames_the_first_is_the_image(kind):
+    first, second = palette_image(ENTRIES, COLORS), palette_image(15 - ENTRIES, COLORS)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    frames = (first, second) if kind == "GIF" else (first.convert("RGB"), second.convert("RGB"))
+    data = saved(frames[0], kind, save_all=True, append_images=[frames[1]], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert np.array_equal(decode.decode_image(data), COLORS[ENTRIES])
+
+
+def test_a_cmyk_photo_of_adobe_is_not_inverted():
+    data = saved(Image.fromarray(np.broadcast_to(np.uint8([0, 255, 255, 0]), (16, 16, 4)).copy(), "CMYK"), "JPEG")
+    assert np.abs(decode.decode_image(data).astype(int) - [255, 0, 0]).max() <= 3
+
+
+MAPS: dict[str, tuple[bytes, np.ndarray]] = {
+    "1": (saved(Image.fromarray(BITS * 255).convert("1"), "PNG"), BITS),
+    "1, TIFF": (saved(Image.fromarray(BITS * 255).convert("1"), "TIFF"), BITS),
+    "1 with white at zero, TIFF": (tiff(1, 0, b"".join(packed_bits(BITS, 1))), BITS),
+    "gray of 1 bit": (png(1, 0, packed_bits(BITS, 1)), BITS),
+    "gray of 2 bits": (png(2, 0, packed_bits(GRAY >> 6, 2)), GRAY >> 6),
+    "gray of 4 bits": (png(4, 0, packed_bits(GRAY >> 4, 4)), GRAY >> 4),
+    "gray of 4 bits, TIFF": (tiff(4, 1, b"".join(packed_bits(GRAY >> 4, 4))), GRAY >> 4),
+    "gray of 4 bits with white at zero, TIFF": (tiff(4, 0, b"".join(packed_bits(GRAY >> 4, 4))), GRAY >> 4),
+    "L": (saved(Image.fromarray(GRAY), "PNG"), GRAY),
+    "L with white at zero, TIFF": (tiff(8, 0, GRAY.tobytes()), GRAY),
+    "L with a transparent gray": (saved(Image.fromarray(GRAY), "PNG", transparency=3), GRAY),
+    "P": (saved(palette_image(ENTRIES, COLORS), "PNG"), ENTRIES),
+    "P with a transparent entry": (saved(palette_image(ENTRIES, COLORS), "PNG", transparency=3), ENTRIES),
+    "P of 4 bits": (png(4, 3, packed_bits(ENTRIES, 4), (b"PLTE", COLORS.tobytes())), ENTRIES),
+    "P, GIF": (saved(palette_image(np.sort(ENTRIES, None).reshape(H, W), COLORS), "GIF", optimize=False),
+               np.sort(ENTRIES, None).reshape(H, W)),
+    "I;16": (saved(Image.fromarray(WIDE), "PNG"), WIDE),
+    "I;16, TIFF": (saved(Image.fromarray(WIDE), "TIFF"), WIDE),
+    "I;16 with white at zero, TIFF": (tiff(16, 0, WIDE.astype("<u2").tobytes()), WIDE),
+    "I;12, TIFF": (tiff(12, 1, b"".join(packed_bits(WIDE >> 4, 12))), WIDE >> 4),
+    "I;16B, TIFF": (IMAGES["I;16B, TIFF"][0], WIDE),
+    "I, TIFF": (saved(Image.fromarray(WIDE.astype(np.int32) * 9), "TIFF"), WIDE.astype(np.int32) * 9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_labels_are_the_numbers_in_the_file_at_any_depth(name):
+    data, right = MAPS[name]
+    got = decode.decode_map(data)
+    assert got.dtype.kind in "ui" and got.dtype.isnative and np.array_equal(got, right)
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        (Image.fromarray(COLOR), "PNG"), (RGBA, "PNG"), (LA, "PNG"), (Image.fromarray(CMYK, "CMYK"), "TIFF"),
+        (Image.fromarray(GRAY.astype(np.float32)), "TIFF"), (Image.fromarray(GRAY), "JPEG"),
+        (Image.fromarray(GRAY), "WEBP"),
+    ],
+)  # fmt: skip
+def test_maps_of_colors_fractions_or_with_losses_are_refused(image, kind):
+    with pytest.raises(ValueError, match=r"a map (has one channel|must be in a format)"):
+        decode.decode_map(saved(image, kind))
+
+
+def npy(numbers: np.ndarray) -> bytes:
+    packed = io.BytesIO()
+    np.save(packed, numbers)
+    return packed.getvalue()
+
+
+FRACTIONS = DRAWS.uniform(0, 1, (H, W))
+DEPTHS: dict[str, tuple[bytes, np.ndarray]] = {
+    "L": (saved(Image.fromarray(GRAY), "PNG"), GRAY / 255),
+    "I;16": (saved(Image.fromarray(WIDE), "PNG"), WIDE / 65535),
+    "I;16, TIFF": (saved(Image.fromarray(WIDE), "TIFF"), WIDE / 65535),
+    "I;16B, TIFF": (IMAGES["I;16B, TIFF"][0], WIDE / 65535),
+    "I;12, TIFF": (tiff(12, 1, b"".join(packed_bits(WIDE >> 4, 12))), (WIDE >> 4) / 4095),
+    "F, TIFF": (saved(Image.fromarray(FRACTIONS.astype(np.float32)), "TIFF"), FRACTIONS),
+    "float16, npy": (npy(FRACTIONS.astype(np.float16)), FRACTIONS.astype(np.float16)),
+    "float64, npy": (npy(FRACTIONS), FRACTIONS),
+    "uint8, npy": (npy(GRAY), GRAY / 255),
+    "uint16, npy": (npy(WIDE), WIDE / 65535),
+    "int32, npy": (npy(WIDE.astype(np.int32)), WIDE / 65535),
+    "int64, npy": (npy(WIDE.astype(np.int64)), WIDE / 65535),
+    "big-endian uint16, npy": (npy(WIDE.astype(">u2")), WIDE / 65535),
+}
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_depths_are_scaled_by_what_their_file_can_hold(name):
+    data, right = DEPTHS[name]
+    got = decode.decode_depth(data)
+    assert got.dtype == np.float32 and np.abs(got - right).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(Image.fromarray(WIDE.astype(np.int32) + 40_000), "TIFF"),  # 65 536 would have become 0
+        npy(WIDE.astype(np.int32) + 40_000),
+        npy(WIDE.astype(np.int64) - 1000),
+        npy(np.where(GRAY > 9, FRACTIONS, np.nan)),
+        npy(np.where(GRAY > 9, FRACTIONS, np.inf).astype(np.float32)),
+        saved(Image.fromarray(np.where(GRAY > 9, FRACTIONS, np.nan).astype(np.float32)), "TIFF"),
+        npy(FRACTIONS + 1j),
+        npy(np.zeros((H, W, 3))),
+        saved(Image.fromarray(COLOR), "PNG"),
+    ],
+)
+def test_depths_without_a_known_range_are_refused(data):
+    with pytest.raises(ValueError, match=r"depth|32 bits"):
+        decode.decode_depth(data)
