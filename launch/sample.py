@@ -36,7 +36,7 @@ def _sample_here(asked: argparse.Namespace) -> None:
     from ..models.vqgan.tiling import Tiling
     from ..trainer.checkpoint.loading import load_prior, load_tokenizer
     from ..trainer.distributed import ranks
-    from ..trainer.sampling.image_files import DecodeConfig, contact_sheet
+    from ..trainer.sampling.image_files import IMAGES, DecodeConfig, check_replaceable, contact_sheet
     from ..trainer.sampling.job import SamplingJob, check_pair
     from ..trainer.sampling.progress import SamplingJobConfig
     from ..trainer.sampling.request import ConditionInputs, build_request
@@ -52,7 +52,11 @@ def _sample_here(asked: argparse.Namespace) -> None:
     sizes = asked.size or [None]
     stem = f"{_named(asked)}seed-{asked.seed}"
     requests = [build_request(prior, tokenizer, size, conditions, Tiling(asked.tile, asked.halo)) for size in sizes]
-    for size, wanted in zip(sizes, requests, strict=True):
+    sheets = [asked.out / f"{stem}{_several(size, sizes)}-grid.png" for size in sizes]
+    if asked.grid:
+        for sheet in sheets:
+            check_replaceable(sheet, IMAGES)
+    for size, wanted, sheet in zip(sizes, requests, sheets, strict=True):
         many = device.type == "cuda"
         lanes, prefill = lanes_and_prefill(asked, prior.model.rows_at_once(wanted.size[1]), many)
         sampling = SamplingConfig(
@@ -67,7 +71,7 @@ def _sample_here(asked: argparse.Namespace) -> None:
             prefill=prefill,
         )
         job = SamplingJob(prior, tokenizer, asked.seed, sampling, decode, config, command.say)
-        several = f"-{size[0]}x{size[1]}" if len(sizes) > 1 else ""
+        several = _several(size, sizes)
         tasks = [
             job.image_job(wanted, number, asked.out, f"{stem}-{number:04d}{several}") for number in range(asked.count)
         ]
@@ -76,7 +80,12 @@ def _sample_here(asked: argparse.Namespace) -> None:
         job.run(wanted, own)
         ranks.barrier()
         if asked.grid and ranks.rank() == 0:
-            contact_sheet([task.path for task in tasks], asked.out / f"{stem}{several}-grid.png")
+            contact_sheet([task.path for task in tasks], sheet)
+
+
+def _several(size: tuple[int, int] | None, sizes: Sequence[tuple[int, int] | None]) -> str:
+    """What tells the images of one size from those of the others, at the end of their names."""
+    return "" if size is None or len(sizes) == 1 else f"-{size[0]}x{size[1]}"
 
 
 def _named(asked: argparse.Namespace) -> str:

@@ -22,7 +22,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     first, and one that was killed leaves a name that the next one takes over.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     with _locked(part) as file:
         try:
             file.truncate()
@@ -34,6 +34,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
             raise
     sync(path.parent)
+
+
+def part_of(path: Path) -> Path:
+    """What an unfinished file is called; a killed process may leave one."""
+    return path.with_name(f".{path.name}.part")
 
 
 def _locked(part: Path) -> BinaryIO:

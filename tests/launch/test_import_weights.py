@@ -6,6 +6,7 @@ import pytest
 import torch
 from einops import rearrange
 from fixtures import published
+from safetensors.torch import save_file
 from torch.nn import functional
 
 from smalti.launch import import_weights
@@ -226,3 +227,23 @@ def test_a_destination_that_is_there_is_left_alone(tmp_path, capsys):
     path = saved(tmp_path / "last.ckpt", published.vqgan_state(published.F8))
     assert import_weights.main([str(path), str(tmp_path / "in")]) == 2
     assert "is there already" in capsys.readouterr().err and [p.name for p in (tmp_path / "in").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "weights.safetensors"])
+def test_a_flipped_byte_anywhere_is_an_error_with_the_files_name_or_reaches_the_report(tmp_path, name, capsys):
+    """Numbers have a checksum in a torch file and none in safetensors, of which only the header can be checked."""
+    state = published.vqgan_state(published.F8)
+    path = tmp_path / name
+    if name == "last.ckpt":
+        saved(path, state)
+    else:
+        save_file({key: values.contiguous().clone() for key, values in state.items()}, path)
+    sound = path.read_bytes()
+    places = range(100, len(sound), len(sound) // 12) if name == "last.ckpt" else (3, 9, 20, 60)
+    for number, place in enumerate(places):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 16]) + sound[place + 1 :])
+        if import_weights.main([str(path), str(tmp_path / f"in-{number}")]):
+            assert str(path) in capsys.readouterr().err
+            assert not (tmp_path / f"in-{number}").exists()
+        else:
+            assert name == "last.ckpt" and (tmp_path / f"in-{number}" / "import.json").exists()

@@ -103,11 +103,11 @@ def gone_on(recipes: list[str]) -> list[list[str]]:
         assert train(run, fresh=False)
         if ranks.rank() == 0:
             shutil.copytree(straight, resumed)
-            shutil.rmtree(resumed / f"checkpoints/step-{run.loop.steps:08d}")
+            shutil.rmtree(resumed / f"checkpoints/step-{run.loop.max_steps:08d}")
         ranks.barrier()
-        assert train(replace(run, folder=str(resumed)), fresh=False)
+        assert train(replace(run, run_dir=str(resumed)), fresh=False)
         same = lines(straight) == lines(resumed)
-        ends = (final(folder, run.loop.steps) for folder in (straight, resumed))
+        ends = (final(folder, run.loop.max_steps) for folder in (straight, resumed))
         found.append(differing(*ends) + ([] if same else ["metrics.jsonl"]))
     return found
 

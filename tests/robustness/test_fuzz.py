@@ -15,18 +15,26 @@ import tarfile
 import time
 import traceback
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import processes
 import pytest
+import torch
+from fixtures import published
 from fixtures.priors import write_tokenizer
 from fixtures.runs import write_vqgan
 from fixtures.shards import encoded, photo, write_images
-from mutations import mutated
+from mutations import mutated, resealed
+from safetensors.torch import save_file
 
-from smalti.launch import export, index, pack, train
+from smalti.launch import export, import_weights, index, pack, train
+from smalti.launch.command import ended as ended_with_code
 from smalti.trainer.checkpoint import storage
+from smalti.trainer.data.crops import CropConfig
+from smalti.trainer.data.stream import DataConfig, Stream
+from smalti.trainer.shards.errors import TooManySampleErrorsError
 
 LIMIT_S = 10
 LIMIT_BYTES = 1 << 30
@@ -86,6 +94,45 @@ def _tars(folder: Path) -> dict[str, bytes]:
 def _index(folder: Path, name: str, data: bytes) -> int:
     (folder / name).write_bytes(data)
     return index.main([str(folder / name), "--processes", "1"])
+
+
+def _read_with(tar: bytes) -> Callable[[Path, str, bytes], int]:
+    """Reads the samples of a sound shard by an index that is not, in both orders."""
+
+    def command(folder: Path, name: str, data: bytes) -> int:
+        shards = folder / "shards"
+        shards.mkdir()
+        (shards / "shard.tar").write_bytes(tar)
+        (shards / "shard.tar.idx").write_bytes(resealed(data) if name == "sealed.idx" else data)
+        config = DataConfig(shards=(str(shards),), crop=CropConfig(size=8))
+
+        def read() -> int:
+            stream = Stream(config, ("image", "segmentation"), global_batch=2, micro_batch=2)
+            list(islice(stream.train_batches(), 3))
+            list(stream.eval_batches(2))
+            return 0
+
+        try:
+            return ended_with_code(read)
+        except TooManySampleErrorsError as error:
+            print(error)
+            return 1
+
+    return command
+
+
+def _foreign(folder: Path) -> dict[str, bytes]:
+    """Another project's weights, in its container and in one of tensors alone."""
+    state = published.vqgan_state(published.F8)
+    torch.save({"state_dict": state}, folder / "plain.ckpt")
+    save_file({name: values.contiguous().clone() for name, values in state.items()}, folder / "weights.safetensors")
+    published.lightning(folder / "last.ckpt", state)
+    return {name: (folder / name).read_bytes() for name in ("plain.ckpt", "last.ckpt", "weights.safetensors")}
+
+
+def _import(folder: Path, name: str, data: bytes) -> int:
+    (folder / name).write_bytes(data)
+    return import_weights.main([str(folder / name), str(folder / "imported")])
 
 
 def _images() -> dict[str, bytes]:
@@ -156,13 +203,17 @@ def surfaces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Surface]:
     exported = {name: (folder / "export" / name).read_bytes() for name in ("model.safetensors", "config.json")}
     kept = {name: (newest / name).read_bytes() for name in ("manifest.json", "model.safetensors", "config.json")}
     text = config.read_bytes()
+    shards = write_images(folder / "indexed", 4, side=16)
+    tar, idx = (next(shards.glob(end)).read_bytes() for end in ("*.tar", "*.idx"))
     return {
-        "tars": Surface(_tars(folder), _index, 400),
-        "images": Surface(_images(), _pack, 500),
-        "labels": Surface(labels, _pack_labels, 200),
-        "configs": Surface({"run.yaml": text, "other.yaml": text.replace(b", ", b",\n ")}, _print_config, 300),
-        "exports": Surface(exported, _export_of(folder / "export"), 300),
-        "checkpoints": Surface(kept, _restore_from(config.with_suffix("")), 300),
+        "tars": Surface(_tars(folder), _index, 300),
+        "indexes": Surface({"plain.idx": idx, "sealed.idx": idx}, _read_with(tar), 300),
+        "images": Surface(_images(), _pack, 400),
+        "labels": Surface(labels, _pack_labels, 150),
+        "configs": Surface({"run.yaml": text, "other.yaml": text.replace(b", ", b",\n ")}, _print_config, 250),
+        "exports": Surface(exported, _export_of(folder / "export"), 200),
+        "checkpoints": Surface(kept, _restore_from(config.with_suffix("")), 200),
+        "imports": Surface(_foreign(folder), _import, 200),
     }
 
 
@@ -172,7 +223,9 @@ def _train_two_steps(config: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tars", "images", "labels", "configs", "exports", "checkpoints"])
+@pytest.mark.parametrize(
+    "name", ["tars", "indexes", "images", "labels", "configs", "exports", "checkpoints", "imports"]
+)
 def test_damaged_files_end_in_a_sentence(name: str, surfaces: dict[str, Surface], tmp_path: Path, monkeypatch: Any):
     surface = surfaces[name]
     home = tmp_path / "elsewhere"

@@ -1,4 +1,4 @@
-"""Eighty SIGKILLs at random moments of commands that write: the same command again ends as if nothing had been.
+"""A hundred SIGKILLs at random moments of commands that write: the same command again ends as if nothing had been.
 
 Equal results byte for byte, and no stale process, lock, port or temporary file.
 """
@@ -73,6 +73,14 @@ def _export(folder: Path) -> Command:
     return Command("smalti.launch.export", [tokenizer, folder / "out"], folder / "out", contents)
 
 
+def _sample(folder: Path) -> Command:
+    prior, tokenizer = write_pair(folder / "pair")
+    options = ["--size", "96x96", "--count", "2", "--save-every", "0.2", "--preview", "0.3"]
+    return Command(
+        "smalti.launch.sample", [prior, tokenizer, "--out", folder / "out", *options], folder / "out", contents
+    )
+
+
 def nobody_left(session: int) -> bool:
     """Whether every process of a job is gone, its workers too."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -86,7 +94,7 @@ def nobody_left(session: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("made", [_train, _pack, _encode, _export])
+@pytest.mark.parametrize("made", [_train, _pack, _encode, _export, _sample])
 def test_a_command_killed_at_a_random_moment_ends_as_if_it_had_not_been(
     made: Callable[[Path], Command], tmp_path: Path
 ):

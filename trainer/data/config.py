@@ -77,7 +77,7 @@ class DataConfig:
             raise ValueError(f"max_bad_fraction is a share between 0 and 1, got {self.max_bad_fraction}")
         unknown = sorted(set(self.extensions) - set(EXTENSIONS))
         if unknown:
-            raise ValueError(f"members names unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
+            raise ValueError(f"extensions names unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
 
     @property
     def sources(self) -> tuple[SourceConfig, ...]:

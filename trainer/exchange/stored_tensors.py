@@ -53,13 +53,20 @@ def read(path: Path) -> StoredWeights:
     Raises:
         ValueError: it is no file of tensors, damaged, or claims more than it holds.
     """
-    try:
+    with _named_in_errors(path):
         if path.is_dir():
             return _read_folder(path)
         if path.suffix == ".safetensors":
             return StoredWeights(_safetensors(path), {})
         return _torch_file(path)
-    except (OSError, SafetensorError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+
+
+@contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file is a ``ValueError`` that names it."""
+    try:
+        yield
+    except (OSError, EOFError, SafetensorError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}") from None
@@ -90,9 +97,9 @@ def _safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _safe_tensor(path: Path, name: str) -> Tensor:
-    with safe_open(path, framework="pt") as file:
+    with _named_in_errors(path), safe_open(path, framework="pt") as file:
         tensor: Tensor = file.get_tensor(name)
-        return tensor
+        return tensor.clone()  # else it would keep a mapping of the whole file
 
 
 def _torch_file(path: Path) -> StoredWeights:
@@ -147,12 +154,13 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _tensor(path: Path, place: str, note: TensorNote) -> Tensor:
     """The numbers of one tensor."""
-    with _opened(path) as file:
-        data = bytearray(file.read(place))
-    if not data:
-        return torch.empty(note.shape, dtype=note.storage.dtype)
-    whole = torch.frombuffer(data, dtype=note.storage.dtype)
-    return whole.as_strided(note.shape, note.stride, note.offset).contiguous()
+    with _named_in_errors(path):
+        with _opened(path) as file:
+            data = bytearray(file.read(place))
+        if not data:
+            return torch.empty(note.shape, dtype=note.storage.dtype)
+        whole = torch.frombuffer(data, dtype=note.storage.dtype)
+        return whole.as_strided(note.shape, note.stride, note.offset).contiguous()
 
 
 def _kind(value: Any) -> str:

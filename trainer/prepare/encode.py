@@ -27,19 +27,18 @@ from ..data.sampler import SampleDraw, Schedule
 from ..data.samples import SampleReader
 from ..distributed import ranks
 from ..distributed.child_processes import end_with
-from ..files import write_whole
 from ..images.geometry import Crop
 from ..images.known_values import Check, only_bytes, only_labels
 from ..shards.errors import SampleError, TooManySampleErrorsError
 from ..shards.fields import ARRAY_FIELDS, EXTENSIONS, PROVENANCE_KEYS
 from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
-from ..shards.writer import Sample, finished, own_shard, write_shard
+from ..shards.writer import Sample, finished, own_shard, remove_unfinished, write_shard
+from . import report_file
 from .code_members import CodeMemberEncoder, crop_to_codes
 
 __all__ = ["EncodeConfig", "EncodeJob", "EncodeReport", "encode", "provenance"]
 
-REPORT = "report.json"
 _VERSION = 1  # rises when equal images and settings would no longer give equal members
 _CARRIED = tuple(name for field in ("cls", *ARRAY_FIELDS) for name in EXTENSIONS[field])  # members that go along
 _PASSING = ("missing shard", "unreachable")  # errors that may be gone tomorrow: they end the work, nothing is left out
@@ -150,6 +149,7 @@ def encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
     if config.crop is not None and config.crop.size % factor:
         raise ValueError(f"the crops' size must be a multiple of the factor {factor}, got {config.crop.size}")
     made_as = provenance(work)
+    report_file.check(work.folder)
     todo = _unfinished(work, made_as)
     mine = [shard for shard in range(ranks.rank(), len(work.source.counts), ranks.world()) if shard in todo]
     tiles = Tiling(config.tile, config.halo) if config.crop is None else None
@@ -275,16 +275,14 @@ def _reported(work: EncodeJob) -> EncodeReport:
     report = EncodeReport(sum(index.samples for _, index in there), len(there), skipped)
     if ranks.rank() == 0:
         kinds = Counter(kind for _, _, kind, _ in skipped)
-        write_whole(work.folder / REPORT, json.dumps(report._asdict() | {"kinds": kinds}, indent=1).encode() + b"\n")
-        for part in work.folder.glob(".*.part"):  # what killed jobs left behind; everything is finished now
-            part.unlink(missing_ok=True)
+        report_file.write(work.folder, report._asdict() | {"kinds": kinds})
+        remove_unfinished(_path(work, shard) for shard in range(len(work.source.counts)))
     if len(skipped) > work.config.max_bad_fraction * work.source.samples:
         kind, key = skipped[0][2], skipped[0][1]
         raise TooManySampleErrorsError(
             f"{len(skipped)} of {work.source.samples} images were left out, more than max_bad_fraction = "
-            f"{work.config.max_bad_fraction:g} allows; the first is {key}: {kind}; see {work.folder / REPORT}. "
-            "Repair them "
-            "and encode their shards again, or raise the limit"
+            f"{work.config.max_bad_fraction:g} allows; the first is {key}: {kind}; see "
+            f"{work.folder / report_file.REPORT}. Repair them and encode their shards again, or raise the limit"
         )
     return report
 

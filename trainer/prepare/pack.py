@@ -1,23 +1,21 @@
 """Packing samples into shards: all cores, safe to kill, and nothing left out silently."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...models.bounds import Count, Limit, Name, Natural, check_ranges
-from ..files import write_whole
 from ..keyed_random import text_key
 from ..shards.folder_walk import Skipped, escaped
 from ..shards.index import ShardIndex
-from ..shards.writer import Sample, finished, index_path, own_shard, write_shard
+from ..shards.writer import Sample, finished, index_path, own_shard, remove_unfinished, write_shard
+from . import report_file
 from .check_image import UnusableError, prepare
 from .find_images import RawSample, SampleListing
 from .process_pool import spread
 
-REPORT = "report.json"
 _FEW = 200  # samples that may be decoded once more, to know how many can be used
 
 
@@ -92,6 +90,7 @@ def pack(gathered: SampleListing, destination: Path, config: PackConfig, progres
         parts = {destination / "val": kept_aside, destination / "train": rest}
     provenance = {"kind": "images", "classes": gathered.classes}
     tasks = {folder: _plan(folder, part, config, provenance) for folder, part in parts.items()}
+    report_file.check(destination)
     for folder, planned in tasks.items():
         _check_existing_shards(folder, planned)
     counts: dict[Path, int] = {}
@@ -102,11 +101,11 @@ def pack(gathered: SampleListing, destination: Path, config: PackConfig, progres
         if not counts[folder]:
             _remove_empty(planned)
             raise ValueError(_nothing_left(folder, skipped))
-        _remove_unfinished(folder)
+        remove_unfinished(task.path for task in planned)
     val = counts.get(destination / "val", 0)
     shards = sum(len(planned) for planned in tasks.values())
     report = PackReport(sum(counts.values()) - val, shards, val, sorted(skipped), gathered.classes)
-    write_whole(destination / REPORT, _report_bytes(report))
+    report_file.write(destination, report._asdict() | {"skipped": [left._asdict() for left in report.skipped]})
     return report
 
 
@@ -244,19 +243,8 @@ def _nothing_left(folder: Path, skipped: Sequence[Skipped]) -> str:
     return f"no sample for {folder} can be used, {len(skipped)} were left out{first}"
 
 
-def _report_bytes(report: PackReport) -> bytes:
-    said = report._asdict() | {"skipped": [left._asdict() for left in report.skipped]}
-    return json.dumps(said, indent=1).encode() + b"\n"
-
-
 def _remove_empty(tasks: Sequence[_Task]) -> None:
     """Removes shards without a sample, which would stand in the way of another try."""
     for task in tasks:
         index_path(task.path).unlink(missing_ok=True)
         task.path.unlink(missing_ok=True)
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes left behind; everything is finished now."""
-    for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from ..images import big_tiff
 from ..images.decode import open_image
 
 GIANT_PIXELS = 1 << 26  # from here on a TIFF: many programs refuse larger PNGs
+IMAGES = "images"  # of a contact sheet's metadata: what it shows
 KEY = "smalti"  # of the text chunk
 _DESCRIPTION = 270  # of a TIFF
 
@@ -100,6 +101,19 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return notes
 
 
+def check_replaceable(path: Path, key: str) -> None:
+    """Makes sure that nothing of a user's has a name that is to be written.
+
+    Args:
+        key: what the metadata of such an image of ours has, and no other's.
+
+    Raises:
+        ValueError: it has.
+    """
+    if path.exists() and key not in read_metadata(path):
+        raise ValueError(f"{path} is there and was not written by this command; move it away, or choose another --out")
+
+
 def contact_sheet(images: Sequence[Path], path: Path, side: int = 256) -> None:
     """A grid of several images, each made to fit a square of ``side`` pixels."""
     across = math.ceil(math.sqrt(len(images)))
@@ -108,7 +122,7 @@ def contact_sheet(images: Sequence[Path], path: Path, side: int = 256) -> None:
         with open_image(image) as opened:
             opened.thumbnail((side, side))
             sheet.paste(opened, (number % across * side, number // across * side))
-    save(sheet, path, {"images": [image.name for image in images]})
+    save(sheet, path, {IMAGES: [image.name for image in images]})
 
 
 def _bands(

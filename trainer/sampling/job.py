@@ -18,10 +18,13 @@ import torch
 from ...models.sampling import UNFILLED, SamplingConfig, SamplingState, sample_steps
 from ..checkpoint import model_files
 from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
+from ..files import part_of
 from . import partial
-from .image_files import DecodeConfig, decode_image, read_metadata, save, write_image
+from .image_files import DecodeConfig, check_replaceable, decode_image, read_metadata, save, write_image
 from .progress import ProgressTracker, SamplingJobConfig
 from .request import SampleRequest
+
+SAMPLED = "sampled"  # of a preview's metadata: codes
 
 
 class ImageJob(NamedTuple):
@@ -89,6 +92,9 @@ class SamplingJob:
             ValueError: another image, or something else, has the name of one of them.
         """
         tasks = [task for task in tasks if not self._finished(task)]
+        if self.config.preview_every_s is not None:
+            for task in tasks:
+                check_replaceable(_preview_of(task.path), SAMPLED)
         for begin in range(0, len(tasks), self.config.batch):
             self._run(wanted, tasks[begin : begin + self.config.batch])
 
@@ -121,19 +127,22 @@ class SamplingJob:
         for codes, task in zip(state.codes, tasks, strict=True):
             seam = write_image(self.tokenizer, codes[None], self.decode, task.path, task.made)
             partial.remove(task.path)
-            _preview_of(task.path).unlink(missing_ok=True)
+            if SAMPLED in read_metadata(_preview_of(task.path)):
+                _preview_of(task.path).unlink()
+            part_of(_preview_of(task.path)).unlink(missing_ok=True)
             height, width = task.made["size"]
             visible = "" if seam is None else f", seam {seam:.3f} (1 is none)"
             self.say(f"{task.path}: {height} x {width}{visible}")
 
     def _before(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> SamplingState | None:
         """What a killed run had sampled of these images."""
-        found = [partial.find(task.path, task.made["request"]) for task in tasks]
+        codes = self.prior.model.codes
+        found = [partial.find(task.path, task.made["request"], wanted.size, codes) for task in tasks]
         if not any(found):
             return None
         nothing = partial.PartialSample(torch.full(wanted.size, UNFILLED, dtype=torch.int64), torch.zeros(wanted.size))
-        codes, scores = zip(*[each or nothing for each in found], strict=True)
-        return SamplingState(torch.stack(codes), torch.stack(scores), 0, 0)
+        grids, scores = zip(*[each or nothing for each in found], strict=True)
+        return SamplingState(torch.stack(grids), torch.stack(scores), 0, 0)
 
     def _keep(self, state: SamplingState, tasks: Sequence[ImageJob]) -> None:
         for codes, scores, task in zip(state.codes, state.scores, tasks, strict=True):
@@ -148,7 +157,7 @@ class SamplingJob:
             for row, column in (begun == UNFILLED).nonzero().tolist():
                 left, top = column * factor, row * factor
                 image.paste((128, 128, 128), (left, top, left + factor, top + factor))
-            save(image, _preview_of(task.path), {"sampled": int((codes != UNFILLED).sum()), **task.made})
+            save(image, _preview_of(task.path), {SAMPLED: int((codes != UNFILLED).sum()), **task.made})
 
     def _identity(self, wanted: SampleRequest, number: int) -> str:
         """A digest of everything that decides an image's codes. Both modes sample the same ones."""

@@ -1,6 +1,8 @@
 """Images that are still being sampled, kept in files, so that a run that is killed goes on where it was."""
 
 import io
+import logging
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import write_whole
+from ...models.sampling import UNFILLED
+from ..files import part_of, read_regular, write_whole
+
+_LOG = logging.getLogger(__name__)
+_SPARE = 1 << 16  # bytes of a file beside its numbers
 
 
 class PartialSample(NamedTuple):
@@ -31,18 +37,42 @@ def save(image: Path, request_digest: str, so_far: PartialSample) -> None:
     write_whole(path_of(image), packed.getvalue())
 
 
-def find(image: Path, request_digest: str) -> PartialSample | None:
-    """What was sampled of this request; nothing where another image was to come there."""
-    if not path_of(image).exists():
+def find(image: Path, request_digest: str, size: tuple[int, int], codes: int) -> PartialSample | None:
+    """What was sampled of this request; nothing where another image was to come there, or the file is damaged.
+
+    Args:
+        size: rows and columns of the grid.
+        codes: that there are; the file must name no others.
+    """
+    place = path_of(image)
+    if not place.exists():
         return None
-    with np.load(path_of(image), allow_pickle=False) as held:
+    try:
+        return _read(place, request_digest, size, codes)
+    except Exception as error:  # of a damaged archive nearly any; it costs what was sampled, and no more
+        _LOG.warning("%s is damaged (%s): %s is sampled from its beginning", place, error, image)
+        return None
+
+
+def _read(place: Path, request_digest: str, size: tuple[int, int], codes: int) -> PartialSample | None:
+    limit = 8 * size[0] * size[1] + _SPARE
+    data = io.BytesIO(read_regular(place, limit))
+    with zipfile.ZipFile(data) as members:
+        if sum(member.file_size for member in members.infolist()) > limit:
+            raise ValueError("it unfolds to more than such a grid takes")
+    with np.load(data, allow_pickle=False) as held:
         if str(held["request"]) != request_digest:
             return None
-        return PartialSample(torch.from_numpy(held["codes"]).long(), torch.from_numpy(held["scores"]))
+        found = PartialSample(torch.from_numpy(held["codes"]).long(), torch.from_numpy(held["scores"]).float())
+    if found.codes.shape != size or found.scores.shape != size:
+        raise ValueError(f"it holds grids of {tuple(found.codes.shape)}, not of {size}")
+    if found.codes.min() < UNFILLED or found.codes.max() >= codes:
+        raise ValueError(f"it holds codes beyond the {codes} that there are")
+    return found
 
 
 def remove(image: Path) -> None:
     """The image is finished: what was kept of it goes, and what killed processes were just writing of it."""
     path_of(image).unlink(missing_ok=True)
-    for part in image.parent.glob(f".*{image.stem}.*.part"):
-        part.unlink(missing_ok=True)
+    for path in (image, path_of(image)):
+        part_of(path).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,5 +82,6 @@ def _is_copy(path: Path) -> bool:
 def _locked(path: Path) -> Iterator[None]:
     """Holds a lock that the system frees when the process ends, however it ends."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: two processes may download one shard
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -8,6 +8,7 @@ Shapes: N samples, F kinds of members (``jpg``, ``segmentation.png``, ...).
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import bounded_json
-from ..files import read_regular, write_whole
+from ..files import open_regular, read_regular, write_whole
 from ..images.geometry import Measured
 
 
@@ -62,6 +63,21 @@ class Row(NamedTuple):
     measured: Measured = Measured(0, 0)
 
 
+def check_replaceable(path: Path) -> None:
+    """Makes sure that an index that is to be written takes no other program's place; a damaged one of ours it may.
+
+    Raises:
+        ValueError: it does.
+    """
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            head = file.read(len(_FORMAT))
+    except FileNotFoundError:
+        return
+    if head and not head.startswith(_FORMAT[: _FORMAT.index(b"1")]):
+        raise ValueError(f"{path} is there and is no index of smalti's; move it away")
+
+
 class ShardIndex:
     """The samples of one tar.
 
@@ -79,7 +95,7 @@ class ShardIndex:
         if not data:
             raise ValueError(f"{name} is empty; make it again with: smalti index")
         if data[: len(_FORMAT)] != _FORMAT:
-            raise ValueError(f"{name} is not an index of this version; make it again with: smalti index")
+            raise ValueError(f"{name} is not an index of this version; remove it and make it again with: smalti index")
         line = len(_FORMAT) + 9
         line_end = data.find(b"\n", line) + 1
         if data[len(_FORMAT) : line] != b"%08x\n" % zlib.crc32(data[line:line_end]):

@@ -16,7 +16,7 @@ from ..images.decode import measure
 from ..images.geometry import Measured
 from .fields import EXTENSIONS
 from .folder_walk import Skipped, escaped
-from .index import Member, Row, index_bytes
+from .index import Member, Row, check_replaceable, index_bytes
 from .writer import index_path
 
 _BLOCK = 512
@@ -101,9 +101,10 @@ def scan(path: Path, minimum_side: int = 1) -> Scanned:
 def write_index_of(path: Path, minimum_side: int = 1) -> Indexed:
     """Scans a tar and writes its index beside it. What prevents that is returned, not raised: many are done at once."""
     try:
+        check_replaceable(index_path(path))
         scanned = scan(path, minimum_side)
         write_whole(index_path(path), scanned.to_bytes())
-    except (OSError, DamagedTarError) as error:
+    except (OSError, ValueError) as error:
         return Indexed(0, [], escaped(str(error)))
     except Exception as error:  # whatever is odd about one tar must not end the work on the others
         return Indexed(0, [], escaped(f"{path} cannot be indexed: {type(error).__name__}: {error}"))

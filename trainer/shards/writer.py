@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
-from ..files import whole_file
+from ..files import part_of, whole_file
 from ..images.geometry import Measured
-from .index import SUFFIX, Member, Row, ShardIndex, write_index
+from .index import SUFFIX, Member, Row, ShardIndex, check_replaceable, write_index
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -65,6 +65,13 @@ def index_path(shard: Path) -> Path:
     return shard.with_name(shard.name + SUFFIX)
 
 
+def remove_unfinished(shards: Iterable[Path]) -> None:
+    """Remove what killed processes left of shards that are finished now; nobody else's file has such a name."""
+    for shard in shards:
+        for path in (shard, index_path(shard)):
+            part_of(path).unlink(missing_ok=True)
+
+
 def finished(path: Path) -> ShardIndex | None:
     """The index of a shard that was written to its end, or None."""
     try:
@@ -78,9 +85,11 @@ def own_shard(path: Path) -> ShardIndex | None:
     """The index of a shard that was written here; None where no tar has the name.
 
     Raises:
-        ValueError: a tar has the name and no index of ours, so that it must not be replaced.
+        ValueError: a tar has the name and no index of ours, or an index has it that is not ours, so that it must not
+            be replaced.
     """
     index = finished(path)
+    check_replaceable(index_path(path))
     if index is None and path.exists():
         raise ValueError(
             f"{path} is there and has no index that fits it, so it was not written by this command; move it away, or "

@@ -56,7 +56,7 @@ class WandbRun:
         lines: Sequence[Mapping[str, float]],
     ) -> None:
         self._place = run / _SENT
-        sent = min(int(self._place.read_text(encoding="utf-8")), step) if self._place.exists() else 0
+        sent = min(_sent(self._place), step)
         write_text(self._place, f"{sent}\n")  # what was sent beyond is history that did not happen
         begun = _begun(run, config, identity)
         about = {"project": config.project, "name": config.name or run.name, "dir": str(run), "config": dict(settings)}
@@ -83,6 +83,14 @@ class WandbRun:
         """Everything logged is in wandb's files, or sent."""
         self._run.finish()
         write_text(self._place, f"{self._step}\n")
+
+
+def _sent(place: Path) -> int:
+    """The step up to which wandb has everything; 0 where nobody can tell, and all is told again."""
+    try:
+        return max(int(place.read_text(encoding="utf-8")), 0)
+    except (OSError, ValueError):
+        return 0
 
 
 def _begun(run: Path, config: WandbConfig, identity: str) -> bool:

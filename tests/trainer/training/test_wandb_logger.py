@@ -174,6 +174,17 @@ def test_what_a_server_cannot_do_stops_no_training(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("left", ["", "seven", "-3", "7" * 5000, "\xff"])
+def test_a_damaged_note_of_what_was_sent_stops_no_training_and_all_is_told_again(
+    left: str, tmp_path: Path, monkeypatch: Any
+):
+    monkeypatch.setitem(sys.modules, "wandb", Server(answers=True, rewinds=True))
+    (tmp_path / "wandb-sent.txt").write_text(left, encoding="latin-1")
+    run = WandbRun(tmp_path, WandbConfig(mode="online"), {}, "abcd", 5, [{"step": 5, "loss": 1.0}])
+    run.finish()
+    assert (tmp_path / "wandb-sent.txt").read_text() == "5\n"
+
+
 def test_without_wandb_nothing_of_it_is_written(tmp_path: Path):
     metrics = Metrics(tmp_path, 100, None, {})
     metrics.rewind(0)
