@@ -14,6 +14,7 @@ from ..checkpoint.loading import resolve_weights
 from ..checkpoint.writer import RetentionPolicy
 from ..data.stream import Stream
 from ..distributed import ranks
+from ..distributed.determinism import deterministic_algorithms
 from ..distributed.sequence_parallel import SequenceGroup
 from ..exit_code import ExitCode
 from ..images.known_values import Check, only_labels
@@ -45,7 +46,11 @@ def train(run: Run, fresh: bool) -> bool:
         StopRequestedError: the job was asked to leave while it waited for the folder.
     """
     folder = Path(run.run_dir)
-    with run_dir.run_dir_lock(folder), exit_codes.recorded_exit_code(folder) as ending:
+    with (
+        run_dir.run_dir_lock(folder),
+        exit_codes.recorded_exit_code(folder) as ending,
+        deterministic_algorithms(run.deterministic),
+    ):
         run_dir.claim_run_dir(folder, run, Run, fresh)
         about = preflight.check(folder, configs.dump(run), checkpoint_bytes(trained_networks(run, _codes(run))))
         if ranks.rank() == 0:

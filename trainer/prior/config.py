@@ -47,6 +47,8 @@ class PriorRun:
     keep_last: Count = field(default=3, metadata=MAY_CHANGE)
     keep_every: Count | None = field(default=None, metadata=MAY_CHANGE)
     timeout_s: Seconds = field(default=1800.0, metadata=MAY_CHANGE)
+    # operators with a fixed order of additions: the same bits on a GPU too, more slowly
+    deterministic: bool = field(default=False, metadata=MAY_CHANGE)
     wandb: WandbConfig | None = field(default=None, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:

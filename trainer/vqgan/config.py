@@ -42,6 +42,8 @@ class VQGANRun:
     keep_last: Count = field(default=3, metadata=MAY_CHANGE)  # checkpoints, the newest
     keep_every: Count | None = field(default=None, metadata=MAY_CHANGE)  # steps: checkpoints at its multiples stay too
     timeout_s: Seconds = field(default=1800.0, metadata=MAY_CHANGE)  # a collective that waits longer ends the job
+    # operators with a fixed order of additions: the same bits on a GPU too, more slowly
+    deterministic: bool = field(default=False, metadata=MAY_CHANGE)
     wandb: WandbConfig | None = field(default=None, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
