@@ -97,8 +97,10 @@ class WindowDecoder:
                 f"a prior with the order {prior.config.order.kind!r} samples grids of its window {prior.window} alone, "
                 f"got {request.size}; train one with the order 'raster' for other sizes"
             )
-        strided_start(0, height, rows, 1)  # refuses grids below the window
-        strided_start(0, width, columns, request.config.stride)
+        # Where the window of every row and column begins; grids below the window are refused.
+        self.tops = [strided_start(row, height, rows, 1) for row in range(height)]
+        self.lefts = [strided_start(column, width, columns, request.config.stride) for column in range(width)]
+        self.ranks = prior.cells.argsort().tolist()  # by cell of the window: its number in the order of prediction
         self.order: Sequence[Cell] = (
             [Cell(row, column) for row in range(height) for column in range(width)]
             if raster
@@ -115,7 +117,7 @@ class WindowDecoder:
 
     def reach(self, column: int) -> int:
         """The right edge of the column's window."""
-        return self._left(column) + self.prior.window[1] - 1
+        return self.lefts[column] + self.prior.window[1] - 1
 
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
         """See ``Decoder``."""
@@ -138,14 +140,10 @@ class WindowDecoder:
         places = cells * len(self.numbers)
         return codes.new_zeros(self.branches, places, self.prior.codes, dtype=torch.float32)
 
-    def _left(self, column: int) -> int:
-        return strided_start(column, self.request.size[1], self.prior.window[1], self.request.config.stride)
-
     def _job(self, number: int, cell: Cell) -> Job:
-        rows, columns = self.prior.window
-        top, left = strided_start(cell.row, self.request.size[0], rows, 1), self._left(cell.column)
-        inside = (cell.row - top) * columns + cell.column - left
-        return Job(number, cell.row % self.rows_at_once, top, left, self.cells.index(inside))
+        top, left = self.tops[cell.row], self.lefts[cell.column]
+        inside = (cell.row - top) * self.prior.window[1] + cell.column - left
+        return Job(number, cell.row % self.rows_at_once, top, left, self.ranks[inside])
 
     def _run(self, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
         """Prefill the lanes whose window is new, let the others read on."""

@@ -1,8 +1,11 @@
 """What a step is counted for: kernels without views, waits, and messages."""
 
+import pytest
 import torch
 
-from smalti.launch.bench.launches import counted
+from smalti.launch.bench.launches import WINDOW, counted, counted_sampling
+from smalti.models.priors.gpt import GPTConfig
+from smalti.models.priors.neighborhood import NeighborhoodConfig
 
 
 def test_views_and_empty_tensors_are_not_kernels():
@@ -24,3 +27,13 @@ def test_every_way_to_read_a_number_is_a_wait():
     assert counted(lambda: tensor.tolist())[0].waits == 1
     assert counted(lambda: tensor.nonzero())[0].waits == 1
     assert counted(lambda: tensor + 1)[0].waits == 0
+
+
+@pytest.mark.parametrize("make", [GPTConfig, NeighborhoodConfig])
+@pytest.mark.parametrize("lanes", [1, 64])
+def test_a_step_of_a_sampler_of_24_layers_has_at_most_700_kernels_and_waits_for_nothing(make, lanes):
+    shallow, deeper = (
+        counted_sampling(make(layers=layers, heads=2, width=16, window=(WINDOW, WINDOW)), lanes)[0] for layers in (1, 2)
+    )
+    assert shallow.waits == deeper.waits == 0
+    assert shallow.launches + 23 * (deeper.launches - shallow.launches) <= 700
