@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ..trainer.jobs import exit_codes
     from ..trainer.jobs.failures import FailedError
     from ..trainer.jobs.run import Run, train
+    from ..trainer.planning.costs import step_flops
 
     try:
         run: Run = configs.read(Run, asked.config, asked.set)
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         launched = "RANK" in os.environ
         stop_request = Path(run.run_dir, exit_codes.ASKED) if ranks.rank_info_from_env(os.environ).rank == 0 else None
         with Watchdog(run.timeout_s, launched, stop_request), ranks.process_group(run.timeout_s):
-            return ExitCode.DONE if train(run, asked.fresh) else ExitCode.LEFT
+            return ExitCode.DONE if train(run, asked.fresh, step_flops) else ExitCode.LEFT
     except signals.StopRequestedError:
         return ExitCode.LEFT
     except FailedError:

@@ -1,7 +1,7 @@
 """From a run config to a finished training run: build the task and its streams, restore, train."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from ..prior.task import PriorTask
 from ..shards.reader import agreed_classes
 from ..training.loop import fit
 from ..training.metrics import Metrics
-from ..training.throughput import Workload
+from ..training.throughput import Workload, own_peak
 from ..vqgan.config import VQGANRun
 from ..vqgan.task import VQGANTask
 from . import exit_codes, failures, preflight, run_dir
@@ -34,10 +34,14 @@ from .run_data import RunData
 Run = VQGANRun | PriorRun
 
 
-def train(run: Run, fresh: bool) -> bool:
+def train(run: Run, fresh: bool, step_flops: Callable[[Run, int], float] | None = None) -> bool:
     """Carry a run to its last step, from where it stands; False when the job was asked to leave before.
 
     Every rank must call this, inside ``ranks.group``.
+
+    Args:
+        fresh: remove what the folder holds of the run, and begin anew.
+        step_flops: of a run and K, the codes of its images: the operations of an optimizer step, for ``mfu`` on GPUs.
 
     Raises:
         ValueError: something about the run, its data or its folder is not as it must be; nothing was trained.
@@ -52,12 +56,16 @@ def train(run: Run, fresh: bool) -> bool:
         deterministic_algorithms(run.deterministic),
     ):
         run_dir.claim_run_dir(folder, run, Run, fresh)
-        about = preflight.check(folder, configs.dump(run), checkpoint_bytes(trained_networks(run, _codes(run))))
+        codes = _codes(run)
+        about = preflight.check(folder, configs.dump(run), checkpoint_bytes(trained_networks(run, codes)))
         if ranks.rank() == 0:
             print(about, flush=True)
+        flops = None
+        if step_flops is not None and own_peak() is not None and ranks.rank() == 0:
+            flops = _known(step_flops, run, codes)
         torch.manual_seed(run.seed)  # the same weights on every rank
         task, training, val = built(run)
-        metrics = Metrics(folder, run.loop.max_steps, run.wandb, configs.to_mapping(run), work_of(run))
+        metrics = Metrics(folder, run.loop.max_steps, run.wandb, configs.to_mapping(run), work_of(run, flops))
         record = {"config": configs.to_mapping(run), "versions": preflight.versions(), "wandb": metrics.identity}
         data = RunData(training, val, task.tokenizers)
         checkpoints = Checkpointer(folder, RetentionPolicy(run.keep_last, run.keep_every), data, metrics, record)
@@ -74,12 +82,21 @@ def train(run: Run, fresh: bool) -> bool:
         return done
 
 
-def work_of(run: Run) -> Workload:
+def _known(step_flops: Callable[[Run, int], float], run: Run, codes: int) -> float | None:
+    """The operations of a step; None and a note where they cannot be counted, for no figure may stop a run."""
+    try:
+        return step_flops(run, codes)
+    except Exception as error:
+        print(f"train/mfu will be missing: the operations of a step cannot be counted: {error}", flush=True)
+        return None
+
+
+def work_of(run: Run, flops: float | None) -> Workload:
     """What an optimizer step of a run works on: images, or tokens of a prior."""
     samples = run.batch.global_batch_size
     if isinstance(run, VQGANRun):
-        return Workload("images", samples)
-    return Workload("tokens", samples * run.model.window[0] * run.model.window[1])
+        return Workload("images", samples, flops)
+    return Workload("tokens", samples * run.model.window[0] * run.model.window[1], flops)
 
 
 def _codes(run: Run) -> int:

@@ -30,6 +30,7 @@ from ..prior.config import PriorRun
 from ..vqgan.config import VQGANRun
 from ..vqgan.reconstruction_loss import ReconstructionLoss, VQGANLossConfig
 from .fake_tensor_meter import Cost, Meter, forget_gradients, simulated
+from .tokenizers import tokenizer_configs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,6 +51,17 @@ def measure(run: Run, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
         tokenizers: of a prior's run, the images' under "image"; others by their field, where they encode on line.
     """
     return _of_vqgan(run) if isinstance(run, VQGANRun) else _of_prior(run, tokenizers)
+
+
+def step_flops(run: Run, codes: int) -> float:
+    """The operations of an optimizer step, forward and backward, over all ranks.
+
+    Args:
+        codes: K, of a prior's tokenizer, whose shape is asked only where it encodes on line.
+    """
+    on_line = isinstance(run, PriorRun) and not isinstance(run.train_data.crop, CodeCropConfig)
+    costs = measure(run, tokenizer_configs(run, None if on_line else codes))
+    return costs.sample.flops * run.batch.global_batch_size
 
 
 def _of_vqgan(run: VQGANRun) -> Costs:

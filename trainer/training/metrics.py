@@ -22,7 +22,7 @@ from .. import bounded_json, files
 from ..checkpoint.save_error import needed
 from ..checkpoint.writer import SaveReport
 from ..distributed import ranks
-from .throughput import Throughput, Workload
+from .throughput import Throughput, Workload, own_peak
 from .wandb_logger import WandbConfig, WandbRun
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Metrics:
         self._counts: dict[str, int] = {}
         self._noted: dict[str, float] = {}
         self._began = time.monotonic()
-        self._throughput = Throughput(work)
+        self._throughput = Throughput(work, peak=own_peak())
         self._last_step = 0
         self._bar: Any = None
         self._watched = wandb, settings

@@ -1,4 +1,4 @@
-"""How fast a run trains: images or tokens per second, the time spent waiting for data, the memory of the GPUs."""
+"""How fast a run trains: images or tokens per second, the wait for data, and how much of the GPUs it uses."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +10,10 @@ from ..distributed import ranks
 
 T = TypeVar("T")
 GIB = 1024**3
+PEAKS = {  # by a part of the device's name: the most dense bf16 operations a second (fp16 on a V100), by its data sheet
+    "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H800": 989e12, "H200": 989e12, "A100": 312e12,
+    "A800": 312e12, "L40S": 362e12, "V100": 125e12,
+}  # fmt: skip
 
 
 class Workload(NamedTuple):
@@ -17,6 +21,7 @@ class Workload(NamedTuple):
 
     unit: str  # "images" or "tokens"
     units: int
+    flops: float | None = None  # forward and backward; None where it is not known, as on ranks that write nothing
 
 
 class Throughput:
@@ -25,10 +30,14 @@ class Throughput:
     Args:
         work: of a step; None measures time alone.
         clock: seconds, from any point on.
+        peak: the most operations a second of this rank's device; None where it is not known.
     """
 
-    def __init__(self, work: Workload | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, work: Workload | None = None, clock: Callable[[], float] = time.monotonic, peak: float | None = None
+    ) -> None:
         self._work = work
+        self._peak = peak
         self._clock = clock
         self._began = self._stepped = clock()
         self._paused = self._waited = 0.0
@@ -60,7 +69,8 @@ class Throughput:
         Returns:
             ``seconds_per_step``; ``images_per_second`` of all ranks and ``images_per_second_per_gpu`` of one (or
             ``tokens``); ``data_wait``, the share of time spent waiting for data; on GPUs ``gpu_memory``, the most GiB
-            that tensors took at once.
+            that tensors took at once, and ``mfu``, the share of the devices' peak that the steps have reached
+            (Chowdhery et al. 2022, appendix B).
         """
         now = self._clock()
         seconds, waited = max(now - self._began - self._paused, 1e-9), self._waited
@@ -77,4 +87,16 @@ class Throughput:
             pace = self._work.units / figures["seconds_per_step"]
             figures[f"{self._work.unit}_per_second"] = pace
             figures[f"{self._work.unit}_per_second_per_gpu"] = pace / ranks.world()
+            if self._work.flops is not None and self._peak is not None:
+                figures["mfu"] = self._work.flops / figures["seconds_per_step"] / (ranks.world() * self._peak)
         return figures
+
+
+def peak_flops(name: str) -> float | None:
+    """The most bf16 operations a second of a device of this name, or None."""
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
+
+
+def own_peak() -> float | None:
+    """That of this rank's device; None on a CPU."""
+    return peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None

@@ -1,5 +1,6 @@
 """Planned bytes and operations against measured ones, within 10 %."""
 
+from dataclasses import replace
 from typing import Any
 
 import processes
@@ -15,7 +16,7 @@ from smalti.trainer.distributed.engine import EngineConfig, NetworkConfig
 from smalti.trainer.distributed.optimizer import OptimizerConfig
 from smalti.trainer.jobs.networks import TrainedNetwork, checkpoint_bytes, trained_networks
 from smalti.trainer.jobs.run import Run
-from smalti.trainer.planning.costs import measure
+from smalti.trainer.planning.costs import measure, step_flops
 from smalti.trainer.planning.fake_tensor_meter import Meter, forget_gradients, simulated
 from smalti.trainer.planning.plan import GIB, Machines, held, plan
 
@@ -135,6 +136,13 @@ def test_a_checkpoint_is_as_large_as_planned(tmp_path, write, zero, settings):
     measured = sum(path.stat().st_size for path in found.folder.rglob("*") if path.is_file())
     planned = checkpoint_bytes(trained_networks(config.read(Run, place), codes=16))
     assert planned == pytest.approx(measured, rel=0.1)
+
+
+def test_the_operations_of_a_step_are_those_of_all_its_samples_and_ask_for_no_tokenizer_of_codes(tmp_path):
+    run = config.read(Run, write_prior(tmp_path))
+    costs = measure(run, {"image": config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model})
+    moved = replace(run, tokenizer=str(tmp_path / "nowhere"))
+    assert step_flops(moved, 16) == 8 * costs.sample.flops > 0
 
 
 def test_the_first_way_of_sharding_that_holds_the_batch_is_recommended(tmp_path):

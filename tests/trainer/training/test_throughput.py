@@ -7,7 +7,7 @@ import processes
 import pytest
 
 from smalti.trainer.distributed import ranks
-from smalti.trainer.training.throughput import Throughput, Workload
+from smalti.trainer.training.throughput import Throughput, Workload, peak_flops
 
 
 class Clock:
@@ -63,6 +63,28 @@ def test_what_came_before_the_first_step_is_no_training_either():
     throughput.resume()
     clock.now += 2.0
     assert throughput.read(1)["seconds_per_step"] == 2.0
+
+
+def test_mfu_is_the_share_of_the_peak_that_the_operations_of_the_steps_reach():
+    clock = Clock()
+    throughput = Throughput(Workload("images", 8, flops=6e12), clock, peak=10e12)
+    clock.now += 4.0
+    assert throughput.read(2)["mfu"] == pytest.approx(0.3)  # 6e12 operations in 2 s, where 20e12 were possible
+    assert "mfu" not in Throughput(Workload("images", 8), clock, peak=10e12).read(1)
+    assert "mfu" not in Throughput(Workload("images", 8, flops=6e12), clock).read(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("Some other GPU", None),
+    ],
+)
+def test_the_peak_of_a_device_is_known_by_its_name_or_not_at_all(name: str, peak: float | None):
+    assert peak_flops(name) == peak
 
 
 def test_no_steps_have_no_pace():
