@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,46 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
             raise
     sync(path.parent)
+
+
+@contextmanager
+def only_command_in(folder: Path, patience_s: float = 10.0) -> Iterator[None]:
+    """Holds a folder, which is made if missing, against other commands that fill it.
+
+    The lock is on the folder itself and falls with the process, so that nothing of it stays. A file system without
+    locks is not held.
+
+    Args:
+        patience_s: for another command, which may just be ending.
+
+    Raises:
+        ValueError: another command holds it.
+    """
+    missing = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # no locks here
+            _lock_within(handle, folder, patience_s)
+        yield
+    finally:
+        os.close(handle)
+        if missing:
+            with suppress(OSError):  # something was written
+                folder.rmdir()
+
+
+def _lock_within(handle: int, folder: Path, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"another command is writing to {folder}; wait for it, or choose another folder"
+                ) from None
+            time.sleep(0.1)
 
 
 def part_of(path: Path) -> Path:

@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -27,6 +28,7 @@ from ..data.sampler import SampleDraw, Schedule
 from ..data.samples import SampleReader
 from ..distributed import ranks
 from ..distributed.child_processes import end_with
+from ..files import only_command_in
 from ..images.geometry import Crop
 from ..images.known_values import Check, only_bytes, only_labels
 from ..shards.errors import SampleError, TooManySampleErrorsError
@@ -140,11 +142,32 @@ def encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
     Images that cannot be used are named, counted by kind and left out; ``report.json`` has all of them.
 
     Raises:
-        ValueError: the folder holds shards that were made otherwise or of other images, or the tokenizers do not go
-            together.
+        ValueError: the folder holds shards that were made otherwise or of other images, another command writes there,
+            or the tokenizers do not go together.
         TooManySampleErrorsError: more images were left out than ``max_bad_fraction`` allows; all others are encoded.
         SampleError: a shard of images is missing or cannot be reached; run it again, it goes on.
     """
+    with _only_job_in(work.folder):
+        return _encode(work, say)
+
+
+@contextmanager
+def _only_job_in(folder: Path) -> Iterator[None]:
+    """Rank 0 holds the folder for all ranks."""
+    problem = ""
+    with ExitStack() as held:
+        if ranks.rank() == 0:
+            try:
+                held.enter_context(only_command_in(folder))
+            except (OSError, ValueError) as error:
+                problem = str(error)
+        problem = ranks.broadcast_object(problem)
+        if problem:
+            raise ValueError(problem)
+        yield
+
+
+def _encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
     config, factor = work.config, work.tokenizer.metadata["factor"]
     if config.crop is not None and config.crop.size % factor:
         raise ValueError(f"the crops' size must be a multiple of the factor {factor}, got {config.crop.size}")

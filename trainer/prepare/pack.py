@@ -1,12 +1,13 @@
 """Packing samples into shards: all cores, safe to kill, and nothing left out silently."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...models.bounds import Count, Limit, Name, Natural, check_ranges
+from ..files import only_command_in
 from ..keyed_random import text_key
 from ..shards.folder_walk import Skipped, escaped
 from ..shards.index import ShardIndex
@@ -77,7 +78,7 @@ def pack(gathered: SampleListing, destination: Path, config: PackConfig, progres
 
     Raises:
         ValueError: nothing can be used, or nothing is left for one of the two parts, or the folder holds shards of
-            another packing.
+            another packing, or another command writes there.
     """
     sources = sorted(gathered.sources, key=lambda source: (text_key(source.key), source.key))
     skipped = list(gathered.skipped)
@@ -90,6 +91,23 @@ def pack(gathered: SampleListing, destination: Path, config: PackConfig, progres
         parts = {destination / "val": kept_aside, destination / "train": rest}
     provenance = {"kind": "images", "classes": gathered.classes}
     tasks = {folder: _plan(folder, part, config, provenance) for folder, part in parts.items()}
+    with only_command_in(destination):
+        counts = _write_parts(destination, tasks, config, skipped, progress)
+    val = counts.get(destination / "val", 0)
+    shards = sum(len(planned) for planned in tasks.values())
+    report = PackReport(sum(counts.values()) - val, shards, val, sorted(skipped), gathered.classes)
+    report_file.write(destination, report._asdict() | {"skipped": [left._asdict() for left in report.skipped]})
+    return report
+
+
+def _write_parts(
+    destination: Path,
+    tasks: Mapping[Path, Sequence[_Task]],
+    config: PackConfig,
+    skipped: list[Skipped],
+    progress: Callable[[str], None],
+) -> dict[Path, int]:
+    """Writes the shards of each folder and adds to what was left out; gives the samples of each folder."""
     report_file.check(destination)
     for folder, planned in tasks.items():
         _check_existing_shards(folder, planned)
@@ -102,11 +120,7 @@ def pack(gathered: SampleListing, destination: Path, config: PackConfig, progres
             _remove_empty(planned)
             raise ValueError(_nothing_left(folder, skipped))
         remove_unfinished(task.path for task in planned)
-    val = counts.get(destination / "val", 0)
-    shards = sum(len(planned) for planned in tasks.values())
-    report = PackReport(sum(counts.values()) - val, shards, val, sorted(skipped), gathered.classes)
-    report_file.write(destination, report._asdict() | {"skipped": [left._asdict() for left in report.skipped]})
-    return report
+    return counts
 
 
 def automatic_val_count(sources: Sequence[RawSample], minimum_side: int) -> int:
