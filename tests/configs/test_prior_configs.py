@@ -17,7 +17,7 @@ from smalti.models.conditions import ConditionConfig
 from smalti.models.priors import PriorConfig
 from smalti.trainer.config import read
 from smalti.trainer.images.geometry import Measured
-from smalti.trainer.jobs.run import built
+from smalti.trainer.jobs.run import built, resolve_tokenizers
 from smalti.trainer.prior.config import PriorRun
 from smalti.trainer.shards.fields import PROVENANCE_KEYS
 from smalti.trainer.shards.writer import ShardWriter
@@ -105,7 +105,7 @@ def trained(folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
     for name in names:
         run = small(name, Path(folder))
         torch.manual_seed(run.seed)
-        task, training, val = built(run)
+        task, training, val = built(run, resolve_tokenizers(run))
         steps = training.train_batches(0)
         before = task.evaluate(val.eval_batches(4))["nll"]
         losses = [task.step(next(steps), step)["nll"].item() for step in range(STEPS)]

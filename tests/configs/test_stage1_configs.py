@@ -13,7 +13,7 @@ from fixtures.shards import encoded, photo
 import smalti.configs
 from smalti.trainer import config as configs
 from smalti.trainer.images.geometry import Measured
-from smalti.trainer.jobs.run import built
+from smalti.trainer.jobs.run import built, resolve_tokenizers
 from smalti.trainer.shards.writer import ShardWriter
 from smalti.trainer.vqgan.config import VQGANRun
 from smalti.trainer.vqgan.task import VQGANTask
@@ -130,7 +130,7 @@ def train_tiny(shards: str) -> dict[str, list[dict[str, float]]]:
             changes |= {"loss.adversarial.disc_start": steps // 2, "loss.adversarial.disc_only_steps": 5}
         run: VQGANRun = configs.read(VQGANRun, name, [f"{key}={value}" for key, value in changes.items()])
         torch.manual_seed(run.seed)
-        task, training, val = built(run)
+        task, training, val = built(run, resolve_tokenizers(run))
         figures = [dict(task.evaluate(val.eval_batches(8)))]
         batches = training.train_batches(0)
         for step in range(steps):

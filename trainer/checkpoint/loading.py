@@ -93,6 +93,23 @@ def resolve_weights(path: Path) -> Path:
     return found.folder
 
 
+class TokenizerRef(NamedTuple):
+    """Where a tokenizer's weights lie, and their metadata: looked up once: it reads a whole checkpoint."""
+
+    folder: Path
+    metadata: dict[str, Any]
+
+
+def tokenizer_ref(path: Path) -> TokenizerRef:
+    """The newest whole weights of a VQGAN's run, or its export.
+
+    Raises:
+        ValueError: there are none, or of another task.
+    """
+    folder = resolve_weights(path)
+    return TokenizerRef(folder, model_files.read_metadata(folder, "vqgan"))
+
+
 def find_tokenizer(run: Path, named: str) -> Path:
     """The folder of the tokenizer that a prior's run names, known by its content.
 
@@ -113,18 +130,17 @@ def find_tokenizer(run: Path, named: str) -> Path:
     )
 
 
-def load_tokenizer(path: str | Path, device: torch.device | str | None = None) -> LoadedTokenizer:
+def load_tokenizer(path: str | Path | TokenizerRef, device: torch.device | str | None = None) -> LoadedTokenizer:
     """The VQGAN of a run or an export, with its averaged weights.
 
     Args:
-        path: the folder.
+        path: the folder, or what ``tokenizer_ref`` found there.
         device: by default this rank's GPU if there is one.
 
     Raises:
         ValueError: no weights there, of another task, or not those that the metadata speaks of.
     """
-    folder = resolve_weights(Path(path))
-    metadata = model_files.read_metadata(folder, "vqgan")
+    folder, metadata = path if isinstance(path, TokenizerRef) else tokenizer_ref(Path(path))
     config = from_mapping(VQGANConfig, metadata["model"], f"the metadata in {folder}", saved=True)
     return LoadedTokenizer(_filled(config.build(), folder, metadata, device), metadata)
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 
 from .. import config as configs
-from ..checkpoint import model_files
 from ..checkpoint.checkpointer import Checkpointer
 from ..checkpoint.initial_weights import load_initial_weights
-from ..checkpoint.loading import resolve_weights
+from ..checkpoint.loading import TokenizerRef
 from ..checkpoint.writer import RetentionPolicy
 from ..data.stream import Stream
 from ..distributed import ranks
@@ -56,7 +55,8 @@ def train(run: Run, fresh: bool, step_flops: Callable[[Run, int], float] | None 
         deterministic_algorithms(run.deterministic),
     ):
         run_dir.claim_run_dir(folder, run, Run, fresh)
-        codes = _codes(run)
+        tokenizers = resolve_tokenizers(run)
+        codes = _codes(run, tokenizers)
         about = preflight.check(folder, configs.dump(run), checkpoint_bytes(trained_networks(run, codes)))
         if ranks.rank() == 0:
             print(about, flush=True)
@@ -64,7 +64,7 @@ def train(run: Run, fresh: bool, step_flops: Callable[[Run, int], float] | None 
         if step_flops is not None and own_peak() is not None and ranks.rank() == 0:
             flops = _known(step_flops, run, codes)
         torch.manual_seed(run.seed)  # the same weights on every rank
-        task, training, val = built(run)
+        task, training, val = built(run, tokenizers)
         metrics = Metrics(folder, run.loop.max_steps, run.wandb, configs.to_mapping(run), work_of(run, flops))
         record = {"config": configs.to_mapping(run), "versions": preflight.versions(), "wandb": metrics.identity}
         data = RunData(training, val, task.tokenizers)
@@ -99,25 +99,32 @@ def work_of(run: Run, flops: float | None) -> Workload:
     return Workload("tokens", samples * run.model.window[0] * run.model.window[1], flops)
 
 
-def _codes(run: Run) -> int:
+def resolve_tokenizers(run: Run) -> dict[str, TokenizerRef]:
+    """The tokenizers of a prior's run, looked up once a job; a VQGAN has none. Every rank must call this."""
+    return prior_data.resolve_tokenizers(run) if isinstance(run, PriorRun) else {}
+
+
+def _codes(run: Run, tokenizers: Mapping[str, TokenizerRef]) -> int:
     """K, the codes of a run's images."""
-    if isinstance(run, VQGANRun):
-        return run.model.codebook_size
-    codes: int = model_files.read_metadata(resolve_weights(Path(run.tokenizer)), "vqgan")["codes"]
+    codes: int = run.model.codebook_size if isinstance(run, VQGANRun) else tokenizers["image"].metadata["codes"]
     return codes
 
 
-def built(run: Run) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
-    """The task of a run and its two streams. Every rank must call this, inside ``ranks.group``."""
+def built(run: Run, tokenizers: Mapping[str, TokenizerRef]) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
+    """The task of a run and its two streams. Every rank must call this, inside ``ranks.process_group``.
+
+    Args:
+        tokenizers: of ``resolve_tokenizers``.
+    """
     if isinstance(run, VQGANRun):
         checks = {} if run.model.num_labels is None else {"segmentation": only_labels(run.model.num_labels)}
         training, val = _streams(run, (run.target,), checks)
         return VQGANTask(run, training.accumulation), training, val
-    prior = run.model.build(_codes(run), run.condition)
+    prior = run.model.build(_codes(run, tokenizers), run.condition)
     load_initial_weights(prior, run.initial_weights, Path(run.run_dir), "prior")
     if run.sequence_parallel_size > 1:
         prior.share_sequence(SequenceGroup(run.sequence_parallel_size))
-    made = prior_data.source(run, prior.condition)
+    made = prior_data.source(run, tokenizers, prior.condition)
     checks = made.checks(prior.condition, run.model.window)
     training, val = _streams(run, made.fields, checks, run.sequence_parallel_size)
     _check_classes(training, val, prior.condition.known.get("cls"))

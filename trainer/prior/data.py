@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...models.conditions import Condition
-from ..checkpoint import model_files
-from ..checkpoint.loading import load_tokenizer, resolve_weights
+from ..checkpoint.loading import TokenizerRef, load_tokenizer, tokenizer_ref
 from ..data.crops import CodeCropConfig
 from ..data.stream import Stream
 from ..distributed import ranks
@@ -23,6 +22,7 @@ class CodeSource(NamedTuple):
     condition_tokenizers: dict[str, str]  # digests of the conditions' tokenizers, by the field that they encode
     encoder: OnlineEncoder | None  # None where shards hold the codes
     condition: tuple[str, ...]  # fields that the condition reads
+    tokenizer: TokenizerRef | None = None  # of the images, for previews
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -50,30 +50,55 @@ class CodeSource(NamedTuple):
         return checks
 
 
-def source(run: PriorRun, condition: Condition) -> CodeSource:
-    """The tokenizers of a run, loaded where images are encoded on line. Every rank must call this.
+def resolve_tokenizers(run: PriorRun) -> dict[str, TokenizerRef]:
+    """The tokenizers of a run by the field that they encode, the images' under "image".
+
+    Rank 0 looks them up and reads every byte of them; the other ranks hear of it. Every rank must call this, once a
+    job.
 
     Raises:
-        ValueError: a tokenizer is not there, or its codes do not fit the prior.
+        ValueError: one is not there, or is no tokenizer. On every rank.
     """
-    places = {field: resolve_weights(Path(folder)) for field, folder in run.condition_tokenizers.items()}
-    place = resolve_weights(Path(run.tokenizer))
-    metadata = model_files.read_metadata(place, "vqgan")
-    metadata_of = {field: model_files.read_metadata(other, "vqgan") for field, other in places.items()}
-    for field, other in metadata_of.items():
-        if other["factor"] != metadata["factor"]:
+    found: dict[str, TokenizerRef] = {}
+    problem = ""
+    if ranks.rank() == 0:
+        try:
+            for field, folder in {"image": run.tokenizer, **run.condition_tokenizers}.items():
+                found[field] = tokenizer_ref(Path(folder))
+        except (OSError, ValueError) as error:
+            problem = str(error)
+    found, problem = ranks.broadcast_object((found, problem))
+    if problem:
+        raise ValueError(problem)
+    return found
+
+
+def source(run: PriorRun, tokenizers: Mapping[str, TokenizerRef], condition: Condition) -> CodeSource:
+    """Where a run's codes come from: tokenizers are loaded if images are encoded online. Every rank calls this.
+
+    Args:
+        tokenizers: of ``resolve_tokenizers``.
+
+    Raises:
+        ValueError: a tokenizer cannot be loaded, or its codes do not fit the prior.
+    """
+    image = tokenizers["image"]
+    conditions = {field: ref for field, ref in tokenizers.items() if field != "image"}
+    metadata = image.metadata
+    for field, other in conditions.items():
+        if other.metadata["factor"] != metadata["factor"]:
             raise ValueError(
-                f"condition_tokenizers.{field} has factor {other['factor']} and the images' tokenizer "
+                f"condition_tokenizers.{field} has factor {other.metadata['factor']} and the images' tokenizer "
                 f"{metadata['factor']}; both must have a code for the same pixels"
             )
     encoder = None
     if not isinstance(run.train_data.crop, CodeCropConfig):
         _check_side(run, metadata["factor"])
         device = ranks.device()
-        others = {field: load_tokenizer(other, device) for field, other in places.items()}
-        encoder = OnlineEncoder(load_tokenizer(place, device), others, condition)
-    digests = {field: other["digest"] for field, other in metadata_of.items()}
-    return CodeSource(metadata, digests, encoder, condition.fields)
+        others = {field: load_tokenizer(other, device) for field, other in conditions.items()}
+        encoder = OnlineEncoder(load_tokenizer(image, device), others, condition)
+    digests = {field: other.metadata["digest"] for field, other in conditions.items()}
+    return CodeSource(metadata, digests, encoder, condition.fields, image)
 
 
 def completed(made: CodeSource, streams: Sequence[Stream], run: PriorRun) -> CodeSource:

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -162,7 +161,7 @@ class PriorTask:
 
     def _tokenizer(self) -> VQGAN:
         try:
-            return load_tokenizer(Path(self.run.tokenizer), ranks.device()).model
+            return load_tokenizer(self.source.tokenizer or self.run.tokenizer, ranks.device()).model
         except (OSError, ValueError) as error:  # training goes on without it: it may have been moved in the meantime
             raise _NoTokenizerError(f"the tokenizer {self.run.tokenizer} cannot be loaded: {error}") from error
 

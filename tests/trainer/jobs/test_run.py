@@ -1,6 +1,7 @@
 """A run's training and validation data must mean the same by their classes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import processes
@@ -10,6 +11,7 @@ from fixtures.shards import encoded, photo
 
 from smalti.models.conditions import ClassConfig, UnconditionalConfig
 from smalti.models.priors.gpt import GPTConfig
+from smalti.trainer.checkpoint import loading
 from smalti.trainer.checkpoint.loading import load_tokenizer
 from smalti.trainer.data.config import DataConfig, SourceConfig
 from smalti.trainer.data.crops import AnyCropConfig, CodeCropConfig, CropConfig
@@ -17,9 +19,11 @@ from smalti.trainer.distributed import ranks
 from smalti.trainer.distributed.engine import EngineConfig, NetworkConfig
 from smalti.trainer.distributed.optimizer import OptimizerConfig
 from smalti.trainer.images.geometry import Measured
-from smalti.trainer.jobs.run import built
+from smalti.trainer.jobs.run import built, resolve_tokenizers
 from smalti.trainer.prepare.encode import EncodeConfig, EncodeJob, encode
 from smalti.trainer.prior.config import PriorRun
+from smalti.trainer.prior.previews import PreviewConfig
+from smalti.trainer.prior.task import PriorTask
 from smalti.trainer.shards.reader import ShardSet
 from smalti.trainer.shards.writer import ShardWriter
 from smalti.trainer.training.loop import BatchConfig, LoopConfig
@@ -66,6 +70,10 @@ def run_on(place: Path, kind: str, training: Sequence[str], val: str, conditione
     )
 
 
+def build(run: PriorRun) -> None:
+    built(run, resolve_tokenizers(run))
+
+
 @pytest.mark.parametrize("kind", ["images", "codes"])
 @pytest.mark.parametrize(
     ("training", "val"),
@@ -80,7 +88,7 @@ def test_a_number_with_two_names_is_refused_with_both_and_a_way_out(
     place: Path, kind: str, training: list[str], val: str
 ):
     with pytest.raises(ValueError, match=r"class 1 is '(dog|fox)' in .* and '(dog|fox)' in .*--classes"):
-        built(run_on(place, kind, training, val))
+        build(run_on(place, kind, training, val))
 
 
 FINE = [(["all"], "all"), (["all"], "without foxes"), (["all"], "numbers"), (["without foxes", "more"], "all")]
@@ -90,8 +98,8 @@ def build_all(place: str) -> int:
     """All runs whose classes agree, and one that reads none; runs on a rank."""
     for kind in ("images", "codes"):
         for training, val in FINE:
-            built(run_on(Path(place), kind, training, val))
-    built(run_on(Path(place), "codes", ["all"], "without dogs", conditioned=False))
+            build(run_on(Path(place), kind, training, val))
+    build(run_on(Path(place), "codes", ["all"], "without dogs", conditioned=False))
     return 2 * len(FINE) + 1
 
 
@@ -122,3 +130,26 @@ def test_code_shards_whose_first_half_was_made_before_names_were_noted_go_on(pla
     (tmp_path / "codes" / "b.tar.idx").unlink()
     assert encode(job, print).shards == 2
     assert ShardSet.open([str(tmp_path / "codes")]).classes == SETS["all"]
+
+
+def look_up(place: str) -> tuple[int, int]:
+    """How often a checkpoint of the tokenizer is looked up until a preview is there, and how many images it has."""
+    looked_up, plain = [], loading.resolve_weights
+
+    def counted(path: Path) -> Path:
+        looked_up.append(path)
+        return plain(path)
+
+    loading.resolve_weights = counted
+    run = replace(run_on(Path(place), "images", ["all"], "all"), previews=PreviewConfig(images=1, share=1.0))
+    task, training, val = built(run, resolve_tokenizers(run))
+    assert isinstance(task, PriorTask) and task.budget is not None
+    task.budget.train(1000.0)
+    task.step(next(training.train_batches(0)), 0)
+    shown = task.preview(next(iter(val.eval_batches(2))))
+    return len(looked_up), len(shown)
+
+
+def test_the_tokenizer_is_looked_up_once_a_job_by_rank_0_alone_and_previews_use_what_was_found(place: Path):
+    (first, shown), (second, _) = processes.run(look_up, 2, place)
+    assert first == 1 and second == 0 and shown > 0

@@ -23,7 +23,7 @@ from smalti.trainer.data.stream import DataConfig, Stream
 from smalti.trainer.distributed import ranks
 from smalti.trainer.distributed.engine import EngineConfig, NetworkConfig
 from smalti.trainer.distributed.optimizer import OptimizerConfig
-from smalti.trainer.jobs.run import built
+from smalti.trainer.jobs.run import built, resolve_tokenizers
 from smalti.trainer.prepare.encode import EncodeConfig, EncodeJob, encode
 from smalti.trainer.prior.config import PriorRun
 from smalti.trainer.prior.online_encoder import OnlineEncoder
@@ -105,7 +105,7 @@ def losses(folder: str) -> dict[str, Any]:
         "tokenized images": run_of(place, "images", CROP, **of_maps),
     }.items():
         torch.manual_seed(0)
-        task, training, _ = built(run)
+        task, training, _ = built(run, resolve_tokenizers(run))
         steps = training.train_batches(0)
         left[name] = [task.step(next(steps), step)["nll"].item() for step in range(3)]
         left[f"tokenizers of {name}"] = task.metadata()["condition_tokenizers"]
@@ -134,7 +134,7 @@ def test_what_does_not_belong_together_is_refused(prepared, shards, crop, change
     changes = {name: str(prepared / value) for name, value in changes.items() if name == "tokenizer"}
     run = run_of(prepared, shards, crop, condition_tokenizers=tokenizers, condition=UnconditionalConfig(), **changes)
     with pytest.raises(ValueError, match=message):
-        built(run)
+        built(run, resolve_tokenizers(run))
 
 
 def test_maps_that_became_codes_otherwise_than_the_validation_ones_are_refused(prepared):
@@ -142,7 +142,7 @@ def test_maps_that_became_codes_otherwise_than_the_validation_ones_are_refused(p
     with pytest.raises(
         ValueError, match=r"codes of each segmentation in .*tokenized were made by .*codes by None; encode"
     ):
-        built(run)
+        built(run, resolve_tokenizers(run))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from smalti.models.priors.gpt import GPTConfig
 from smalti.models.sampling import SamplingConfig
 from smalti.trainer.distributed.engine import NetworkConfig
 from smalti.trainer.distributed.optimizer import OptimizerConfig
-from smalti.trainer.jobs.run import built
+from smalti.trainer.jobs.run import built, resolve_tokenizers
 from smalti.trainer.prior.config import PriorRun
 from smalti.trainer.prior.previews import Budget, PreviewConfig, sampled_preview
 from smalti.trainer.training.early_stopping import EarlyStoppingConfig
@@ -102,7 +102,7 @@ def with_and_without(folder: str) -> dict[str, Any]:
     for name, previews in (("with", generous), ("without", None)):
         run = run_of(Path(folder), previews=previews)
         torch.manual_seed(run.seed)
-        task, training, val = built(run)
+        task, training, val = built(run, resolve_tokenizers(run))
         for _ in range(0 if task.budget is None else 1000):
             task.budget.train(1.0)
         steps, losses, shapes = training.train_batches(0), [], []
@@ -112,7 +112,7 @@ def with_and_without(folder: str) -> dict[str, Any]:
             shapes.append([list(image.shape) for image in shown.values()])
         left[name] = {"losses": losses, "shapes": shapes}
     run = run_of(Path(folder), early_stopping=EarlyStoppingConfig(patience=2), training=rushed())
-    task, training, val = built(run)
+    task, training, val = built(run, resolve_tokenizers(run))
     steps, heard, finished = training.train_batches(0), [], []
     for step in range(4):
         heard.append(task.evaluate(val.eval_batches(4))["nll"])
@@ -120,7 +120,7 @@ def with_and_without(folder: str) -> dict[str, Any]:
         if step == 0:
             first = {name: value.clone() for name, value in task.ema.state_dict().items()}
         task.step(next(steps), step)
-    again, _, _ = built(run)
+    again, _, _ = built(run, resolve_tokenizers(run))
     again.load_state_dict(task.state_dict())
     left["stopping"] = {"heard": heard, "finished": finished, "first": first, "best": task.weights()}
     left["stopping"]["again"] = [again.finished(), again.early_stopping.best, again.weights()["head.weight"]]

@@ -14,7 +14,7 @@ from smalti.trainer.data.stream import Stream
 from smalti.trainer.distributed import ranks, sharded_parameters
 from smalti.trainer.distributed.engine import EngineConfig, NetworkConfig
 from smalti.trainer.distributed.optimizer import OptimizerConfig
-from smalti.trainer.jobs.run import built
+from smalti.trainer.jobs.run import built, resolve_tokenizers
 from smalti.trainer.keyed_random import mix, text_key
 from smalti.trainer.prior.config import PriorRun
 from smalti.trainer.training.loop import BatchConfig, LoopConfig
@@ -73,7 +73,7 @@ def trained(folder: str) -> dict[str, Any]:
         batch = BatchConfig(global_batch_size=TOTAL, micro_batch_size=micro)
         run = run_of(Path(folder), batch=batch, training=training_of(zero_stage=zero), sequence_parallel_size=together)
         torch.manual_seed(run.seed)
-        task, stream, val = built(run)
+        task, stream, val = built(run, resolve_tokenizers(run))
         steps = stream.train_batches(0)
         losses = []
         for step in range(STEPS):
@@ -143,7 +143,7 @@ def bytes_held(folder: str) -> dict[str, dict[str, int]]:
     for zero in (0, 1, 2, 3):
         model = GPTConfig(layers=2, heads=2, width=64, window=WINDOW)
         run = run_of(Path(folder), model=model, training=training_of(zero_stage=zero))
-        task, stream, _ = built(run)
+        task, stream, _ = built(run, resolve_tokenizers(run))
         steps = stream.train_batches(0)
         task.step(next(steps), 0)
         fields = task.fields(next(steps)[0])
@@ -167,7 +167,7 @@ def by_other_means(folder: str) -> dict[str, dict[str, torch.Tensor]]:
     }.items():
         run = run_of(Path(folder), batch=BatchConfig(global_batch_size=TOTAL, micro_batch_size=TOTAL), **changes)
         torch.manual_seed(run.seed)
-        task, stream, _ = built(run)
+        task, stream, _ = built(run, resolve_tokenizers(run))
         steps = stream.train_batches(0)
         for step in range(STEPS):
             task.step(next(steps), step)
