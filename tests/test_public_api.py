@@ -134,7 +134,9 @@ def test_sampling_gives_the_codes_of_the_sampler(tmp_path: Path):
     labels = torch.tensor([0, 4, 2])
     codes = smalti.sample(prior, {"cls": labels}, size=(4, 5), seed=7)
     config = sampling.SamplingConfig(mode="serial")
-    assert torch.equal(codes, sampling.sample(prior.model, {"cls": labels}, (4, 5), range(3), 7, config).codes)
+    assert torch.equal(
+        codes, sampling.sample(sampling.GridRequest(prior.model, {"cls": labels}, (4, 5), range(3), 7, config)).codes
+    )
     assert torch.equal(smalti.sample(prior.model, {"cls": labels[:2]}, (4, 5), 7), codes[:2])
     assert not torch.equal(smalti.sample(prior, {"cls": labels}, (4, 5), seed=8), codes)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from ...models.conditions import CodeMapConfig
 from ...models.priors.gpt import GPTConfig
 from ...models.priors.neighborhood import NeighborhoodConfig
-from ...models.sampling import SamplingConfig, sample
+from ...models.sampling import GridRequest, SamplingConfig, sample
 from ...trainer.config import from_mapping
 from ...trainer.data.collate import Batch
 from ...trainer.data.stream import DataConfig, Stream
@@ -253,7 +253,11 @@ def _sampled(network: Any, grid: int, images: int) -> Measured:
     lanes = 16 * max(images // 2, 1)
     wait(ranks.device())
     began = time.perf_counter()
-    sample(network, fields, (grid, grid), range(images), 1, SamplingConfig(lanes=lanes, prefill=min(lanes, 16)))
+    sample(
+        GridRequest(
+            network, fields, (grid, grid), range(images), 1, SamplingConfig(lanes=lanes, prefill=min(lanes, 16))
+        )
+    )
     wait(ranks.device())
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     return Measured(time.perf_counter() - began, 0.0, peak)

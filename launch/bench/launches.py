@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ...models.conditions import CodeMapConfig
 from ...models.priors.gpt import GPTConfig
 from ...models.priors.neighborhood import NeighborhoodConfig
-from ...models.sampling import UNFILLED, SamplingConfig, sample_steps
+from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample_steps
 from ...trainer.config import from_mapping
 from ...trainer.data.collate import Batch
 from ...trainer.distributed import ranks
@@ -222,7 +222,7 @@ def counted_sampling(config: GPTConfig | NeighborhoodConfig, lanes: int) -> tupl
     for row in range(GRID // WINDOW):  # the first row reads on at the right edge, the others begin new windows
         given[:, GRID // 2 + row, : GRID - WINDOW // 2 - WINDOW * row] = 0
     sampling = SamplingConfig(lanes=lanes, prefill=lanes)
-    steps: Iterator[Any] = sample_steps(prior, fields, (GRID, GRID), range(images), 1, sampling, given)
+    steps: Iterator[Any] = sample_steps(GridRequest(prior, fields, (GRID, GRID), range(images), 1, sampling, given))
     # The windowed prior reads given codes too: by then as many rows run staggered as can.
     for _ in range(GRID + WINDOW if isinstance(config, NeighborhoodConfig) else 2):
         next(steps)

@@ -18,7 +18,7 @@ from ...models.priors.base import Prior
 from ...models.priors.decoding import strided_start
 from ...models.priors.gpt import GPTConfig
 from ...models.priors.neighborhood import NeighborhoodConfig
-from ...models.sampling import UNFILLED, SamplingConfig, sample, sample_steps
+from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample, sample_steps
 from .timing import Contestant, wait
 
 CODES = 1024
@@ -127,7 +127,7 @@ def stretch(grid: int, window: int, stride: int, length: int) -> int:
 def _steps(prior: Prior, fields: Fields, grid: int, config: SamplingConfig, given: Tensor | None) -> Iterator[int]:
     """Sample; the codes of each step."""
     before = 0
-    for state in sample_steps(prior, fields, (grid, grid), (0,), 1, config, given):
+    for state in sample_steps(GridRequest(prior, fields, (grid, grid), (0,), 1, config, given)):
         yield state.filled - before
         before = state.filled
 
@@ -153,6 +153,6 @@ def _whole(prior: Prior, fields: Fields, grid: int, device: torch.device) -> flo
     """Seconds of one whole grid."""
     wait(device)
     began = time.perf_counter()
-    sample(prior, fields, (grid, grid), (0,), 1, SamplingConfig(lanes=16, prefill=4))
+    sample(GridRequest(prior, fields, (grid, grid), (0,), 1, SamplingConfig(lanes=16, prefill=4)))
     wait(device)
     return time.perf_counter() - began

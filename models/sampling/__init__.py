@@ -3,7 +3,7 @@
 from ..priors.decoding import Cell, Decoder, DecodingRequest, Logits, window_start
 from .best_of import Scorer, best_of, classifier_score, likelihood
 from .config import GuidanceConfig, SamplingConfig
-from .sampler import UNFILLED, SamplingState, sample, sample_steps
+from .sampler import UNFILLED, GridRequest, SamplingState, sample, sample_steps
 from .scoring import score
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Cell",
     "Decoder",
     "DecodingRequest",
+    "GridRequest",
     "GuidanceConfig",
     "Logits",
     "SamplingConfig",

@@ -3,16 +3,13 @@
 Shapes: B images, (H, W) their grids of codes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..conditions import Fields
-from ..priors.base import Prior
-from .config import SamplingConfig
 from .gumbel_noise import mix
-from .sampler import SamplingState, sample
+from .sampler import GridRequest, SamplingState, sample
 
 Scorer = Callable[[SamplingState], Tensor]
 """Gives every image of a finished sample a (B,) mark; the highest wins."""
@@ -42,31 +39,21 @@ def classifier_score(
     return judge
 
 
-def best_of(
-    prior: Prior,
-    fields: Fields,
-    size: tuple[int, int],
-    image_ids: Sequence[int],
-    seed: int,
-    config: SamplingConfig,
-    candidates: int,
-    scorer: Scorer = likelihood,
-    known_codes: Tensor | None = None,
-) -> SamplingState:
+def best_of(wanted: GridRequest, candidates: int, scorer: Scorer = likelihood) -> SamplingState:
     """Sample every image ``candidates`` times and keep the one with the highest mark, the first among equals.
 
     An acceptance rate a of the literature is 1 / a candidates. Candidate 0 is what ``sample`` samples with the same
-    seed. See ``sample`` for the other arguments.
+    seed.
 
     Raises:
         ValueError: fewer than one candidate, and as ``sample``.
     """
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, got {candidates}")
-    chosen = sample(prior, fields, size, image_ids, seed, config, known_codes)
+    chosen = sample(wanted)
     marks = scorer(chosen)
     for candidate in range(1, candidates):
-        state = sample(prior, fields, size, image_ids, mix(seed, candidate), config, known_codes)
+        state = sample(wanted._replace(seed=mix(wanted.seed, candidate)))
         mark = scorer(state)
         better = (mark > marks)[:, None, None]
         marks = torch.maximum(marks, mark)

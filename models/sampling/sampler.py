@@ -32,16 +32,19 @@ class SamplingState(NamedTuple):
     cells: int  # cells to pass in all; priors with a rolling cache pass given ones too
 
 
-def sample_steps(
-    prior: Prior,
-    fields: Fields,
-    size: tuple[int, int],
-    image_ids: Sequence[int],
-    seed: int,
-    config: SamplingConfig,
-    known_codes: Tensor | None = None,
-    resume_from: SamplingState | None = None,
-) -> Iterator[SamplingState]:
+class GridRequest(NamedTuple):
+    """Grids to be sampled by a prior: all that decides their codes."""
+
+    prior: Prior  # in evaluation mode
+    fields: Fields  # what its condition reads, for the whole images, B rows each
+    size: tuple[int, int]  # rows and columns of the grids
+    image_ids: Sequence[int]  # the numbers of the B images; they key the randomness
+    seed: int  # of all images
+    config: SamplingConfig  # how to draw and in which manner to go
+    known_codes: Tensor | None = None  # (B, H, W) int64, codes to keep; ``UNFILLED`` ones, by default all, are sampled
+
+
+def sample_steps(wanted: GridRequest, resume_from: SamplingState | None = None) -> Iterator[SamplingState]:
     """Sample step by step, so that a caller can look, save and stop in between.
 
     A code's randomness belongs to (seed, image's number, row, column). On one device with deterministic kernels the
@@ -49,13 +52,7 @@ def sample_steps(
     That holds for a sample that goes on from where it was stopped too, even if that was in the other mode.
 
     Args:
-        prior: in evaluation mode.
-        fields: what its condition reads, for the whole images, B rows each.
-        size: rows and columns of the grids.
-        image_ids: the numbers of the B images; they key the randomness.
-        seed: of all images.
-        config: how to draw and in which manner to go.
-        known_codes: (B, H, W) int64, codes to keep; ``UNFILLED`` ones are sampled. By default all are.
+        wanted: the grids.
         resume_from: what a sample of the same images had yielded when it was stopped; its codes are not drawn again.
 
     Yields:
@@ -65,17 +62,19 @@ def sample_steps(
         KeyError: a field that the condition reads is missing.
         ValueError: the grid does not suit the prior, the prior is in training mode, or a tensor does not fit.
     """
+    prior, config = wanted.prior, wanted.config
     if prior.training:
         raise ValueError("sampling needs the prior in evaluation mode; call prior.eval() before")
-    shape = (len(image_ids), *size)
+    shape = (len(wanted.image_ids), *wanted.size)
     device = next(prior.parameters()).device
     codes = torch.full(shape, UNFILLED, dtype=torch.int64, device=device)
-    if known_codes is not None:
-        _check(known_codes, shape, prior.codes, "known")
-        codes = known_codes.to(device, torch.int64).clone()
+    if wanted.known_codes is not None:
+        _check(wanted.known_codes, shape, prior.codes, "known")
+        codes = wanted.known_codes.to(device, torch.int64).clone()
     if resume_from is not None:
         _check(resume_from.codes, shape, prior.codes, "resumed")
-    request = DecodingRequest(_whole(prior, fields, len(image_ids)), size, tuple(image_ids), config)
+    fields = _whole(prior, wanted.fields, len(wanted.image_ids))
+    request = DecodingRequest(fields, wanted.size, tuple(wanted.image_ids), config)
     if request.guided and prior.condition_dropout == 0:
         raise ValueError(
             "guidance needs a prior that was trained without its condition now and then; "
@@ -83,25 +82,19 @@ def sample_steps(
         )
     with torch.no_grad():
         decoder = prior.decoder(request)
-    return _sample(decoder, request, config, codes, seed, resume_from)
+    return _sample(decoder, request, config, codes, wanted.seed, resume_from)
 
 
 def sample(
-    prior: Prior,
-    fields: Fields,
-    size: tuple[int, int],
-    image_ids: Sequence[int],
-    seed: int,
-    config: SamplingConfig,
-    known_codes: Tensor | None = None,
+    wanted: GridRequest,
     progress: Callable[[SamplingState], None] | None = None,
     resume_from: SamplingState | None = None,
 ) -> SamplingState:
     """Sample to the end; see ``sample_steps``. ``progress`` is called after every step."""
-    shape = (len(image_ids), *size)
-    codes = torch.zeros(shape, dtype=torch.int64) if known_codes is None else known_codes
+    shape = (len(wanted.image_ids), *wanted.size)
+    codes = torch.zeros(shape, dtype=torch.int64) if wanted.known_codes is None else wanted.known_codes
     state = SamplingState(codes, torch.zeros(shape), 0, 0)  # of a grid that is given whole
-    for state in sample_steps(prior, fields, size, image_ids, seed, config, known_codes, resume_from):
+    for state in sample_steps(wanted, resume_from):
         if progress is not None:
             progress(state)
     return state

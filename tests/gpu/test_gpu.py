@@ -10,7 +10,7 @@ from smalti.models.conditions import ClassConfig, UnconditionalConfig
 from smalti.models.priors import step_graph
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig
-from smalti.models.sampling import GuidanceConfig, SamplingConfig, sample
+from smalti.models.sampling import GridRequest, GuidanceConfig, SamplingConfig, sample
 from smalti.trainer.distributed import engine as engines
 from smalti.trainer.distributed import ranks
 from smalti.trainer.distributed.engine import EngineConfig
@@ -76,7 +76,7 @@ def test_training_is_saved_and_goes_on(tmp_path: Path):
 
 def test_the_same_seed_gives_the_same_codes():
     prior = network().bfloat16().eval()
-    first, second = (sample(prior, {}, (12, 12), (0,), 1, SamplingConfig(lanes=4)) for _ in range(2))
+    first, second = (sample(GridRequest(prior, {}, (12, 12), (0,), 1, SamplingConfig(lanes=4))) for _ in range(2))
     assert torch.equal(first.codes, second.codes)
 
 
@@ -91,7 +91,7 @@ def test_a_captured_sampler_samples_the_codes_of_an_eager_one(config, scale, mon
     fields = {"cls": torch.tensor([1, 2])}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # what cannot be captured is told by a warning
-        captured = sample(prior, fields, (20, 24), (0, 1), 1, how)
+        captured = sample(GridRequest(prior, fields, (20, 24), (0, 1), 1, how))
     monkeypatch.setattr(step_graph, "EAGER_CALLS", 1 << 30)
-    eager = sample(prior, fields, (20, 24), (0, 1), 1, how)
+    eager = sample(GridRequest(prior, fields, (20, 24), (0, 1), 1, how))
     assert torch.equal(captured.codes, eager.codes) and torch.equal(captured.scores, eager.scores)

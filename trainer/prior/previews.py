@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...models.bounds import PositiveShare, Width, check_ranges
 from ...models.priors.base import Prior
-from ...models.sampling import UNFILLED, SamplingConfig, sample_steps
+from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample_steps
 from ...models.vqgan.autoencoder import VQGAN
 from ..distributed import ranks
 from ..training.metrics import grid
@@ -101,7 +101,7 @@ def sampled_preview(
     rows, columns = codes.shape[1:]
     shown, done, last = [codes], 0, codes
     for given, sampling in wanted:
-        for state in sample_steps(prior, fields, (rows, columns), range(len(codes)), 0, sampling, given):
+        for state in sample_steps(GridRequest(prior, fields, (rows, columns), range(len(codes)), 0, sampling, given)):
             done, last = done + 1, state.codes
             if done == PROBE_STEPS and not affordable(done / cells):
                 return {}

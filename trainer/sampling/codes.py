@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...models.priors.base import Prior
-from ...models.sampling import SamplingConfig
+from ...models.sampling import GridRequest, SamplingConfig
 from ...models.sampling import sample as sample_grids
 from ..checkpoint.loading import LoadedPrior
 from .request import check_table
@@ -56,4 +56,4 @@ def sample(
     if images < 1:
         raise ValueError(f"there must be at least one image to sample, got {images}")
     with torch.no_grad():
-        return sample_grids(network, wanted, size or network.window, range(images), seed, config).codes
+        return sample_grids(GridRequest(network, wanted, size or network.window, range(images), seed, config)).codes

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...models.sampling import UNFILLED, SamplingConfig, SamplingState, sample_steps
+from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, SamplingState, sample_steps
 from ..checkpoint import model_files
 from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
 from ..files import part_of
@@ -121,7 +121,7 @@ class SamplingJob:
             self.config, 0 if before is None else int((before.codes[0] != UNFILLED).sum()), self.say
         )
         for state in sample_steps(
-            self.prior.model, fields, wanted.size, numbers, self.seed, self.sampling, given, before
+            GridRequest(self.prior.model, fields, wanted.size, numbers, self.seed, self.sampling, given), before
         ):
             watch.look(state, lambda now: self._keep(now, tasks), lambda now: self._preview(now, tasks))
         for codes, task in zip(state.codes, tasks, strict=True):

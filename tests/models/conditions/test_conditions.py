@@ -23,7 +23,7 @@ from smalti.models.conditions import (
 )
 from smalti.models.conditions.low_resolution import shrink
 from smalti.models.priors.gpt import GPTConfig
-from smalti.models.sampling import SamplingConfig, sample
+from smalti.models.sampling import GridRequest, SamplingConfig, sample
 
 WINDOW = (2, 3)
 SINGLE = [
@@ -212,7 +212,7 @@ def test_every_kind_learns_a_tiny_set_and_samples_it_back(config):
         loss.backward()
         optimizer.step()
     assert loss < 0.1
-    sampled = sample(prior.eval(), fields, window, (0, 1), 0, SamplingConfig(greedy=True)).codes
+    sampled = sample(GridRequest(prior.eval(), fields, window, (0, 1), 0, SamplingConfig(greedy=True))).codes
     assert torch.equal(sampled, images)
 
 

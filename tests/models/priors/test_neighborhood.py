@@ -7,7 +7,7 @@ import torch
 
 from smalti.models.conditions import ClassConfig, CodeMapConfig, CompositeConfig, CoordinatesConfig, UnconditionalConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig, causal_neighborhood
-from smalti.models.sampling import UNFILLED, GuidanceConfig, SamplingConfig, sample, sample_steps, score
+from smalti.models.sampling import UNFILLED, GridRequest, GuidanceConfig, SamplingConfig, sample, sample_steps, score
 
 CODES = 11
 SIZES = [(4, 5), (6, 5), (4, 9), (9, 12)]
@@ -107,7 +107,7 @@ def test_the_rolling_cache_equals_the_training_mask(size, mode):
     """What is sampled code by code, scored by one forward over the whole grid, has the same likelihoods."""
     prior = tiny()
     fields = fields_of([0, 1], size)
-    state = sample(prior, fields, size, (0, 1), 3, SamplingConfig(mode=mode, lanes=2))
+    state = sample(GridRequest(prior, fields, size, (0, 1), 3, SamplingConfig(mode=mode, lanes=2)))
     loss = trained_on(size, prior)(state.codes, fields, state.codes).loss
     torch.testing.assert_close(state.scores, -loss, rtol=1e-4, atol=1e-4)
     assert torch.equal(score(prior, fields, state.codes, SamplingConfig(mode=mode, lanes=2)), state.scores)
@@ -131,7 +131,7 @@ def test_modes_batches_and_ranks_give_the_same_bits(lanes, size):
 
     def sampled(chosen, mode):
         part = {name: tensor[list(chosen)] for name, tensor in fields.items()}
-        return sample(prior, part, size, chosen, 9, SamplingConfig(mode=mode, lanes=lanes))
+        return sample(GridRequest(prior, part, size, chosen, 9, SamplingConfig(mode=mode, lanes=lanes)))
 
     together = sampled(images, "serial")
     for chosen, mode in (((0, 1, 2), "wavefront"), ((2, 0), "wavefront"), ((1,), "serial")):
@@ -148,7 +148,7 @@ def test_completion_keeps_what_is_given_and_sees_it(mode):
     given = torch.randint(CODES, (2, *size), generator=generator)
     erased = torch.rand(given.shape, generator=generator) < 0.5
     given[erased] = UNFILLED
-    state = sample(prior, fields, size, (0, 1), 4, SamplingConfig(mode=mode), given)
+    state = sample(GridRequest(prior, fields, size, (0, 1), 4, SamplingConfig(mode=mode), given))
     assert torch.equal(state.codes[~erased], given[~erased]) and (state.codes >= 0).all()
     loss = trained_on(size, prior)(state.codes, fields, state.codes).loss
     torch.testing.assert_close(state.scores, -loss.masked_fill(~erased, 0), rtol=1e-4, atol=1e-4)
@@ -157,11 +157,11 @@ def test_completion_keeps_what_is_given_and_sees_it(mode):
 def test_a_sampling_that_was_stopped_goes_on_bit_by_bit():
     prior, size = tiny(), (5, 9)
     fields = fields_of([0], size)
-    whole = sample(prior, fields, size, (0,), 6, SamplingConfig())
-    for state in sample_steps(prior, fields, size, (0,), 6, SamplingConfig()):
+    whole = sample(GridRequest(prior, fields, size, (0,), 6, SamplingConfig()))
+    for state in sample_steps(GridRequest(prior, fields, size, (0,), 6, SamplingConfig())):
         if state.filled >= 17:
             break
-    resumed = sample(prior, fields, size, (0,), 6, SamplingConfig(), known_codes=state.codes)
+    resumed = sample(GridRequest(prior, fields, size, (0,), 6, SamplingConfig(), known_codes=state.codes))
     assert torch.equal(resumed.codes, whole.codes)
 
 
@@ -178,18 +178,18 @@ def test_a_sampling_that_was_stopped_goes_on_bit_by_bit():
 def test_every_kind_of_condition_is_put_where_it_stands(condition):
     prior = tiny((4, 5), condition)
     fields = fields_of([0, 1], (4, 5))
-    state = sample(prior, fields, (4, 5), (0, 1), 3, SamplingConfig())
+    state = sample(GridRequest(prior, fields, (4, 5), (0, 1), 3, SamplingConfig()))
     loss = prior(state.codes, fields, state.codes).loss
     torch.testing.assert_close(state.scores, -loss, rtol=1e-4, atol=1e-4)
     larger = fields_of([0, 1], (7, 11))
-    assert (sample(prior, larger, (7, 11), (0, 1), 3, SamplingConfig()).codes >= 0).all()
+    assert (sample(GridRequest(prior, larger, (7, 11), (0, 1), 3, SamplingConfig())).codes >= 0).all()
 
 
 def test_guidance_follows_its_formula():
     prior, size = tiny(), (4, 7)
     fields = fields_of([0], size)
     config = SamplingConfig(greedy=True, guidance=GuidanceConfig(2.0))
-    codes = sample(prior, fields, size, (0,), 3, config).codes
+    codes = sample(GridRequest(prior, fields, size, (0,), 3, config)).codes
     whole = trained_on(size, prior)
     conditioned = whole(codes, fields).logits
     absent = whole(codes, fields, dropped=torch.tensor([True])).logits
@@ -224,6 +224,6 @@ def test_a_tiny_set_is_learned_by_heart():
 
 def test_small_grids_and_bad_configs_are_refused():
     with pytest.raises(ValueError, match="at least 5 codes a side, got 4"):
-        sample(tiny(), fields_of([0], (4, 4)), (4, 4), (0,), 0, SamplingConfig())
+        sample(GridRequest(tiny(), fields_of([0], (4, 4)), (4, 4), (0,), 0, SamplingConfig()))
     with pytest.raises(ValueError, match=r"above must be at least 1, got 0; .*multiple of 4 \* heads"):
         NeighborhoodConfig(rows_above=0, width=40, heads=16)

@@ -5,7 +5,7 @@ import torch
 
 from smalti.models.conditions import UnconditionalConfig
 from smalti.models.priors.gpt import GPTConfig
-from smalti.models.sampling import SamplingConfig, best_of, classifier_score, likelihood, sample
+from smalti.models.sampling import GridRequest, SamplingConfig, best_of, classifier_score, likelihood, sample
 from smalti.models.sampling.gumbel_noise import mix
 
 SIZE = (3, 3)
@@ -21,13 +21,13 @@ def prior():
 
 def states(candidates):
     seeds = [4] + [mix(4, candidate) for candidate in range(1, candidates)]
-    return [sample(prior(), {}, SIZE, range(8), seed, SamplingConfig()) for seed in seeds]
+    return [sample(GridRequest(prior(), {}, SIZE, range(8), seed, SamplingConfig())) for seed in seeds]
 
 
 def test_the_likeliest_candidate_of_every_image_is_kept():
     every = states(4)
     marks = torch.stack([state.scores.sum((1, 2)) for state in every])
-    chosen = best_of(prior(), {}, SIZE, range(8), 4, SamplingConfig(), candidates=4)
+    chosen = best_of(GridRequest(prior(), {}, SIZE, range(8), 4, SamplingConfig()), candidates=4)
     assert len(set(marks.argmax(0).tolist())) > 1  # else the test would not tell images apart
     for image, candidate in enumerate(marks.argmax(0).tolist()):
         assert torch.equal(chosen.codes[image], every[candidate].codes[image])
@@ -40,12 +40,14 @@ def test_a_classifier_keeps_what_it_recognizes():
 
     wanted = torch.tensor([0, 3, 1, 4, 2, 0, 3, 1])
     judge = classifier_score(lambda codes: codes, count_of_each_code, wanted)
-    chosen = best_of(prior(), {}, SIZE, range(8), 4, SamplingConfig(), candidates=6, scorer=judge)
+    chosen = best_of(GridRequest(prior(), {}, SIZE, range(8), 4, SamplingConfig()), candidates=6, scorer=judge)
     sure = torch.stack([count_of_each_code(state.codes).softmax(1)[torch.arange(8), wanted] for state in states(6)])
     torch.testing.assert_close(judge(chosen).exp(), sure.max(0).values)
 
 
 def test_one_candidate_is_what_sample_samples():
-    assert torch.equal(best_of(prior(), {}, SIZE, range(8), 4, SamplingConfig(), 1).codes, states(1)[0].codes)
+    assert torch.equal(
+        best_of(GridRequest(prior(), {}, SIZE, range(8), 4, SamplingConfig()), 1).codes, states(1)[0].codes
+    )
     with pytest.raises(ValueError, match="candidates must be at least 1"):
-        best_of(prior(), {}, SIZE, range(8), 4, SamplingConfig(), 0)
+        best_of(GridRequest(prior(), {}, SIZE, range(8), 4, SamplingConfig()), 0)

@@ -24,7 +24,16 @@ from smalti.models.priors.decoding import strided_start
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig
 from smalti.models.priors.orders import OrderConfig
-from smalti.models.sampling import UNFILLED, GuidanceConfig, SamplingConfig, sample, sample_steps, score, window_start
+from smalti.models.sampling import (
+    UNFILLED,
+    GridRequest,
+    GuidanceConfig,
+    SamplingConfig,
+    sample,
+    sample_steps,
+    score,
+    window_start,
+)
 from smalti.models.sampling.gumbel_noise import cell_keys, gumbel
 from smalti.models.sampling.logits import filter_logits
 from smalti.models.sampling.wavefront import wavefront
@@ -144,7 +153,7 @@ def test_windows_larger_than_the_grid_are_refused_with_a_way_out():
     with pytest.raises(ValueError, match="at least 16 codes a side, got 12; ask for a larger image"):
         window_start(0, 12, 16)
     with pytest.raises(ValueError, match="at least 4 codes a side, got 3"):
-        sample_steps(tiny(), fields_of([0], (3, 3)), (3, 3), [0], 0, SamplingConfig())
+        sample_steps(GridRequest(tiny(), fields_of([0], (3, 3)), (3, 3), [0], 0, SamplingConfig()))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +200,7 @@ def test_both_modes_sample_what_the_plain_loop_samples(block, size, greedy):
     fields = fields_of(images, size)
     expected = plain(prior, fields, size, images, seed=5, greedy=greedy)
     for mode in ("serial", "wavefront"):
-        sampled_state = sample(prior, fields, size, images, 5, SamplingConfig(mode=mode, greedy=greedy))
+        sampled_state = sample(GridRequest(prior, fields, size, images, 5, SamplingConfig(mode=mode, greedy=greedy)))
         assert torch.equal(sampled_state.codes, expected), mode
 
 
@@ -212,7 +221,7 @@ CONDITIONS = [
 def test_every_kind_of_condition_samples_what_the_plain_loop_samples(condition, batch, size):
     prior, images = tiny(condition), range(batch)
     fields = fields_of(images, size)
-    sampled_state = sample(prior, fields, size, images, 2, SamplingConfig(lanes=4, prefill=2))
+    sampled_state = sample(GridRequest(prior, fields, size, images, 2, SamplingConfig(lanes=4, prefill=2)))
     assert torch.equal(sampled_state.codes, plain(prior, fields, size, images, 2))
 
 
@@ -225,7 +234,7 @@ def test_modes_batches_and_ranks_give_the_same_bits(lanes, prefill, size):
     def sampled(chosen, mode):
         part = {name: tensor[list(chosen)] for name, tensor in fields.items()}
         config = SamplingConfig(mode=mode, lanes=lanes, prefill=prefill, top_k=7, top_p=0.9)
-        return sample(prior, part, size, chosen, 9, config)
+        return sample(GridRequest(prior, part, size, chosen, 9, config))
 
     together = sampled(images, "serial")
     for split, mode in ((((0, 1, 2, 3),), "wavefront"), (((0, 2), (1, 3)), "wavefront"), (((3,), (2, 0, 1)), "serial")):
@@ -254,7 +263,7 @@ def test_even_arithmetic_that_differs_from_lane_to_lane_samples_the_same_codes(m
 
     def sampled(numbers, mode):
         part = {name: tensor[[images.index(number) for number in numbers]] for name, tensor in fields.items()}
-        return sample(prior, part, size, numbers, 9, SamplingConfig(mode=mode, lanes=4, prefill=2)).codes
+        return sample(GridRequest(prior, part, size, numbers, 9, SamplingConfig(mode=mode, lanes=4, prefill=2))).codes
 
     together = sampled(images, "wavefront")
     assert torch.equal(together, sampled(images, "serial"))
@@ -265,7 +274,7 @@ def test_even_arithmetic_that_differs_from_lane_to_lane_samples_the_same_codes(m
 def test_the_likelihood_of_what_was_sampled_is_the_priors():
     prior = tiny()
     fields = fields_of((0, 1), WINDOW)
-    sampled_state = sample(prior, fields, WINDOW, (0, 1), 3, SamplingConfig())
+    sampled_state = sample(GridRequest(prior, fields, WINDOW, (0, 1), 3, SamplingConfig()))
     loss = prior(sampled_state.codes, fields, sampled_state.codes).loss
     torch.testing.assert_close(sampled_state.scores, -loss, rtol=1e-4, atol=1e-4)
 
@@ -276,7 +285,7 @@ def test_known_codes_score_what_they_scored_when_they_were_sampled(stride, mode)
     prior, size = tiny(), (5, 9)
     fields = fields_of((0, 1), size)
     config = SamplingConfig(stride=stride, mode=mode, guidance=GuidanceConfig(2.0))
-    sampled_state = sample(prior, fields, size, (0, 1), 3, config)
+    sampled_state = sample(GridRequest(prior, fields, size, (0, 1), 3, config))
     assert torch.equal(score(prior, fields, sampled_state.codes, config), sampled_state.scores)
 
 
@@ -298,7 +307,8 @@ def test_completion_keeps_what_is_given_and_samples_the_rest(size):
     erased[:, size[0] // 2 :] |= torch.rand(size[1], generator=generator) < 0.5
     given[erased] = UNFILLED
     serial, front = (
-        sample(prior, fields, size, (0, 1), 4, SamplingConfig(mode=mode), given) for mode in ("serial", "wavefront")
+        sample(GridRequest(prior, fields, size, (0, 1), 4, SamplingConfig(mode=mode), given))
+        for mode in ("serial", "wavefront")
     )
     assert torch.equal(serial.codes, front.codes) and torch.equal(serial.scores, front.scores)
     assert torch.equal(serial.codes[~erased], given[~erased]) and (serial.codes >= 0).all()
@@ -309,15 +319,15 @@ def test_completion_keeps_what_is_given_and_samples_the_rest(size):
 def test_the_top_half_completes_to_the_same_image_that_it_came_from():
     prior, size = tiny(), (6, 9)
     fields = fields_of((0,), size)
-    whole = sample(prior, fields, size, (0,), 4, SamplingConfig()).codes
+    whole = sample(GridRequest(prior, fields, size, (0,), 4, SamplingConfig())).codes
     top = whole.clone()
     top[:, 3:] = UNFILLED
-    assert torch.equal(sample(prior, fields, size, (0,), 4, SamplingConfig(), top).codes, whole)
+    assert torch.equal(sample(GridRequest(prior, fields, size, (0,), 4, SamplingConfig(), top)).codes, whole)
 
 
 def test_a_grid_that_is_given_whole_comes_back():
     given = torch.randint(CODES, (1, *WINDOW))
-    sampled_state = sample(tiny(), fields_of((0,), WINDOW), WINDOW, (0,), 0, SamplingConfig(), given)
+    sampled_state = sample(GridRequest(tiny(), fields_of((0,), WINDOW), WINDOW, (0,), 0, SamplingConfig(), given))
     assert torch.equal(sampled_state.codes, given) and sampled_state.cells == 0
 
 
@@ -341,15 +351,15 @@ def test_a_sampling_that_was_stopped_goes_on_to_the_same_bits(make, stride, scal
     def config(mode):
         return SamplingConfig(mode=mode, stride=stride, lanes=2, guidance=GuidanceConfig(scale))
 
-    whole = sample(prior, fields, size, (0, 1), 6, config("wavefront"), given)
+    whole = sample(GridRequest(prior, fields, size, (0, 1), 6, config("wavefront"), given))
     front = "wavefront"
     for first, second, stop in ((front, front, 20), ("serial", front, 8), (front, "serial", 33)):
-        for sampled_state in sample_steps(prior, fields, size, (0, 1), 6, config(first), given):
+        for sampled_state in sample_steps(GridRequest(prior, fields, size, (0, 1), 6, config(first), given)):
             if sampled_state.filled >= stop:
                 break
         stopped = sampled_state._replace(codes=sampled_state.codes.clone(), scores=sampled_state.scores.clone())
         assert (stopped.codes == UNFILLED).any()
-        resumed = sample(prior, fields, size, (0, 1), 6, config(second), given, resume_from=stopped)
+        resumed = sample(GridRequest(prior, fields, size, (0, 1), 6, config(second), given), resume_from=stopped)
         assert torch.equal(resumed.codes, whole.codes), (first, second, stop)
         assert torch.equal(resumed.scores, whole.scores)
 
@@ -357,40 +367,40 @@ def test_a_sampling_that_was_stopped_goes_on_to_the_same_bits(make, stride, scal
 def test_images_that_were_stopped_at_different_codes_go_on_together(monkeypatch):
     prior, size = uneven(tiny(), monkeypatch), (5, 9)
     fields = fields_of((0, 1), size)
-    whole = sample(prior, fields, size, (0, 1), 6, SamplingConfig())
+    whole = sample(GridRequest(prior, fields, size, (0, 1), 6, SamplingConfig()))
     stopped = whole._replace(codes=whole.codes.clone())
     stopped.codes[0, 2, 5:] = stopped.codes[0, 3:] = stopped.codes[1, 1, 3:] = stopped.codes[1, 2:] = UNFILLED
-    resumed = sample(prior, fields, size, (0, 1), 6, SamplingConfig(), resume_from=stopped)
+    resumed = sample(GridRequest(prior, fields, size, (0, 1), 6, SamplingConfig()), resume_from=stopped)
     assert torch.equal(resumed.codes, whole.codes) and torch.equal(resumed.scores, whole.scores)
 
 
 def test_what_was_sampled_before_costs_nothing_once_more(monkeypatch):
     prior, size = tiny(), (6, 12)
     fields = fields_of((0,), size)
-    stopped = sample(prior, fields, size, (0,), 6, SamplingConfig())
+    stopped = sample(GridRequest(prior, fields, size, (0,), 6, SamplingConfig()))
     stopped.codes[:, 4:] = UNFILLED
     read = []
     plain = prior.prefill
     monkeypatch.setattr(prior, "prefill", lambda *arguments: read.append(1) or plain(*arguments))
-    sample(prior, fields, size, (0,), 6, SamplingConfig(), resume_from=stopped)
+    sample(GridRequest(prior, fields, size, (0,), 6, SamplingConfig()), resume_from=stopped)
     assert len(read) <= 2 * 10  # a prefill for each window of two rows, and none for the four above
 
 
 def test_other_orders_sample_their_own_window_and_nothing_else():
     prior = tiny(order=OrderConfig("spiral_out"))
     fields = fields_of((0,), WINDOW)
-    sampled_state = sample(prior, fields, WINDOW, (0,), 1, SamplingConfig(greedy=True))
+    sampled_state = sample(GridRequest(prior, fields, WINDOW, (0,), 1, SamplingConfig(greedy=True)))
     predicted = prior(sampled_state.codes, fields).logits.argmax(-1)
     assert torch.equal(predicted, sampled_state.codes)
     with pytest.raises(ValueError, match="order 'spiral_out' samples grids of its window"):
-        sample(prior, fields_of((0,), (3, 5)), (3, 5), (0,), 1, SamplingConfig())
+        sample(GridRequest(prior, fields_of((0,), (3, 5)), (3, 5), (0,), 1, SamplingConfig()))
 
 
 def test_a_strided_window_agrees_between_modes_and_differs_from_the_exact_one():
     prior, size = tiny(), (5, 12)
     fields = fields_of((0, 1), size)
     exact, serial, front = (
-        sample(prior, fields, size, (0, 1), 8, SamplingConfig(stride=stride, mode=mode))
+        sample(GridRequest(prior, fields, size, (0, 1), 8, SamplingConfig(stride=stride, mode=mode)))
         for stride, mode in ((1, "serial"), (3, "serial"), (3, "wavefront"))
     )
     assert torch.equal(serial.codes, front.codes) and torch.equal(serial.scores, front.scores)
@@ -402,7 +412,7 @@ def test_guidance_follows_its_formula():
     fields = fields_of((0, 1), size)
     for lanes in (1, 2):
         config = SamplingConfig(guidance=GuidanceConfig(scale=2.5), lanes=lanes)
-        sampled_state = sample(prior, fields, size, (0, 1), 3, config)
+        sampled_state = sample(GridRequest(prior, fields, size, (0, 1), 3, config))
         assert torch.equal(sampled_state.codes, plain(prior, fields, size, (0, 1), 3, scale=2.5))
 
 
@@ -410,7 +420,7 @@ def test_guidance_of_scale_one_equals_none():
     prior, size = tiny(), (4, 6)
     fields = fields_of((0,), size)
     one, none = (
-        sample(prior, fields, size, (0,), 3, SamplingConfig(guidance=guidance)).codes
+        sample(GridRequest(prior, fields, size, (0,), 3, SamplingConfig(guidance=guidance))).codes
         for guidance in (GuidanceConfig(1.0, "cosine"), GuidanceConfig())
     )
     assert torch.equal(one, none) and torch.equal(one, plain(prior, fields, size, (0,), 3))
@@ -427,12 +437,12 @@ def test_guidance_schedules_grow_from_one_to_the_scale():
 def test_guidance_without_dropout_in_training_is_refused():
     prior = GPTConfig(layers=1, heads=1, width=8, window=(2, 2)).build(3, UnconditionalConfig()).eval()
     with pytest.raises(ValueError, match="condition_dropout"):
-        sample_steps(prior, {}, (2, 2), [0], 0, SamplingConfig(guidance=GuidanceConfig(2.0)))
+        sample_steps(GridRequest(prior, {}, (2, 2), [0], 0, SamplingConfig(guidance=GuidanceConfig(2.0))))
 
 
 def test_sampling_in_training_mode_is_refused():
     with pytest.raises(ValueError, match=r"prior\.eval\(\)"):
-        sample_steps(tiny().train(), fields_of((0,), WINDOW), WINDOW, (0,), 0, SamplingConfig())
+        sample_steps(GridRequest(tiny().train(), fields_of((0,), WINDOW), WINDOW, (0,), 0, SamplingConfig()))
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 3)])
@@ -450,7 +460,7 @@ def test_images_come_as_often_as_the_prior_says(size, mode):
             likelihood += logits[torch.arange(len(grids)), row - top, column - left, code]
     expected = 2000 * likelihood.exp()
     assert expected.sum().item() == pytest.approx(2000, rel=1e-4)
-    codes = sample(prior, {}, size, range(2000), 11, SamplingConfig(mode=mode, lanes=64, prefill=64)).codes
+    codes = sample(GridRequest(prior, {}, size, range(2000), 11, SamplingConfig(mode=mode, lanes=64, prefill=64))).codes
     numbers = (codes.flatten(1) * 2 ** torch.arange(codes[0].numel()).flip(0)).sum(1)
     seen = torch.bincount(numbers, minlength=len(grids))
     common = expected > 5
@@ -511,16 +521,18 @@ def test_bad_settings_are_refused_by_name(settings):
 def test_bad_given_codes_are_refused():
     prior, fields = tiny(), fields_of((0,), WINDOW)
     with pytest.raises(ValueError, match=r"must be \(1, 3, 4\)"):
-        sample_steps(prior, fields, WINDOW, (0,), 0, SamplingConfig(), torch.zeros(1, 4, 4, dtype=torch.int64))
+        sample_steps(
+            GridRequest(prior, fields, WINDOW, (0,), 0, SamplingConfig(), torch.zeros(1, 4, 4, dtype=torch.int64))
+        )
     with pytest.raises(ValueError, match=r"in \[0, 11\), got 0 to 11"):
         given = torch.zeros(1, *WINDOW, dtype=torch.int64)
         given[0, 0, 0] = 11
-        sample_steps(prior, fields, WINDOW, (0,), 0, SamplingConfig(), given)
+        sample_steps(GridRequest(prior, fields, WINDOW, (0,), 0, SamplingConfig(), given))
 
 
 def test_fields_of_another_batch_are_refused():
     prior = tiny()
     with pytest.raises(ValueError, match="'segmentation_codes' must have a row for each of 3 images, got 2"):
-        sample_steps(prior, fields_of((0, 1), WINDOW), WINDOW, (0, 1, 2), 0, SamplingConfig())
+        sample_steps(GridRequest(prior, fields_of((0, 1), WINDOW), WINDOW, (0, 1, 2), 0, SamplingConfig()))
     with pytest.raises(KeyError, match="needs the field 'segmentation_codes'"):
-        sample_steps(prior, {}, WINDOW, (0,), 0, SamplingConfig())
+        sample_steps(GridRequest(prior, {}, WINDOW, (0,), 0, SamplingConfig()))
