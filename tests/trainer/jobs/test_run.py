@@ -141,10 +141,15 @@ def look_up(place: str) -> tuple[int, int]:
         return plain(path)
 
     loading.resolve_weights = counted
-    run = replace(run_on(Path(place), "images", ["all"], "all"), previews=PreviewConfig(images=1, share=1.0))
+    run = replace(
+        run_on(Path(place), "images", ["all"], "all"),
+        previews=PreviewConfig(images=1, share=1.0),
+        batch=BatchConfig(global_batch_size=4, micro_batch_size=2),
+    )
     task, training, val = built(run, resolve_tokenizers(run))
     assert isinstance(task, PriorTask) and task.budget is not None
-    task.budget.train(1000.0)
+    for _ in range(1000):
+        task.budget.train(1.0)
     task.step(next(training.train_batches(0)), 0)
     shown = task.preview(next(iter(val.eval_batches(2))))
     return len(looked_up), len(shown)
