@@ -6,6 +6,7 @@ Shapes: B images, H rows, W columns; a tap is a (B, C, h, w) map of features wit
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ class VGG16(nn.Module):
 
     Parameters are numbered ``features.N`` as in torchvision's file; the classifier is left out.
     """
+
+    compiled_alone: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()

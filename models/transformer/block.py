@@ -4,7 +4,7 @@ Shapes: B samples, T positions, C channels.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,8 @@ class Block(nn.Module):
     ``gpt2``: LayerNorm, biases, four-fold GELU in its erf form, as in the reference.
     ``llama``: RMSNorm, no biases, SwiGLU, normalized queries and keys.
     """
+
+    compiled_alone: ClassVar[bool] = True
 
     def __init__(
         self, kind: BlockKind, width: int, heads: int, attention_dropout: float, residual_dropout: float

@@ -5,7 +5,7 @@ code, N labels of a map. Names of parameters follow the released checkpoints.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,8 @@ class Decoded(NamedTuple):
 class Encoder(nn.Module):
     """Images (B, 3, H, W) to features (B, z_channels, h, w)."""
 
+    compiled_methods: ClassVar[tuple[str, ...]] = ("normed",)
+
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.labels = config.num_labels
@@ -123,11 +125,17 @@ class Encoder(nn.Module):
         h = self.conv_in(h)
         for level in self.down:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))  # type: ignore[no-any-return]
+        return self.conv_out(self.normed(self.mid(h)))  # type: ignore[no-any-return]
+
+    def normed(self, h: Tensor) -> Tensor:
+        """What the last convolution gets of (B, C, h, w)."""
+        return F.silu(self.norm_out(h))
 
 
 class Decoder(nn.Module):
     """Features (B, z_channels, h, w) to images (B, 3, H, W). Level 0 is the highest resolution and runs last."""
+
+    compiled_methods: ClassVar[tuple[str, ...]] = ("normed",)
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -148,8 +156,12 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
-        features = F.silu(self.norm_out(h))
+        features = self.normed(h)
         return Decoded(self.conv_out(features), features)
+
+    def normed(self, h: Tensor) -> Tensor:
+        """What the last convolution gets of (B, channels, H, W)."""
+        return F.silu(self.norm_out(h))
 
 
 class VQGAN(nn.Module):

@@ -4,6 +4,7 @@ Shapes: B images, C channels, H rows, W columns. Names of parameters follow the 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,8 @@ class ResidualBlock(nn.Module):
         groups: of both norms.
     """
 
+    compiled_alone: ClassVar[bool] = True
+
     def __init__(self, channels: int, out_channels: int, dropout: float = 0.0, groups: int = GROUPS) -> None:
         super().__init__()
         self.norm1 = group_norm(channels, groups)
@@ -56,6 +59,8 @@ class ResidualBlock(nn.Module):
 
 class SpatialAttention(nn.Module):
     """Every place of the grid attends to every other, one head as wide as the features, added to the input."""
+
+    compiled_alone: ClassVar[bool] = True
 
     def __init__(self, channels: int, groups: int = GROUPS) -> None:
         super().__init__()
@@ -77,6 +82,8 @@ class SpatialAttention(nn.Module):
 class Downsample(nn.Module):
     """Halves both sides by a strided 3x3 convolution, padded on the right and at the bottom only."""
 
+    compiled_alone: ClassVar[bool] = True
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
@@ -88,6 +95,8 @@ class Downsample(nn.Module):
 
 class Upsample(nn.Module):
     """Doubles both sides by repeating every place, then a 3x3 convolution."""
+
+    compiled_alone: ClassVar[bool] = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()

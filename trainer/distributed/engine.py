@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ...models.bounds import Name, Positive, check_ranges
 from ..schema import MAY_CHANGE
+from .compilation import compile_blocks
 from .gradient_norms import fuse, not_finite, total_norm
 from .optimizer import OptimizerConfig
 
@@ -63,9 +64,8 @@ class EngineConfig:
     offload_parameters: bool = field(default=False, metadata=MAY_CHANGE)  # so do the parameters that are not in use
     # a folder on a fast local disk for what is offloaded, instead of the host's memory
     nvme_path: Name | None = field(default=None, metadata=MAY_CHANGE)
-    compile_backend: Name | None = field(
-        default=None, metadata=MAY_CHANGE
-    )  # a backend of torch.compile, such as inductor
+    # a backend of torch.compile, such as inductor, which compiles the network block by block
+    compile_backend: Name | None = field(default=None, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         if self.grad_clip is not None and self.grad_clip <= 0:
@@ -193,7 +193,7 @@ def build(
     if config.zero_stage == 3 and config.nvme_path is None:
         _zero_padding(engine)
     if config.compile_backend is not None:
-        engine.compile(backend=config.compile_backend)
+        compile_blocks(engine.module, config.compile_backend)
     return engine
 
 

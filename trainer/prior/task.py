@@ -20,6 +20,7 @@ from ..config import to_mapping
 from ..data.collate import Batch
 from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
+from ..distributed.compilation import uncompiled
 from ..distributed.owned_weights import owned
 from ..keyed_random import mix, text_key
 from ..training.early_stopping import EarlyStopping
@@ -109,7 +110,7 @@ class PriorTask:
         """Validation nats and bits per code, perplexity and share of ln K, with the averaged weights."""
         sums = MetricSums()
         prior = self.prior.eval()
-        with self.ema.applied():
+        with self.ema.applied(), uncompiled(prior):
             for batch, counted in equal_length_batches(batches):
                 fields = self.fields(batch)
                 each = nats(prior(fields["codes"], fields, targets=fields["codes"]))

@@ -107,11 +107,12 @@ class VQGANRun:
                 "partitioned network has no second derivative, "
                 f"got r1_gamma {game.r1_gamma} and zero_stage 3; set zero_stage: 2"
             )
-        if training.engine.compile_backend is not None:
+        compiler = training.engine.compile_backend
+        if compiler is not None and (game.r1_gamma > 0 or training.engine.zero_stage == 3):
             raise ValueError(
-                "discriminator_training.engine.compile_backend must be null, because the graph of a fake is walked "
-                "twice and a compiled one only once, "
-                f"got {training.engine.compile_backend}"
+                "discriminator_training.engine.compile_backend must be null with loss.adversarial.r1_gamma, because a "
+                f"compiled network has no second derivative, and at zero_stage 3, got {compiler}, r1_gamma "
+                f"{game.r1_gamma} and zero_stage {training.engine.zero_stage}"
             )
         judged = self.discriminator.required_resolution
         if isinstance(self.train_data.crop, CropConfig | TamingCropConfig) and judged not in (

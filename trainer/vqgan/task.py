@@ -28,6 +28,7 @@ from ..data.collate import Batch
 from ..data.inputs import target
 from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
+from ..distributed.compilation import compile_blocks, uncompiled
 from ..distributed.engine import NetworkConfig
 from ..distributed.owned_weights import owned
 from ..training.ema import EMA
@@ -76,6 +77,9 @@ class VQGANTask:
             self.engines["discriminator"] = self._engine(discriminator, run.discriminator_training)
             self.discriminator_trainer = DiscriminatorTrainer(run.loss.adversarial, self.engines["discriminator"])
         self.reconstruction_loss = ReconstructionLoss(run.loss, maps=run.target == "segmentation")
+        compiler = run.generator_training.engine.compile_backend
+        if compiler is not None and self.reconstruction_loss.lpips is not None:
+            compile_blocks(self.reconstruction_loss.lpips, compiler)
         self.codebook = CodebookUpdater(self.generator, run.seed, run.monitors.usage_window)
         self.monitors = TrainingMonitors(run.monitors)
 
@@ -104,7 +108,7 @@ class VQGANTask:
         self._set_schedules(step)
         reals = [self._target(batch) for batch in micro_batches]
         if step == 0 and self.run.initial_weights is None:
-            with torch.no_grad():
+            with torch.no_grad(), uncompiled(self.model):
                 self.codebook.init_from_features([self.model.latents(real) for real in reals])
         passes = [self._micro_step(real, step) for real in reals]
         scalars = {name: torch.stack([p.scalars[name] for p in passes]).mean() for name in passes[0].scalars}
@@ -204,7 +208,7 @@ class VQGANTask:
         """
         sums, counts = MetricSums(), torch.zeros(self.quantizer.codebook_size, device=ranks.device())
         module = self.generator.module.eval()
-        with self.ema.applied():
+        with self.ema.applied(), uncompiled(module):
             for batch, counted in equal_length_batches(batches):
                 real = self._target(batch)
                 out: Reconstruction = module(real)
@@ -220,7 +224,7 @@ class VQGANTask:
         """Validation samples above their reconstructions, with the averaged weights."""
         real = self._target(batch)[:PREVIEWS]
         module = self.generator.module.eval()
-        with self.ema.applied():
+        with self.ema.applied(), uncompiled(module):
             rebuilt = module(real).reconstruction.float()
         module.train()
         return {"reconstructions": grid(side_by_side(self.run.target, real, rebuilt))}

@@ -85,8 +85,15 @@ def test_every_kind_trains_both_networks() -> None:
         ),
         ({"extra": {"generator_training": OPTIMIZER | {"engine": {"precision": "fp16"}}}}, "fp16, whose gradients"),
         (
-            {"extra": {"discriminator_training": OPTIMIZER | {"engine": {"compile_backend": "inductor"}}}},
-            "walked twice",
+            {"r1_gamma": 10.0,
+             "extra": {"discriminator_training": OPTIMIZER | {"engine": {"compile_backend": "inductor"}}}},
+            "no second derivative",
+        ),
+        (
+            {"extra": {
+                "discriminator_training": OPTIMIZER | {"engine": {"compile_backend": "inductor", "zero_stage": 3}}
+            }},
+            "at zero_stage 3",
         ),
     ],
 )  # fmt: skip
