@@ -47,8 +47,8 @@ class SampleErrorLog:
 
     def __init__(self, limit: float, samples: int) -> None:
         self._limit = limit
-        self._base = min(samples, _SMALLEST_BASE)
-        self._reported: set[tuple[str, str]] = set()
+        self._samples = samples
+        self._reported: dict[tuple[str, str], Kind] = {}  # by shard and key
         self.counts: Counter[str] = Counter()
         self.seen = 0
 
@@ -56,20 +56,21 @@ class SampleErrorLog:
         """Takes in that ``seen`` samples were asked for and what was wrong with some of them.
 
         Raises:
-            TooManySampleErrorsError: the share of faulty samples among those seen is above the limit. Other ranks
-                learn of it when this one ends, as from any error.
+            TooManySampleErrorsError: the share of faulty samples among those seen is above the limit; a sample that
+                is met again, in another epoch or evaluation, counts once. Other ranks learn of it when this one ends,
+                as from any error.
         """
         self.seen += seen
         for error in errors:
             self.counts[error.kind] += 1
             if (error.shard, error.key) not in self._reported:
-                self._reported.add((error.shard, error.key))
+                self._reported[error.shard, error.key] = error.kind
                 _LOG.warning("replaced a sample: %s", error)
-        total = self.counts.total()
-        if errors and total > self._limit * max(self.seen, self._base):
-            kinds = ", ".join(f"{count} {kind}" for kind, count in self.counts.most_common())
+        bad, known = len(self._reported), min(self._samples, max(self.seen, _SMALLEST_BASE))
+        if errors and bad > self._limit * known:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(self._reported.values()).most_common())
             raise TooManySampleErrorsError(
-                f"{total} of {self.seen} samples could not be used ({kinds}), more than "
+                f"{bad} of {known} samples could not be used ({kinds}), more than "
                 f"max_bad_fraction = {self._limit:g} allows; the last: {errors[-1]}; "
                 "repair or remove them, or raise max_bad_fraction"
             )

@@ -1,5 +1,6 @@
 """Every mode, depth and orientation of an image file, against the arithmetic of docs/data.md in plain numpy."""
 
+import colorsys
 import io
 import struct
 import zlib
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smalti.trainer.images import decode
+from smalti.trainer.images import decode, modes
 from smalti.trainer.prepare.check_image import UnusableError, prepare
 from smalti.trainer.prepare.find_images import RawSample
 
@@ -172,6 +173,27 @@ def test_an_image_of_any_mode_is_what_the_table_says(name, tmp_path):
     sample = prepare(RawSample("key", {"image": file}), 1)
     (member,) = sample.members.values()
     assert np.array_equal(decode.decode_image(member), got) and sample.measured[:2] == (H, W)
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "PA", "LA", "La", "RGBa", "RGBX"])
+def test_modes_that_few_files_have_are_known_too(mode):
+    image = LA.convert(mode) if mode in ("LA", "La") else RGBA.convert(mode)
+    right: np.ndarray = COLOR
+    if mode in ("LA", "La"):
+        right = over_white(gray3(GRAY), ALPHA)
+    if mode == "RGBa":
+        right = over_white(COLOR, ALPHA)
+    if mode == "PA":
+        right = over_white(np.asarray(image.convert("RGB")), ALPHA)
+    numbers = np.asarray(image).astype(float)
+    if mode == "HSV":
+        right = 255 * np.apply_along_axis(lambda hsv: colorsys.hsv_to_rgb(*hsv), 2, numbers / 255)
+    if mode == "YCbCr":  # ITU-R BT.601
+        luma, blue, red = numbers[..., 0], numbers[..., 1] - 128, numbers[..., 2] - 128
+        green = luma - 0.344136 * blue - 0.714136 * red
+        right = np.dstack((luma + 1.402 * red, green, luma + 1.772 * blue)).clip(0, 255)
+    slack = 2  # numbers were rounded on the way
+    assert np.abs(modes.rgb(image).astype(float) - right).max() <= slack
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from fixtures.priors import grids, npy, prior_run, write_code_shards, write_toke
 from smalti.models.conditions import UnconditionalConfig
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.sampling import SamplingConfig
+from smalti.trainer.distributed import ranks
 from smalti.trainer.distributed.engine import NetworkConfig
 from smalti.trainer.distributed.optimizer import OptimizerConfig
 from smalti.trainer.jobs.run import built, resolve_tokenizers
@@ -144,6 +145,27 @@ def test_previews_change_nothing_and_stopping_keeps_the_best_weights(tmp_path):
     torch.testing.assert_close(flat, stopped["first"], rtol=0, atol=0)
     finished, best, weights = stopped["again"]
     assert finished and best == stopped["heard"][0] and torch.equal(weights, stopped["best"]["head.weight"])
+
+
+def without_tokenizer(folder: str) -> list[int]:
+    """How many images a preview has while the tokenizer is there and once it is gone; runs on every rank."""
+    previews = PreviewConfig(images=2, share=1.0, sampling=SamplingConfig())
+    task, training, val = built(run_of(Path(folder), previews=previews))
+    for _ in range(1000):
+        task.budget.train(1.0)
+    steps, shown = training.train_batches(0), []
+    for name in ("tokenizer", "elsewhere"):
+        task.step(next(steps), len(shown))
+        shown.append(len(task.preview(next(iter(val.eval_batches(4))))))
+        if name == "tokenizer" and ranks.rank() == 0:
+            (Path(folder) / "tokenizer").rename(Path(folder) / "elsewhere")
+    return shown
+
+
+def test_a_tokenizer_that_is_gone_costs_the_preview_and_not_the_training(tmp_path):
+    metadata = write_tokenizer(tmp_path / "tokenizer")
+    write_code_shards(tmp_path / "codes", metadata, [{"codes.npy": npy(grid)} for grid in grids(16, (5, 5))])
+    assert processes.run(without_tokenizer, 1, tmp_path) == [[1, 0]]
 
 
 @pytest.mark.parametrize(

@@ -128,16 +128,18 @@ def test_when_nothing_can_be_used_the_run_ends(folder):
 
 
 def test_the_limit_is_a_share_of_what_was_seen_or_of_a_small_set():
-    fault = SampleError("undecodable", "s.tar", "k", "?")
+    first, *bad = [SampleError("undecodable", "s.tar", f"k{number}", "?") for number in range(102)]
     log = SampleErrorLog(0.01, samples=300)
-    for _ in range(3):
-        log.add(10, [fault])  # 3 of 300 is the limit itself
-    with pytest.raises(TooManySampleErrorsError, match="4 of 40 samples"):
-        log.add(10, [fault])
-    long = SampleErrorLog(0.01, samples=300)
-    long.add(1000, [fault] * 10)
-    with pytest.raises(TooManySampleErrorsError):
-        long.add(50, [fault])
+    for number in range(3):
+        log.add(10, [bad[number]])  # 3 of 300 is the limit itself
+    for _ in range(50):
+        log.add(10, [bad[0]])  # it is met again in every epoch, and is one sample of 300 all the same
+    with pytest.raises(TooManySampleErrorsError, match=r"4 of 300 samples could not be used \(4 undecodable\)"):
+        log.add(10, [first])
+    large = SampleErrorLog(0.01, samples=10**9)
+    large.add(100, bad[:100])  # 1 % of the 10 000 that are waited for
+    with pytest.raises(TooManySampleErrorsError, match="101 of 10000 samples"):
+        large.add(100, bad)
     strict = SampleErrorLog(0.0, samples=10**9)
     with pytest.raises(TooManySampleErrorsError, match="max_bad_fraction = 0"):
-        strict.add(10**6, [fault])
+        strict.add(10**6, [first])
