@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import config as configs
-from ..checkpoint.storage import FOLDER, LATEST, list_checkpoints
+from ..checkpoint.storage import FOLDER, LATEST, list_checkpoints, manifest_of
 from ..distributed import ranks, signals
 from ..files import write_text
 from . import exit_codes, failures
@@ -66,7 +66,10 @@ def _claimed(folder: Path, run: Any, kinds: Any, fresh: bool) -> str:
     if fresh:
         _clear(folder)
     elif _has_saved(folder) and resolved_config(folder).is_file():
-        before = configs.read(kinds, resolved_config(folder), saved=True)
+        try:
+            before = _config_before(folder, kinds)
+        except ValueError as error:
+            return f"{error}\n  restore that file, or choose another folder"
         changes = configs.differences(before, run)
         refused = [change for change in changes if not _may_change_on_resume(change, before, run)]
         if refused:
@@ -81,6 +84,26 @@ def _claimed(folder: Path, run: Any, kinds: Any, fresh: bool) -> str:
     failures.forget(folder)
     exit_codes.forget(folder)
     return ""
+
+
+def _config_before(folder: Path, kinds: Any) -> Any:
+    """The config that the run was last started with: from its file or, where that is damaged, from a checkpoint.
+
+    Raises:
+        ValueError: neither can be read; says what is wrong with the file.
+    """
+    path = resolved_config(folder)
+    try:
+        return configs.read(kinds, path, saved=True)
+    except ValueError:
+        for found in list_checkpoints(folder):
+            with suppress(OSError, ValueError, LookupError, TypeError):
+                before = configs.from_mapping(kinds, manifest_of(found.folder)["config"], saved=True)
+                print(
+                    f"{path} cannot be read; the config in the manifest of {found.folder} takes its place", flush=True
+                )
+                return before
+        raise
 
 
 def _may_change_on_resume(change: str, before: Any, after: Any) -> bool:

@@ -6,11 +6,13 @@ import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures import runs
 
 from smalti.trainer import config as configs
+from smalti.trainer.checkpoint import sealed
 from smalti.trainer.distributed import signals
 from smalti.trainer.jobs import run_dir
 from smalti.trainer.jobs.run_dir import claim_run_dir, run_dir_lock
@@ -59,6 +61,25 @@ def test_a_harmful_change_is_refused_with_its_values_and_nothing_is_changed(tmp_
     with pytest.raises(ValueError, match=r"loss: 1\.0 -> 2\.0\n.*initial_weights.*--fresh"):
         claim_run_dir(tmp_path, Run(loss=2.0), Run, fresh=False)
     assert configs.read(Run, tmp_path / "config.yaml") == Run()
+
+
+@pytest.mark.parametrize("left", [b"", b"\xff\xfe\x00", b"loss: [", b"- 1\n"])
+def test_a_damaged_config_of_the_run_is_replaced_by_that_of_a_checkpoint(tmp_path: Path, capsys: Any, left: bytes):
+    claim_run_dir(tmp_path, Run(), Run, fresh=False)
+    checkpoint = tmp_path / "checkpoints" / "step-00000001"
+    checkpoint.mkdir(parents=True)
+    (tmp_path / "config.yaml").write_bytes(left)
+    with pytest.raises(ValueError, match=r"config\.yaml has 1 problem(.|\n)*restore that file, or choose another"):
+        claim_run_dir(tmp_path, Run(), Run, fresh=False)
+    (checkpoint / "manifest.json").write_text(sealed.sealed({"config": configs.to_mapping(Run())}))
+    with pytest.raises(ValueError, match=r"loss: 1\.0 -> 2\.0"):
+        claim_run_dir(tmp_path, Run(loss=2.0), Run, fresh=False)
+    claim_run_dir(tmp_path, Run(keep=4), Run, fresh=False)
+    said = capsys.readouterr().out
+    assert f"the config in the manifest of {checkpoint} takes its place" in said and "keep: 3 -> 4" in said
+    assert configs.read(Run, tmp_path / "config.yaml") == Run(keep=4)
+    claim_run_dir(tmp_path, Run(keep=4), Run, fresh=False)
+    assert "takes its place" not in capsys.readouterr().out
 
 
 def test_a_start_that_saved_nothing_binds_nobody(tmp_path: Path):
