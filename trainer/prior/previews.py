@@ -95,10 +95,13 @@ def sampled_preview(
     upper = codes.clone()
     upper[:, codes.shape[1] // 2 :] = UNFILLED
     empty = torch.full_like(codes, UNFILLED)
-    greedy = replace(config.sampling, greedy=True)
-    wanted = ((upper, config.sampling), (empty, config.sampling), (empty, greedy))
-    cells = sum(int((given[0] == UNFILLED).sum()) for given, _ in wanted)
     rows, columns = codes.shape[1:]
+    how = config.sampling
+    if how.lanes == 1:  # one forward for all images instead of one for each
+        lanes = len(codes) * prior.rows_at_once(columns)
+        how = replace(how, lanes=lanes, prefill=lanes)
+    wanted = ((upper, how), (empty, how), (empty, replace(how, greedy=True)))
+    cells = sum(int((given[0] == UNFILLED).sum()) for given, _ in wanted)
     shown, done, last = [codes], 0, codes
     for given, sampling in wanted:
         for state in sample_steps(GridRequest(prior, fields, (rows, columns), range(len(codes)), 0, sampling, given)):
