@@ -31,7 +31,7 @@ SHRUNK = {
     "model.channels": CHANNELS, "model.norm_groups": 4, "model.resolution": SIDE, "model.num_res_blocks": 1,
     "model.z_channels": 8, "model.embed_dim": 8, "model.quantizer.codebook_size": 16,
     "generator_training.optimizer.lr_scaling": "fixed", "generator_training.optimizer.learning_rate": 1e-3,
-    "generator_training.optimizer.warmup_steps": 0,
+    "generator_training.optimizer.warmup_steps": 0, "generator_training.engine.compile_backend": "null",
 }  # fmt: skip
 STEPS = {"vqgan_tiny": 40, "vqgan_modern_tiny": 40, "depth_tiny": 30, "segmentation_tiny": 30}
 
@@ -64,6 +64,7 @@ def shrunk(name: str) -> VQGANRun:
         changes |= {f"discriminator_training.optimizer.{key}": value
                     for key, value in (("lr_scaling", "fixed"), ("learning_rate", 1e-3),
                                        ("warmup_steps", 0))}  # fmt: skip
+        changes["discriminator_training.engine.compile_backend"] = "null"
     run: VQGANRun = configs.read(VQGANRun, name, [f"{key}={value}" for key, value in changes.items()])
     return run
 
