@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _export(asked: argparse.Namespace) -> int:
     options = exporting.Options(asked.dtype, asked.shard_bytes, asked.tokenizer, asked.condition_tokenizer)
-    command.say(exporting.export(asked.run, asked.destination, asked.format, options))
+    for line in exporting.export(asked.run, asked.destination, asked.format, options):
+        command.say(line)
     return ExitCode.DONE
 
 

@@ -1,23 +1,25 @@
 """From a run or an export of this project to the folder of a format."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...models.conditions import ConditionConfig
 from ...models.priors import PriorConfig
-from ...models.vqgan.autoencoder import VQGANConfig
+from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
 from ..checkpoint import discriminator_files, loading, model_files, shards
 from ..config import from_mapping
 from ..files import write_text, write_whole
-from . import diffusers_vqgan, folders, model_card, taming_export, transformers_gpt2
+from . import diffusers_vqgan, folders, graphs, model_card, taming_export, transformers_gpt2
 from .folders import FormatError
 
-Format = Literal["smalti", "diffusers", "transformers", "taming"]
+Format = Literal["smalti", "diffusers", "transformers", "taming", "torch-export", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-NEAREST = "smalti"
+NEAREST = "smalti; torch-export and onnx hold its computation"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -55,8 +57,8 @@ def opened(path: Path, task: str | None = None) -> Source:
     return Source(folder, metadata, model_files.read(folder, metadata))
 
 
-def export(path: Path, destination: Path, wanted: Format, options: Options) -> str:
-    """Write a network in a format; what was written, in a line.
+def export(path: Path, destination: Path, wanted: Format, options: Options) -> list[str]:
+    """Write a network in a format; what was written, in a few lines.
 
     Raises:
         ValueError: there are no weights, the destination is taken, or the format cannot represent them exactly.
@@ -65,16 +67,16 @@ def export(path: Path, destination: Path, wanted: Format, options: Options) -> s
     if as_it_is and not list(path.glob(f"*{shards.INDEX}")):
         metadata = loading.export(path, destination)
         _beside(loading.resolve_weights(path), path, destination, metadata)
-        return f"{destination}: {metadata['task']}, weights {metadata['digest'][:12]}"
+        return [f"{destination}: {metadata['task']}, weights {metadata['digest'][:12]}"]
     source = opened(path)
     with folders.new_folder(destination) as folder:
         try:
-            _WRITERS[wanted](folder, path, source, options)
+            notes = _WRITERS[wanted](folder, path, source, options) or []
         except FormatError as error:
             raise ValueError(
                 f"{path} cannot be exported as {wanted}: {error}; the nearest format that holds it is {NEAREST}"
             ) from None
-    return f"{destination}: {source.metadata['task']} as {wanted}, of the weights {source.metadata['digest'][:12]}"
+    return [f"{destination}: {source.metadata['task']} as {wanted}, weights {source.metadata['digest'][:12]}", *notes]
 
 
 def _cast(weights: Mapping[str, Tensor], options: Options) -> dict[str, Tensor]:
@@ -152,4 +154,47 @@ def _stages(source: Source, options: Options) -> dict[str, Any]:
     return stages
 
 
-_WRITERS = {"smalti": _smalti, "diffusers": _diffusers, "transformers": _transformers, "taming": _taming}
+def _torch_export(folder: Path, path: Path, source: Source, options: Options) -> list[str]:
+    return _graphs(folder, path, source, options, "torch-export")
+
+
+def _onnx(folder: Path, path: Path, source: Source, options: Options) -> list[str]:
+    return _graphs(folder, path, source, options, "onnx")
+
+
+def _graphs(
+    folder: Path, path: Path, source: Source, options: Options, wanted: Literal["torch-export", "onnx"]
+) -> list[str]:
+    """The graphs of a network, and how far each is from it."""
+    if options.dtype is not None:
+        raise ValueError(
+            f"graphs have the numbers of the weights; export them as smalti with --dtype {options.dtype} first"
+        )
+    device = torch.device("cpu")
+    said = {"smalti": {name: value for name, value in source.metadata.items() if name not in ("format", "digest")}}
+    if source.metadata["task"] == "vqgan":
+        network: nn.Module = loading.load_tokenizer(path, device).model
+        made = graphs.of_vqgan(network) if isinstance(network, VQGAN) else []
+    else:
+        network = loading.load_prior(path, device).model
+        condition: Any = from_mapping(ConditionConfig, source.metadata["condition"], f"{path}", saved=True)
+        made = graphs.of_prior(network, transformers_gpt2.condition_table(condition, source.weights))
+    differences = graphs.write(folder, made, wanted)
+    write_text(folder / folders.CONFIG, json.dumps(graphs.sizes_of(network) | said, indent=2) + "\n")
+    write_text(folder / model_card.NAME, model_card.text(path, source.metadata, wanted))
+    return [
+        f"{name}: largest difference from the network {difference:.1e}"
+        if difference is not None
+        else f"{name}: not compared with the network, because the package onnxruntime is not installed"
+        for name, difference in differences.items()
+    ]
+
+
+_WRITERS: Mapping[Format, Callable[[Path, Path, Source, Options], list[str] | None]] = {
+    "smalti": _smalti,
+    "diffusers": _diffusers,
+    "transformers": _transformers,
+    "taming": _taming,
+    "torch-export": _torch_export,
+    "onnx": _onnx,
+}

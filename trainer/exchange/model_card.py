@@ -16,6 +16,8 @@ LOADING = {
     "codes = model.quantize(model.encode(images).latents)[2][2]",
     "transformers": "from transformers import GPT2LMHeadModel\n\nmodel = GPT2LMHeadModel.from_pretrained(FOLDER)\n"
     "codes = model.generate(condition + offset)[:, condition.shape[1]:]",
+    "torch-export": "import torch\n\nprogram = torch.export.load(GRAPH + '.pt2').module()",
+    "onnx": "import onnxruntime\n\nsession = onnxruntime.InferenceSession(GRAPH + '.onnx')",
     "taming": "model.load_state_dict(torch.load('model.ckpt')['state_dict'], strict=True)",
 }
 

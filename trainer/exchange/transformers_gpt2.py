@@ -65,9 +65,8 @@ def exported(config: PriorConfig, weights: Mapping[str, Tensor], metadata: Mappi
     if config.annealing is not None:
         raise FormatError("GPT-2 is not told which cell comes next, and this prior is (annealing)")
     condition: ConditionConfig = from_mapping(ConditionConfig, dict(metadata["condition"]), "the condition", saved=True)
-    table = _table(condition, weights)
-    codes, absent = int(metadata["codes"]), weights["condition.absent"]
-    tokens = torch.cat((weights["tok_emb.weight"], table, absent[None]))
+    codes = int(metadata["codes"])
+    tokens = torch.cat((weights["tok_emb.weight"], condition_table(condition, weights)))
     cells = config.order.build(config.window)
     prefix = _length(condition, config.window)
     positions = torch.cat((weights["pos_emb"][0, :prefix], weights["pos_emb"][0, prefix + cells]))
@@ -100,13 +99,19 @@ def _exported_layer(weights: Mapping[str, Tensor], layer: int) -> dict[str, Tens
     return flat
 
 
-def _table(condition: ConditionConfig, weights: Mapping[str, Tensor]) -> Tensor:
-    """The rows of the condition in the vocabulary."""
+def condition_table(condition: ConditionConfig, weights: Mapping[str, Tensor]) -> Tensor:
+    """(rows + 1, C): the vectors of the condition's tokens, and that of no condition.
+
+    Raises:
+        FormatError: it is made of anything but tokens.
+    """
     if isinstance(condition, UnconditionalConfig):
-        return weights["condition.start"][None]
+        return torch.stack((weights["condition.start"], weights["condition.absent"]))
     if isinstance(condition, ClassConfig | CodeMapConfig | CoordinatesConfig):
-        return weights["condition.table.weight"]
-    raise FormatError(f"GPT-2 reads tokens of one vocabulary, and the condition of kind {condition.kind} is none")
+        return torch.cat((weights["condition.table.weight"], weights["condition.absent"][None]))
+    raise FormatError(
+        f"its sequences are tokens of one vocabulary, and the condition of kind {condition.kind} has none"
+    )
 
 
 def _rows(condition: ConditionConfig) -> int:
