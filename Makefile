@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Threads that wait for each other by spinning crawl as soon as anything else runs: six times slower was measured.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup demo test lint types
+.PHONY: setup demo exchange test lint types
 
 setup: $(INSTALLED)
 
@@ -83,6 +83,35 @@ $(DEMO)/sampled-again.done: $(DEMO)/sampled.done
 	@$(call timed,export,for stage in vqgan prior; do \
 		smalti export $(DEMO)/$$stage $(DEMO)/export/$$stage || exit; done; \
 		$(call SAMPLE,$(DEMO)/export,$(DEMO)/samples-of-export))
+	@touch $@
+
+# A small VQGAN and a small prior of classes, trained for a minute each and exported to every format that others load.
+# The class of a landscape is its number modulo 4.
+EXCHANGE := runs/exchange
+
+exchange: $(INSTALLED)
+	@$(MAKE) --no-print-directory $(EXCHANGE)/exported.done
+	@ls -d $(EXCHANGE)/export/*
+
+$(EXCHANGE)/packed.done:
+	@mkdir -p $(EXCHANGE)
+	python -m smalti.launch.demo.landscapes $(EXCHANGE)/images --count 24 --size 256x320
+	ls $(EXCHANGE)/images/images | awk 'BEGIN { print "file,class" } { print $$0 "," NR % 4 }' > $(EXCHANGE)/classes.csv
+	smalti pack $(EXCHANGE)/images $(EXCHANGE)/shards --val 4 --labels $(EXCHANGE)/classes.csv
+	@touch $@
+
+$(EXCHANGE)/trained.done: $(EXCHANGE)/packed.done
+	smalti train exchange_vqgan --set run_dir=$(EXCHANGE)/vqgan
+	smalti encode $(EXCHANGE)/vqgan $(EXCHANGE)/shards/train $(EXCHANGE)/codes/train
+	smalti encode $(EXCHANGE)/vqgan $(EXCHANGE)/shards/val $(EXCHANGE)/codes/val
+	smalti train exchange_prior --set run_dir=$(EXCHANGE)/prior
+	@touch $@
+
+$(EXCHANGE)/exported.done: $(EXCHANGE)/trained.done
+	for format in smalti diffusers taming torch-export; do \
+		smalti export $(EXCHANGE)/vqgan $(EXCHANGE)/export/vqgan-$$format --format $$format || exit; done
+	for format in smalti transformers torch-export; do \
+		smalti export $(EXCHANGE)/prior $(EXCHANGE)/export/prior-$$format --format $$format || exit; done
 	@touch $@
 
 lint: $(INSTALLED)

@@ -53,6 +53,8 @@ def read(path: Path) -> StoredWeights:
     Raises:
         ValueError: it is no file of tensors, damaged, or claims more than it holds.
     """
+    if not path.exists():
+        raise ValueError(f"there is no {path}")
     with _named_in_errors(path):
         if path.is_dir():
             return _read_folder(path)
