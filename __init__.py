@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from .trainer.checkpoint.loading import LoadedTokenizer as LoadedTokenizer
     from .trainer.checkpoint.loading import load_prior as load_prior
     from .trainer.checkpoint.loading import load_tokenizer as load_tokenizer
+    from .trainer.checkpoint.pretrained import from_pretrained as from_pretrained
     from .trainer.data.config import DataConfig as DataConfig
     from .trainer.data.stream import Stream as Stream
-    from .trainer.exchange.pretrained import from_pretrained as from_pretrained
     from .trainer.sampling.codes import sample as sample
 
 __version__ = "0.1.0"
@@ -58,7 +58,7 @@ _MODULES = {
     "trainer.checkpoint.loading": ("LoadedPrior", "LoadedTokenizer", "load_prior", "load_tokenizer"),
     "trainer.data.config": ("DataConfig",),
     "trainer.data.stream": ("Stream",),
-    "trainer.exchange.pretrained": ("from_pretrained",),
+    "trainer.checkpoint.pretrained": ("from_pretrained",),
     "trainer.sampling.codes": ("sample",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -13,8 +13,8 @@ from smalti.models.priors.orders import AnnealingConfig, OrderConfig
 from smalti.models.quantizers import CosineConfig
 from smalti.trainer.checkpoint import model_files
 from smalti.trainer.checkpoint.loading import load_prior, load_tokenizer
+from smalti.trainer.checkpoint.pretrained import from_pretrained
 from smalti.trainer.config import to_mapping
-from smalti.trainer.exchange.pretrained import from_pretrained
 
 CPU = torch.device("cpu")
 

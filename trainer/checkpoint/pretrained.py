@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import loading, model_files
-from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
+from . import loading, model_files
+from .loading import LoadedPrior, LoadedTokenizer
 
 
 def from_pretrained(
