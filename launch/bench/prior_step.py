@@ -65,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
     parser.add_argument("--turns", type=int, default=3, help="steps of each kind that are measured (3)")
     parser.add_argument("--threads", type=int, default=2, help="of each process, one of which works at a time (2)")
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--layers", type=int, default=24, help="of the prior (24)")
+    parser.add_argument("--heads", type=int, default=16, help="of attention (16)")
+    parser.add_argument("--width", type=int, default=1024, help="channels of the prior (1024)")
     parser.add_argument("--side", type=int, default=16, help="codes of the window's sides (16)")
     parser.add_argument("--channels", type=int, default=128, help="of the tokenizers' first level (128)")
 

@@ -26,9 +26,9 @@ CODES = 1024
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--layers", type=int, default=24, help="of the prior (24)")
+    parser.add_argument("--heads", type=int, default=16, help="of attention (16)")
+    parser.add_argument("--width", type=int, default=1024, help="channels of the prior (1024)")
     parser.add_argument("--window", type=int, default=16, help="codes a side of the priors' window")
     parser.add_argument("--grid", type=int, default=64, help="codes a side of the image")
     parser.add_argument("--rounds", type=int, default=4, help="parts of the stretch that the contestants take in turns")

@@ -51,6 +51,13 @@ def test_the_help_of_a_command_shows_an_example_and_explains_every_option(name: 
         parser.parse_args(example)  # the example is one that the command takes
 
 
+@pytest.mark.parametrize("name", bench.names())
+def test_the_help_of_a_measurement_explains_every_option(name: str):
+    parser = argparse.ArgumentParser()
+    import_module(f"smalti.launch.bench.{name}").add_arguments(parser)
+    assert all(action.help for action in parser._actions)
+
+
 def helped(calls: list[list[str]], heavy: tuple[str, ...], tmp_path: Path) -> subprocess.CompletedProcess[str]:
     code = HELP.format(calls=calls, heavy=heavy)
     return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
