@@ -74,15 +74,18 @@ def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
-def check_ranges(config: Any) -> None:
+def check_ranges(config: Any, *further: str) -> None:
     """Look at every field of a frozen config, for its ``__post_init__``.
 
+    Args:
+        further: what else is wrong with the config, to be said in the same error.
+
     Raises:
-        ValueError: some are outside their ranges; all are named.
+        ValueError: some are outside their ranges, or something else is wrong; all is named.
     """
     found = range_problems(type(config), {field.name: getattr(config, field.name) for field in fields(config)})
-    if found:
-        raise ValueError("; ".join(found))
+    if found or further:
+        raise ValueError("; ".join([*found, *further]))
 
 
 def range_problems(cls: type, values: Mapping[str, Any]) -> list[str]:

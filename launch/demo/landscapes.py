@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from ...models.bounds import Natural, Seed, Width, check_ranges
+from ...models.bounds import Count, Natural, Seed, Width, check_ranges
 from ...trainer import bounded_json
 from ...trainer.exit_code import ExitCode
 from ...trainer.files import write_whole
@@ -77,7 +77,7 @@ class LandscapeSet:
         maps_only: leave the images out.
     """
 
-    count: Natural = 24
+    count: Count = 24
     height: Width = 1024
     width: Width = 1280
     seed: Seed = 0
@@ -86,11 +86,6 @@ class LandscapeSet:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, got {self.count}")
-        for name in ("seed", "first"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         _check_size(self.height, self.width)
 
     def render(self, folder: Path) -> Iterator[str]:

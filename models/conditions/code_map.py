@@ -27,8 +27,6 @@ class CodeMapConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.vocab_size < 1:
-            raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
 
     def build(self, width: int, window: tuple[int, int]) -> "CodeMap":
         """The condition of a prior with ``width`` channels that is trained on ``window`` codes."""

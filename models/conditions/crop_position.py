@@ -109,7 +109,7 @@ class CoordinateFeaturesConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if not 1 <= self.frequencies <= 20:
+        if self.frequencies > 20:
             raise ValueError(f"frequencies must be 1 to 20 octaves, got {self.frequencies}")
 
     def build(self, width: int, window: tuple[int, int]) -> "CoordinateFeatures":

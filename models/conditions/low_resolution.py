@@ -25,10 +25,6 @@ class LowResolutionConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.pixels_per_code < 1 or self.channels < 1:
-            raise ValueError(
-                f"pixels_per_code and channels must be at least 1, got {self.pixels_per_code} and {self.channels}"
-            )
 
     def build(self, width: int, window: tuple[int, int]) -> "LowResolution":
         """The condition of a prior with ``width`` channels that is trained on ``window`` codes."""

@@ -34,11 +34,8 @@ class ObjectsConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.objects < 1 or self.classes < 1 or self.grid < 2:
-            raise ValueError(
-                f"objects and classes must be at least 1 and grid at least 2, "
-                f"got {self.objects}, {self.classes} and {self.grid}"
-            )
+        if self.grid < 2:
+            raise ValueError(f"grid must be at least 2, got {self.grid}")
 
     def build(self, width: int, window: tuple[int, int]) -> "Objects":
         """The condition of a prior with ``width`` channels."""

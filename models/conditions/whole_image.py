@@ -46,8 +46,6 @@ class ClassConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.classes < 1:
-            raise ValueError(f"classes must be at least 1, got {self.classes}")
 
     def build(self, width: int, window: tuple[int, int]) -> "ClassLabel":
         """The condition of a prior with ``width`` channels."""
@@ -88,8 +86,6 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.tokens < 1 or self.channels < 1:
-            raise ValueError(f"tokens and channels must be at least 1, got {self.tokens} and {self.channels}")
 
     def build(self, width: int, window: tuple[int, int]) -> "Text":
         """The condition of a prior with ``width`` channels."""

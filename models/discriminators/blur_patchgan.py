@@ -23,9 +23,7 @@ class BlurPatchGANConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.stages < 1:
-            raise ValueError(f"stages must be at least 1, got {self.stages}")
-        if self.channels < 1 or self.channels % GROUPS:
+        if self.channels % GROUPS:
             raise ValueError(f"channels must be a multiple of the {GROUPS} groups of GroupNorm, got {self.channels}")
 
     def build(self, in_channels: int = 3) -> "BlurPatchGAN":

@@ -24,10 +24,8 @@ class PatchGANConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.layers < 1:
-            raise ValueError(f"layers must be at least 1, got {self.layers}")
-        if self.channels < 1 or (self.norm == "group" and self.channels % 16):
-            raise ValueError(f"channels must be positive, and a multiple of 16 with norm: group, got {self.channels}")
+        if self.norm == "group" and self.channels % 16:
+            raise ValueError(f"channels must be a multiple of 16 with norm: group, got {self.channels}")
 
     def build(self, in_channels: int = 3) -> "PatchGAN":
         """The network, with fresh weights from torch's global generator."""

@@ -32,11 +32,8 @@ class StyleGANConfig:
         check_ranges(self)
         if self.resolution < 2 * SMALLEST or self.resolution & (self.resolution - 1):
             raise ValueError(f"resolution must be a power of two from {2 * SMALLEST} on, got {self.resolution}")
-        if self.capacity < self.resolution or self.widest < 1:
-            raise ValueError(
-                f"capacity must be at least the resolution {self.resolution} and widest positive, "
-                f"got {self.capacity} and {self.widest}"
-            )
+        if self.capacity < self.resolution:
+            raise ValueError(f"capacity must be at least the resolution {self.resolution}, got {self.capacity}")
 
     @property
     def required_resolution(self) -> int:

@@ -19,10 +19,6 @@ class LeCAMConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.weight < 0:
-            raise ValueError(f"weight must not be negative, got {self.weight}")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
 
     def build(self) -> "LeCAM":
         """The regularisation, with its anchors at 0."""

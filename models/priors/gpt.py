@@ -51,32 +51,14 @@ class GPTConfig:
     loss_chunk: Count = 1024  # positions whose logits are alive at a time
 
     def __post_init__(self) -> None:
-        problems = [f"{name} must be at least 1, got {value}" for name, value in self._sizes().items() if value < 1]
+        problems = []
         if self.heads >= 1 and self.width % self.heads:
             problems.append(f"width (={self.width}) must be a multiple of heads (={self.heads})")
         elif self.heads >= 1 and self.block == "llama" and self.width // self.heads % 4:
             problems.append(
-                f"width / heads (={self.width // self.heads}) must be a multiple of 4 for the block 'modern'"
+                f"width / heads (={self.width // self.heads}) must be a multiple of 4 for the block 'llama'"
             )
-        for name in (
-            "embedding_dropout",
-            "attention_dropout",
-            "residual_dropout",
-            "condition_dropout",
-            "label_smoothing",
-        ):
-            if not 0 <= getattr(self, name) < 1:
-                problems.append(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not 0 < self.token_keep_prob <= 1:
-            problems.append(f"token_keep_prob must be in (0, 1], got {self.token_keep_prob}")
-        if problems:
-            raise ValueError("; ".join(problems))
-        check_ranges(self)
-
-    def _sizes(self) -> dict[str, int]:
-        rows, columns = self.window
-        sizes = {"layers": self.layers, "heads": self.heads, "width": self.width, "loss_chunk": self.loss_chunk}
-        return sizes | {"the window's rows": rows, "the window's columns": columns}
+        check_ranges(self, *problems)
 
     def build(self, codes: int, condition: ConditionConfig) -> "GPT":
         """A fresh prior over ``codes`` codes."""

@@ -51,28 +51,10 @@ class NeighborhoodConfig:
     loss_chunk: Count = 1024  # positions whose logits are alive at a time
 
     def __post_init__(self) -> None:
-        counts = ("layers", "heads", "width", "rows_above", "columns_beside", "loss_chunk")
-        problems = [
-            f"{name} must be at least 1, got {getattr(self, name)}" for name in counts if getattr(self, name) < 1
-        ]
-        if min(self.window) < 1:
-            problems.append(f"window must have at least 1 row and 1 column, got {self.window}")
+        problems = []
         if self.heads >= 1 and self.width % (4 * self.heads):
             problems.append(f"width (={self.width}) must be a multiple of 4 * heads (={4 * self.heads})")
-        for name in (
-            "embedding_dropout",
-            "attention_dropout",
-            "residual_dropout",
-            "condition_dropout",
-            "label_smoothing",
-        ):
-            if not 0 <= getattr(self, name) < 1:
-                problems.append(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not 0 < self.token_keep_prob <= 1:
-            problems.append(f"token_keep_prob must be in (0, 1], got {self.token_keep_prob}")
-        if problems:
-            raise ValueError("; ".join(problems))
-        check_ranges(self)
+        check_ranges(self, *problems)
 
     def build(self, codes: int, condition: ConditionConfig) -> "NeighborhoodPrior":
         """A fresh prior over ``codes`` codes."""

@@ -27,12 +27,7 @@ class CosineConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check_codebook(self.codebook_size, self.replace_dead_after)
-        if self.commitment_weight < 0 or self.codebook_weight < 0:
-            raise ValueError(
-                "commitment_weight and codebook_weight must not be negative, "
-                f"got {self.commitment_weight} and {self.codebook_weight}"
-            )
+        check_codebook(self.codebook_size)
 
     def build(self, dim: int) -> "CosineQuantizer":
         """A quantizer of features with ``dim`` channels."""

@@ -29,9 +29,7 @@ class EMAConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check_codebook(self.codebook_size, self.replace_dead_after)
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
+        check_codebook(self.codebook_size)
 
     def build(self, dim: int) -> "EMAQuantizer":
         """A quantizer of features with ``dim`` channels."""

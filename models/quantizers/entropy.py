@@ -24,12 +24,6 @@ class EntropyConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if min(self.weight, self.per_sample_weight, self.batch_weight) < 0:
-            raise ValueError(
-                f"weights must not be negative, got {self.weight}, {self.per_sample_weight} and {self.batch_weight}"
-            )
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
 
     def loss(self, mean_entropy: Tensor, mean_distribution: Tensor) -> Tensor:
         """The two terms, weighted, () float32; in nats.

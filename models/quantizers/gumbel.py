@@ -28,15 +28,13 @@ class GumbelConfig:
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
-        check_codebook(self.codebook_size, None)
-        if not 0 < self.temperature_end <= self.temperature_start:
+        check_ranges(self)
+        check_codebook(self.codebook_size)
+        if self.temperature_end > self.temperature_start:
             raise ValueError(
                 f"the temperature must fall from temperature_start to temperature_end > 0, "
                 f"got {self.temperature_start} and {self.temperature_end}"
             )
-        if self.temperature_steps < 1:
-            raise ValueError(f"temperature_steps must be at least 1, got {self.temperature_steps}")
-        check_ranges(self)
 
     def build(self, dim: int) -> "GumbelQuantizer":
         """A quantizer of features with ``dim`` channels."""

@@ -31,12 +31,7 @@ class IBQConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check_codebook(self.codebook_size, None)
-        if self.codebook_term_weight < 0 or self.codebook_weight < 0:
-            raise ValueError(
-                "codebook_term_weight and codebook_weight must not be negative, "
-                f"got {self.codebook_term_weight} and {self.codebook_weight}"
-            )
+        check_codebook(self.codebook_size)
 
     def build(self, dim: int) -> "IndexBackpropagationQuantizer":
         """A quantizer of features with ``dim`` channels."""

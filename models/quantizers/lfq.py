@@ -31,8 +31,6 @@ class LFQConfig:
         check_ranges(self)
         if not 2 <= self.bits <= 24:
             raise ValueError(f"bits must lie in 2 to 24, got {self.bits}: the entropy terms hold all 2^bits codes")
-        if self.commitment_weight < 0:
-            raise ValueError(f"commitment_weight must not be negative, got {self.commitment_weight}")
 
     @property
     def codebook_size(self) -> int:

@@ -40,12 +40,7 @@ class VQConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check_codebook(self.codebook_size, self.replace_dead_after)
-        if self.commitment_weight < 0 or self.codebook_weight < 0:
-            raise ValueError(
-                "commitment_weight and codebook_weight must not be negative, "
-                f"got {self.commitment_weight} and {self.codebook_weight}"
-            )
+        check_codebook(self.codebook_size)
 
     def build(self, dim: int) -> "VectorQuantizer":
         """A quantizer of features with ``dim`` channels."""
@@ -112,9 +107,7 @@ def note_idle(idle: Tensor, counts: Tensor) -> None:
     idle.add_(1).masked_fill_(counts > 0, 0)
 
 
-def check_codebook(codes: int, replace_dead_after: int | None) -> None:
+def check_codebook(codes: int) -> None:
     """Raises ValueError for a codebook that cannot be."""
     if codes < 2:
         raise ValueError(f"codebook_size must be at least 2, got {codes}")
-    if replace_dead_after is not None and replace_dead_after < 1:
-        raise ValueError(f"replace_dead_after must be at least 1 step, or null for never, got {replace_dead_after}")

@@ -38,17 +38,13 @@ class VQGANConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
-            raise ValueError(
-                f"channel_multipliers must name a width of at least 1 for each level, got {self.channel_multipliers}"
-            )
-        if self.channels < 1 or self.norm_groups < 0 or (self.norm_groups and self.channels % self.norm_groups):
+        if not self.channel_multipliers:
+            raise ValueError("channel_multipliers must name a width of at least 1 for each level, got none")
+        if self.norm_groups and self.channels % self.norm_groups:
             raise ValueError(
                 f"channels must be a multiple of norm_groups, the groups of GroupNorm (0 for none), "
                 f"got {self.channels} and {self.norm_groups}"
             )
-        if self.num_res_blocks < 1:
-            raise ValueError(f"num_res_blocks must be at least 1, got {self.num_res_blocks}")
         if self.num_labels is not None and not 2 <= self.num_labels <= 255:
             raise ValueError(f"num_labels must lie in 2 to 255, 255 being the mark of no label, got {self.num_labels}")
         needed = self.quantizer.dimension

@@ -56,7 +56,7 @@ class DataConfig:
     crops_per_image: Count = 1
     max_repeats: Natural = 0
     num_workers: Natural = field(default=0, metadata=MAY_CHANGE)
-    prefetch: Natural = field(default=2, metadata=MAY_CHANGE)
+    prefetch: Count = field(default=2, metadata=MAY_CHANGE)
     max_bad_fraction: Share = field(default=0.01, metadata=MAY_CHANGE)
     remote: RemoteConfig = field(default_factory=RemoteConfig, metadata=MAY_CHANGE)
 
@@ -64,17 +64,6 @@ class DataConfig:
         check_ranges(self)
         if bool(self.shards) == bool(self.mixture):
             raise ValueError("give either shards or mixture, and not both")
-        for name, smallest in (
-            ("shuffle_window", 0),
-            ("crops_per_image", 1),
-            ("max_repeats", 0),
-            ("num_workers", 0),
-            ("prefetch", 1),
-        ):
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ValueError(f"max_bad_fraction is a share between 0 and 1, got {self.max_bad_fraction}")
         unknown = sorted(set(self.extensions) - set(EXTENSIONS))
         if unknown:
             raise ValueError(f"extensions names unknown fields {unknown}; known are {sorted(EXTENSIONS)}")

@@ -43,7 +43,7 @@ class CropConfig:
     flip: Share = 0.5
 
     def __post_init__(self) -> None:
-        _check_common(self.size, self.flip)
+        check_ranges(self)
         if self.max_upscale < 1:
             raise ValueError(f"max_upscale must be at least 1, got {self.max_upscale}")
         low, high = self.scale
@@ -52,7 +52,6 @@ class CropConfig:
                 f"scale must be (smallest, largest) with smallest at least 1 / max_upscale = {1 / self.max_upscale:g}, "
                 f"got {self.scale}"
             )
-        check_ranges(self)
 
     @property
     def output(self) -> tuple[int, int]:
@@ -126,10 +125,9 @@ class TamingCropConfig:
     flip: Share = 0.0
 
     def __post_init__(self) -> None:
-        _check_common(self.size, self.flip)
+        check_ranges(self)
         if self.resize and self.resize < self.size:
             raise ValueError(f"resize must be 0 or at least size = {self.size}, got {self.resize}")
-        check_ranges(self)
 
     @property
     def output(self) -> tuple[int, int]:
@@ -194,7 +192,7 @@ class CodeCropConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if min(self.window) < 0 or (0 in self.window and self.window != (0, 0)):
+        if 0 in self.window and self.window != (0, 0):
             raise ValueError(f"window must be (rows, columns), at least 1 each, or (0, 0) for all, got {self.window}")
 
     @property
@@ -247,13 +245,6 @@ def crop_box(config: AnyCropConfig | None, height: int, width: int, key: int) ->
         TooSmallError: the image cannot fill the crop.
     """
     return config.draw(height, width, key) if config else Crop(0, 0, width, height)
-
-
-def _check_common(size: int, flip: float) -> None:
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
-    if not 0 <= flip <= 1:
-        raise ValueError(f"flip is a probability, got {flip}")
 
 
 def _start(draw: float, length: int, side: int, position: Position) -> int:

@@ -33,8 +33,6 @@ class Machines:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if min(self.nodes, self.gpus) < 1 or min(self.memory, self.teraflops, self.mfu) <= 0:
-            raise ValueError(f"nodes, gpus, memory, teraflops and mfu must be positive, got {self}")
 
     @property
     def ranks(self) -> int:

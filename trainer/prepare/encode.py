@@ -74,15 +74,10 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name, smallest in (("crops", 1), ("low_res", 0), ("batch", 1), ("num_workers", 0)):
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
         if self.crop is None and self.crops > 1:
             raise ValueError(f"whole images are encoded once, got crops = {self.crops}; give the crop's size")
         if self.tile <= 2 * self.halo:
             raise ValueError(f"tile must be more than twice the halo, got {self.tile} and {self.halo} codes")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ValueError(f"max_bad_fraction is a share between 0 and 1, got {self.max_bad_fraction}")
 
 
 class EncodeJob(NamedTuple):

@@ -42,9 +42,6 @@ class PackConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name in ("shard_bytes", "shard_samples", "val", "minimum_side", "processes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.shard_bytes and not self.shard_samples:
             raise ValueError("one of shard_bytes and shard_samples must limit the shards")
 

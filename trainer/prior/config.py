@@ -54,8 +54,6 @@ class PriorRun:
     def __post_init__(self) -> None:
         check_ranges(self)
         self.training.optimizer.peak(self.batch.global_batch_size)
-        if self.sequence_parallel_size < 1:
-            raise ValueError(f"sequence_parallel_size must be at least 1, got {self.sequence_parallel_size}")
         unknown = sorted(set(self.condition_tokenizers) - {"segmentation", "depth"})
         if unknown:
             raise ValueError(f"condition_tokenizers are of the fields map and depth, got {', '.join(unknown)}")

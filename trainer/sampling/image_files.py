@@ -40,7 +40,7 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.halo < 0 or self.tile <= 2 * self.halo:
+        if self.tile <= 2 * self.halo:
             raise ValueError(f"tile must be more than twice the halo, got tile {self.tile} and halo {self.halo} codes")
 
     def suffix(self, height: int, width: int) -> str:

@@ -18,8 +18,6 @@ class SamplingJobConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, got {self.batch}")
 
 
 class ProgressTracker:

@@ -43,8 +43,6 @@ class RemoteConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.cache_gigabytes <= 0:
-            raise ValueError(f"cache_gigabytes must be positive, got {self.cache_gigabytes}")
 
     def shard_cache(self) -> ShardCache:
         """The cache."""

@@ -26,7 +26,7 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.micro_batch_size < 1 or self.global_batch_size % self.micro_batch_size:
+        if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
                 "global_batch_size must be a multiple of micro_batch_size, "
                 f"got {self.global_batch_size} and {self.micro_batch_size}"
@@ -91,9 +91,6 @@ class LoopConfig:
     save_every: Count = 500
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "log_every", "preview_every", "eval_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1 step, got {getattr(self, name)}")
         check_ranges(self)
 
 

@@ -34,7 +34,7 @@ class PerceptualConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check(self.weight, self.trunk, self.path)
+        check(self.trunk, self.path)
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,11 @@ class LogitConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check(self.weight, self.classifier, self.path)
+        check(self.classifier, self.path)
 
 
-def check(weight: float, network: str, path: Path | None) -> None:
+def check(network: str, path: Path | None) -> None:
     """Raises ValueError for a loss that cannot be."""
-    if weight < 0:
-        raise ValueError(f"weight must not be negative, got {weight}")
     if network == "random" and path is not None:
         raise ValueError(f"path is of no use to a random network, got {path}; leave out one of the two")
 

@@ -41,12 +41,6 @@ class MonitorsConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name in ("check_every", "max_skipped_steps", "usage_window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1 step, got {getattr(self, name)}")
-        for name in ("freeze_above_accuracy", "unfreeze_below_accuracy", "max_clamped_fraction", "min_codebook_usage"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share and must lie in [0, 1], got {getattr(self, name)}")
         if self.unfreeze_below_accuracy > self.freeze_above_accuracy:
             raise ValueError(
                 "unfreeze_below_accuracy must not be above freeze_above_accuracy, "

@@ -29,8 +29,6 @@ class VQGANLossConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.pixel_weight < 0:
-            raise ValueError(f"pixel_weight must not be negative, got {self.pixel_weight}")
 
 
 class LossGradient(NamedTuple):

@@ -221,8 +221,8 @@ def test_grids_of_another_size_are_refused():
 
 def test_a_bad_config_names_every_problem():
     with pytest.raises(
-        ValueError, match=r"width \(=10\) must be a multiple of heads \(=4\); token_keep_prob must be .* got 0"
+        ValueError, match=r"token_keep_prob must be .* got 0; width \(=10\) must be a multiple of heads \(=4\)"
     ):
         GPTConfig(width=10, heads=4, token_keep_prob=0)
-    with pytest.raises(ValueError, match="multiple of 4 for the block 'modern'"):
+    with pytest.raises(ValueError, match="multiple of 4 for the block 'llama'"):
         GPTConfig(width=12, heads=2, block="llama")

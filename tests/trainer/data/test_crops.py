@@ -107,7 +107,7 @@ def test_windows_of_codes_lie_on_the_grid():
     ("build", "says"),
     [
         (lambda: CropConfig(size=0), "size must be at least 1"),
-        (lambda: CropConfig(flip=2), "flip is a probability"),
+        (lambda: CropConfig(flip=2), r"flip must be in \[0, 1\], got 2"),
         (lambda: CropConfig(scale=(0.1, 1)), "1 / max_upscale"),
         (lambda: CropConfig(scale=(2, 1)), "smallest, largest"),
         (lambda: CropConfig(max_upscale=0.5), "max_upscale must be at least 1"),

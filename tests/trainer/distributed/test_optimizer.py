@@ -38,9 +38,9 @@ def test_a_rate_that_cannot_train_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"decay_fraction": 0.0}, "decay_fraction in"),
+        ({"decay_fraction": 0.0}, "decay_fraction must be in"),
         ({"min_lr_ratio": 1.5}, "min_lr_ratio must be"),
-        ({"warmup_steps": -1}, "must not be negative"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
         ({"betas": (0.9, 1.0)}, "betas"),
     ],
 )

@@ -132,5 +132,5 @@ def test_a_task_may_end_at_an_evaluation():
 
 @pytest.mark.parametrize("name", ["max_steps", "log_every", "preview_every", "eval_every", "save_every"])
 def test_intervals_are_at_least_one_step(name: str):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1 step, got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         LoopConfig(**{"max_steps": 10, name: 0})
