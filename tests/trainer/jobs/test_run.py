@@ -91,6 +91,12 @@ def test_a_number_with_two_names_is_refused_with_both_and_a_way_out(
         build(run_on(place, kind, training, val))
 
 
+def test_more_named_classes_than_the_prior_knows_are_refused_with_the_number_to_set(place: Path):
+    run = replace(run_on(place, "codes", ["all"], "without foxes"), condition=ClassConfig(classes=2))
+    with pytest.raises(ValueError, match=r"3 classes, cat to fox, and the prior knows 2; set condition.classes to 3"):
+        built(run, resolve_tokenizers(run))
+
+
 FINE = [(["all"], "all"), (["all"], "without foxes"), (["all"], "numbers"), (["without foxes", "more"], "all")]
 
 
