@@ -54,9 +54,15 @@ def claim_run_dir(folder: Path, run: Any, kinds: Any, fresh: bool) -> None:
         fresh: first remove what the folder holds of a run.
 
     Raises:
-        ValueError: the folder holds a run with another config.
+        ValueError: the folder holds a run with another config, or rank 0 cannot read or write there.
     """
-    problem = ranks.broadcast_object(_claimed(folder, run, kinds, fresh) if ranks.rank() == 0 else None)
+    problem = ""
+    if ranks.rank() == 0:
+        try:
+            problem = _claimed(folder, run, kinds, fresh)
+        except (OSError, ValueError) as error:  # the other ranks wait for rank 0
+            problem = str(error)
+    problem = ranks.broadcast_object(problem)
     if problem:
         raise ValueError(problem)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from fixtures import runs
 
@@ -80,6 +81,20 @@ def test_a_damaged_config_of_the_run_is_replaced_by_that_of_a_checkpoint(tmp_pat
     assert configs.read(Run, tmp_path / "config.yaml") == Run(keep=4)
     claim_run_dir(tmp_path, Run(keep=4), Run, fresh=False)
     assert "takes its place" not in capsys.readouterr().out
+
+
+def claimed(folder: str) -> str:
+    try:
+        claim_run_dir(Path(folder), Run(), Run, fresh=False)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_what_only_rank_0_cannot_do_is_an_error_on_every_rank(tmp_path: Path):
+    (tmp_path / "config.yaml").mkdir()
+    first, second = processes.run(claimed, 2, tmp_path)
+    assert first == second and str(tmp_path / "config.yaml") in first
 
 
 def test_a_start_that_saved_nothing_binds_nobody(tmp_path: Path):
