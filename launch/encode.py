@@ -42,6 +42,7 @@ def _encode(asked: argparse.Namespace) -> int:
         halo=asked.halo,
         low_res=asked.low_res,
         batch=asked.batch,
+        precision=asked.precision,
         num_workers=asked.num_workers,
         max_bad_fraction=asked.max_bad_fraction,
     )
@@ -91,7 +92,19 @@ def _parser() -> argparse.ArgumentParser:
     crops.add_argument("--flip", type=float, default=0.5, metavar="P", help="share of mirrored crops (0.5)")
     crops.add_argument("--resize", type=int, metavar="PIXELS", help="cut as taming-transformers: shortest side to this")
     crops.add_argument("--seed", type=int, default=0, metavar="N", help="the run's (0)")
-    crops.add_argument("--batch", type=int, default=16, metavar="N", help="crops that the network sees at once (16)")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=16,
+        metavar="N",
+        help="crops, or tiles of whole images of one size, that the network sees at once (16)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of the networks; bf16 is faster on GPUs, gives a few other codes, and the shards say so (fp32)",
+    )
     parser.add_argument(
         "--segmentation-tokenizer", type=Path, metavar="FOLDER", help="a VQGAN of maps, for codes of the maps"
     )

@@ -62,7 +62,17 @@ class CodeMemberEncoder:
         self._low = low
 
     def members(self, rows: Sequence[LoadedSample]) -> list[dict[str, bytes]]:
-        """The members of rows of one size, a multiple of the factor along both sides."""
+        """The members of rows, whose sides are multiples of the factor; those of one size are encoded together."""
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for number, row in enumerate(rows):
+            sizes.setdefault(row["image"].shape, []).append(number)
+        made: list[dict[str, bytes]] = [{}] * len(rows)
+        for numbers in sizes.values():
+            for number, members in zip(numbers, self._of_one_size([rows[n] for n in numbers]), strict=True):
+                made[number] = members
+        return made
+
+    def _of_one_size(self, rows: Sequence[LoadedSample]) -> list[dict[str, bytes]]:
         grids = {"codes": self._codes("image", rows)}
         for field in ("segmentation", "depth"):
             if field in self._tokenizers:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from ...models.bounds import Count, Natural, Seed, Share, Width, check_ranges
 from ...models.conditions.code_map import LABELS
 from ...models.vqgan.tiling import Tiling
-from ..checkpoint.loading import LoadedTokenizer
+from ..checkpoint.loading import PRECISIONS, LoadedTokenizer, Precision
 from ..config import to_mapping
 from ..data.collate import LoadedSample
 from ..data.crops import CropConfig, TamingCropConfig, crop_box
@@ -36,7 +36,7 @@ from ..shards.fields import ARRAY_FIELDS, EXTENSIONS, PROVENANCE_KEYS
 from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
 from ..shards.writer import Sample, finished, own_shard, remove_unfinished, write_shard
-from . import report_file
+from . import encode_batches, report_file
 from .code_members import CodeMemberEncoder, crop_to_codes
 
 __all__ = ["EncodeConfig", "EncodeJob", "EncodeReport", "encode", "provenance"]
@@ -57,7 +57,8 @@ class EncodeConfig:
         tile: side that the network sees at once of whole images, in codes.
         halo: border of a tile that is seen but not kept, in codes.
         low_res: side of the small image that is kept beside each grid, in pixels a code; 0 keeps none.
-        batch: crops the network sees at once.
+        batch: crops the network sees at once, or whole images of one size that take as much memory in tiles.
+        precision: of the networks. In bf16 a few codes are others, and the shards say so.
         num_workers: processes that read and decode, on each rank; 0 does it in between.
         max_bad_fraction: largest share of images that may be left out.
     """
@@ -69,6 +70,7 @@ class EncodeConfig:
     halo: Natural = 2
     low_res: Natural = 0
     batch: Width = 16
+    precision: Precision = "fp32"
     num_workers: Natural = 0
     max_bad_fraction: Share = 0.01
 
@@ -116,6 +118,8 @@ def provenance(work: EncodeJob) -> dict[str, Any]:
     cut: dict[str, Any] = {"tile": config.tile, "halo": config.halo}
     if config.crop is not None:
         cut = {"crop": to_mapping(config.crop), "crops": config.crops, "seed": config.seed}
+    if config.precision != "fp32":
+        cut["precision"] = config.precision
     metadata = work.tokenizer.metadata
     made_as = {
         "kind": "codes",
@@ -174,6 +178,8 @@ def _encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
     coder = CodeMemberEncoder(
         work.tokenizer, work.condition_tokenizers, _has(work.source, "segmentation"), tiles, config.low_res
     )
+    for each in (work.tokenizer, *work.condition_tokenizers.values()):
+        each.model.to(PRECISIONS[config.precision])
     images = _Images(work.source, _fields(work), config, factor, _checks(work))
     places = [(shard, sample) for shard in mine for sample in range(work.source.counts[shard])]
     loader = DataLoader(
@@ -229,21 +235,24 @@ def _samples(
     say: Callable[[str], None],
 ) -> Iterator[Sample]:
     """The samples of one code shard, a batch at a time; images that cannot be used are noted."""
-    together = 1 if config.crop is None else max(config.batch // config.crops, 1)
-    while part := list(islice(reads, together)):
-        rows: list[LoadedSample] = []
-        for read in part:
-            if not isinstance(read, SampleError):
-                rows += read
-            elif read.kind in _PASSING:
-                raise read
-            else:
-                skipped.append((read.key, read.kind, read.detail))
-                say(f"left out: {shard} {read.key}: {read.kind}: {read.detail}")
-        for begin in range(0, len(rows), config.batch):
-            batch = rows[begin : begin + config.batch]
-            for row, members in zip(batch, coder.members(batch), strict=True):
-                yield Sample(row["key"], members | row["carried"])
+    tile = None if config.crop is not None else (config.tile * coder.factor) ** 2
+    rows = _rows(shard, reads, skipped, say)
+    for row, members in encode_batches.members_beside(coder, encode_batches.batches(rows, config.batch, tile)):
+        yield Sample(row["key"], members | row["carried"])
+
+
+def _rows(
+    shard: str, reads: Iterator[_Read], skipped: list[tuple[str, str, str]], say: Callable[[str], None]
+) -> Iterator[LoadedSample]:
+    """What can be encoded; images that cannot be used are noted."""
+    for read in reads:
+        if not isinstance(read, SampleError):
+            yield from read
+        elif read.kind in _PASSING:
+            raise read
+        else:
+            skipped.append((read.key, read.kind, read.detail))
+            say(f"left out: {shard} {read.key}: {read.kind}: {read.detail}")
 
 
 class _Images(Dataset[_Read]):

@@ -191,3 +191,39 @@ def test_what_cannot_work_is_refused_before_anything_is_encoded(images, tokenize
 def test_the_commonest_label_of_a_cell_and_the_lowest_of_equals():
     labels = torch.tensor([[1, 1, 9, 3], [2, 1, 3, 9], [5, 5, 7, 7], [5, 5, 7, 7]])
     assert majority_label(labels, 2, 2).tolist() == [[1, 3], [5, 7]]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_whole_images_of_one_size_are_encoded_together_with_the_same_codes(images, tokenizer, tmp_path, batch):
+    seen = []
+
+    def look(_, given):
+        seen.append(len(given[0]))
+
+    hook = tokenizer.model.encoder.register_forward_pre_hook(look)
+    run(tokenizer, images, tmp_path / "codes", tile=64, batch=batch)
+    hook.remove()
+    source, shards = ShardSet.open([str(images)]), ShardSet.open([str(tmp_path / "codes")])
+    assert sum(seen) == shards.samples and (max(seen) > 1) == (batch > 1)
+    for sample in range(shards.counts[0]):
+        pixels = torch.from_numpy(decoded(source.read(0, sample, "png")).copy()).permute(2, 0, 1)[None, :, :24, :24]
+        grid = np.load(io.BytesIO(shards.read(0, sample, "codes.npy")))
+        assert np.array_equal(grid, codes_of(tokenizer, pixels)[0])
+
+
+def test_codes_made_in_bf16_say_so_and_are_not_mixed_with_others(images, tmp_path):
+    rough = load_tokenizer(write_tokenizer(tmp_path / "export"), CPU)
+    run(rough, images, tmp_path / "codes", crop=CROP, precision="bf16")
+    assert ShardSet.open([str(tmp_path / "codes")]).provenance["precision"] == "bf16"
+    assert next(rough.model.parameters()).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="encode into another folder"):
+        run(rough, images, tmp_path / "codes", crop=CROP)
+
+
+def test_what_fails_while_it_encodes_is_raised(images, tokenizer, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(tokenizer.model, "encode", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(tokenizer, images, tmp_path / "codes", crop=CROP)
