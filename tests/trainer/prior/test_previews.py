@@ -150,7 +150,8 @@ def test_previews_change_nothing_and_stopping_keeps_the_best_weights(tmp_path):
 def without_tokenizer(folder: str) -> list[int]:
     """How many images a preview has while the tokenizer is there and once it is gone; runs on every rank."""
     previews = PreviewConfig(images=2, share=1.0, sampling=SamplingConfig())
-    task, training, val = built(run_of(Path(folder), previews=previews))
+    run = run_of(Path(folder), previews=previews)
+    task, training, val = built(run, resolve_tokenizers(run))
     for _ in range(1000):
         task.budget.train(1.0)
     steps, shown = training.train_batches(0), []
