@@ -6,7 +6,7 @@ from ...models.bounds import Count, Name, Natural, Positive, Share, check_ranges
 from ..schema import MAY_CHANGE
 from ..shards.fields import EXTENSIONS
 from ..shards.remote import RemoteConfig
-from .crops import AnyCropConfig, CropConfig
+from .crops import AnyCropConfig, CodeCropConfig, CropConfig
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ class DataConfig:
         unknown = sorted(set(self.extensions) - set(EXTENSIONS))
         if unknown:
             raise ValueError(f"extensions names unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
+
+    @property
+    def holds_codes(self) -> bool:
+        """Whether samples are grids of codes, and not images."""
+        return isinstance(self.crop, CodeCropConfig)
 
     @property
     def sources(self) -> tuple[SourceConfig, ...]:

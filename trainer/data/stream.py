@@ -23,11 +23,13 @@ from ..images.known_values import Check
 from ..shards.errors import SampleErrorLog
 from ..shards.fields import CODE_FIELDS, EXTENSIONS, IMAGE_FIELDS
 from ..shards.reader import ShardSet
+from .code_samples import CodeReader
 from .collate import Batch as Batch
 from .collate import join, part_of
 from .config import DataConfig as DataConfig
 from .config import SourceConfig as SourceConfig
-from .crops import AnyCropConfig, CodeCropConfig
+from .crops import CodeCropConfig
+from .image_samples import ImageReader
 from .sampler import Schedule
 from .samples import SampleReader
 from .worker_datasets import BatchRequest, Crops, EvalDataset, LoadedBatch, TrainDataset
@@ -86,10 +88,8 @@ class Stream:
         self._sets = [ShardSet.open(source.shards, config.remote) for source in config.sources]
         self.samples = sum(shards.samples for shards in self._sets)
         self.fingerprint = "-".join(shards.fingerprint for shards in self._sets)
-        _check_fields(fields, config.crop)
-        self._readers = [
-            SampleReader(shards, fields, config.crop, config.extensions, checks or {}) for shards in self._sets
-        ]
+        _check_fields(fields, config)
+        self._readers = [_reader(shards, fields, config, checks or {}) for shards in self._sets]
         for reader in self._readers:
             reader.check_fields()
             reader.check_sides()
@@ -163,7 +163,7 @@ class Stream:
                 that training draws in its first epoch; None covers grids of codes and takes the middle of images.
         """
         if crops is None:
-            crops = "grid" if isinstance(self.config.crop, CodeCropConfig) else "center"
+            crops = "grid" if self.config.holds_codes else "center"
         mine = range(self._rank, self.samples, self._world)
         turns = mine or range(min(self.samples, 1))
         chunks = (tuple(turns[start : start + batch]) for start in range(0, len(turns), batch))
@@ -284,16 +284,23 @@ def _accumulation(global_batch: int, micro_batch: int, rank: int, world: int) ->
     return global_batch // (micro_batch * world)
 
 
-def _check_fields(fields: Sequence[str], crop: AnyCropConfig | None) -> None:
+def _reader(shards: ShardSet, fields: Sequence[str], config: DataConfig, checks: Mapping[str, Check]) -> SampleReader:
+    """The reader of a kind of data."""
+    if isinstance(config.crop, CodeCropConfig):
+        return CodeReader(shards, fields, config.crop, config.extensions, checks)
+    return ImageReader(shards, fields, config.crop, config.extensions, checks)
+
+
+def _check_fields(fields: Sequence[str], config: DataConfig) -> None:
     """Makes sure that the fields exist and go with the crop."""
     unknown = sorted(set(fields) - set(EXTENSIONS))
     if unknown:
         raise ValueError(f"unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
-    of_codes = isinstance(crop, CodeCropConfig)
-    wrong = [name for name in fields if name in (IMAGE_FIELDS if of_codes else CODE_FIELDS)]
+    wrong = [name for name in fields if name in (IMAGE_FIELDS if config.holds_codes else CODE_FIELDS)]
     if wrong:
-        needed = "a crop of kind 'patch' or 'taming'" if of_codes else "a crop of kind 'codes'"
-        raise ValueError(f"fields {wrong} need {needed}, the data section has {crop.kind if crop else 'none'!r}")
+        needed = "a crop of kind 'patch' or 'taming'" if config.holds_codes else "a crop of kind 'codes'"
+        kind = "none" if config.crop is None else config.crop.kind
+        raise ValueError(f"fields {wrong} need {needed}, the data section has {kind!r}")
     if not set(fields) - {"cls"}:
         raise ValueError(f"fields must name something besides 'cls', got {list(fields)}")
 

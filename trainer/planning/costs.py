@@ -22,7 +22,6 @@ from ...models.conditions import (
 from ...models.discriminators import DiscriminatorConfig
 from ...models.losses import adversarial
 from ...models.vqgan.autoencoder import VQGANConfig
-from ..data.crops import CodeCropConfig
 from ..distributed.engine import NetworkConfig
 from ..jobs.networks import TrainedNetwork, trained_networks
 from ..jobs.run import Run
@@ -59,7 +58,7 @@ def step_flops(run: Run, codes: int) -> float:
     Args:
         codes: K, of a prior's tokenizer, whose shape is asked only where it encodes on line.
     """
-    on_line = isinstance(run, PriorRun) and not isinstance(run.train_data.crop, CodeCropConfig)
+    on_line = isinstance(run, PriorRun) and not run.train_data.holds_codes
     costs = measure(run, tokenizer_configs(run, None if on_line else codes))
     return costs.sample.flops * run.batch.global_batch_size
 
@@ -106,7 +105,7 @@ def _vqgan_step(
 def _of_prior(run: PriorRun, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
     image = tokenizers["image"]
     meter = Meter()
-    on_line = not isinstance(run.train_data.crop, CodeCropConfig)
+    on_line = not run.train_data.holds_codes
     frozen = 0
     if on_line:
         with simulated():

@@ -24,8 +24,8 @@ from ..checkpoint.loading import PRECISIONS, LoadedTokenizer, Precision
 from ..config import to_mapping
 from ..data.collate import LoadedSample
 from ..data.crops import CropConfig, TamingCropConfig, crop_box
+from ..data.image_samples import ImageReader
 from ..data.sampler import SampleDraw, Schedule
-from ..data.samples import SampleReader
 from ..distributed import ranks
 from ..distributed.child_processes import end_with
 from ..files import only_command_in
@@ -261,7 +261,7 @@ class _Images(Dataset[_Read]):
     def __init__(
         self, source: ShardSet, fields: Sequence[str], config: EncodeConfig, factor: int, checks: Mapping[str, Check]
     ) -> None:
-        self._reader = SampleReader(source, fields, config.crop, {}, checks)
+        self._reader = ImageReader(source, fields, config.crop, {}, checks)
         self._reader.check_fields()
         self._reader.check_sides()
         self._schedule = Schedule([source.counts], [1.0], config.seed, window=0)

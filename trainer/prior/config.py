@@ -7,7 +7,6 @@ from ...models.bounds import Count, Decay, Name, Seconds, Seed, Width, check_ran
 from ...models.conditions import ConditionConfig, UnconditionalConfig
 from ...models.priors import PriorConfig
 from ...models.priors.gpt import GPTConfig
-from ..data.crops import CodeCropConfig
 from ..data.stream import DataConfig
 from ..distributed.engine import NetworkConfig
 from ..schema import MAY_CHANGE
@@ -57,15 +56,14 @@ class PriorRun:
         unknown = sorted(set(self.condition_tokenizers) - {"segmentation", "depth"})
         if unknown:
             raise ValueError(f"condition_tokenizers are of the fields map and depth, got {', '.join(unknown)}")
-        kinds = [isinstance(data.crop, CodeCropConfig) for data in (self.train_data, self.val_data)]
-        if kinds[0] != kinds[1]:
+        if self.train_data.holds_codes != self.val_data.holds_codes:
             raise ValueError(
                 "train_data and val_data must both be code shards (crop: {kind: codes}), or both of images"
             )
         for name, data in (("train_data", self.train_data), ("val_data", self.val_data)):
             if data.crop is None:
                 raise ValueError(f"{name}.crop must be of kind codes, or cut images to the prior's window")
-            if isinstance(data.crop, CodeCropConfig) and data.crop.window not in (self.model.window, (0, 0)):
+            if data.holds_codes and data.crop.output not in (self.model.window, (0, 0)):
                 raise ValueError(
-                    f"{name}.crop.window must be the prior's model.window {self.model.window}, got {data.crop.window}"
+                    f"{name}.crop.window must be the prior's model.window {self.model.window}, got {data.crop.output}"
                 )

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from ...models.conditions import Condition
 from ..checkpoint.loading import TokenizerRef, load_tokenizer, tokenizer_ref
-from ..data.crops import CodeCropConfig
 from ..data.stream import Stream
 from ..distributed import ranks
 from ..images.known_values import Check, checked, only_cells, only_labels
@@ -92,7 +91,7 @@ def source(run: PriorRun, tokenizers: Mapping[str, TokenizerRef], condition: Con
                 f"{metadata['factor']}; both must have a code for the same pixels"
             )
     encoder = None
-    if not isinstance(run.train_data.crop, CodeCropConfig):
+    if not run.train_data.holds_codes:
         _check_side(run, metadata["factor"])
         device = ranks.device()
         others = {field: load_tokenizer(other, device) for field, other in conditions.items()}
@@ -153,7 +152,7 @@ def _place(stream: Stream) -> str:
 def _check_side(run: PriorRun, factor: int) -> None:
     """The crops of images must have the prior's window of codes."""
     for name, data in (("data", run.train_data), ("val", run.val_data)):
-        size = data.crop.size if data.crop is not None and not isinstance(data.crop, CodeCropConfig) else 0
+        size = data.crop.output[0] if data.crop is not None and not data.holds_codes else 0
         if (size // factor, size // factor) != run.model.window or size % factor:
             raise ValueError(
                 f"{name}.crop.size must be {run.model.window[0] * factor} pixels, {factor} for each of the "

@@ -6,7 +6,6 @@ from typing import Literal
 from ...models.bounds import Count, Decay, Name, Seconds, Seed, check_ranges
 from ...models.discriminators import DiscriminatorConfig, PatchGANConfig
 from ...models.vqgan.autoencoder import VQGANConfig
-from ..data.crops import CodeCropConfig, CropConfig, TamingCropConfig
 from ..data.inputs import Field
 from ..data.stream import DataConfig
 from ..distributed.engine import NetworkConfig
@@ -49,12 +48,11 @@ class VQGANRun:
     def __post_init__(self) -> None:
         check_ranges(self)
         for name, data in (("train_data", self.train_data), ("val_data", self.val_data)):
-            if data.crop is None or isinstance(data.crop, CodeCropConfig):
+            if data.crop is None or data.holds_codes:
                 raise ValueError(f"{name}.crop must cut images to one size (kind: patch or taming), got {data.crop}")
-            if data.crop.size % self.model.factor:
-                raise ValueError(
-                    f"{name}.crop.size must be a multiple of the factor {self.model.factor}, got {data.crop.size}"
-                )
+            size = data.crop.output[0]
+            if size % self.model.factor:
+                raise ValueError(f"{name}.crop.size must be a multiple of the factor {self.model.factor}, got {size}")
         for name, training in (
             ("generator_training", self.generator_training),
             ("discriminator_training", self.discriminator_training),
@@ -115,10 +113,6 @@ class VQGANRun:
                 f"{game.r1_gamma} and zero_stage {training.engine.zero_stage}"
             )
         judged = self.discriminator.required_resolution
-        if isinstance(self.train_data.crop, CropConfig | TamingCropConfig) and judged not in (
-            None,
-            self.train_data.crop.size,
-        ):
-            raise ValueError(
-                f"discriminator.resolution must be train_data.crop.size {self.train_data.crop.size}, got {judged}"
-            )
+        size = self.train_data.crop.output[0] if self.train_data.crop is not None else None
+        if judged not in (None, size):
+            raise ValueError(f"discriminator.resolution must be train_data.crop.size {size}, got {judged}")

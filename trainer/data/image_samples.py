@@ -1,0 +1,142 @@
+"""A sample of images: its members read, decoded and cut, with its box in the coordinates of the whole image.
+
+S is the side of a crop in pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..images.decode import Pixels, measure, size_of_numbers
+from ..images.geometry import Crop, Measured
+from ..images.known_values import Check
+from ..images.resize import Box, antialiased, bilinear_points, decoder_shrink, nearest_points, region_of, scaled
+from ..shards.fields import ARRAY_FIELDS, EXTENSIONS, IMAGE_FIELDS
+from ..shards.index import SampleLocation
+from ..shards.reader import ShardSet
+from .collate import LoadedSample
+from .crops import CropConfig, TamingCropConfig
+from .region_reader import DecodedRegion, open_member, sample_errors
+from .samples import Choose, SampleReader, sample_row
+
+
+class ImageReader(SampleReader):
+    """Cuts images, and the maps and depths beside them. Arguments as of ``SampleReader``; no crop takes them whole."""
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        fields: Sequence[str],
+        crop: CropConfig | TamingCropConfig | None,
+        members: Mapping[str, str],
+        checks: Mapping[str, Check],
+    ) -> None:
+        super().__init__(shards, fields, crop, members, checks)
+        self._cut = crop
+        self._image = EXTENSIONS["image"] if "image" not in members else (members["image"],)
+
+    def check_sides(self) -> None:
+        """Makes sure that no image is too small for the crops; small ones are left out when packing, never here.
+
+        Raises:
+            ValueError: some are.
+        """
+        if self._cut is None:
+            return
+        shortest = np.concatenate([np.minimum(index.heights, index.widths) for index in self.shards.indexes()])
+        shortest = shortest[shortest > 0]  # samples without an image are sample errors, and counted as such
+        small = int((shortest < self._cut.smallest_side).sum())
+        if small:
+            raise ValueError(
+                f"{small} of {len(shortest)} images have a side below {self._cut.smallest_side} pixels (the "
+                f"shortest has {shortest.min()}), too small for crops of {self._cut.size}; leave them out with "
+                f"pack --minimum-side {self._cut.smallest_side}, or make the crops smaller"
+            )
+
+    def read(self, place: SampleLocation, choose: Choose) -> list[LoadedSample]:
+        key = self.shards.key(*place)
+        measured = self._measured(place)
+        height, width, _ = measured
+        crops = self._chosen(place, choose, height, width)
+        rows: list[LoadedSample] = [sample_row(key, crop, (height, width)) for crop in crops]
+        for field in self._fields:
+            values = self._field(place, field, crops, measured)
+            for row, value in zip(rows, values, strict=True):
+                row[field] = value
+        return rows
+
+    def _field(self, place: SampleLocation, field: str, crops: list[Crop], measured: Measured) -> list[Any]:
+        if field == "cls":
+            return [self._label(place)] * len(crops)
+        if field in ARRAY_FIELDS:
+            return [self._array(place, field)] * len(crops)
+        extension = self._extension(place, field)
+        with sample_errors(self.shards, place, extension):
+            opened = open_member(self.shards, place, field, extension, measured)
+            factor = _factor(field, opened.shape, measured[:2])
+            own = [scaled(crop, factor) for crop in crops]
+            regions = [region_of(crop, *opened.shape) for crop in own]
+            parts = opened.parts(regions, [self._shrink(crop) for crop in own])
+            made = [self._resampled(field, part, crop) for part, crop in zip(parts, own, strict=True)]
+            for pixels in made:
+                self._check(field, pixels)
+            return made
+
+    def _measured(self, place: SampleLocation) -> Measured:
+        """The size of the image: by the index, or by the member that the config names for it.
+
+        Shards of others may have an image under a name of their own, or maps and depths alone.
+        """
+        known = self.shards.measured(*place)
+        usual, image = (
+            next((extension for extension in extensions if self.shards.has(*place, extension)), None)
+            for extensions in (EXTENSIONS["image"], self._image)
+        )
+        if known.height and (image == usual or (image is None and "image" not in self._fields)):
+            return known
+        if image is not None:
+            with sample_errors(self.shards, place, image):
+                return measure(self.shards.read(*place, image))
+        others = [field for field in self._fields if field in IMAGE_FIELDS]
+        if "image" in others or not others:
+            detail = f"it has no .{' or .'.join(self._image)}, and so no size to cut from"
+            raise self.shards.sample_error(*place, "missing field", detail)
+        extension = self._extension(place, others[0])
+        with sample_errors(self.shards, place, extension):
+            return Measured(*size_of_numbers(self.shards.read(*place, extension)))
+
+    def _shrink(self, crop: Crop) -> int:
+        return decoder_shrink(crop.width / self._cut.size) if isinstance(self._cut, CropConfig) else 1
+
+    def _resampled(self, field: str, part: DecodedRegion, crop: Crop) -> Pixels:
+        size = (round(crop.height), round(crop.width)) if self._cut is None else self._cut.output
+        if field != "image":
+            made = nearest_points(part.pixels, part.shows, crop, size)
+        elif isinstance(self._cut, TamingCropConfig):
+            made = bilinear_points(part.pixels, part.shows, crop, size)
+        else:
+            made = antialiased(part.pixels, size, _box_inside(part, crop))
+        if field == "image":
+            made = made.transpose(2, 0, 1)  # together with the flip in one copy: alone, each costs as much as decoding
+        return np.ascontiguousarray(made[..., ::-1] if crop.flip else made)
+
+
+def _box_inside(part: DecodedRegion, crop: Crop) -> Box | None:
+    """The crop in the pixels of a part that a decoder has reduced; None if the part is the crop."""
+    if part.shrink == 1:
+        return None
+    left, top = (crop.left - part.shows.left) / part.shrink, (crop.top - part.shows.top) / part.shrink
+    return left, top, left + crop.width / part.shrink, top + crop.height / part.shrink
+
+
+def _factor(field: str, shape: Sequence[int], source: tuple[int, int]) -> float:
+    """How many pixels of a map there are to one of the image, along each side.
+
+    Raises:
+        ValueError: the two have different proportions.
+    """
+    height, width = source
+    if abs(shape[0] * width - shape[1] * height) > max(height, width):
+        raise ValueError(f"the {field} of {shape[0]} x {shape[1]} does not fit an image of {height} x {width}")
+    return shape[0] / height
