@@ -86,7 +86,7 @@ class WandbRun:
 
 
 def _sent(place: Path) -> int:
-    """The step up to which wandb has everything; 0 where nobody can tell, and all is told again."""
+    """The step up to which wandb has everything; 0 where nobody knows, and all is logged again."""
     try:
         return max(int(place.read_text(encoding="utf-8")), 0)
     except (OSError, ValueError):
