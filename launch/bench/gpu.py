@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.alone:
         return _alone(arguments.alone, arguments.out, arguments.tiny)
-    print(f"{gpu_parts.card()}\n\n{gpu_parts.HEAD}", flush=True)
+    print(f"{gpu_parts.gpu_name()}\n\n{gpu_parts.HEAD}", flush=True)
     figures: dict[str, float] = {}
     for name in arguments.parts:
         problem = _in_its_process(name, arguments.out, arguments.tiny)

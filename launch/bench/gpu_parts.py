@@ -84,7 +84,7 @@ class Measured(NamedTuple):
         return Row(f"{line} {self.peak:.1f} |", figures)
 
 
-def card() -> str:
+def gpu_name() -> str:
     """What is measured on, in words."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return f"{name}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
@@ -136,7 +136,7 @@ def vqgan(sizes: Sizes, _: Path) -> Iterator[Row]:
 
 
 def _filling(batch: int, peak: float) -> int:
-    """The multiple of a batch that takes four fifths of the card's memory."""
+    """The multiple of a batch that takes four fifths of the GPU's memory."""
     if not torch.cuda.is_available():
         return 2 * batch
     room = 0.8 * torch.cuda.get_device_properties(0).total_memory / 2**30
@@ -151,8 +151,8 @@ def _vqgan_config(sizes: Sizes, batch: int, compiler: str | None) -> Any:
 def _vqgan_step(sizes: Sizes, batch: int, compiler: str | None = None) -> Step:
     torch.manual_seed(0)
     task = VQGANTask(_vqgan_config(sizes, batch, compiler), accumulation=1)
-    pictures: Batch = {"image": vqgan_step.image(batch, sizes.side), "key": ["none"] * batch}
-    return lambda number: task.step([pictures], number)
+    images: Batch = {"image": vqgan_step.image(batch, sizes.side), "key": ["none"] * batch}
+    return lambda number: task.step([images], number)
 
 
 def _published_vqgan(sizes: Sizes) -> Step:

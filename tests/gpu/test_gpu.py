@@ -90,7 +90,7 @@ def test_a_captured_sampler_samples_the_codes_of_an_eager_one(config, scale, mon
     how = SamplingConfig(lanes=8, prefill=4, top_p=0.9, guidance=GuidanceConfig(scale))
     fields = {"cls": torch.tensor([1, 2])}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # what cannot be captured is told by a warning
+        warnings.simplefilter("error")  # what cannot be captured gives a warning
         captured = sample(GridRequest(prior, fields, (20, 24), (0, 1), 1, how))
     monkeypatch.setattr(step_graph, "EAGER_CALLS", 1 << 30)
     eager = sample(GridRequest(prior, fields, (20, 24), (0, 1), 1, how))

@@ -41,8 +41,8 @@ offset = model.config.smalti["condition_offset"]
 tokens = torch.arange(4)[:, None] + offset
 greedy = model.generate(tokens, do_sample=False, max_new_tokens=64)[:, 1:]
 absent = torch.full_like(tokens, model.config.vocab_size - 1)
-told = {"do_sample": False, "max_new_tokens": 64, "guidance_scale": 3.0}
-guided = model.generate(tokens, negative_prompt_ids=absent, **told)[:, 1:]
+settings = {"do_sample": False, "max_new_tokens": 64, "guidance_scale": 3.0}
+guided = model.generate(tokens, negative_prompt_ids=absent, **settings)[:, 1:]
 with torch.no_grad():
     logits = model(torch.cat((tokens, greedy), dim=1)[:, :-1]).logits[:, :, :offset]
 torch.save((greedy, guided, logits), sys.argv[2])
@@ -93,10 +93,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command("pack", place / "images", place / "shards", "--val", 2, "--labels", place / "classes.csv")
     steps = [f"loop.{name}={STEPS}" for name in ("max_steps", "save_every", "eval_every", "preview_every", "log_every")]
     for run, data in (("vqgan", "shards"), ("prior", "codes")):
-        told = [f"run_dir={place / run}", *steps, f"train_data.shards=[{place / data / 'train'}]"]
-        told += [f"val_data.shards=[{place / data / 'val'}]"]
-        told += [f"tokenizer={place / 'vqgan'}"] if run == "prior" else ["loss.adversarial.disc_start=20"]
-        command("train", f"exchange_{run}", *(part for each in told for part in ("--set", each)))
+        settings = [f"run_dir={place / run}", *steps, f"train_data.shards=[{place / data / 'train'}]"]
+        settings += [f"val_data.shards=[{place / data / 'val'}]"]
+        settings += [f"tokenizer={place / 'vqgan'}"] if run == "prior" else ["loss.adversarial.disc_start=20"]
+        command("train", f"exchange_{run}", *(part for each in settings for part in ("--set", each)))
         if run == "vqgan":
             for part in ("train", "val"):
                 command("encode", place / run, place / "shards" / part, place / "codes" / part)

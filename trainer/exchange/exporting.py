@@ -95,7 +95,7 @@ def _smalti(folder: Path, path: Path, source: Source, options: Options) -> None:
 
 
 def _beside(weights: Path, path: Path, folder: Path, metadata: Mapping[str, Any]) -> None:
-    """The discriminator, where there is one, and the card."""
+    """The discriminator, where there is one, and the README."""
     if "discriminator" in metadata:
         discriminator_files.read(weights, dict(metadata))
         name = discriminator_files.WEIGHTS

@@ -63,7 +63,7 @@ def exported(config: PriorConfig, weights: Mapping[str, Tensor], metadata: Mappi
             "and normalizes them, which neither GPT-2 nor Llama does"
         )
     if config.annealing is not None:
-        raise FormatError("GPT-2 is not told which cell comes next, and this prior is (annealing)")
+        raise FormatError("GPT-2 does not see which cell comes next, and this prior is (annealing)")
     condition: ConditionConfig = from_mapping(ConditionConfig, dict(metadata["condition"]), "the condition", saved=True)
     codes = int(metadata["codes"])
     tokens = torch.cat((weights["tok_emb.weight"], condition_table(condition, weights)))

@@ -79,13 +79,13 @@ def test_a_prior_comes_back_the_same(tmp_path, condition, format_):
         state["transformer.pos_emb"] = torch.randn(1, 32, 32)
         for layer in range(2):
             state[f"transformer.blocks.{layer}.attn.mask"] = torch.ones(1, 1, 32, 32).tril()
-    told = ["--heads", "4"] if maps else ["--heads", "4", "--condition", condition]
-    first = imported(released(tmp_path, state), tmp_path / "first", *told)
+    options = ["--heads", "4"] if maps else ["--heads", "4", "--condition", condition]
+    first = imported(released(tmp_path, state), tmp_path / "first", *options)
     tokenizers = ["--tokenizer", str(first / "tokenizer")]
     if maps:
         tokenizers += ["--condition-tokenizer", str(first / "condition")]
     out = exported(first / "prior", tmp_path / "out", "--format", format_, *tokenizers)
-    second = imported(out / "model.ckpt" if format_ == "taming" else out, tmp_path / "second", *told)
+    second = imported(out / "model.ckpt" if format_ == "taming" else out, tmp_path / "second", *options)
     second = second / "prior" if format_ == "taming" else second
     assert same(first / "prior", second)
     assert model_files.read_metadata(first / "prior") == model_files.read_metadata(second)
@@ -119,7 +119,7 @@ def test_a_prior_that_was_trained_here_comes_back_from_transformers(tmp_path, co
 
 PRIORS = {
     "block 'llama' turns its keys": (replace(PRIOR, block="llama"), ClassConfig(classes=5)),
-    "is not told which cell comes next": (replace(PRIOR, annealing=AnnealingConfig()), ClassConfig(classes=5)),
+    "does not see which cell comes next": (replace(PRIOR, annealing=AnnealingConfig()), ClassConfig(classes=5)),
     "condition of kind text is none": (PRIOR, TextConfig(tokens=2, channels=4)),
 }
 
