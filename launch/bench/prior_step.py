@@ -37,6 +37,7 @@ from ...trainer.prior.online_encoder import OnlineEncoder
 from ...trainer.prior.task import PriorTask
 from ...trainer.training.loop import BatchConfig, LoopConfig
 from .published import published_logits
+from .timing import check_no_gpu
 
 CODES, LABELS = 1024, 182
 Step = Callable[[], object]
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Measure; the figures say how many times faster our step is, and which share of the memory it needs."""
+    check_no_gpu("prior_step", "bench gpu --parts prior")
     size = Size(*(getattr(arguments, name) for name in Size._fields))
     context = multiprocessing.get_context("spawn")
     workers: dict[str, Connection] = {}

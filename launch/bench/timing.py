@@ -49,6 +49,15 @@ class Contestant:
         return sum(turn.codes for turn in self.turns) / sum(turn.seconds for turn in self.turns)
 
 
+def check_no_gpu(name: str, instead: str) -> None:
+    """Raises ValueError where there is a GPU, on which a measurement of the host's times and memory means nothing."""
+    if torch.cuda.is_available():
+        raise ValueError(
+            f"bench {name} measures the processor's time and memory, which say nothing of a GPU; hide the GPUs with "
+            f"CUDA_VISIBLE_DEVICES= (an empty value), or run {instead}"
+        )
+
+
 def wait(device: torch.device) -> None:
     """Until the device has finished its work."""
     if device.type == "cuda":

@@ -22,6 +22,7 @@ from ...trainer.distributed import ranks, sharded_parameters
 from ...trainer.prior.data import CodeSource
 from ...trainer.prior.task import PriorTask
 from .prior_step import unread
+from .timing import check_no_gpu
 
 CODES = 1024
 
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Measure; the figures are seconds of a step, and GiB that all ranks together have taken at most, by stage."""
+    check_no_gpu("zero", "smalti plan CONFIG for bytes a GPU")
     print(
         f"{arguments.layers} x {arguments.heads} x {arguments.width}, {arguments.side**2} codes a sample, one sample a "
         f"rank, fp32, {arguments.ranks} ranks\n"

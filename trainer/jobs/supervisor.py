@@ -145,6 +145,8 @@ def _meaning(code: int, run: Path) -> str:
         return "ssh has lost a host, see above"
     if code > 128:
         number = 256 - code if code > 192 else code - 128  # sys.exit(-9) of a launcher, 128 + 9 of a shell
+        if number == signal.SIGABRT:
+            return "killed by SIGABRT, as NCCL ends a rank that has lost another or waited for timeout_s; see above"
         with suppress(ValueError):
             return f"killed by {signal.Signals(number).name}"
     return "see above"

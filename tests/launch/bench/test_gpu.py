@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from smalti.launch.bench import __main__ as bench
 from smalti.launch.bench import gpu
@@ -33,3 +34,10 @@ def test_a_part_past_its_limit_is_stopped_and_named(tmp_path, capfd, monkeypatch
 def test_it_is_refused_without_a_gpu(tmp_path, capfd):
     assert bench.main(["gpu", "--out", str(tmp_path)]) == 2
     assert "needs a GPU" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["prior_step", "zero"])
+def test_what_measures_the_processor_is_refused_beside_a_gpu(name, capfd, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert bench.main([name]) == 2
+    assert f"bench {name} measures the processor's time" in capfd.readouterr().err

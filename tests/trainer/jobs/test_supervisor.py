@@ -37,6 +37,11 @@ def test_restarts_that_are_used_up_end_with_the_last_code(run: Path, capsys: pyt
     ]
 
 
+def test_a_rank_that_nccl_has_ended_is_explained(run: Path, capsys: pytest.CaptureFixture[str]):
+    assert supervise(shell("kill -ABRT $$"), run, 0) == 134
+    assert "134 (killed by SIGABRT, as NCCL ends a rank that has lost another" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("code", [ExitCode.WRONG, ExitCode.NOT_SAVED, ExitCode.LEFT])
 def test_what_does_not_get_better_by_itself_is_not_started_again(
     run: Path, code: int, capsys: pytest.CaptureFixture[str]
