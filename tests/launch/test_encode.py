@@ -1,3 +1,5 @@
+"""The command that encodes images: kills in its middle, and its errors."""
+
 import random
 import signal
 import time

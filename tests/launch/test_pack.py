@@ -1,3 +1,5 @@
+"""The command that packs images into shards."""
+
 import io
 import json
 import os

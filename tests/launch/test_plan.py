@@ -1,3 +1,5 @@
+"""The command that plans a run."""
+
 import subprocess
 
 from fixtures.runs import write_prior, write_vqgan

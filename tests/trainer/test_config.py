@@ -1,3 +1,5 @@
+"""From YAML to dataclasses: merging, overrides, and all problems at once."""
+
 import json
 import textwrap
 from dataclasses import dataclass, field

@@ -1,3 +1,5 @@
+"""Files that are written whole or not at all, and reading only regular ones."""
+
 import os
 import socket
 import threading

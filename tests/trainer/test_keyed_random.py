@@ -1,3 +1,5 @@
+"""Random draws keyed by integers."""
+
 from collections import Counter
 
 from smalti.trainer.keyed_random import Draws, mix, splitmix64, text_key

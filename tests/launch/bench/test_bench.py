@@ -1,3 +1,5 @@
+"""The command of all measurements: its names, its help, its last line of JSON."""
+
 import json
 import sys
 from types import ModuleType

@@ -1,3 +1,5 @@
+"""The measurement of the data pipeline, at a tiny size."""
+
 import json
 
 import pytest

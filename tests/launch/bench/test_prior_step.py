@@ -1,3 +1,5 @@
+"""The measurement of a prior's step: both ways compute the same, and how ratios are made."""
+
 import pytest
 import torch
 

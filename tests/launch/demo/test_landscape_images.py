@@ -1,3 +1,5 @@
+"""Procedural landscapes: their pixels, labels and sets."""
+
 import hashlib
 import json
 

@@ -1,3 +1,5 @@
+"""The command that renders landscapes."""
+
 import subprocess
 import sys
 

@@ -1,3 +1,5 @@
+"""Sequences that several ranks share."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Windows of grids of codes, and where they lie in their images."""
+
 import io
 import json
 from pathlib import Path

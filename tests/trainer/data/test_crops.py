@@ -1,3 +1,5 @@
+"""Which part of an image a crop takes."""
+
 import math
 from collections import Counter
 

@@ -1,3 +1,5 @@
+"""Regions of images, decoded at a reduced size where a crop shrinks them."""
+
 import io
 
 import numpy as np

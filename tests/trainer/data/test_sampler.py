@@ -1,3 +1,5 @@
+"""Permutations and mixtures: which sample a draw number goes to."""
+
 import itertools
 from collections import Counter
 from fractions import Fraction

@@ -1,3 +1,5 @@
+"""Schedules: substitutes for bad samples, and the keys of crops."""
+
 import pickle
 
 from smalti.trainer.data.sampler import Schedule

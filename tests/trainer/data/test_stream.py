@@ -1,3 +1,5 @@
+"""The stream of batches: the same samples for every number of ranks, workers and restarts."""
+
 import pickle
 import random
 import resource

@@ -1,3 +1,5 @@
+"""Learning rates over a run, and which settings are refused."""
+
 import pytest
 
 from smalti.trainer.distributed.engine import EngineConfig

@@ -1,3 +1,5 @@
+"""From the bytes of images to their pixels."""
+
 import io
 import struct
 import subprocess

@@ -1,3 +1,5 @@
+"""Resampling of images and of labels."""
+
 import numpy as np
 import torch
 from fixtures.shards import photo

@@ -1,3 +1,5 @@
+"""Regions of JPEG files, read without the rest."""
+
 import io
 
 import numpy as np

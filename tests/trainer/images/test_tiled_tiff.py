@@ -1,3 +1,5 @@
+"""Regions of tiled TIFF files, read without the rest."""
+
 import io
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Code shards made of image shards."""
+
 import io
 import json
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Samples found in folders and lists."""
+
 import json
 import os
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Images encoded online give what code shards hold."""
+
 from pathlib import Path
 from typing import Any
 

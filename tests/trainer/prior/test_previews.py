@@ -1,3 +1,5 @@
+"""Previews of a prior: what they show, and what they may cost."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""Bad samples: counted, named, replaced or left out."""
+
 import logging
 import shutil
 from collections import Counter

@@ -1,3 +1,5 @@
+"""Patterns that name shards."""
+
 from pathlib import Path
 
 import pytest

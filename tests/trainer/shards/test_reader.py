@@ -1,3 +1,5 @@
+"""Reading samples out of sets of shards."""
+
 import pickle
 import shutil
 import zlib

@@ -1,3 +1,5 @@
+"""Shards on other machines, and their cache."""
+
 import functools
 import http.server
 import multiprocessing

@@ -1,3 +1,5 @@
+"""Indexes made by scanning tars."""
+
 import bz2
 import gzip
 import io

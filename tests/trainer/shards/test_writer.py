@@ -1,3 +1,5 @@
+"""Writing shards, and kills in its middle."""
+
 import signal
 import subprocess
 import sys
