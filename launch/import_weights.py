@@ -1,7 +1,8 @@
 """Import weights of other projects as an export folder: ``smalti import SOURCE DEST``.
 
-Knows checkpoints of taming-transformers and of latent diffusion's VQ models. Every tensor is used, dropped for a reason
-that is said, or the import is refused; DEST/import.json lists them.
+Knows checkpoints of taming-transformers, latent diffusion's and LlamaGen's VQ models, and folders of diffusers and
+transformers. Every tensor is used, dropped for a reason that is said, or the import is refused; DEST/import.json lists
+them.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Checkpoints of other projects become ordinary exports, with every tensor accounted for."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from smalti.launch import import_weights
 from smalti.models.priors.orders import OrderConfig
+from smalti.models.quantizers import CosineConfig
 from smalti.trainer.checkpoint import discriminator_files, model_files
 from smalti.trainer.checkpoint.loading import load_prior, load_tokenizer
 
@@ -247,3 +249,40 @@ def test_a_flipped_byte_anywhere_is_an_error_with_the_files_name_or_reaches_the_
             assert not (tmp_path / f"in-{number}").exists()
         else:
             assert name == "last.ckpt" and (tmp_path / f"in-{number}" / "import.json").exists()
+
+
+def llamagen_state(network):
+    """The tensors of an autoencoder of three levels under the names that LlamaGen gives them."""
+    state = {}
+    for name, tensor in network.state_dict().items():
+        for ours, theirs in (
+            *((f"encoder.down.{level}.", f"encoder.conv_blocks.{level}.") for level in range(3)),
+            *((f"decoder.up.{level}.", f"decoder.conv_blocks.{2 - level}.") for level in range(3)),
+            (".block.", ".res."),
+            *((f".mid.{ours}.", f".mid.{place}.") for place, ours in enumerate(("block_1", "attn_1", "block_2"))),
+        ):
+            name = name.replace(ours, theirs)
+        state[name] = tensor
+    del state["quantize.idle"]
+    return state | {"quantize.codebook_used": torch.zeros(65536)}
+
+
+def test_a_tokenizer_of_llamagen_gives_the_same_codes_and_images(tmp_path, capsys):
+    """Its codes are unit vectors, and only its lowest level has attention."""
+    config = replace(
+        published.F16,
+        channel_multipliers=(1, 2, 2),
+        attention_resolutions=(64,),
+        quantizer=CosineConfig(codebook_size=24),
+    )
+    network = published.build(config)
+    state = llamagen_state(network)
+    assert "decoder.conv_blocks.0.attn.1.q.weight" in state and "encoder.conv_blocks.1.res.0.nin_shortcut.bias" in state
+    torch.save({"model": state, "optimizer": {}, "steps": 3}, tmp_path / "vq_ds16_c2i.pt")
+    assert import_weights.main([str(tmp_path / "vq_ds16_c2i.pt"), str(tmp_path / "in")]) == 0
+    assert "dropped 1: a record of which codes were in use" in capsys.readouterr().out
+    imported, images = load_tokenizer(tmp_path / "in", CPU).model, torch.randn(1, 3, 16, 24)
+    with torch.no_grad():
+        ours, theirs = imported(images), network(images)
+    assert torch.equal(ours.quantized.indices, theirs.quantized.indices)
+    assert torch.equal(ours.reconstruction, theirs.reconstruction)
