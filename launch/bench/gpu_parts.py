@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...models.conditions import CodeMapConfig
+from ...models.pixel_range import from_levels
 from ...models.priors.gpt import GPTConfig
 from ...models.priors.neighborhood import NeighborhoodConfig
 from ...models.sampling import GridRequest, SamplingConfig, sample
@@ -161,7 +162,7 @@ def _published_vqgan(sizes: Sizes) -> Step:
     networks = made.model.build().to(device), made.discriminator.build(3).to(device)
     lpips, weight = load_lpips(made.loss.perceptual).to(device), made.loss.adversarial.disc_weight
     loop = PublishedLoop(*networks, lpips, weight, vqgan_step.RATE)
-    real = vqgan_step.image(sizes.batch, sizes.side).to(device).float() / 127.5 - 1
+    real = from_levels(vqgan_step.image(sizes.batch, sizes.side).to(device))
 
     def step(_: int) -> None:
         with torch.autocast(device.type, torch.bfloat16):

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...models.conditions import CodeMapConfig, ConditionConfig
+from ...models.pixel_range import from_levels
 from ...models.priors.gpt import GPTConfig
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
 from ...trainer.checkpoint.loading import LoadedTokenizer
@@ -236,7 +237,7 @@ def _published(connection: Connection, size: Size) -> None:
 
     def one() -> None:
         with torch.no_grad():
-            codes = images.encode(sample["image"].float() / 127.5 - 1).indices.flatten(1)
+            codes = images.encode(from_levels(sample["image"])).indices.flatten(1)
             condition_codes = maps.encode(sample["segmentation"].long()).indices.flatten(1)
         logits = published_logits(prior, condition_codes, codes[:, :-1], hidden)[:, length - 1 :]
         loss = F.cross_entropy(logits.reshape(-1, CODES), codes.reshape(-1))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ...models.pixel_range import from_levels
 from ...trainer.config import from_mapping
 from ...trainer.data.collate import Batch
 from ...trainer.distributed import ranks
@@ -120,7 +121,7 @@ def published_step(made: VQGANRun, timed: Timed) -> Callable[[int], None]:
     if game is None or perceptual is None:
         raise ValueError("this measurement needs the adversarial game and LPIPS")
     loop = PublishedLoop(generator, discriminator, load_lpips(perceptual).to(ranks.device()), game.disc_weight, RATE)
-    real = image(made.batch.micro_batch_size, made.model.resolution).to(ranks.device()).float() / 127.5 - 1
+    real = from_levels(image(made.batch.micro_batch_size, made.model.resolution).to(ranks.device()))
     return lambda _: loop.step(real, timed)
 
 
