@@ -170,7 +170,8 @@ def _columns(heading: Sequence[str], file: Path) -> tuple[int, int]:
     if label is None and len(heading) == 2:
         label = 1 - name
     if label is None or label == name:
-        raise ValueError(f"{file} has the columns {', '.join(heading)}; call one of them 'file' and one 'class'")
+        columns = escaped(", ".join(heading))
+        raise ValueError(f"{file} has the columns {columns}; call one of them 'file' and one 'class'")
     return name, label
 
 

@@ -126,3 +126,10 @@ def test_a_second_packing_takes_the_numbers_of_the_first(tmp_path, capfd):
     numbers = {shards.key(0, sample): int(shards.read(0, sample, "cls")) for sample in range(shards.samples)}
     assert numbers == {"cat/cat": 0, "fox/fox": 2} and shards.classes == ("cat", "dog", "fox")
     assert "its folder 'yak' is no class" in capfd.readouterr().err
+
+
+def test_columns_of_any_bytes_are_told_in_text_that_can_be_printed(folder):
+    (folder / "odd.csv").write_bytes(b"file,a\xff,b\n00.jpg,1,2\n")
+    with pytest.raises(ValueError, match="has the columns") as refused:
+        find_samples(folder / "p", labels=str(folder / "odd.csv"))
+    str(refused.value).encode()
