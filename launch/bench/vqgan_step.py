@@ -68,7 +68,7 @@ def config(arguments: argparse.Namespace, precision: str = "fp32", **settings: A
                   "attention_resolutions": [arguments.size // 16], "embed_dim": 2 * arguments.channels},
         "loss": {"perceptual": {"trunk": "random"}},
         "generator_training": {"optimizer": optimizer, "engine": engine},
-        "discriminator_training": {"optimizer": optimizer, "engine": {**engine, "compile_backend": None}},
+        "discriminator_training": {"optimizer": optimizer, "engine": engine},
         **settings,
     })  # fmt: skip
     return made
