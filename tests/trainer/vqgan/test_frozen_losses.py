@@ -31,7 +31,7 @@ def unreachable(*_: object, **__: object) -> None:
 def test_a_missing_file_is_named_with_both_places_and_the_command_that_fetches_it(published: PublishedWeights) -> None:
     with pytest.raises(FileNotFoundError) as error:
         published.load(None, download=False)
-    for part in (published.file, str(published.cached), "smalti.launch.plan --prefetch", "config's path (None)"):
+    for part in (published.file, str(published.cached), "smalti plan --prefetch", "config's path (None)"):
         assert part in str(error.value)
 
 
