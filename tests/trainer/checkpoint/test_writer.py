@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from smalti.trainer.checkpoint import model_files, storage, writer
+from smalti.trainer.checkpoint import shards, storage, writer
 from smalti.trainer.checkpoint.save_error import SaveError, needed
 from smalti.trainer.checkpoint.writer import Copy, RetentionPolicy, SaveThread, mark_file, part_file
 from smalti.trainer.distributed.engine import File
@@ -190,7 +190,7 @@ def test_a_damaged_line_of_metrics_is_passed_over(harm: str, tmp_path: Path, cap
 
 
 def test_weights_that_cannot_be_written_leave_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(model_files, "save_file", lambda *_: (_ for _ in ()).throw(SafetensorError("I/O error")))
+    monkeypatch.setattr(shards, "save_file", lambda *_: (_ for _ in ()).throw(SafetensorError("I/O error")))
     saving = thread(tmp_path)
     saving.run()
     assert "SafetensorError" in saving.problem and storage.list_checkpoints(tmp_path) == []

@@ -120,7 +120,7 @@ def test_a_prior_that_was_trained_here_comes_back_from_transformers(tmp_path, co
 PRIORS = {
     "block 'llama' turns its keys": (replace(PRIOR, block="llama"), ClassConfig(classes=5)),
     "does not see which cell comes next": (replace(PRIOR, annealing=AnnealingConfig()), ClassConfig(classes=5)),
-    "condition of kind text is none": (PRIOR, TextConfig(tokens=2, channels=4)),
+    "condition of kind text has none": (PRIOR, TextConfig(tokens=2, channels=4)),
 }
 
 
