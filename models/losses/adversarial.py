@@ -98,7 +98,8 @@ def r1(judge: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
     Returns:
         () float32, the mean over images of the squared length of the gradient of an image's summed logits.
     """
-    images = real.detach().clone().requires_grad_()
+    leaf = real.detach().clone().requires_grad_()
+    images = leaf.view_as(leaf)  # a counter of operations cannot bear a gradient that is asked for at a leaf
     (slope,) = torch.autograd.grad(judge(images).float().sum(), images, create_graph=True)
     steepness: Tensor = slope.float().square().sum((1, 2, 3))
     return steepness.mean()

@@ -6,7 +6,7 @@ Shapes: one sample; S the side of a crop, (h, w) the window of a prior.
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +20,19 @@ from ...models.conditions import (
     TextConfig,
 )
 from ...models.discriminators import DiscriminatorConfig
-from ...models.losses import adversarial
-from ...models.vqgan.autoencoder import VQGANConfig
+from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
 from ..distributed.engine import NetworkConfig
 from ..jobs.networks import TrainedNetwork, trained_networks
 from ..jobs.run import Run
 from ..prior.config import PriorRun
+from ..vqgan.adversarial import DiscriminatorTrainer
 from ..vqgan.config import VQGANRun
+from ..vqgan.generator_gradient import generator_loss
 from ..vqgan.reconstruction_loss import ReconstructionLoss, VQGANLossConfig
 from .fake_tensor_meter import Cost, Meter, forget_gradients, simulated
 from .tokenizers import tokenizer_configs
 
+LATE = 1 << 40  # a step after every start
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -86,20 +88,38 @@ def _of_vqgan(run: VQGANRun) -> Costs:
 
 
 def _vqgan_step(
-    run: VQGANRun, generator: nn.Module, discriminator: nn.Module | None, judge: ReconstructionLoss, real: Tensor
+    run: VQGANRun, generator: VQGAN, discriminator: nn.Module | None, judge: ReconstructionLoss, real: Tensor
 ) -> None:
-    """The order of ``VQGANTask``: what is alive together matters."""
-    out = generator(real)
-    cut = out.reconstruction.detach().float().requires_grad_()
-    rebuilt = cut.view_as(cut)  # the counter of operations does not bear a gradient at a leaf
-    gradient, _ = judge(real, rebuilt)
-    if discriminator is not None and run.loss.adversarial is not None:
-        fake_logits = discriminator(rebuilt)
-        g_loss = adversarial.generator_loss(run.loss.adversarial.kind, fake_logits)
-        (adv_grad,) = torch.autograd.grad(g_loss, rebuilt, retain_graph=True)
-        gradient = gradient + adv_grad
-        adversarial.discriminator_loss(run.loss.adversarial.kind, discriminator(real), fake_logits).backward()  # type: ignore[no-untyped-call]
-    ((out.reconstruction * gradient.to(out.reconstruction.dtype)).sum() + out.quantized.loss).backward()
+    """A step of ``VQGANTask`` after the adversarial loss has reached its weight."""
+    trainer = None
+    if discriminator is not None and run.loss.adversarial is not None and run.discriminator_training is not None:
+        engine = _Plain(discriminator, run.discriminator_training.engine.zero_stage)
+        trainer = DiscriminatorTrainer(run.loss.adversarial, engine)
+    loss = generator_loss(real, generator(real), judge, trainer, generator.last_layer, LATE)
+    loss.joined.backward()  # type: ignore[no-untyped-call]
+    if trainer is not None and trainer.config.discriminator_fakes == "updated_generator":
+        with torch.no_grad():
+            fake = generator(real).reconstruction.float()
+        trainer.train_on_updated_fakes([(real, fake)])
+
+
+class _Plain:
+    """What a discriminator's trainer needs of an engine, without DeepSpeed."""
+
+    def __init__(self, module: nn.Module, stage: int) -> None:
+        self.module = module
+        self._stage = stage
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        return self.module(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> None: ...
+
+    def zero_optimization_stage(self) -> int:
+        return self._stage
 
 
 def _of_prior(run: PriorRun, tokenizers: Mapping[str, VQGANConfig]) -> Costs:

@@ -9,7 +9,6 @@ Shapes: B samples of a rank's micro-batch, H rows and W columns, D channels of a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ...models.discriminators import set_cross_rank_reduce
-from ...models.losses import adversarial
 from ...models.quantizers import Quantizer, perplexity, usage
 from ...models.quantizers.base import count
 from ...models.vqgan.autoencoder import VQGAN, Reconstruction
@@ -39,6 +37,7 @@ from .adversarial import DiscriminatorTrainer
 from .codebook import CodebookUpdater, EncodedBatch
 from .config import VQGANRun
 from .figures import add_figures, side_by_side
+from .generator_gradient import generator_loss
 from .monitors import TrainingMonitors
 from .reconstruction_loss import ReconstructionLoss
 
@@ -133,25 +132,11 @@ class VQGANTask:
 
     def _micro_step(self, real: Tensor, step: int) -> MicroStep:
         out: Reconstruction = self.generator(real)
-        rebuilt = out.reconstruction.detach().float().requires_grad_()  # the cut
-        gradient, scalars = self.reconstruction_loss(real, rebuilt)
-        finite = (rebuilt.detach().isfinite() & gradient.isfinite()).flatten(1).all(1)
-        adversary = self._active_discriminator_trainer(step)
-        if adversary is not None:
-            adv = adversary.adversarial_gradient(
-                real, rebuilt, gradient, partial(self._at_last_layer, out.features), step
-            )
-            gradient = gradient + adv.gradient
-            scalars |= adv.scalars
-        joined = (out.reconstruction * gradient.to(out.reconstruction.dtype)).sum() + out.quantized.loss
-        self.generator.backward(joined)
+        trainer = self._active_discriminator_trainer(step)
+        loss = generator_loss(real, out, self.reconstruction_loss, trainer, self.model.last_layer, step)
+        self.generator.backward(loss.joined)
         self.generator.step()
-        scalars["quantizer_loss"] = out.quantized.loss.detach()
-        return MicroStep(EncodedBatch(out.latents.detach(), out.quantized.indices), finite, scalars)
-
-    def _at_last_layer(self, features: Tensor, gradient: Tensor) -> Tensor:
-        """This rank's gradient at the decoder's last layer, from that at the image."""
-        return adversarial.last_layer_gradient(features, gradient, self.model.last_layer)
+        return MicroStep(EncodedBatch(out.latents.detach(), out.quantized.indices), loss.finite, loss.scalars)
 
     def _active_discriminator_trainer(self, step: int) -> DiscriminatorTrainer | None:
         """The adversary from its start on."""

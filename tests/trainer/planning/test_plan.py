@@ -6,6 +6,7 @@ from typing import Any
 import processes
 import pytest
 import torch
+from fixtures.games import game
 from fixtures.runs import write_prior, write_vqgan
 from torch import nn
 
@@ -172,3 +173,12 @@ def test_time_and_samples_follow_from_the_config(tmp_path):
         ValueError, match=r"batch\.global_batch_size = 8 must be a multiple of the 3 ranks.*nearest: 6 or 9"
     ):
         plan(run, costs, Machines(nodes=1, gpus=3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "costs_more"),
+    [({"r1_gamma": 1.0}, True), ({"discriminator_fakes": "updated_generator"}, True), ({"adaptive": False}, False)],
+)
+def test_every_way_of_the_adversarial_loss_is_counted_as_it_is_trained(settings: dict[str, Any], costs_more: bool):
+    usual, other = (measure(game(**each), {}).sample.flops for each in ({}, settings))
+    assert (other > usual) is costs_more and other != usual
