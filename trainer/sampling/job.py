@@ -103,6 +103,7 @@ class SamplingJob:
         notes = read_metadata(task.path)
         there = all(notes.get(name) == task.made[name] for name in deciding)
         if there:
+            _remove_leftovers(task.path)  # of a job that was killed when the image was just there
             self.say(f"{task.path}: there already")
         elif task.path.exists():
             raise ValueError(
@@ -126,10 +127,7 @@ class SamplingJob:
             watch.look(state, lambda now: self._keep(now, tasks), lambda now: self._preview(now, tasks))
         for codes, task in zip(state.codes, tasks, strict=True):
             seam = write_image(self.tokenizer, codes[None], self.decode, task.path, task.made)
-            partial.remove(task.path)
-            if SAMPLED in read_metadata(_preview_of(task.path)):
-                _preview_of(task.path).unlink()
-            part_of(_preview_of(task.path)).unlink(missing_ok=True)
+            _remove_leftovers(task.path)
             height, width = task.made["size"]
             visible = "" if seam is None else f", seam {seam:.3f} (1 is none)"
             self.say(f"{task.path}: {height} x {width}{visible}")
@@ -190,6 +188,14 @@ def check_pair(prior: LoadedPrior, tokenizer: LoadedTokenizer) -> None:
         raise ValueError(
             f"the prior learnt the codes of the tokenizer {learnt[:12]}, and this one is {given[:12]}; name that one"
         )
+
+
+def _remove_leftovers(image: Path) -> None:
+    """An image is finished: what was kept of it on the way goes, and its preview if it is one of ours."""
+    partial.remove(image)
+    if SAMPLED in read_metadata(_preview_of(image)):
+        _preview_of(image).unlink()
+    part_of(_preview_of(image)).unlink(missing_ok=True)
 
 
 def _preview_of(path: Path) -> Path:

@@ -117,6 +117,17 @@ def test_images_of_a_batch_that_was_begun_in_part_go_on_together(pair, tmp_path)
         assert np.array_equal(*(np.asarray(Image.open(tmp_path / folder / name)) for folder in ("a", "b")))
 
 
+def test_a_job_that_was_killed_when_its_image_was_just_there_leaves_no_preview_and_a_strangers_stays(pair, tmp_path):
+    wanted = SampleRequest((4, 5), {}, None)
+    made = SamplingJob(*pair, 0, SamplingConfig(), DecodeConfig(), SamplingJobConfig(), lambda line: None)
+    tasks = [made.image_job(wanted, number, tmp_path, str(number)) for number in range(2)]
+    made.run(wanted, tasks)
+    save(Image.new("RGB", (2, 2)), tmp_path / "0.preview.png", {"sampled": 5})
+    Image.new("RGB", (2, 2)).save(tmp_path / "1.preview.png")
+    made.run(wanted, tasks)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "1.preview.png"]
+
+
 def test_an_image_tells_what_was_saved_with_it_and_strangers_tell_nothing(tmp_path):
     save(Image.new("RGB", (2, 2)), tmp_path / "a.png", {"seed": 1})
     assert read_metadata(tmp_path / "a.png") == {"seed": 1}
