@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import deepspeed
 import torch
@@ -43,6 +43,26 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> Any: ...
 
     def step(self) -> Any: ...
+
+    def zero_optimization_stage(self) -> int: ...
+
+
+class ShardedEngine(Engine, Protocol):
+    """What checkpoints and averages need besides: the part of DeepSpeed's engine that is used here."""
+
+    optimizer: Any
+    checkpoint_engine: Any
+    global_steps: int
+    global_samples: int
+    skipped_steps: int
+
+    def empty_partition_cache(self) -> None: ...
+
+    def was_step_applied(self) -> bool: ...
+
+    def save_checkpoint(self, save_dir: str, tag: str, *, save_latest: bool) -> Any: ...
+
+    def load_checkpoint(self, load_dir: str, tag: str) -> Any: ...
 
 
 logger.setLevel(logging.WARNING)
@@ -159,7 +179,7 @@ def _deepspeed_config(config: EngineConfig, numbers: int, micro_batch: int, accu
 
 def build(
     module: nn.Module, config: EngineConfig, optimizer: OptimizerConfig, micro_batch: int, accumulation: int
-) -> Any:
+) -> ShardedEngine:
     """A DeepSpeed engine around the module. Every rank must call this, in the same order, inside ``ranks.group``.
 
     Args:
@@ -194,7 +214,7 @@ def build(
         _zero_padding(engine)
     if config.compile_backend is not None:
         compile_blocks(engine.module, config.compile_backend)
-    return engine
+    return cast(ShardedEngine, engine)
 
 
 def _clip(engine: Any) -> None:
@@ -214,7 +234,7 @@ def _zero_padding(engine: Any) -> None:
             master.data[used:] = 0
 
 
-def steps_applied(engines: Mapping[str, Any]) -> dict[str, bool]:
+def steps_applied(engines: Mapping[str, ShardedEngine]) -> dict[str, bool]:
     """Whether each engine's last step changed its weights: no, where a gradient was not finite. Alike on all ranks.
 
     One wait for the device, whatever the number of engines.
@@ -235,7 +255,7 @@ def _left_out(engine: Any) -> Tensor | None:
     return mark
 
 
-def state_of(engines: Mapping[str, Any]) -> dict[str, float]:
+def state_of(engines: Mapping[str, ShardedEngine]) -> dict[str, float]:
     """The learning rate of each engine's last step and the norm of its gradient before clipping, over all ranks.
 
     The host waits for the device. A norm that is not finite, and that of an engine without a step, is left out.
@@ -251,7 +271,7 @@ def _gradient_norm(engine: Any) -> Tensor | float | None:
     return getattr(engine.optimizer, "gradient_norm", None) if norm is None else norm
 
 
-def set_learning_rate(engine: Any, rate: float) -> None:
+def set_learning_rate(engine: ShardedEngine, rate: float) -> None:
     """The learning rate of the coming step, in every group of the engine's optimizer."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
@@ -311,7 +331,7 @@ def snapshot(value: Any) -> Any:
     return copy.copy(value)
 
 
-def save(engine: Any, folder: Path) -> list[File]:
+def save(engine: ShardedEngine, folder: Path) -> list[File]:
     """The engine's weights and optimizer, sharded as they are, as files to be written. Every rank must call this."""
     engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
     files: DeferredCheckpointEngine = engine.checkpoint_engine
@@ -319,7 +339,7 @@ def save(engine: Any, folder: Path) -> list[File]:
     return kept_back
 
 
-def load(engine: Any, folder: Path) -> None:
+def load(engine: ShardedEngine, folder: Path) -> None:
     """What ``save`` wrote, bit for bit, on as many ranks as it was saved on. Every rank must call this.
 
     Raises:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ranks
+from .engine import ShardedEngine
 
 
 class Part(NamedTuple):
@@ -50,7 +51,7 @@ class OwnedWeights(Protocol):
         """Drop what is gathered of the parameters: beside rewritten partitions it would go on with old weights."""
 
 
-def owned(engine: Any) -> OwnedWeights:
+def owned(engine: ShardedEngine) -> OwnedWeights:
     """What this rank owns of an engine's module. Every rank must call this."""
     stage = engine.zero_optimization_stage()
     if stage == 0:
@@ -95,7 +96,7 @@ class Shares:
 class Masters:
     """Of an engine of ZeRO 1 or 2: its optimizer's fp32 masters."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: ShardedEngine) -> None:
         self._optimizer = engine.optimizer
         trained = _trained(engine.module)
         self.sizes = {name: parameter.numel() for name, parameter in trained.items()}
@@ -127,7 +128,7 @@ class Masters:
 class Partitions:
     """Of an engine of ZeRO 3: partitions of parameters, of which masters may lie on a disk."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: ShardedEngine) -> None:
         self._engine = engine
         self._parameters = _trained(engine.module)
         self.sizes = {name: int(parameter.ds_numel) for name, parameter in self._parameters.items()}

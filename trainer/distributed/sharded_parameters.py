@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import deepspeed
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_param, safe_set_full_optimizer_state
 from torch import Tensor, nn
+
+from .engine import ShardedEngine
 
 
 def local_shard(parameter: nn.Parameter) -> Tensor:
@@ -35,7 +36,7 @@ def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
         }
 
 
-def overwrite_parameter(engine: Any, parameter: nn.Parameter, value: Tensor, rows: Tensor) -> None:
+def overwrite_parameter(engine: ShardedEngine, parameter: nn.Parameter, value: Tensor, rows: Tensor) -> None:
     """Put a value in a trained parameter's place, masters included, and forget the moments of the rows that changed.
 
     Every rank must call this with the same value and rows.

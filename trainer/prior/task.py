@@ -58,7 +58,7 @@ class PriorTask:
             micro_batch=run.batch.micro_batch_size,
             accumulation=accumulation,
         )
-        self.engines: dict[str, Any] = {"prior": self.engine}
+        self.engines: dict[str, engines.ShardedEngine] = {"prior": self.engine}
         self.ema = EMA(owned(self.engine), run.ema_decay)
         self.early_stopping = None if run.early_stopping is None else EarlyStopping(run.early_stopping)
         self.budget = None if run.previews is None else Budget(run.previews.share)

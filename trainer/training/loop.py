@@ -10,7 +10,7 @@ from torch import Tensor
 from ...models.bounds import Count, check_ranges
 from ..data.collate import Batch
 from ..distributed import ranks
-from ..distributed.engine import Engine, state_of
+from ..distributed.engine import ShardedEngine, state_of
 from ..distributed.watchdog import heartbeat
 from ..keyed_random import mix
 from ..schema import MAY_CHANGE
@@ -37,7 +37,7 @@ class TrainTask(Protocol):
     """What is trained. A step is an optimizer step: the task gets all its micro-batches."""
 
     @property
-    def engines(self) -> Mapping[str, Engine]:
+    def engines(self) -> Mapping[str, ShardedEngine]:
         """Every engine by its name, which is its folder's in a checkpoint."""
 
     def step(self, micro_batches: list[Batch], step: int) -> Mapping[str, Tensor]:

@@ -17,6 +17,7 @@ from ...models.bounds import Natural, Positive, Weight, check_ranges
 from ...models.losses import adversarial
 from ...models.losses.lecam import LeCAMConfig
 from ..distributed import ranks
+from ..distributed.engine import Engine
 
 # Gradients of losses at the image, side by side in channels -> this rank's gradients at the decoder's last layer.
 ToLastLayer = Callable[[Tensor], Tensor]
@@ -70,7 +71,7 @@ class AdversarialGradient(NamedTuple):
 class DiscriminatorTrainer:
     """The discriminator in its engine. Every rank makes one and calls the same methods with its own images."""
 
-    def __init__(self, config: AdversarialConfig, engine: Any) -> None:
+    def __init__(self, config: AdversarialConfig, engine: Engine) -> None:
         self.config = config
         self.engine = engine
         self.lecam = None if config.lecam is None else config.lecam.build().to(ranks.device())

@@ -4,7 +4,7 @@ Shapes: B images of a micro-batch, C channels of a code, h rows and w columns of
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -13,6 +13,7 @@ from torch import Tensor
 from ...models.quantizers import CodeStatistics, Quantizer, RollingUse, perplexity, usage
 from ...models.quantizers.base import Codebook
 from ..distributed import ranks, sharded_parameters
+from ..distributed.engine import ShardedEngine
 from ..keyed_random import mix
 
 CANDIDATES = 2048  # features of a step, over all ranks, among which codes are placed
@@ -35,7 +36,7 @@ class CodebookUpdater:
         window: of the rolling use, in steps.
     """
 
-    def __init__(self, engine: Any, seed: int, window: int) -> None:
+    def __init__(self, engine: ShardedEngine, seed: int, window: int) -> None:
         self.engine = engine
         self.seed = seed
         self.rolling = RollingUse(self.quantizer.codebook_size, window).to(ranks.device())

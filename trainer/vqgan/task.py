@@ -67,7 +67,7 @@ class VQGANTask:
         network = run.model.build()
         load_initial_weights(network, run.initial_weights, Path(run.run_dir), "vqgan")
         self.generator = self._engine(network, run.generator_training)
-        self.engines: dict[str, Any] = {"generator": self.generator}
+        self.engines: dict[str, engines.ShardedEngine] = {"generator": self.generator}
         self.ema = EMA(owned(self.generator), run.ema_decay)
         self.discriminator_trainer: DiscriminatorTrainer | None = None
         if run.loss.adversarial is not None and run.discriminator_training is not None:
@@ -82,7 +82,7 @@ class VQGANTask:
         self.codebook = CodebookUpdater(self.generator, run.seed, run.monitors.usage_window)
         self.monitors = TrainingMonitors(run.monitors)
 
-    def _engine(self, network: torch.nn.Module, training: NetworkConfig) -> Any:
+    def _engine(self, network: torch.nn.Module, training: NetworkConfig) -> engines.ShardedEngine:
         set_cross_rank_reduce(network, ranks.all_reduce_sum)
         return engines.build(network.to(ranks.device()), training.engine, training.optimizer, **self._sizes)
 
