@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
+from ..distributed.engine_protocol import ShardedEngine
 
 MASTER = "master"  # beside the names of the moments
 Parts = dict[str, list[dict[str, Tensor]]]  # of each parameter: its master and moments by part, in the order of ranks
 
 
-def load(engine: engines.ShardedEngine, folder: Path, zero: int, saved_on: int) -> None:
+def load(engine: ShardedEngine, folder: Path, zero: int, saved_on: int) -> None:
     """What an engine of the same module saved on another number of ranks or at another stage. Every rank must call it.
 
     Args:
@@ -68,7 +69,7 @@ def _rank_file(folder: Path, rank: int) -> Path:
     return found
 
 
-def _parts(engine: engines.ShardedEngine, model: Mapping[str, Any], states: list[Any], zero: int) -> Parts:
+def _parts(engine: ShardedEngine, model: Mapping[str, Any], states: list[Any], zero: int) -> Parts:
     if zero == 0:
         return _whole_tensors(model, engines.parameter_names(engine.module))
     kept = [state["optimizer_state_dict"] for state in states]
@@ -125,7 +126,7 @@ def _steps_taken(model: Mapping[str, Any], states: list[Any], zero: int) -> Tens
     return None if not moments else moments[0]["step"]
 
 
-def _make_moments(engine: engines.ShardedEngine, steps: Tensor | None) -> None:
+def _make_moments(engine: ShardedEngine, steps: Tensor | None) -> None:
     """Zeros where the optimizer keeps its moments, which DeepSpeed makes with the first step only."""
     if steps is None:
         return
@@ -143,7 +144,7 @@ def _make_moments(engine: engines.ShardedEngine, steps: Tensor | None) -> None:
 
 
 @torch.no_grad()
-def _load_shard(engine: engines.ShardedEngine, parameter: nn.Parameter, parts: list[dict[str, Tensor]]) -> None:
+def _load_shard(engine: ShardedEngine, parameter: nn.Parameter, parts: list[dict[str, Tensor]]) -> None:
     """Put this rank's part of a parameter's master and moments in its place, and the weights that come of them."""
     for key in parts[0]:
         whole = joined([part[key] for part in parts], _size(parameter))
@@ -152,7 +153,7 @@ def _load_shard(engine: engines.ShardedEngine, parameter: nn.Parameter, parts: l
     sharded_parameters.local_shard(parameter).copy_(reshard_like(parameter, [part[MASTER] for part in parts]))
 
 
-def _places(engine: engines.ShardedEngine, parameter: nn.Parameter, key: str) -> list[tuple[Tensor, int]]:
+def _places(engine: ShardedEngine, parameter: nn.Parameter, key: str) -> list[tuple[Tensor, int]]:
     """Where this rank keeps a master or moment of a parameter, and where in the flat whole that begins."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     moment = None if key == MASTER else key

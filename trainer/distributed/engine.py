@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import deepspeed
 import torch
@@ -29,41 +29,9 @@ from torch import Tensor, nn
 from ...models.bounds import Name, Positive, check_ranges
 from ..schema import MAY_CHANGE
 from .compilation import compile_blocks
+from .engine_protocol import ShardedEngine
 from .gradient_norms import fuse, not_finite, total_norm
 from .optimizer import OptimizerConfig
-
-
-class Engine(Protocol):
-    """What a task needs of an engine; DeepSpeed's has it, and six lines of plain torch have it in a test."""
-
-    module: Any
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
-
-    def backward(self, loss: Tensor) -> Any: ...
-
-    def step(self) -> Any: ...
-
-    def zero_optimization_stage(self) -> int: ...
-
-
-class ShardedEngine(Engine, Protocol):
-    """What checkpoints and averages need besides: the part of DeepSpeed's engine that is used here."""
-
-    optimizer: Any
-    checkpoint_engine: Any
-    global_steps: int
-    global_samples: int
-    skipped_steps: int
-
-    def empty_partition_cache(self) -> None: ...
-
-    def was_step_applied(self) -> bool: ...
-
-    def save_checkpoint(self, save_dir: str, tag: str, *, save_latest: bool) -> Any: ...
-
-    def load_checkpoint(self, load_dir: str, tag: str) -> Any: ...
-
 
 logger.setLevel(logging.WARNING)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ranks
-from .engine import ShardedEngine
+from .engine_protocol import ShardedEngine
 
 
 class Part(NamedTuple):

@@ -7,7 +7,7 @@ import deepspeed
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_param, safe_set_full_optimizer_state
 from torch import Tensor, nn
 
-from .engine import ShardedEngine
+from .engine_protocol import ShardedEngine
 
 
 def local_shard(parameter: nn.Parameter) -> Tensor:

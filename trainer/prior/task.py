@@ -21,6 +21,7 @@ from ..data.collate import Batch
 from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
 from ..distributed.compilation import uncompiled
+from ..distributed.engine_protocol import ShardedEngine
 from ..distributed.owned_weights import owned
 from ..keyed_random import mix, text_key
 from ..training.early_stopping import EarlyStopping
@@ -58,7 +59,7 @@ class PriorTask:
             micro_batch=run.batch.micro_batch_size,
             accumulation=accumulation,
         )
-        self.engines: dict[str, engines.ShardedEngine] = {"prior": self.engine}
+        self.engines: dict[str, ShardedEngine] = {"prior": self.engine}
         self.ema = EMA(owned(self.engine), run.ema_decay)
         self.early_stopping = None if run.early_stopping is None else EarlyStopping(run.early_stopping)
         self.budget = None if run.previews is None else Budget(run.previews.share)

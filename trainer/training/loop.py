@@ -10,7 +10,8 @@ from torch import Tensor
 from ...models.bounds import Count, check_ranges
 from ..data.collate import Batch
 from ..distributed import ranks
-from ..distributed.engine import ShardedEngine, state_of
+from ..distributed.engine import state_of
+from ..distributed.engine_protocol import ShardedEngine
 from ..distributed.watchdog import heartbeat
 from ..keyed_random import mix
 from ..schema import MAY_CHANGE

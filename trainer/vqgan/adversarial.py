@@ -17,7 +17,7 @@ from ...models.bounds import Natural, Positive, Weight, check_ranges
 from ...models.losses import adversarial
 from ...models.losses.lecam import LeCAMConfig
 from ..distributed import ranks
-from ..distributed.engine import Engine
+from ..distributed.engine_protocol import Engine
 
 # Gradients of losses at the image, side by side in channels -> this rank's gradients at the decoder's last layer.
 ToLastLayer = Callable[[Tensor], Tensor]

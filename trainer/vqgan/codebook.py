@@ -13,7 +13,7 @@ from torch import Tensor
 from ...models.quantizers import CodeStatistics, Quantizer, RollingUse, perplexity, usage
 from ...models.quantizers.base import Codebook
 from ..distributed import ranks, sharded_parameters
-from ..distributed.engine import ShardedEngine
+from ..distributed.engine_protocol import ShardedEngine
 from ..keyed_random import mix
 
 CANDIDATES = 2048  # features of a step, over all ranks, among which codes are placed

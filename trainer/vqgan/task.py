@@ -28,6 +28,7 @@ from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
 from ..distributed.compilation import compile_blocks, uncompiled
 from ..distributed.engine import NetworkConfig
+from ..distributed.engine_protocol import ShardedEngine
 from ..distributed.owned_weights import owned
 from ..training.ema import EMA
 from ..training.evaluation import MetricSums, equal_length_batches
@@ -67,7 +68,7 @@ class VQGANTask:
         network = run.model.build()
         load_initial_weights(network, run.initial_weights, Path(run.run_dir), "vqgan")
         self.generator = self._engine(network, run.generator_training)
-        self.engines: dict[str, engines.ShardedEngine] = {"generator": self.generator}
+        self.engines: dict[str, ShardedEngine] = {"generator": self.generator}
         self.ema = EMA(owned(self.generator), run.ema_decay)
         self.discriminator_trainer: DiscriminatorTrainer | None = None
         if run.loss.adversarial is not None and run.discriminator_training is not None:
@@ -82,7 +83,7 @@ class VQGANTask:
         self.codebook = CodebookUpdater(self.generator, run.seed, run.monitors.usage_window)
         self.monitors = TrainingMonitors(run.monitors)
 
-    def _engine(self, network: torch.nn.Module, training: NetworkConfig) -> engines.ShardedEngine:
+    def _engine(self, network: torch.nn.Module, training: NetworkConfig) -> ShardedEngine:
         set_cross_rank_reduce(network, ranks.all_reduce_sum)
         return engines.build(network.to(ranks.device()), training.engine, training.optimizer, **self._sizes)
 
