@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _write_script(path: Path, words: Sequence[str], nodes: int, gpus: int) -> None:
     """The packaged job script with the numbers of this plan filled in; its first argument is the config no more."""
-    from ..trainer.files import write_whole
+    from ..trainer.files import write_own
 
     text = SCRIPT.read_text()
     for before, after in (
@@ -88,7 +88,7 @@ def _write_script(path: Path, words: Sequence[str], nodes: int, gpus: int) -> No
         ('"$@"', shlex.join(words) + ' "$@"'),
     ):
         text = text.replace(before, after)
-    write_whole(path, text.encode())
+    write_own(path, text.encode(), b"smalti.launch.train")
     command.say(f"\n  sbatch {path}")
 
 

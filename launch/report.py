@@ -16,13 +16,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(asked: argparse.Namespace) -> int:
-    from ..trainer.files import write_whole
+    from ..trainer.files import write_own
     from ..trainer.jobs import report  # slow to import
 
     runs = [report.reported_run(folder) for folder in asked.runs]
     spent = {} if asked.seconds is None else report.seconds(asked.seconds)
     summary = report.summary(runs, spent, asked.images)
-    write_whole(asked.out, report.page(runs, summary, asked.images).encode())
+    write_own(asked.out, report.page(runs, summary, asked.images).encode(), report.MARK)
     command.say("\n".join([*summary, f"report: {asked.out}"]))
     return ExitCode.DONE
 

@@ -100,6 +100,20 @@ def write_whole(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def write_own(path: Path, data: bytes, mark: bytes) -> None:
+    """Writes a small file, whole or not at all; replaces only what was written like it.
+
+    Args:
+        mark: what every file of this sort has, the new one too.
+
+    Raises:
+        ValueError: another file is there.
+    """
+    if os.path.lexists(path) and (not path.is_file() or mark not in read_regular(path, path.stat().st_size)):
+        raise ValueError(f"{path} is there and was not written by this command; move it away, or choose another name")
+    write_whole(path, data)
+
+
 def open_regular(path: Path | str) -> int:
     """A descriptor of a regular file, for reading. What would block or never end is refused: pipes, sockets, devices.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from smalti.trainer import files
-from smalti.trainer.files import whole_file, write_whole
+from smalti.trainer.files import whole_file, write_own, write_whole
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
@@ -81,3 +81,17 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path):
         file.write(b"first, and longer")
     second.join(10)
     assert path.read_bytes() == b"second" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_not_like_the_new_one_is_not_replaced(tmp_path: Path):
+    path = tmp_path / "report.html"
+    write_own(path, b"first, of smalti", b"smalti")
+    write_own(path, b"second, of smalti", b"smalti")
+    assert path.read_bytes() == b"second, of smalti"
+    path.write_bytes(b"years of notes")
+    with pytest.raises(ValueError, match="was not written by this command"):
+        write_own(path, b"third, of smalti", b"smalti")
+    assert path.read_bytes() == b"years of notes"
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(ValueError, match="was not written by this command"):
+        write_own(tmp_path / "link", b"of smalti", b"smalti")

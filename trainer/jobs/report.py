@@ -131,6 +131,7 @@ def _plot(name: str, points: Sequence[tuple[float, float]]) -> str:
     )
 
 
+MARK = b"<title>smalti</title>"
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
