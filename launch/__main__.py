@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return ExitCode.DONE
     if name not in COMMANDS:
-        return command.fail(ValueError(f"smalti has no command {name!r}; {command.advice(name, COMMANDS)}"))
+        return command.fail(ValueError(f"smalti has no command {name!r}{command.advice(name, COMMANDS)}"))
     module = {"bench": ".bench.__main__", "import": ".import_weights"}.get(name, f".{name}")
     code: int = import_module(module, __package__).main(rest)
     return code

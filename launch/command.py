@@ -1,12 +1,12 @@
 """What all commands share: help with an example, sizes, printed lines, and the exit code of an error."""
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable
 
 from ..trainer.exit_code import ExitCode
+from ..trainer.schema import listing, suggestion
 
 
 def parser(name: str, doc: str | None, example: str) -> argparse.ArgumentParser:
@@ -27,9 +27,9 @@ def parser(name: str, doc: str | None, example: str) -> argparse.ArgumentParser:
 
 
 def advice(word: str, known: Iterable[str]) -> str:
-    """What to try instead of a word that is not known: the nearest one, else all of them."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    """What to try instead of a word that is not known, behind a semicolon: the nearest one, else all of them."""
+    names = list(known)
+    return suggestion(word, names) or listing("there are ", names)
 
 
 def add_local_rank(options: argparse.ArgumentParser) -> None:

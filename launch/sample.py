@@ -34,7 +34,7 @@ def _sample_here(asked: argparse.Namespace) -> None:
     """This rank's share of the images."""
     from ..models.sampling import GuidanceConfig, SamplingConfig
     from ..models.vqgan.tiling import Tiling
-    from ..trainer.checkpoint.loading import load_prior, load_tokenizer
+    from ..trainer.checkpoint.loading import find_tokenizer, load_prior, load_tokenizer
     from ..trainer.distributed import ranks
     from ..trainer.sampling.image_files import IMAGES, DecodeConfig, check_replaceable, contact_sheet
     from ..trainer.sampling.job import SamplingJob, check_pair
@@ -43,7 +43,8 @@ def _sample_here(asked: argparse.Namespace) -> None:
 
     device = ranks.device()
     prior = load_prior(asked.prior, device, asked.precision or ("bf16" if device.type == "cuda" else "fp32"))
-    tokenizer = load_tokenizer(asked.tokenizer or _tokenizer_of(asked.prior), device)
+    named = asked.tokenizer or find_tokenizer(asked.prior, _tokenizer_of(asked.prior), prior.metadata["tokenizer"])
+    tokenizer = load_tokenizer(named, device)
     check_pair(prior, tokenizer)
     decode = DecodeConfig(asked.decode, asked.tile, asked.halo, asked.format)
     config = SamplingJobConfig(asked.batch, asked.save_every, asked.preview)
@@ -97,10 +98,9 @@ def _named(asked: argparse.Namespace) -> str:
     return "".join(f"{part}-" for part in said)
 
 
-def _tokenizer_of(run: Path) -> Path:
-    """The folder that a prior's run names as its tokenizer, wherever this command runs."""
+def _tokenizer_of(run: Path) -> str:
+    """The folder that a prior's run names as its tokenizer, as seen from where it was trained."""
     from ..trainer import config  # with the runs comes DeepSpeed, which takes seconds to import
-    from ..trainer.checkpoint.loading import find_tokenizer
     from ..trainer.jobs.run_dir import RESOLVED, resolved_config
     from ..trainer.prior.config import PriorRun
 
@@ -108,7 +108,7 @@ def _tokenizer_of(run: Path) -> Path:
         raise ValueError(
             f"{run} is not a run with a {RESOLVED}, so it does not tell its tokenizer; name that behind it"
         )
-    return find_tokenizer(run, config.read(PriorRun, resolved_config(run), saved=True).tokenizer)
+    return config.read(PriorRun, resolved_config(run), saved=True).tokenizer
 
 
 def lanes_and_prefill(asked: argparse.Namespace, rows_at_once: int, many: bool) -> tuple[int, int]:

@@ -104,14 +104,20 @@ def write_own(path: Path, data: bytes, mark: bytes) -> None:
     """Writes a small file, whole or not at all; replaces only what was written like it.
 
     Args:
-        mark: what every file of this sort has, the new one too.
+        mark: what every file of this sort has near its beginning, the new one too.
 
     Raises:
         ValueError: another file is there.
     """
-    if os.path.lexists(path) and (not path.is_file() or mark not in read_regular(path, path.stat().st_size)):
+    if os.path.lexists(path) and not (path.is_file() and mark in _head(path)):
         raise ValueError(f"{path} is there and was not written by this command; move it away, or choose another name")
     write_whole(path, data)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file, however large it is."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        return file.read(1 << 16)
 
 
 def open_regular(path: Path | str) -> int:

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     name: str = chooser.parse_args(given[:1]).name
     if name not in names():
-        return command.fail(ValueError(f"there is no measurement {name!r}; {command.advice(name, names())}"))
+        return command.fail(ValueError(f"there is no measurement {name!r}{command.advice(name, names())}"))
     return command.ended(lambda: _measure(name, given[1:]))
 
 

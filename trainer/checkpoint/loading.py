@@ -94,7 +94,7 @@ def resolve_weights(path: Path) -> Path:
 
 
 class TokenizerRef(NamedTuple):
-    """Where a tokenizer's weights lie, and their metadata: looked up once: it reads a whole checkpoint."""
+    """Where a tokenizer's weights lie, and their metadata. Finding them reads every byte of a checkpoint."""
 
     folder: Path
     metadata: dict[str, Any]
@@ -110,20 +110,23 @@ def tokenizer_ref(path: Path) -> TokenizerRef:
     return TokenizerRef(folder, model_files.read_metadata(folder, "vqgan"))
 
 
-def find_tokenizer(run: Path, named: str) -> Path:
-    """The folder of the tokenizer that a prior's run names, known by its content.
+def find_tokenizer(run: Path, named: str, wanted: str) -> TokenizerRef:
+    """The tokenizer that a prior's run names, known by its content.
 
     The run's config names it as seen from where it was trained: from here, else from a folder above the run.
+
+    Args:
+        wanted: the digest that the prior's metadata have of it.
 
     Raises:
         ValueError: it is at none of these places.
     """
-    wanted = model_files.read_metadata(resolve_weights(run), "prior")["tokenizer"]
     places = [Path(named), *(above / named for above in run.resolve().parents)]
     for place in dict.fromkeys(places):
         with suppress(ValueError):
-            if model_files.read_metadata(resolve_weights(place), "vqgan")["digest"] == wanted:
-                return place
+            found = tokenizer_ref(place)
+            if found.metadata["digest"] == wanted:
+                return found
     raise ValueError(
         f"the tokenizer {wanted[:12]} of {run} is not at {named}, seen from here or from a folder above the run; name "
         "its folder behind that of the prior"

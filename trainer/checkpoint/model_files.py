@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..schema import renamed
 from . import sealed, shards
 
 WEIGHTS = "model.safetensors"
@@ -81,12 +82,7 @@ def read(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _in_present_names(metadata: dict[str, Any]) -> dict[str, Any]:
     """What an earlier version wrote, under the names that this one uses."""
-    renamed = {{"rebuilds": "target"}.get(name, name): value for name, value in metadata.items()}
-    if "target" in renamed:
-        renamed["target"] = {"picture": "image", "map": "segmentation"}.get(renamed["target"], renamed["target"])
-    if isinstance(renamed.get("condition_tokenizers"), dict):
-        tokenizers = renamed["condition_tokenizers"]
-        renamed["condition_tokenizers"] = {
-            {"map": "segmentation"}.get(f, f): digest for f, digest in tokenizers.items()
-        }
-    return renamed
+    present = renamed.values(renamed.keys("metadata", metadata))
+    if isinstance(present.get("condition_tokenizers"), dict):
+        present["condition_tokenizers"] = renamed.keys("condition_tokenizers", present["condition_tokenizers"])
+    return present

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from ...models.vqgan.autoencoder import VQGANConfig
 from .. import config as configs
-from ..checkpoint import model_files
-from ..checkpoint.loading import resolve_weights
+from ..checkpoint.loading import tokenizer_ref
 from ..jobs.run import Run
 from ..prior.config import PriorRun
 
@@ -26,12 +25,10 @@ def tokenizer_configs(run: Run, codes: int | None = None) -> dict[str, VQGANConf
     found = {}
     for field, folder in {"image": run.tokenizer, **run.condition_tokenizers}.items():
         try:
-            place = resolve_weights(Path(folder))
+            ref = tokenizer_ref(Path(folder))
         except ValueError as error:
             raise ValueError(f"{error}; or give the number of its codes with --codes") from None
-        found[field] = configs.from_mapping(
-            VQGANConfig, model_files.read_metadata(place, "vqgan")["model"], str(place), saved=True
-        )
+        found[field] = configs.from_mapping(VQGANConfig, ref.metadata["model"], str(ref.folder), saved=True)
     return found
 
 

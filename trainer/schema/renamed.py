@@ -5,6 +5,8 @@ from typing import Any
 
 # By the class of the section: an old key and the present one.
 KEYS: Mapping[str, Mapping[str, str]] = {
+    "metadata": {"rebuilds": "target"},  # of weights
+    "condition_tokenizers": {"map": "segmentation"},  # in these metadata
     "AdversarialConfig": {
         "weight": "disc_weight",
         "start": "disc_start",
