@@ -20,21 +20,26 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that gets its name only when the block ends well.
 
     Until then it is ``.NAME.part``, which its writer holds locked: a second writer of the same file waits for the
-    first, and one that was killed leaves a name that the next one takes over.
+    first, and one that was killed leaves a name that the next one takes over. Whoever waits for the name may rename or
+    remove the folder at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
-    with _locked(part) as file:
-        try:
-            file.truncate()
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-    sync(path.parent)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with _locked(part) as file:
+            try:
+                file.truncate()
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                part.replace(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @contextmanager

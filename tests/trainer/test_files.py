@@ -95,3 +95,19 @@ def test_a_file_that_is_not_like_the_new_one_is_not_replaced(tmp_path: Path):
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(ValueError, match="was not written by this command"):
         write_own(tmp_path / "link", b"of smalti", b"smalti")
+
+
+def test_whoever_waits_for_a_file_may_move_its_folder_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Rank 0 renames a checkpoint's folder as soon as every rank's part is there."""
+    replace = Path.replace
+
+    def replaced_and_moved(self: Path, target: Path) -> Path:
+        named = replace(self, target)
+        (tmp_path / "writing").rename(tmp_path / "done")
+        return named
+
+    (tmp_path / "writing").mkdir()
+    monkeypatch.setattr(Path, "replace", replaced_and_moved)
+    write_whole(tmp_path / "writing" / "part", b"whole")
+    assert (tmp_path / "done" / "part").read_bytes() == b"whole"
+    assert not (tmp_path / "writing").exists()
