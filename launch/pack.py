@@ -4,8 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from ..trainer.exit_code import ExitCode
+from ..trainer.prepare.check_image import DepthForm
 from ..trainer.prepare.find_images import find_samples
 from ..trainer.prepare.pack import PackConfig, automatic_val_count, pack
 from ..trainer.shards.reader import ShardSet
@@ -25,13 +27,14 @@ def _pack(asked: argparse.Namespace) -> int:
     found = find_samples(asked.source, asked.labels, classes)
     val = asked.val
     if val is None:
-        val = automatic_val_count(found.sources, asked.minimum_side)
+        val = automatic_val_count(found.sources, asked.minimum_side, asked.depth)
         command.note(f"for validation: {val} of {len(found.sources)} (auto: a tenth, at least 1)")
     config = PackConfig(
         shard_bytes=asked.shard_size * 1_000_000,
         shard_samples=asked.shard_count,
         val=val,
         minimum_side=asked.minimum_side,
+        depth=asked.depth,
         processes=asked.processes,
         prefix=asked.prefix,
     )
@@ -70,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--minimum-side", type=int, default=1, metavar="PIXELS", help="leave out images with a shorter side"
+    )
+    parser.add_argument(
+        "--depth",
+        choices=get_args(DepthForm),
+        default="stored",
+        help="depth maps as they are (default), each from 0 to 1 by its smallest and largest number, or so from RGBA "
+        "PNGs of float32 bits, as taming-transformers takes them",
     )
     parser.add_argument(
         "--labels", metavar="WHICH", help="'folders' (first folder's name), or a CSV or JSON file of files and classes"

@@ -303,3 +303,25 @@ def test_one_bad_file_of_any_kind_ends_nothing(tmp_path, capsys):
     assert set(contents(tmp_path / "out")) == {"p000", "p001", "p002", r"caf\xe9"}
     left = {Path(row["file"]).name for row in json.loads((tmp_path / "out" / "report.json").read_text())["skipped"]}
     assert left == {"pipe.jpg", "zero.jpg", "again", "evil.jpg", "endless.jpg"}
+
+
+@pytest.mark.parametrize("side", [40, 900])  # packed as a plain member, and in tiles
+@pytest.mark.parametrize("form", ["min_max", "float_png"])
+def test_depths_are_brought_to_their_own_range_as_the_published_loader_does(tmp_path, side, form, capsys):
+    depth = np.random.default_rng(1).normal(3, 40, (side, side)).astype(np.float32)
+    source = tmp_path / "in"
+    (source / "images").mkdir(parents=True)
+    (source / "depth").mkdir()
+    Image.fromarray(photo(side, side)).save(source / "images" / "a.png")
+    if form == "min_max":
+        np.save(source / "depth" / "a.npy", depth)
+    else:
+        Image.fromarray(depth.view(np.uint8).reshape(side, side, 4)).save(source / "depth" / "a.png")
+    assert pack_it(source, tmp_path / "out", "--depth", form) == 0
+    got = next(read_images(tmp_path / "out", side, ("depth",)).eval_batches(1))["depth"][0].numpy()
+    theirs = (depth - depth.min()) / max(1e-8, depth.max() - depth.min())  # in the published ImageNet loader
+    assert np.array_equal(got, theirs)
+    assert pack_it(source, tmp_path / "out", "--depth", "stored") == 2  # shards of two forms are not mixed
+    if form == "float_png":
+        assert pack_it(source, tmp_path / "other", "--depth", "stored") == 2  # never guessed
+        assert "a depth map has one channel, this one is RGBA" in capsys.readouterr().err

@@ -11,13 +11,14 @@ import numpy as np
 from ..images.decode import Pixels, measure, size_of_numbers
 from ..images.geometry import Crop, Measured
 from ..images.known_values import Check
-from ..images.resize import Box, antialiased, bilinear_points, decoder_shrink, nearest_points, region_of, scaled
+from ..images.opencv_resize import needed, resized_depth, resized_image, resized_labels
+from ..images.resize import Box, antialiased, decoder_shrink, nearest_points, region_of, scaled
 from ..shards.fields import ARRAY_FIELDS, EXTENSIONS, IMAGE_FIELDS
 from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
 from .collate import LoadedSample
 from .crops import CropConfig, TamingCropConfig
-from .region_reader import DecodedRegion, open_member, sample_errors
+from .region_reader import DecodedRegion, RegionSource, open_member, sample_errors
 from .samples import Choose, SampleReader, sample_row
 
 
@@ -75,13 +76,16 @@ class ImageReader(SampleReader):
         with sample_errors(self.shards, place, extension):
             opened = open_member(self.shards, place, field, extension, measured)
             factor = _factor(field, opened.shape, measured[:2])
-            own = [scaled(crop, factor) for crop in crops]
-            regions = [region_of(crop, *opened.shape) for crop in own]
-            parts = opened.parts(regions, [self._shrink(crop) for crop in own])
-            made = [self._resampled(field, part, crop) for part, crop in zip(parts, own, strict=True)]
+            if isinstance(self._cut, TamingCropConfig):
+                made = _as_opencv(self._cut, field, opened, crops, measured[:2])
+            else:
+                own = [scaled(crop, factor) for crop in crops]
+                regions = [region_of(crop, *opened.shape) for crop in own]
+                parts = opened.parts(regions, [self._shrink(crop) for crop in own])
+                made = [self._resampled(field, part, crop) for part, crop in zip(parts, own, strict=True)]
             for pixels in made:
                 self._check(field, pixels)
-            return made
+            return [_as_row(field, pixels, crop) for pixels, crop in zip(made, crops, strict=True)]
 
     def _measured(self, place: SampleLocation) -> Measured:
         """The size of the image: by the index, or by the member that the config names for it.
@@ -112,14 +116,32 @@ class ImageReader(SampleReader):
     def _resampled(self, field: str, part: DecodedRegion, crop: Crop) -> Pixels:
         size = (round(crop.height), round(crop.width)) if self._cut is None else self._cut.output
         if field != "image":
-            made = nearest_points(part.pixels, part.shows, crop, size)
-        elif isinstance(self._cut, TamingCropConfig):
-            made = bilinear_points(part.pixels, part.shows, crop, size)
-        else:
-            made = antialiased(part.pixels, size, _box_inside(part, crop))
+            return nearest_points(part.pixels, part.shows, crop, size)
+        return antialiased(part.pixels, size, _box_inside(part, crop))
+
+
+def _as_opencv(
+    config: TamingCropConfig, field: str, opened: RegionSource, crops: Sequence[Crop], source: tuple[int, int]
+) -> list[Pixels]:
+    """Crops of one field in the arithmetic of OpenCV."""
+    axes = [config.axes(crop, source, opened.shape) for crop in crops]
+    parts = opened.parts([needed(*each) for each in axes], [1] * len(crops))
+    made = []
+    for part, (rows, columns) in zip(parts, axes, strict=True):
         if field == "image":
-            made = made.transpose(2, 0, 1)  # together with the flip in one copy: alone, each costs as much as decoding
-        return np.ascontiguousarray(made[..., ::-1] if crop.flip else made)
+            made.append(resized_image(part.pixels, part.shows, rows, columns, config.interpolation))
+        elif field == "depth":
+            made.append(resized_depth(part.pixels, part.shows, rows, columns))
+        else:
+            made.append(resized_labels(part.pixels, part.shows, rows, columns))
+    return made
+
+
+def _as_row(field: str, pixels: Pixels, crop: Crop) -> Pixels:
+    """Pixels as they stand in a batch: channels first, flipped where the crop is."""
+    if field == "image":
+        pixels = pixels.transpose(2, 0, 1)  # with the flip in one copy: alone, each costs as much as decoding
+    return np.ascontiguousarray(pixels[..., ::-1] if crop.flip else pixels)
 
 
 def _box_inside(part: DecodedRegion, crop: Crop) -> Box | None:

@@ -203,6 +203,29 @@ def decode_numbers(data: bytes) -> Pixels:
     return np.asarray(depth)
 
 
+def decode_float_png(data: bytes) -> Pixels:
+    """(H, W) float32 numbers of an RGBA PNG whose four bytes a pixel are the bits of one, as taming-transformers reads.
+
+    Raises:
+        OSError, SyntaxError: the bytes are damaged or not an image.
+        ValueError: the image is no RGBA PNG, or holds a number that is not finite.
+    """
+    with open_image(data) as image:
+        if image.format != "PNG" or image.mode != "RGBA":
+            raise ValueError(f"depth in the bits of colors is an RGBA PNG, this is {image.format} of {image.mode}")
+        bits = oriented(np.asarray(image), measure(data).orientation)
+    depth = np.ascontiguousarray(bits).view("<f4")[..., 0]
+    if not np.isfinite(depth).all():
+        raise ValueError("the colors are not the bits of finite numbers; is this an ordinary image?")
+    return np.asarray(depth)
+
+
+def min_max_normalized(depth: Pixels) -> Pixels:
+    """(H, W) float32 depth from 0, the smallest of the numbers, to 1, the largest; all 0 where they are equal."""
+    numbers = depth.astype(np.float32)
+    return np.asarray((numbers - numbers.min()) / max(numbers.max() - numbers.min(), np.float32(1e-8)), np.float32)
+
+
 def _as_16_bits(depth: Pixels) -> Pixels:
     if depth.size and not 0 <= depth.min() <= depth.max() < 1 << 16:
         raise ValueError(

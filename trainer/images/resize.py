@@ -13,7 +13,7 @@ Box = tuple[float, float, float, float]
 
 
 def region_of(crop: Crop, height: int, width: int) -> Region:
-    """The source pixels that a crop needs; one more on each side where it is not whole, for interpolation."""
+    """The source pixels that a crop needs; one more on each side where it is not whole, as in a map of another size."""
     if all(edge == int(edge) for edge in crop[:4]):
         return Region(*(int(edge) for edge in crop[:4]))
     return Region(
@@ -52,19 +52,6 @@ def decoder_shrink(scale: float) -> int:
     return next((shrink for shrink in (8, 4, 2) if scale >= 2 * shrink), 1)
 
 
-def bilinear_points(pixels: Pixels, region: Region, crop: Crop, size: tuple[int, int]) -> Pixels:
-    """(h, w, 3) pixels of a region, sampled bilinearly at the middles of the output's pixels, with no antialiasing."""
-    rows, row_parts = _between(crop.top - region.top, crop.height / size[0], size[0], pixels.shape[0])
-    columns, column_parts = _between(crop.left - region.left, crop.width / size[1], size[1], pixels.shape[1])
-    next_rows = np.minimum(rows + 1, pixels.shape[0] - 1)
-    next_columns = np.minimum(columns + 1, pixels.shape[1] - 1)
-    right, down = column_parts[None, :, None], row_parts[:, None, None]
-    upper, lower = pixels[rows].astype(np.float32), pixels[next_rows].astype(np.float32)
-    upper = upper[:, columns] * (1 - right) + upper[:, next_columns] * right
-    lower = lower[:, columns] * (1 - right) + lower[:, next_columns] * right
-    return np.asarray(np.rint(upper * (1 - down) + lower * down), dtype=np.uint8)
-
-
 def nearest_points(pixels: Pixels, region: Region, crop: Crop, size: tuple[int, int]) -> Pixels:
     """(h, w) numbers of a region, taken at the middles of the output's pixels: labels are never mixed."""
     if region.height == crop.height == size[0] and region.width == crop.width == size[1]:
@@ -78,12 +65,3 @@ def _middles(start: float, step: float, count: int, length: int) -> npt.NDArray[
     """The source pixel that holds the middle of each output pixel along one axis."""
     middles = np.floor(start + (np.arange(count) + 0.5) * step)
     return np.asarray(np.clip(middles, 0, length - 1), dtype=np.int64)
-
-
-def _between(
-    start: float, step: float, count: int, length: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For each output pixel along one axis, the source pixel before its middle and the share of the next one."""
-    places = np.clip(start + (np.arange(count) + 0.5) * step - 0.5, 0, length - 1)
-    before = np.floor(places).astype(np.int64)
-    return before, (places - before).astype(np.float32)

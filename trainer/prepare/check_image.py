@@ -2,20 +2,31 @@
 
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..files import read_regular
 from ..images import seekable_jpeg, tiled_tiff
-from ..images.decode import LARGEST, Pixels, decode_map, decode_numbers, decode_stored, measure, open_image
+from ..images.decode import (
+    LARGEST,
+    Pixels,
+    decode_float_png,
+    decode_map,
+    decode_numbers,
+    decode_stored,
+    measure,
+    min_max_normalized,
+    open_image,
+)
 from ..images.geometry import Measured
 from ..images.modes import gray_16, rgb
 from ..shards.folder_walk import escaped
 from ..shards.writer import Sample
 from .find_images import RawSample
 
+DepthForm = Literal["stored", "min_max", "float_png"]
 _KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # other formats become PNG
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # what PNG holds without a loss
 _LARGE = 3 * 500_000  # numbers of an image, of three channels, from which on its parts can be read alone
@@ -33,12 +44,14 @@ class Stored(NamedTuple):
     layout: bytes = b""  # where its parts lie, if they can be read alone
 
 
-def prepare(source: RawSample, minimum_side: int) -> Sample:
+def prepare(source: RawSample, minimum_side: int, depth: DepthForm = "stored") -> Sample:
     """The members of a sample.
 
     Args:
         source: its files.
         minimum_side: images with a shorter side are refused, in pixels.
+        depth: what becomes of its depth map: "stored" keeps the file, "min_max" brings its numbers to [0, 1] by the
+            smallest and the largest of them, "float_png" does so with an RGBA PNG of float32 bits.
 
     Raises:
         UnusableError: a file cannot be read or decoded, is too small, or does not fit the others.
@@ -48,7 +61,7 @@ def prepare(source: RawSample, minimum_side: int) -> Sample:
     stored = [first]
     for field, path in source.files.items():
         if field != "image":
-            stored.append(_aligned(field, path, _bytes_of(path), measured))
+            stored.append(_aligned(field, path, _bytes_of(path), measured, depth))
     if source.label is not None:
         stored.append(Stored("cls", str(source.label).encode()))
     members = {member.extension: member.data for member in stored}
@@ -87,10 +100,15 @@ def _seekable(data: bytes, pixels: Pixels, orientation: int) -> Stored:
     return Stored("jpg", rewritten, layout.to_bytes()) if layout else Stored("jpg", data)
 
 
-def _aligned(field: str, path: Path, data: bytes, measured: Measured) -> Stored:
+def _aligned(field: str, path: Path, data: bytes, measured: Measured, depth: DepthForm) -> Stored:
     """A map or depth of an image, of the same proportions; a large one in tiles."""
+    normalized = field == "depth" and depth != "stored"
     try:
-        numbers = decode_map(data) if field == "segmentation" else decode_numbers(data)
+        if field == "segmentation":
+            numbers = decode_map(data)
+        else:
+            numbers = decode_float_png(data) if depth == "float_png" else decode_numbers(data)
+        numbers = min_max_normalized(numbers) if normalized else numbers
     except Exception as error:  # decoders raise whatever the damage leads them to
         raise UnusableError(f"its {field} cannot be used: {type(error).__name__}: {error}") from error
     height, width = numbers.shape
@@ -102,7 +120,15 @@ def _aligned(field: str, path: Path, data: bytes, measured: Measured) -> Stored:
     if numbers.size * 3 >= _LARGE and numbers.dtype.newbyteorder("<").str in tiled_tiff.TYPES:
         packed, layout = tiled_tiff.tiled(numbers)
         return Stored(f"{field}.tif", packed, layout.to_bytes())
+    if normalized:
+        return Stored(f"{field}.npy", _npy(numbers))
     return Stored(f"{field}{path.suffix.lower().replace('.tiff', '.tif')}", data)
+
+
+def _npy(numbers: Pixels) -> bytes:
+    packed = io.BytesIO()
+    np.save(packed, numbers, allow_pickle=False)
+    return packed.getvalue()
 
 
 def _png(data: bytes) -> bytes:

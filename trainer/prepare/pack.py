@@ -13,7 +13,7 @@ from ..shards.folder_walk import Skipped, escaped
 from ..shards.index import ShardIndex
 from ..shards.writer import Sample, finished, index_path, own_shard, remove_unfinished, write_shard
 from . import report_file
-from .check_image import UnusableError, prepare
+from .check_image import DepthForm, UnusableError, prepare
 from .find_images import RawSample, SampleListing
 from .process_pool import spread
 
@@ -29,6 +29,7 @@ class PackConfig:
         shard_samples: or when it has so many samples; 0 for no limit.
         val: samples that are kept aside for evaluation.
         minimum_side: images with a shorter side are left out, in pixels.
+        depth: what becomes of depth maps, as ``check_image.prepare`` says.
         processes: how many work at once; 0 for one a core.
         prefix: of the names of the shards.
     """
@@ -37,6 +38,7 @@ class PackConfig:
     shard_samples: Natural = 0
     val: Natural = 0
     minimum_side: Count = 1
+    depth: DepthForm = "stored"
     processes: Natural = 0
     prefix: Name = "shard"
 
@@ -62,6 +64,7 @@ class _Task(NamedTuple):
     path: Path
     sources: list[RawSample]
     minimum_side: int
+    depth: DepthForm
     plan: str  # stands for everything that decides what the shard will hold
     provenance: dict[str, Any]
 
@@ -120,7 +123,7 @@ def _write_parts(
     return counts
 
 
-def automatic_val_count(sources: Sequence[RawSample], minimum_side: int) -> int:
+def automatic_val_count(sources: Sequence[RawSample], minimum_side: int, depth: DepthForm = "stored") -> int:
     """How many samples to hold out where nobody said: a tenth, and at least one.
 
     Of few samples only those count that can be used, so that there is always something left to train on.
@@ -130,7 +133,7 @@ def automatic_val_count(sources: Sequence[RawSample], minimum_side: int) -> int:
     """
     usable = len(sources)
     if usable <= _FEW:
-        tried = [_why_unusable(source, minimum_side) for source in sources]
+        tried = [_why_unusable(source, minimum_side, depth) for source in sources]
         usable = tried.count(None)
         if usable < 2:
             reasons = [f"{source.files['image']}: {why}" for source, why in zip(sources, tried, strict=True) if why]
@@ -141,9 +144,9 @@ def automatic_val_count(sources: Sequence[RawSample], minimum_side: int) -> int:
     return max(1, usable // 10)
 
 
-def _why_unusable(source: RawSample, minimum_side: int) -> str | None:
+def _why_unusable(source: RawSample, minimum_side: int, depth: DepthForm) -> str | None:
     try:
-        prepare(source, minimum_side)
+        prepare(source, minimum_side, depth)
     except UnusableError as error:
         return str(error)
     return None
@@ -157,7 +160,7 @@ def _val_samples(sources: Sequence[RawSample], config: PackConfig) -> tuple[list
         if len(chosen) == config.val:
             break
         try:
-            prepare(source, config.minimum_side)
+            prepare(source, config.minimum_side, config.depth)
             chosen.append(source)
         except UnusableError as error:
             unusable.append(_left_out(source, error))
@@ -175,7 +178,8 @@ def _plan(folder: Path, sources: Sequence[RawSample], config: PackConfig, proven
     tasks = []
     for number, shard in enumerate(_divided(sources, config)):
         path = folder / f"{config.prefix}-{number:06d}.tar"
-        tasks.append(_Task(path, shard, config.minimum_side, _digest(shard, config.minimum_side), provenance))
+        digest = _digest(shard, config)
+        tasks.append(_Task(path, shard, config.minimum_side, config.depth, digest, provenance))
     return tasks
 
 
@@ -194,8 +198,10 @@ def _divided(sources: Sequence[RawSample], config: PackConfig) -> Iterator[list[
         yield shard
 
 
-def _digest(sources: Sequence[RawSample], minimum_side: int) -> str:
-    seen = hashlib.sha256(f"{minimum_side}".encode())
+def _digest(sources: Sequence[RawSample], config: PackConfig) -> str:
+    seen = hashlib.sha256(f"{config.minimum_side}".encode())
+    if config.depth != "stored":  # so that shards of before there was a choice can be gone on with
+        seen.update(f" {config.depth}".encode())
     for source in sources:
         seen.update(f"\n{source.key} {source.label}".encode())
         for field, path in source.files.items():
@@ -236,7 +242,7 @@ def _write(task: _Task) -> None:
 def _samples(task: _Task, skipped: list[Skipped]) -> Iterator[Sample]:
     for source in task.sources:
         try:
-            yield prepare(source, task.minimum_side)
+            yield prepare(source, task.minimum_side, task.depth)
         except UnusableError as error:
             skipped.append(_left_out(source, error))
 
