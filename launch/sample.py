@@ -36,10 +36,12 @@ def _sample_here(asked: argparse.Namespace) -> None:
     from ..models.vqgan.tiling import Tiling
     from ..trainer.checkpoint.loading import find_tokenizer, load_prior, load_tokenizer
     from ..trainer.distributed import ranks
+    from ..trainer.sampling import condition_files
+    from ..trainer.sampling.condition_fields import ConditionEncoder
     from ..trainer.sampling.image_files import IMAGES, DecodeConfig, check_replaceable, contact_sheet
     from ..trainer.sampling.job import SamplingJob, check_pair
     from ..trainer.sampling.progress import SamplingJobConfig
-    from ..trainer.sampling.request import ConditionInputs, build_request
+    from ..trainer.sampling.request import Completion, build_request, read_photo
 
     device = ranks.device()
     prior = load_prior(asked.prior, device, asked.precision or ("bf16" if device.type == "cuda" else "fp32"))
@@ -48,11 +50,19 @@ def _sample_here(asked: argparse.Namespace) -> None:
     check_pair(prior, tokenizer)
     decode = DecodeConfig(asked.decode, asked.tile, asked.halo, asked.format)
     config = SamplingJobConfig(asked.batch, asked.save_every, asked.preview)
-    maps = None if asked.segmentation_tokenizer is None else load_tokenizer(asked.segmentation_tokenizer, device)
-    conditions = ConditionInputs(asked.segmentation, maps, asked.label, asked.init_image, asked.keep_rows)
+    named_tokenizers = (("segmentation", asked.segmentation_tokenizer), ("depth", asked.depth_tokenizer))
+    others = {name: load_tokenizer(folder, device) for name, folder in named_tokenizers if folder is not None}
+    given = condition_files.ConditionInputs(
+        asked.label, asked.segmentation, asked.depth, asked.low_resolution, asked.text, asked.objects, others
+    )
+    condition_files.check_inputs(prior, given)
+    tiles = Tiling(asked.tile, asked.halo)
+    conditions = ConditionEncoder(prior, others, tiles)
+    values = condition_files.read(given)
+    completion = None if asked.init_image is None else Completion(read_photo(asked.init_image), asked.keep_rows)
     sizes = asked.size or [None]
     stem = f"{_named(asked)}seed-{asked.seed}"
-    requests = [build_request(prior, tokenizer, size, conditions, Tiling(asked.tile, asked.halo)) for size in sizes]
+    requests = [build_request(tokenizer, conditions, values, size, tiles, completion) for size in sizes]
     sheets = [asked.out / f"{stem}{_several(size, sizes)}-grid.png" for size in sizes]
     if asked.grid:
         for sheet in sheets:
@@ -93,7 +103,9 @@ def _named(asked: argparse.Namespace) -> str:
     """What is asked of the images, as the beginning of their names: two requests in one folder do not meet."""
     said = [] if asked.label is None else [f"class-{asked.label}"]
     said += [
-        re.sub(r"[^\w.-]", "_", file.stem)[:60] for file in (asked.segmentation, asked.init_image) if file is not None
+        re.sub(r"[^\w.-]", "_", file.stem)[:60]
+        for file in (asked.segmentation, asked.depth, asked.low_resolution, asked.text, asked.objects, asked.init_image)
+        if file is not None
     ]
     return "".join(f"{part}-" for part in said)
 
@@ -147,7 +159,7 @@ def _add_what(group: "argparse._ArgumentGroup") -> None:
         type=command.size,
         nargs="+",
         metavar="HEIGHTxWIDTH",
-        help="in pixels; several are allowed; else the map's",
+        help="in pixels; several are allowed; else the map's, or what the small image becomes",
     )
     group.add_argument(
         "--segmentation", type=Path, metavar="FILE", help="a PNG of labels, of any size, for priors of maps"
@@ -157,6 +169,22 @@ def _add_what(group: "argparse._ArgumentGroup") -> None:
         type=Path,
         metavar="FOLDER",
         help="its tokenizer, for priors whose maps were tokenized",
+    )
+    group.add_argument(
+        "--depth", type=Path, metavar="FILE", help="an image or .npy of depths, of any size, for priors of depth"
+    )
+    group.add_argument("--depth-tokenizer", type=Path, metavar="FOLDER", help="its tokenizer")
+    group.add_argument(
+        "--low-resolution", type=Path, metavar="FILE", help="a small image, for priors of superresolution"
+    )
+    group.add_argument(
+        "--objects",
+        type=Path,
+        metavar="FILE",
+        help='for priors of objects, JSON: {"size": [height, width], "objects": [{"class": 3, "box": [l, t, r, b]}]}',
+    )
+    group.add_argument(
+        "--text", type=Path, metavar="FILE", help=".npy (tokens, channels) of embeddings, for priors of texts"
     )
     group.add_argument(
         "--class", dest="label", type=int, metavar="N", help="number of the class, for priors of classes"

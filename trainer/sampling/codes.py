@@ -12,7 +12,7 @@ from ...models.priors.base import Prior
 from ...models.sampling import GridRequest, SamplingConfig
 from ...models.sampling import sample as sample_grids
 from ..checkpoint.loading import LoadedPrior
-from .request import check_table
+from .condition_fields import check_table
 
 EXACT = SamplingConfig()
 
@@ -49,9 +49,8 @@ def sample(
     network = prior.model if isinstance(prior, LoadedPrior) else prior
     fields = fields or {}
     wanted = {name: network.condition.field(fields, name) for name in network.condition.fields}
-    for name in ("cls", "segmentation_codes"):
-        if name in wanted:
-            check_table(network.condition, name, wanted[name])
+    for name in network.condition.known:
+        check_table(network.condition, name, wanted[name])
     images = len(next(iter(wanted.values()))) if wanted else count
     if images < 1:
         raise ValueError(f"there must be at least one image to sample, got {images}")
