@@ -38,6 +38,7 @@ setup(
         "safetensors>=0.4,<1",
         "fsspec>=2024.2",
         "tqdm>=4.66,<5",
+        "bokeh>=3.4,<4",
     ],
     extras_require={
         "fast": ["simplejpeg>=1.7,<2"],

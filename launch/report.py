@@ -17,12 +17,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(asked: argparse.Namespace) -> int:
     from ..trainer.files import write_own
-    from ..trainer.jobs import report  # slow to import
+    from ..trainer.reporting import page  # slow to import
+    from ..trainer.reporting import runs as reported
 
-    runs = [report.reported_run(folder) for folder in asked.runs]
-    spent = {} if asked.seconds is None else report.seconds(asked.seconds)
-    summary = report.summary(runs, spent, asked.images)
-    write_own(asked.out, report.page(runs, summary, asked.images).encode(), report.MARK)
+    runs = [reported.reported_run(folder) for folder in asked.runs]
+    spent = {} if asked.seconds is None else reported.seconds(asked.seconds)
+    summary = reported.summary(runs, spent, asked.images)
+    write_own(asked.out, page.page(runs, summary, asked.images, spent).encode(), page.MARK)
     command.say("\n".join([*summary, f"report: {asked.out}"]))
     return ExitCode.DONE
 

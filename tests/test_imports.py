@@ -59,6 +59,7 @@ ROOMS: dict[str, set[str]] = {
     "trainer/sampling": {*GROUND, "trainer/images", "trainer/checkpoint"},
     "trainer/exchange": {*GROUND, "trainer/checkpoint", "trainer/config"},
     "trainer/jobs": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior"},
+    "trainer/reporting": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior", "trainer/jobs"},
     "trainer/planning": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior", "trainer/jobs"},
 }
 HOMES = {

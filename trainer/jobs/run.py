@@ -26,7 +26,7 @@ from ..training.metrics import Metrics
 from ..training.throughput import Workload, own_peak
 from ..vqgan.config import VQGANRun
 from ..vqgan.task import VQGANTask
-from . import exit_codes, failures, preflight, run_dir
+from . import environment, exit_codes, failures, preflight, run_dir
 from .networks import checkpoint_bytes, trained_networks
 from .run_data import RunData
 
@@ -60,6 +60,7 @@ def train(run: Run, fresh: bool, step_flops: Callable[[Run, int], float] | None 
         about = preflight.check(folder, configs.dump(run), checkpoint_bytes(trained_networks(run, codes)))
         if ranks.rank() == 0:
             print(about, flush=True)
+        environment.record(folder)
         flops = None
         if step_flops is not None and own_peak() is not None and ranks.rank() == 0:
             flops = _known(step_flops, run, codes)

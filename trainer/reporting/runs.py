@@ -1,22 +1,15 @@
-"""What runs came to: a few lines for the console, and one page of HTML with everything inside it.
+"""Runs as their folders tell them, and what they came to in a few lines for the console."""
 
-The page needs no server, no script and no network: curves are drawn as SVG, images lie in it as they are.
-"""
-
-import base64
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..config import read
+from ..jobs.environment import Environment, environments
+from ..jobs.run import Run
+from ..jobs.run_dir import RESOLVED, resolved_config
 from ..training.metrics import FILE, history
 from ..vqgan.config import VQGANRun
-from .run import Run
-from .run_dir import RESOLVED, resolved_config
-
-WIDTH, HEIGHT, MARGIN = 360, 160, 8  # of a curve, in pixels
-GRID = "reconstructions-*.png"
 
 
 class ReportedRun(NamedTuple):
@@ -25,6 +18,7 @@ class ReportedRun(NamedTuple):
     folder: Path
     run: Run
     lines: list[dict[str, float]]  # of its metrics
+    starts: list[Environment]  # what it ran on, a start each
 
 
 def reported_run(folder: Path) -> ReportedRun:
@@ -38,7 +32,7 @@ def reported_run(folder: Path) -> ReportedRun:
     lines = history(folder)
     if not curve(lines, "val/psnr") and not curve(lines, "val/nll"):
         raise ValueError(f"{folder} has not been evaluated yet; train it on")
-    return ReportedRun(folder, read(Run, resolved_config(folder), saved=True), lines)
+    return ReportedRun(folder, read(Run, resolved_config(folder), saved=True), lines, environments(folder))
 
 
 def curve(lines: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
@@ -87,67 +81,26 @@ def _results(each: ReportedRun) -> list[str]:
     ]
 
 
-def page(parts: Sequence[ReportedRun], said: Sequence[str], images: Sequence[Path]) -> str:
-    """The whole page.
+class Alert(NamedTuple):
+    """What a run's monitors have raised, for as long as it was measured."""
 
-    Args:
-        said: the summary's lines.
-        images: PNG files to show.
-
-    Raises:
-        OSError: an image cannot be read.
-    """
-    body = ["<h1>smalti</h1>", f"<pre>{html.escape(chr(10).join(said))}</pre>"]
-    body += [_figure(path, path.name) for path in images]
-    for each in parts:
-        body.append(f"<h2>{html.escape(str(each.folder))}</h2>")
-        grids = sorted((each.folder / "images").glob(GRID))
-        if grids:
-            body.append(_figure(grids[-1], "Validation images above, their reconstructions below"))
-        names = dict.fromkeys(name for line in each.lines for name in line if "/" in name)
-        body += [_plot(name, curve(each.lines, name)) for name in names]
-    return _PAGE.replace("BODY", "\n".join(body))
+    name: str
+    first: int  # step
+    last: int
 
 
-def _figure(path: Path, caption: str) -> str:
-    inside = base64.b64encode(path.read_bytes()).decode("ascii")
-    text = html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{inside}"><figcaption>{text}</figcaption></figure>'
-
-
-def _plot(name: str, points: Sequence[tuple[float, float]]) -> str:
-    """One curve as SVG, its last value in its caption, its range beside it."""
-    steps, values = zip(*points, strict=True)
-    low, high = min(values), max(values)
-    wide, tall = (WIDTH - 2 * MARGIN) / (max(steps) or 1), (HEIGHT - 2 * MARGIN) / (high - low or 1)
-    places = [(MARGIN + step * wide, HEIGHT - MARGIN - (value - low) * tall) for step, value in points]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    x, y = places[-1]
-    return (
-        f'<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}"><polyline points="{line}"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/></svg>'
-        f"<figcaption>{html.escape(name)} {values[-1]:.4g} <small>({low:.4g} to {high:.4g}, "
-        f"step {steps[-1]:.0f})</small></figcaption></figure>"
-    )
-
-
-MARK = b"<title>smalti</title>"
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>smalti</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1160px; margin: 2rem auto; padding: 0 1rem; color: #222 }
-pre { background: #f4f4f2; padding: 1rem; overflow: auto }
-figure { margin: 1rem 0 }
-figure img { max-width: 100% }
-figure.curve { display: inline-block; width: 350px; margin: .5rem 1rem .5rem 0 }
-figcaption { color: #555; font-size: 13px }
-svg { background: #fafaf8; width: 100% }
-polyline { fill: none; stroke: #2a6f97; stroke-width: 1.5 }
-circle { fill: #c1554d }
-</style>
-BODY
-</html>
-"""
+def alerts(lines: Sequence[Mapping[str, float]]) -> list[Alert]:
+    """The alerts of a run in the order in which they began; one that came again is there again."""
+    found: list[Alert] = []
+    before: set[str] = set()
+    for line in lines:
+        if not any(name.startswith("train/") for name in line):
+            continue  # of an evaluation, which watches nothing
+        now = {name.removeprefix("train/alert_") for name in line if name.startswith("train/alert_")}
+        for name in sorted(now - before):
+            found.append(Alert(name, int(line["step"]), int(line["step"])))
+        running = {alert.name: number for number, alert in enumerate(found)}
+        for name in now & before:
+            found[running[name]] = found[running[name]]._replace(last=int(line["step"]))
+        before = now
+    return found
