@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, str] = {
     "sample": "sample images from a prior",
     "export": "export a run's weights",
     "import": "import weights of other projects",
+    "top": "show how runs stand, on a terminal",
     "report": "write what runs came to into one HTML file",
     "plan": "compute what a run will take, without starting it",
     "supervise": "train to the end, starting failed jobs again",

@@ -53,6 +53,17 @@ def side(text: str) -> int:
     return height
 
 
+def seconds(text: str) -> float:
+    """A time above 0, as a type of ``argparse``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"it is a number of seconds above 0, got {text!r}")
+    return value
+
+
 def say(line: str) -> None:
     """A line of result on standard output, at once."""
     print(line, flush=True)

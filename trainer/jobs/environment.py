@@ -1,6 +1,6 @@
 """What a run ran on: a line in its folder for every start.
 
-RUN/environment.jsonl    {"began": "2026-11-28T01:10:00+00:00", "hosts": ["n1", "n2"], "ranks": 16, "device": ...}
+RUN/environment.jsonl    {"began": "2026-11-28T01:10:00+00:00", "hosts": ["n1", "n2"], "ranks": 2, "device": ...}
 """
 
 import json
@@ -26,7 +26,7 @@ class Environment(NamedTuple):
     """The hardware, software and job of one start."""
 
     began: str  # ISO 8601, UTC
-    hosts: list[str]
+    hosts: list[str]  # of each rank
     ranks: int
     device: str
     versions: Mapping[str, str]
@@ -39,7 +39,7 @@ def record(folder: Path) -> None:
     Raises:
         SaveError: rank 0 cannot write it.
     """
-    hosts = sorted(set(ranks.all_gather_object(socket.gethostname())))
+    hosts = ranks.all_gather_object(socket.gethostname())
     if ranks.rank() != 0:
         return
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

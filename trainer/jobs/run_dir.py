@@ -32,7 +32,7 @@ LEFT = "asked to leave"
 # All that a run leaves in its folder, besides checkpoints and previews.
 OF_A_RUN = (
     "metrics.jsonl", "latest.txt", "stop-requested", "exit-code", "failure.txt", "hosts.txt", "wandb-id.txt",
-    "wandb-sent.txt", "environment.jsonl",
+    "wandb-sent.txt", "environment.jsonl", "ranks.json",
 )  # fmt: skip
 _CHECKPOINT = re.compile(r"step-\d{8}|corrupt-.*|\.saving-.*")
 _PREVIEW = re.compile(r"(reconstructions|samples)-\d{8}\.png")

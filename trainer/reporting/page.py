@@ -148,7 +148,7 @@ def _about(run: ReportedRun, most_bytes: int) -> list[str]:
             [
                 str(start.began),
                 str(start.ranks),
-                ", ".join(map(str, start.hosts)),
+                ", ".join(dict.fromkeys(map(str, start.hosts))),
                 str(start.device),
                 ", ".join(f"{name} {version}" for name, version in start.versions.items()),
                 ", ".join(f"{name} {value}" for name, value in start.job.items()),

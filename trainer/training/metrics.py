@@ -1,6 +1,7 @@
 """Numbers and images of a run: added on the device, written once by rank 0 to the console, files and wandb.
 
 RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/rec_loss": 1}
+RUN/ranks.json             {"step": 100, "data_wait": [0.1, ...], "gpu_memory": [...]}: of every rank, at the last line
 RUN/images/NAME-STEP.png   image grids
 """
 
@@ -27,6 +28,7 @@ from .wandb_logger import WandbConfig, WandbRun
 
 T = TypeVar("T")
 FILE = "metrics.jsonl"
+RANKS = "ranks.json"
 
 
 class Metrics:
@@ -132,6 +134,18 @@ class Metrics:
         self._last_step = step
         self._emit(step, {f"train/{name}": value for name, value in values.items()} | self._noted)
         self._noted = {}
+        self._write_ranks(step)
+
+    def _write_ranks(self, step: int) -> None:
+        """What differs between ranks, for who looks at a run that is slow. Every rank must call this."""
+        own = self._throughput.own
+        names = ("data_wait", "gpu_memory")
+        mine = torch.tensor([[own.get(name, 0.0) for name in names]], device=ranks.device())
+        table = ranks.all_gather(mine)
+        if ranks.rank() == 0:
+            columns = {name: [round(value, 4) for value in table[:, i].tolist()] for i, name in enumerate(names)}
+            with needed(RANKS, self.run):
+                files.write_text(self.run / RANKS, json.dumps({"step": step, **columns}) + "\n")
 
     def write_val(self, step: int, values: Mapping[str, float]) -> None:
         """Write what an evaluation found; the values are already agreed by the ranks."""
@@ -182,12 +196,13 @@ class Metrics:
 
 def _line(step: int, steps: int, values: Mapping[str, float]) -> str:
     pace = values.get("train/seconds_per_step")
-    left = "" if pace is None else f"  left {_clock(pace * (steps - step))}"
+    left = "" if pace is None else f"  left {clock(pace * (steps - step))}"
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
     return f"step {step:>{len(str(steps))}}/{steps}  {numbers}{left}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time as M:SS or H:MM:SS."""
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -41,6 +41,7 @@ class Throughput:
         self._clock = clock
         self._began = self._stepped = clock()
         self._paused = self._waited = 0.0
+        self.own: dict[str, float] = {}  # this rank's figures of the last reading
 
     def timed(self, batches: Iterator[T]) -> Iterator[T]:
         """The same batches; the time until each is there counts as time spent waiting for data."""
@@ -82,6 +83,7 @@ class Throughput:
         if torch.cuda.is_available():
             figures["gpu_memory"] = torch.cuda.max_memory_allocated() / GIB
             torch.cuda.reset_peak_memory_stats()
+        self.own = figures
         figures = ranks.all_reduce_max(figures)
         if steps > 0 and self._work is not None:
             pace = self._work.units / figures["seconds_per_step"]

@@ -18,7 +18,7 @@ def test_every_start_of_two_ranks_adds_one_line(tmp_path: Path):
     for _ in range(2):
         processes.run(record, 2, str(tmp_path))
     first, second = environment.environments(tmp_path)
-    assert (first.ranks, first.hosts, first.device) == (2, [socket.gethostname()], "CPU")
+    assert (first.ranks, first.hosts, first.device) == (2, [socket.gethostname()] * 2, "CPU")
     assert first.began <= second.began and "torch" in first.versions
 
 
