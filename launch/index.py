@@ -1,4 +1,4 @@
-"""Write an index beside each shard that has none: ``smalti index SHARDS``."""
+"""Write an index beside each shard, and one of all shards of a folder: ``smalti index SHARDS``."""
 
 import argparse
 import sys
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..trainer.exit_code import ExitCode
 from ..trainer.prepare.process_pool import spread
+from ..trainer.shards import set_index
 from ..trainer.shards.patterns import expand
-from ..trainer.shards.scan import write_index_of
+from ..trainer.shards.scan import rewrite_index_of, write_index_of
 from . import command
 
 
@@ -22,7 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _index(asked: argparse.Namespace) -> int:
     shards = [Path(shard) for shard in expand(asked.shards)]
     samples, damaged = 0, 0
-    work = partial(write_index_of, minimum_side=asked.minimum_side)
+    folders = sorted({shard.parent for shard in shards})
+    for folder in folders:  # nothing is said of shards whose indexes change
+        set_index.remove(folder)
+    work = rewrite_index_of if asked.keep else partial(write_index_of, minimum_side=asked.minimum_side)
     for _, indexed in spread(work, shards, asked.processes):
         samples += indexed.samples
         for left in indexed.skipped:
@@ -30,6 +34,8 @@ def _index(asked: argparse.Namespace) -> int:
         if indexed.problem:
             damaged += 1
             command.note(f"no index: {indexed.problem}")
+    for folder in filter(Path.is_dir, folders):
+        set_index.write(folder)
     command.say(f"{samples} samples in {len(shards) - damaged} shards; {damaged} shards could not be indexed")
     return ExitCode.WRONG if damaged else ExitCode.DONE
 
@@ -39,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("shards", nargs="+", help="folders of shards, tar files or brace patterns")
     parser.add_argument(
         "--minimum-side", type=int, default=1, metavar="PIXELS", help="leave out images with a shorter side (1)"
+    )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="where an index is there and fits its tar, write it in the present format and do not read the tar",
     )
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="work so many at once (default: cores)")
     return parser

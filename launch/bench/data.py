@@ -6,6 +6,7 @@ machine disturbs least; resuming by the wall clock.
 
 import argparse
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -30,12 +31,16 @@ from ...trainer.images.decode import open_image
 from ...trainer.images.geometry import Measured
 from ...trainer.prepare.find_images import find_samples
 from ...trainer.prepare.pack import PackConfig, pack
+from ...trainer.shards import set_index
+from ...trainer.shards.index import Member, Row, index_bytes
 from ...trainer.shards.reader import ShardSet
 from ...trainer.shards.writer import ShardWriter
 
 _CROP = 256
 _BATCH = 32
 _ASPECT = 4 / 3
+_IN_A_SHARD = 1000  # samples
+_LINKS = 10_000  # names of one file; some file systems allow 65 000
 _MOSAIC = "mosaicml-streaming, bytes shuffled"
 
 Pixels = npt.NDArray[np.uint8]
@@ -53,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=4000, metavar="N", help="small images to read (default 4000)")
     parser.add_argument("--photos", type=int, default=3, metavar="N", help="large photos to cut (default 3)")
     parser.add_argument("--megapixels", type=float, default=16, metavar="M", help="of a large photo (default 16)")
+    parser.add_argument(
+        "--shards", type=int, default=10_000, metavar="N", help="of 1000 samples each, to be started from (10000)"
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of each measurement (default 5)")
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER", help="photos to build the material from (default: made-up ones)"
@@ -68,11 +76,13 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     resume_vs_cold: wall time to the first batch at half an epoch, over that at the beginning.
     crop_vs_pillow_16mp, crop_vs_pillow_16mp_unpacked: crops of megapixel photos against decoding and cutting with
         Pillow, from shards that ``pack`` made and from such that hold the photos as they were.
+    start_s_10k_shards: CPU seconds until a stream over 10 000 shards of 1000 samples is there.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         figures = _small_images(Path(folder), arguments)
         figures |= _large_images(Path(folder), arguments)
+        figures |= _starting(Path(folder) / "many", arguments)
     for name, value in figures.items():
         print(f"{name:32} {value:8.2f}")
     return figures
@@ -156,6 +166,37 @@ def _large_images(folder: Path, options: argparse.Namespace) -> dict[str, float]
         "crop_vs_pillow_16mp": pillow.cpu / packed.cpu,
         "crop_vs_pillow_16mp_unpacked": pillow.cpu / unpacked.cpu,
     }
+
+
+def _starting(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Opening a set of many shards: one shard under many names, with an index each and one of all."""
+    rows = [
+        Row(f"{number:09d}", {"jpg": Member(102_912 * number + 512, 102_400 - number, number)}, Measured(375, 500))
+        for number in range(_IN_A_SHARD)
+    ]
+    tar_bytes = 102_912 * _IN_A_SHARD + 1024
+    index = index_bytes(rows, tar_bytes, {"kind": "images", "classes": []}, {})
+    folder.mkdir()
+    for number in range(options.shards):
+        for suffix, data in ((".tar", b""), (".tar.idx", index)):
+            path = folder / f"shard-{number:06d}{suffix}"
+            if number % _LINKS:
+                os.link(folder / f"shard-{number // _LINKS * _LINKS:06d}{suffix}", path)
+            else:
+                path.write_bytes(data)
+                os.truncate(path, len(data) or tar_bytes)
+    set_index.write(folder)
+    config = DataConfig(shards=(str(folder),), crop=CropConfig(size=_CROP))
+
+    def start() -> float:
+        began = time.process_time()
+        Stream(config, ("image",), global_batch=_BATCH, micro_batch=_BATCH).state_dict(0)
+        return time.process_time() - began
+
+    seconds = statistics.median(start() for _ in range(options.rounds))
+    each = (folder / set_index.NAME).stat().st_size / options.shards
+    print(f"\nStarting from {options.shards} shards of {_IN_A_SHARD}: {seconds:.3f} s CPU, {each:.0f} bytes a shard")
+    return {"start_s_10k_shards": seconds}
 
 
 def _measured(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, Cost]:

@@ -14,7 +14,9 @@ import sys
 import tarfile
 import time
 import traceback
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +36,8 @@ from smalti.launch.command import ended as ended_with_code
 from smalti.trainer.checkpoint import storage
 from smalti.trainer.data.crops import CropConfig
 from smalti.trainer.data.stream import DataConfig, Stream
-from smalti.trainer.shards.errors import TooManySampleErrorsError
+from smalti.trainer.shards import reader
+from smalti.trainer.shards.errors import SampleError, TooManySampleErrorsError
 
 LIMIT_S = 10
 LIMIT_BYTES = 1 << 30
@@ -117,6 +120,28 @@ def _read_with(tar: bytes) -> Callable[[Path, str, bytes], int]:
         except TooManySampleErrorsError as error:
             print(error)
             return 1
+
+    return command
+
+
+def _read_set(shards: Path) -> Callable[[Path, str, bytes], int]:
+    """Opens sound shards by an index of the set that is not, and reads of each."""
+
+    def command(folder: Path, name: str, data: bytes) -> int:
+        shutil.copytree(shards, folder / "shards")
+        if name == "sealed.index" and len(parts := data.split(b"\n", 1)) == 2:
+            data = b"%s %08x\n%s" % (parts[0].rpartition(b" ")[0], zlib.crc32(parts[1]), parts[1])
+        (folder / "shards" / "shards.index").write_bytes(data)
+        reader.LOOKED_AT = 0
+
+        def read() -> int:
+            opened = reader.ShardSet.open([str(folder / "shards")])
+            for shard, count in enumerate(opened.counts):
+                with suppress(SampleError):
+                    opened.read(shard, count - 1, "png")
+            return len({opened.fingerprint, opened.order, *opened.provenance, *opened.classes}) * 0
+
+        return ended_with_code(read)
 
     return command
 
@@ -204,10 +229,11 @@ def surfaces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Surface]:
     kept = {name: (newest / name).read_bytes() for name in ("manifest.json", "model.safetensors", "config.json")}
     text = config.read_bytes()
     shards = write_images(folder / "indexed", 4, side=16)
-    tar, idx = (next(shards.glob(end)).read_bytes() for end in ("*.tar", "*.idx"))
+    tar, idx, known = (next(shards.glob(end)).read_bytes() for end in ("*.tar", "*.idx", "*.index"))
     return {
         "tars": Surface(_tars(folder), _index, 300),
         "indexes": Surface({"plain.idx": idx, "sealed.idx": idx}, _read_with(tar), 300),
+        "sets": Surface({"plain.index": known, "sealed.index": known}, _read_set(shards), 300),
         "images": Surface(_images(), _pack, 400),
         "labels": Surface(labels, _pack_labels, 150),
         "configs": Surface({"run.yaml": text, "other.yaml": text.replace(b", ", b",\n ")}, _print_config, 250),
@@ -224,7 +250,7 @@ def _train_two_steps(config: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["tars", "indexes", "images", "labels", "configs", "exports", "checkpoints", "imports"]
+    "name", ["tars", "indexes", "sets", "images", "labels", "configs", "exports", "checkpoints", "imports"]
 )
 def test_damaged_files_end_in_a_sentence(name: str, surfaces: dict[str, Surface], tmp_path: Path, monkeypatch: Any):
     surface = surfaces[name]

@@ -45,13 +45,14 @@ class ImageReader(SampleReader):
         """
         if self._cut is None:
             return
-        shortest = np.concatenate([np.minimum(index.heights, index.widths) for index in self.shards.indexes()])
-        shortest = shortest[shortest > 0]  # samples without an image are sample errors, and counted as such
-        small = int((shortest < self._cut.smallest_side).sum())
-        if small:
+        sides, least = self.shards.least_sides, self._cut.smallest_side
+        known = sides > 0  # samples without an image are sample errors, and counted as such
+        doubtful = np.flatnonzero(known & (sides < least)).tolist()
+        if doubtful:
+            small = sum(int((self.shards.index(shard).least_sides < least).sum()) for shard in doubtful)
             raise ValueError(
-                f"{small} of {len(shortest)} images have a side below {self._cut.smallest_side} pixels (the "
-                f"shortest has {shortest.min()}), too small for crops of {self._cut.size}; leave them out with "
+                f"{small} of {self.shards.samples} images have a side below {least} pixels (the "
+                f"shortest has {sides[known].min()}), too small for crops of {self._cut.size}; leave them out with "
                 f"pack --minimum-side {self._cut.smallest_side}, or make the crops smaller"
             )
 

@@ -58,10 +58,10 @@ class SampleReader(ABC):
         Raises:
             ValueError: there is none, or it has a field in none of its samples.
         """
-        filled = [pair for pair in zip(self.shards.names, self.shards.indexes(), strict=True) if pair[1].samples]
-        if not filled:
+        filled = next((shard for shard, count in enumerate(self.shards.counts) if count), None)
+        if filled is None:
             raise ValueError(f"no sample is in {', '.join(self.shards.names)}")
-        name, index = filled[0]
+        name, index = self.shards.names[filled], self.shards.index(filled)
         for field, extensions in self._extensions.items():
             if not set(extensions) & set(index.extensions):
                 raise ValueError(

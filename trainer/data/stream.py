@@ -22,7 +22,7 @@ from ..distributed.child_processes import end_with
 from ..images.known_values import Check
 from ..shards.errors import SampleErrorLog
 from ..shards.fields import CODE_FIELDS, EXTENSIONS, IMAGE_FIELDS
-from ..shards.reader import ShardSet
+from ..shards.reader import LOOKED_AT, ShardSet
 from .code_samples import CodeReader
 from .collate import Batch as Batch
 from .collate import join, part_of
@@ -95,6 +95,7 @@ class Stream:
             reader.check_sides()
             if rank == 0:  # whose word holds for all
                 reader.check_values(config.max_bad_fraction)
+                _say_unlisted(reader.shards)
         weights = [source.weight for source in config.sources]
         self._schedule = Schedule([shards.counts for shards in self._sets], weights, seed, config.shuffle_window)
         self._shared_memory_full = False
@@ -289,6 +290,16 @@ def _reader(shards: ShardSet, fields: Sequence[str], config: DataConfig, checks:
     if isinstance(config.crop, CodeCropConfig):
         return CodeReader(shards, fields, config.crop, config.extensions, checks)
     return ImageReader(shards, fields, config.crop, config.extensions, checks)
+
+
+def _say_unlisted(shards: ShardSet) -> None:
+    """Says how starting can be made fast, where it was not."""
+    if shards.unlisted > LOOKED_AT:
+        _LOG.warning(
+            "the indexes of %d shards had to be read one by one, by each rank; write one for each folder with: "
+            "smalti index --keep FOLDER",
+            shards.unlisted,
+        )
 
 
 def _check_fields(fields: Sequence[str], config: DataConfig) -> None:

@@ -31,6 +31,7 @@ from ..distributed.child_processes import end_with
 from ..files import only_command_in
 from ..images.geometry import Crop
 from ..images.known_values import Check, only_bytes, only_labels
+from ..shards import set_index
 from ..shards.errors import SampleError, TooManySampleErrorsError
 from ..shards.fields import ARRAY_FIELDS, EXTENSIONS, PROVENANCE_KEYS
 from ..shards.index import SampleLocation
@@ -43,7 +44,7 @@ __all__ = ["EncodeConfig", "EncodeJob", "EncodeReport", "encode", "provenance"]
 
 _VERSION = 1  # rises when equal images and settings would no longer give equal members
 _CARRIED = tuple(name for field in ("cls", *ARRAY_FIELDS) for name in EXTENSIONS[field])  # members that go along
-_PASSING = ("missing shard", "unreachable")  # errors that may be gone tomorrow: they end the work, nothing is left out
+_PASSING = ("missing shard", "unreachable", "unusable index")  # of whole shards: they end the work, nothing is left out
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,9 @@ def _encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
     for shard in mine:
         count = work.source.counts[shard]
         notes: dict[str, Any] = {
-            "source": _identity(work.source, shard),
+            "source": work.source.identity(shard),
             "skipped": [],
-            "classes": list(work.source.indexes()[shard].classes),
+            "classes": list(work.source.classes_of(shard)),
         }
         samples = _samples(work.source.names[shard], islice(reads, count), coder, config, notes["skipped"], say)
         path = _path(work, shard)
@@ -220,7 +221,7 @@ def _unfinished(work: EncodeJob, made_as: dict[str, Any]) -> set[int]:
             continue
         if index.provenance != made_as:
             raise ValueError(f"{path} was made as {index.provenance}, not as {made_as}; encode into another folder")
-        if index.notes.get("source") != _identity(work.source, shard):
+        if index.notes.get("source") != work.source.identity(shard):
             raise ValueError(f"{path} was made of other images than {work.source.names[shard]} holds now; remove it")
         todo.remove(shard)
     return todo
@@ -304,6 +305,7 @@ def _reported(work: EncodeJob) -> EncodeReport:
         kinds = Counter(kind for _, _, kind, _ in skipped)
         report_file.write(work.folder, report._asdict() | {"kinds": kinds})
         remove_unfinished(_path(work, shard) for shard in range(len(work.source.counts)))
+        set_index.write(work.folder)
     if len(skipped) > work.config.max_bad_fraction * work.source.samples:
         kind, key = skipped[0][2], skipped[0][1]
         raise TooManySampleErrorsError(
@@ -328,14 +330,8 @@ def _checks(work: EncodeJob) -> dict[str, Check]:
 
 def _has(source: ShardSet, field: str) -> bool:
     """Whether the first shard with samples has a field."""
-    filled = next((index for index in source.indexes() if index.samples), None)
-    return filled is not None and bool(set(EXTENSIONS[field]) & set(filled.extensions))
-
-
-def _identity(source: ShardSet, shard: int) -> list[int]:
-    """Tells whether a shard still holds the same samples."""
-    index = source.indexes()[shard]
-    return [index.samples, index.tar_bytes, index.digest]
+    filled = next((shard for shard, count in enumerate(source.counts) if count), None)
+    return filled is not None and bool(set(EXTENSIONS[field]) & set(source.index(filled).extensions))
 
 
 def _path(work: EncodeJob, shard: int) -> Path:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ...models.bounds import Count, Limit, Name, Natural, check_ranges
 from ..files import only_command_in
 from ..keyed_random import text_key
+from ..shards import set_index
 from ..shards.folder_walk import Skipped, escaped
 from ..shards.index import ShardIndex
 from ..shards.writer import Sample, finished, index_path, own_shard, remove_unfinished, write_shard
@@ -120,6 +121,7 @@ def _write_parts(
             _remove_empty(planned)
             raise ValueError(_nothing_left(folder, skipped))
         remove_unfinished(task.path for task in planned)
+        set_index.write(folder)
     return counts
 
 

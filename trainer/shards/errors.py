@@ -7,6 +7,7 @@ from typing import Literal
 Kind = Literal[
     "missing shard",
     "truncated shard",
+    "unusable index",
     "damaged member",
     "missing field",
     "undecodable",

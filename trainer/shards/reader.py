@@ -1,4 +1,8 @@
-"""Sets of tar shards with their indexes: any sample of any shard, read alone and checked."""
+"""Sets of tar shards with their indexes: any sample of any shard, read alone and checked.
+
+What is known of every shard before a sample of it is read comes from the index of the set (``shards.index``), where it
+has one; the indexes of the shards themselves are read when they are first needed, and only so many are kept.
+"""
 
 import hashlib
 import zlib
@@ -9,29 +13,66 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ..images.geometry import Measured
+from . import set_index
 from .byte_ranges import LocalFile, Ranges
 from .errors import Kind, SampleError
 from .index import SUFFIX, Member, ShardIndex
 from .patterns import expand, is_remote, without_secrets
-from .remote import RemoteConfig, open_remote, remote_index
+from .remote import RemoteConfig, open_remote, remote_index, remote_set_index
+from .set_index import SetIndex, SetIndexBuilder, by_folder
 
 _REQUESTS = 16  # at once
 _OPEN_FILES = 64  # a process; far below the usual limit of 1024
+_KEPT = 256 << 20  # bytes of indexes that a process keeps
+_CHUNK = 1024  # indexes on their way at once
+LOOKED_AT = 512  # shards of a local set whose every index is read when it is opened
 
 
 class ShardSet:
     """Some shards, in a fixed order.
 
-    Can be pickled and used in forked processes: files are opened where they are read.
+    Local sets of at most 512 shards are looked at whole when they are opened: every index is read. Of larger ones, and
+    of remote ones, the set's index is believed and a shard that turns out to be another is an error of its samples.
+
+    Can be pickled, and used in forked processes: files are opened where they are read.
     """
 
-    def __init__(self, names: Sequence[str], remote: RemoteConfig) -> None:
-        self.names = tuple(names)
+    def __init__(self, names: Sequence[str], remote: RemoteConfig, known: SetIndex | None = None) -> None:
         self._remote = remote
-        with ThreadPoolExecutor(_REQUESTS) as pool:  # each may be a request to a distant store
-            self._indexes = tuple(pool.map(partial(_index_of, remote=remote), names))
         self._files: OrderedDict[int, Ranges] = OrderedDict()
+        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._kept = 0
+        self.unlisted = 0  # shards whose indexes had to be read because no set's index tells of them
+        self._known = self._looked_up(names) if known is None else known
+        self.names = self._known.names
+
+    def _looked_up(self, names: Sequence[str]) -> SetIndex:
+        """What is known of all shards: read in one go where there is an index of the set."""
+        builder = SetIndexBuilder(names)
+        for folder, shards in by_folder(names).items():
+            found = None
+            if is_remote(folder):
+                found = remote_set_index(folder, self._remote) if names[shards[0]].endswith(".tar") else None
+            elif len(names) > LOOKED_AT:
+                found = set_index.read(Path(folder))
+            if found is not None:
+                place_of = {folder + name: place for place, name in enumerate(found.names)}
+                listed = [shard for shard in shards if names[shard] in place_of]
+                builder.add_rows(listed, found, [place_of[names[shard]] for shard in listed])
+        rest = builder.unknown()
+        self.unlisted = len(rest)
+        with ThreadPoolExecutor(_REQUESTS) as pool:  # each may be a request to a distant store
+            for start in range(0, len(rest), _CHUNK):
+                chunk = rest[start : start + _CHUNK]
+                wanted = [names[shard] for shard in chunk]
+                for shard, index in zip(chunk, pool.map(partial(_index_of, remote=self._remote), wanted), strict=True):
+                    builder.add(shard, index)
+                    self._keep(shard, index)
+        return builder.whole()
 
     @classmethod
     def open(cls, patterns: Iterable[str], remote: RemoteConfig | None = None) -> "ShardSet":
@@ -51,27 +92,34 @@ class ShardSet:
     @cached_property
     def counts(self) -> tuple[int, ...]:
         """Samples of each shard."""
-        return tuple(index.samples for index in self._indexes)
+        return tuple(self._known.rows["samples"].tolist())
 
     @property
     def samples(self) -> int:
         """Samples of all shards."""
         return sum(self.counts)
 
+    @property
+    def least_sides(self) -> npt.NDArray[np.uint32]:
+        """(S,) the least side of the images of each shard, in pixels; 0 where none is known."""
+        sides: npt.NDArray[np.uint32] = self._known.rows["least_side"]
+        return sides
+
     @cached_property
     def fingerprint(self) -> str:
         """Tells whether two sets hold the same samples in the same order, wherever they lie."""
-        whole = hashlib.sha256()
-        for name, index in zip(self.names, self._indexes, strict=True):
-            whole.update(f"{Path(name).name} {index.samples} {index.tar_bytes} {index.digest}\n".encode())
-        return whole.hexdigest()[:16]
+        return self._hashed("samples", "tar_bytes", "digest")
 
     @cached_property
     def order(self) -> str:
         """As ``fingerprint``, but blind to the bytes of the samples: it stays when a damaged image is repaired."""
+        return self._hashed("samples", "order")
+
+    def _hashed(self, *numbers: str) -> str:
         whole = hashlib.sha256()
-        for name, index in zip(self.names, self._indexes, strict=True):
-            whole.update(f"{Path(name).name} {index.samples} {index.order_checksum}\n".encode())
+        columns = (self._known.rows[number].tolist() for number in numbers)
+        for name, *row in zip(self.names, *columns, strict=True):
+            whole.update(f"{name[name.rfind('/') + 1 :]} {' '.join(map(str, row))}\n".encode())
         return whole.hexdigest()[:16]
 
     @cached_property
@@ -81,14 +129,14 @@ class ShardSet:
         Raises:
             ValueError: shards of the set came about in different ways.
         """
-        first = self._indexes[0].provenance
-        for name, index in zip(self.names, self._indexes, strict=True):
-            if index.provenance != first:
+        (_, first), *others = self._known.first_of_each_making()
+        for name, making in others:
+            if making.provenance != first.provenance:
                 raise ValueError(
-                    f"{self.names[0]} and {name} were made in different ways: {first} against {index.provenance}; "
-                    "use shards of one making, or mix them as sources of their own"
+                    f"{self.names[0]} and {name} were made in different ways: {first.provenance} against "
+                    f"{making.provenance}; use shards of one making, or mix them as sources of their own"
                 )
-        return first
+        return first.provenance
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -97,23 +145,65 @@ class ShardSet:
         Raises:
             ValueError: shards of the set number their classes differently.
         """
-        return agreed_classes((name, index.classes) for name, index in zip(self.names, self._indexes, strict=True))
+        return agreed_classes((name, making.classes) for name, making in self._known.first_of_each_making())
 
-    def indexes(self) -> tuple[ShardIndex, ...]:
-        """The index of each shard."""
-        return self._indexes
+    def classes_of(self, shard: int) -> tuple[str, ...]:
+        """Names of the classes of one shard."""
+        return self._known.makings[int(self._known.rows["making"][shard])].classes
+
+    def identity(self, shard: int) -> list[int]:
+        """Tells whether a shard still holds the same samples: their number, the bytes of the tar, a checksum."""
+        row = self._known.rows[shard]
+        return [int(row["samples"]), int(row["tar_bytes"]), int(row["digest"])]
+
+    def index(self, shard: int) -> ShardIndex:
+        """The index of a shard, without provenance and notes; read if it is not kept.
+
+        Raises:
+            OSError: it is not there or cannot be reached.
+            ValueError: it is damaged, or not the one of which the set's index tells.
+        """
+        index = self._indexes.get(shard)
+        if index is None:
+            index = _index_of(self.names[shard], self._remote)
+            if not self._known.agrees(shard, index):
+                raise ValueError(
+                    f"the index of {self.names[shard]} is not the one of which {set_index.NAME} tells; make that again "
+                    "with: smalti index --keep FOLDER"
+                )
+            self._keep(shard, index)
+        self._indexes.move_to_end(shard)
+        return index
+
+    def _keep(self, shard: int, index: ShardIndex) -> None:
+        """Keeps an index, without the texts that all shards share, and lets go of those used longest ago."""
+        index.provenance, index.notes = {}, {}
+        self._indexes[shard] = index
+        self._kept += index.nbytes
+        while self._kept > _KEPT and len(self._indexes) > 1:
+            self._kept -= self._indexes.popitem(last=False)[1].nbytes
+
+    def _index_for(self, shard: int, sample: int) -> ShardIndex:
+        """The index of a shard of which a sample is wanted; a SampleError where there is none that can be used."""
+        try:
+            return self.index(shard)
+        except (OSError, ValueError) as error:
+            kind: Kind = "unreachable" if isinstance(error, OSError) else "unusable index"
+            kind = "missing shard" if isinstance(error, FileNotFoundError) else kind
+            name, detail = without_secrets(self.names[shard]), without_secrets(str(error))
+            raise SampleError(kind, name, f"sample {sample}", detail) from error
 
     def key(self, shard: int, sample: int) -> str:
         """The key of a sample, as in its file names."""
-        return self._indexes[shard].key(sample)
+        return self._index_for(shard, sample).key(sample)
 
     def measured(self, shard: int, sample: int) -> Measured:
         """The size of a sample's image."""
-        return self._indexes[shard].measured(sample)
+        return self._index_for(shard, sample).measured(sample)
 
     def has(self, shard: int, sample: int, extension: str) -> bool:
         """Whether a sample has a member of this kind."""
-        return self._indexes[shard].has(sample, extension)
+        return self._index_for(shard, sample).has(sample, extension)
 
     def member(self, shard: int, sample: int, extension: str) -> Member:
         """Where a member lies, for reading parts of it with ``read_ranges``.
@@ -122,7 +212,7 @@ class ShardSet:
             SampleError: there is no such member, or the index is damaged.
         """
         try:
-            return self._indexes[shard].member(sample, extension)
+            return self._index_for(shard, sample).member(sample, extension)
         except KeyError:
             raise self.sample_error(shard, sample, "missing field", f"it has no .{extension}") from None
         except ValueError as error:
@@ -168,7 +258,7 @@ class ShardSet:
         file = self._files.get(shard)
         if file is None:
             name = self.names[shard]
-            tar_bytes = self._indexes[shard].tar_bytes
+            tar_bytes = int(self._known.rows["tar_bytes"][shard])
             file = open_remote(name, tar_bytes, self._remote) if is_remote(name) else LocalFile(name)
             self._files[shard] = file
             if len(self._files) > _OPEN_FILES:
@@ -177,7 +267,7 @@ class ShardSet:
         return file
 
     def __reduce__(self) -> tuple[type["ShardSet"], tuple[Any, ...]]:
-        return ShardSet, (self.names, self._remote)
+        return ShardSet, (self.names, self._remote, self._known)
 
 
 def agreed_classes(named: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:

@@ -12,10 +12,13 @@ import fsspec
 
 from ...models.bounds import Name, Positive, check_ranges
 from ..files import write_whole
+from . import set_index
 from .byte_ranges import LocalFile, Ranges
 from .cache import ShardCache
 from .index import SUFFIX, ShardIndex
+from .patterns import without_secrets
 from .scan import scan
+from .set_index import SetIndex
 
 _PIPE = "pipe:"
 _PAUSES = (0.5, 1.0, 2.0)  # seconds between attempts; a store that is busy answers soon
@@ -119,6 +122,23 @@ def remote_index(url: str, config: RemoteConfig) -> ShardIndex:
     if not made.exists():
         write_whole(made, scan(cache.get(url, 0, _download(url))).to_bytes())
     return ShardIndex.read(made)
+
+
+def remote_set_index(folder: str, config: RemoteConfig) -> SetIndex | None:
+    """The index of a set of remote shards that lie in one folder, if there is one that can be had.
+
+    Args:
+        folder: what stands before the last slash of their names, in a URL or in a command.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        data = _all_bytes(folder + set_index.NAME)
+    except Exception:  # stores say in many ways that they have no such file; the shards' own indexes do as well
+        return None
+    known = data is not None and data.startswith(set_index.MARK)
+    return SetIndex.parsed(data, without_secrets(folder) + set_index.NAME) if data is not None and known else None
 
 
 def _index_url(url: str) -> str:

@@ -17,7 +17,7 @@ from ..images.geometry import Measured
 from .fields import EXTENSIONS
 from .folder_walk import Skipped, escaped
 from .index import Member, Row, check_replaceable, index_bytes
-from .writer import index_path
+from .writer import finished, index_path
 
 _BLOCK = 512
 _REGULAR = (b"0", b"\0", b"7")
@@ -109,6 +109,21 @@ def write_index_of(path: Path, minimum_side: int = 1) -> Indexed:
     except Exception as error:  # whatever is odd about one tar must not end the work on the others
         return Indexed(0, [], escaped(f"{path} cannot be indexed: {type(error).__name__}: {error}"))
     return Indexed(len(scanned.rows), scanned.skipped, None)
+
+
+def rewrite_index_of(path: Path) -> Indexed:
+    """Writes the index that lies beside a tar anew in the present format, nothing else changed; the tar is not read.
+
+    A tar that has no index, or one that does not fit it, is scanned.
+    """
+    try:
+        index = finished(path)
+        if index is None:
+            return write_index_of(path)
+        write_whole(index_path(path), index.to_bytes())
+    except OSError as error:
+        return Indexed(0, [], escaped(str(error)))
+    return Indexed(index.samples, [], None)
 
 
 def _samples(files: Iterator[_File], finished: set[str], path: Path) -> Iterator[tuple[str, dict[str, _File]]]:

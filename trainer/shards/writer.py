@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from ..files import part_of, whole_file
 from ..images.geometry import Measured
+from . import set_index
 from .index import SUFFIX, Member, Row, ShardIndex, check_replaceable, write_index
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -55,7 +56,9 @@ def write_shard(
             }
             rows.append(Row(sample.key, members, sample.measured))
         file.write(bytes(2 * _BLOCK))  # the end of an archive
-        path.unlink(missing_ok=True)  # a shard of ours that is written again: no tar ever lies beside another's index
+        if path.exists():  # a shard of ours that is written again: no tar ever lies beside another's index
+            set_index.remove(path.parent)
+            path.unlink()
         write_index(index_path(path), rows, file.tell(), provenance, notes)
     return len(rows)
 
@@ -140,6 +143,8 @@ class ShardWriter:
     ) -> None:
         if kind is None and self._pending:
             self._flush()
+        if kind is None and self._shards_done:
+            set_index.write(self._folder)
 
     def _flush(self) -> None:
         self.samples_done += write_shard(self._path(self._shards_done), self._pending, self._provenance)

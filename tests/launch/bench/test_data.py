@@ -9,8 +9,8 @@ from smalti.launch.bench import __main__, data
 
 
 def test_all_figures_are_measured_and_printed(tmp_path, capsys):
-    options = ["--samples", "128", "--photos", "1", "--megapixels", "0.6", "--rounds", "1", "--folder", str(tmp_path)]
-    assert __main__.main(["data", *options]) == 0
+    sizes = {"samples": 128, "photos": 1, "megapixels": 0.6, "rounds": 1, "shards": 600, "folder": tmp_path}
+    assert __main__.main(["data", *(text for name, size in sizes.items() for text in (f"--{name}", str(size)))]) == 0
     said = capsys.readouterr().out
     *table, last = said.splitlines()
     figures = json.loads(last)
@@ -19,6 +19,7 @@ def test_all_figures_are_measured_and_printed(tmp_path, capsys):
         "resume_vs_cold",
         "crop_vs_pillow_16mp",
         "crop_vs_pillow_16mp_unpacked",
+        "start_s_10k_shards",
     }
     assert all(value > 0 for value in figures.values())
     assert all(any(line.startswith(f"{name} ") for line in table) for name in figures)

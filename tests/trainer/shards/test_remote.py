@@ -89,6 +89,16 @@ def test_a_web_server_gives_the_same_stream_as_files(folder, server, tmp_path, w
     make(folder).validate_state(make(folder, **options(server.url, tmp_path)).state_dict(4))  # the same data set
 
 
+def test_a_set_with_an_index_begins_with_one_request(folder, server, tmp_path):
+    shards = ShardSet.open([server.url], RemoteConfig(cache=str(tmp_path / "cache")))
+    assert set(server.sent) == {"shards.index"} and shards.fingerprint == ShardSet.open([str(folder)]).fingerprint
+    assert shards.read(3, 1, "cls") == b"25" and set(server.sent) == {
+        "shards.index",
+        "x-000003.tar.idx",
+        "x-000003.tar",
+    }
+
+
 def test_only_the_needed_bytes_come_over_the_wire(tmp_path, server, folder):
     pixels = photo(2048, 2048)
     data = encoded(pixels, "JPEG", quality=90, subsampling=2, restart_marker_blocks=8)
@@ -164,7 +174,7 @@ def test_shards_without_indexes_are_indexed_once(folder, tmp_path):
     assert shards.samples == 50 and shards.read(1, 3, "cls") == b"11"
     asked_before = count.read_text().count("x")
     ShardSet.open([url], asked)
-    assert count.read_text().count("x") == asked_before + 7  # only for an index beside, which is not there
+    assert count.read_text().count("x") == asked_before + 8  # only for indexes beside, which are not there
 
 
 def test_a_failing_command_is_told_with_its_words(tmp_path):
