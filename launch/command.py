@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from ..trainer.exit_code import ExitCode
 from ..trainer.schema import listing, suggestion
 
+_MOST_NUMBERS = 1_000_000
+
 
 def parser(name: str, doc: str | None, example: str) -> argparse.ArgumentParser:
     """The parser of one command.
@@ -62,6 +64,20 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"it is a number of seconds above 0, got {text!r}")
     return value
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers and ranges of them, as ``0-9,17``, each once and in their order, as a type of ``argparse``."""
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not first <= last < first + _MOST_NUMBERS:
+            raise argparse.ArgumentTypeError(
+                f"numbers are given as 0-999 or 1,3,8-11, at most {_MOST_NUMBERS} a range, got {part!r}"
+            )
+        found.update(range(first, last + 1))
+    return sorted(found)
 
 
 def say(line: str) -> None:

@@ -41,7 +41,7 @@ def _sample_here(asked: argparse.Namespace) -> None:
     from ..trainer.sampling.image_files import IMAGES, DecodeConfig, check_replaceable, contact_sheet
     from ..trainer.sampling.job import SamplingJob, check_pair
     from ..trainer.sampling.progress import SamplingJobConfig
-    from ..trainer.sampling.request import Completion, build_request, read_photo
+    from ..trainer.sampling.request import Completion, build_request, class_folders, read_photo, with_label
 
     device = ranks.device()
     prior = load_prior(asked.prior, device, asked.precision or ("bf16" if device.type == "cuda" else "fp32"))
@@ -52,10 +52,12 @@ def _sample_here(asked: argparse.Namespace) -> None:
     config = SamplingJobConfig(asked.batch, asked.save_every, asked.preview)
     named_tokenizers = (("segmentation", asked.segmentation_tokenizer), ("depth", asked.depth_tokenizer))
     others = {name: load_tokenizer(folder, device) for name, folder in named_tokenizers if folder is not None}
+    labels = asked.classes or [asked.label]
     given = condition_files.ConditionInputs(
-        asked.label, asked.segmentation, asked.depth, asked.low_resolution, asked.text, asked.objects, others
+        labels[0], asked.segmentation, asked.depth, asked.low_resolution, asked.text, asked.objects, others
     )
     condition_files.check_inputs(prior, given)
+    folders = class_folders(prior.model.condition, asked.out, asked.classes) if asked.classes else [asked.out]
     tiles = Tiling(asked.tile, asked.halo)
     conditions = ConditionEncoder(prior, others, tiles)
     values = condition_files.read(given)
@@ -84,11 +86,13 @@ def _sample_here(asked: argparse.Namespace) -> None:
         job = SamplingJob(prior, tokenizer, asked.seed, sampling, decode, config, command.say)
         several = _several(size, sizes)
         tasks = [
-            job.image_job(wanted, number, asked.out, f"{stem}-{number:04d}{several}") for number in range(asked.count)
+            job.image_job(with_label(wanted, label), number, folder, f"{stem}-{number:04d}{several}")
+            for label, folder in zip(labels, folders, strict=True)
+            for number in range(asked.count)
         ]
-        # Images that are sampled together have neighboring numbers, which fill the lanes of a forward.
-        own = [task for task in tasks if task.number // asked.batch % ranks.world() == ranks.rank()]
-        job.run(wanted, own)
+        # Images that are sampled together are neighbors in this list; together they fill the lanes of a forward.
+        own = [task for place, task in enumerate(tasks) if place // asked.batch % ranks.world() == ranks.rank()]
+        job.run(own)
         ranks.barrier()
         if asked.grid and ranks.rank() == 0:
             contact_sheet([task.path for task in tasks], sheet)
@@ -143,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="decides the images, with the settings below (0)"
     )
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="images of each size (1)")
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="images of each size and class (1)")
     command.add_local_rank(parser)
     _add_what(parser.add_argument_group("what to sample"))
     _add_drawing(parser.add_argument_group("how codes are drawn"))
@@ -186,8 +190,15 @@ def _add_what(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--text", type=Path, metavar="FILE", help=".npy (tokens, channels) of embeddings, for priors of texts"
     )
-    group.add_argument(
+    of_classes = group.add_mutually_exclusive_group()
+    of_classes.add_argument(
         "--class", dest="label", type=int, metavar="N", help="number of the class, for priors of classes"
+    )
+    of_classes.add_argument(
+        "--classes",
+        type=command.numbers,
+        metavar="NUMBERS",
+        help="several classes, as 0-999 or 1,3,8-11: --count images of each, in a folder a class",
     )
     group.add_argument(
         "--init-image", type=Path, metavar="FILE", help="a photo; where it is transparent or ends, it is completed"

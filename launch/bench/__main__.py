@@ -15,7 +15,7 @@ from pathlib import Path
 from ...trainer.exit_code import ExitCode
 from .. import command
 
-_SHARED = ("__main__", "gpu_parts", "published", "timing")
+_SHARED = ("__main__", "gpu_parts", "published", "sampling_classes", "timing")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from ...models.priors.decoding import strided_start
 from ...models.priors.gpt import GPTConfig
 from ...models.priors.neighborhood import NeighborhoodConfig
 from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample, sample_steps
+from . import sampling_classes
 from .timing import Contestant, wait
 
 CODES = 1024
@@ -34,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=4, help="parts of the stretch that the contestants take in turns")
     parser.add_argument(
         "--processor-time", action="store_true", help="count seconds of the processor: for one thread on a busy machine"
+    )
+    parser.add_argument(
+        "--classes", type=int, default=100, metavar="N", help="also sample N classes in one process (100; 0: none)"
     )
     parser.add_argument("--whole", action="store_true", help="also sample one whole grid; for GPUs")
 
@@ -68,6 +72,8 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
         for name, prior in {"wavefront": gpt, "windowed": windowed}.items():
             figures[f"seconds_whole_{name}"] = _whole(prior, fields, arguments.grid, device)
             print(f"a whole grid, {name}: {figures[f'seconds_whole_{name}']:.1f} s", flush=True)
+    if arguments.classes:
+        figures |= sampling_classes.measure(arguments.classes)
     return figures
 
 

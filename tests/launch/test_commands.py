@@ -106,6 +106,13 @@ def test_a_size_is_height_by_width(text: str):
         command.size(text)
 
 
+@pytest.mark.parametrize("text", ["", "3-1", "-1", "1,", "a", "0-9999999", "1-2-3", "٣"])
+def test_numbers_are_ranges_and_commas(text: str):
+    assert command.numbers("8-10,3,9") == [3, 8, 9, 10] and command.numbers("0") == [0]
+    with pytest.raises(argparse.ArgumentTypeError, match="0-999 or 1,3,8-11"):
+        command.numbers(text)
+
+
 @pytest.mark.parametrize("error", [ValueError("so"), FileNotFoundError("so")])
 def test_what_a_user_can_mend_ends_with_2_and_one_line(error: Exception, capsys: pytest.CaptureFixture[str]):
     def fails() -> int:

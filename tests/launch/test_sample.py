@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import processes
@@ -17,11 +18,13 @@ from fixtures import pairs, runs
 from PIL import Image
 
 from smalti.launch import sample
+from smalti.models.conditions import ClassConfig
 from smalti.models.vqgan.seams import seam
 from smalti.trainer.checkpoint import model_files
 from smalti.trainer.images import big_tiff
 from smalti.trainer.sampling import partial
 from smalti.trainer.sampling.job import SamplingJob
+from smalti.trainer.sampling.request import class_folders
 
 SIZE = "20x28"  # 5 x 7 codes
 
@@ -209,6 +212,34 @@ def test_several_sizes_are_sampled_in_one_run(capsys, tmp_path, of_classes, toke
     assert np.array_equal(both["class-1-seed-0-0001-20x28"], one["class-1-seed-0-0001"])
 
 
+def test_classes_are_sampled_in_one_process_with_batches_across_them_and_a_folder_each(
+    capsys, tmp_path, of_classes, tokenizer, monkeypatch
+):
+    together = []
+    plain = SamplingJob._run
+    monkeypatch.setattr(SamplingJob, "_run", lambda self, tasks: (together.append(len(tasks)), plain(self, tasks)))
+    common = (of_classes, tokenizer, "--size", SIZE, "--seed", 3, "--count", 2)
+    sampled(capsys, tmp_path / "all", *common, "--classes", "0-2,4", "--batch", 3)
+    assert together == [3, 3, 2]
+    assert sorted(folder.name for folder in (tmp_path / "all").iterdir()) == ["0", "1", "2", "4"]
+    for label in (0, 1, 2, 4):
+        alone = sampled(capsys, tmp_path / "alone", *common, "--class", label)
+        beside = pixels(tmp_path / "all" / str(label))
+        assert list(beside) == ["seed-3-0000", "seed-3-0001"]
+        assert all(np.array_equal(beside[name], alone[f"class-{label}-{name}"]) for name in beside)
+    capsys.readouterr()
+    sampled(capsys, tmp_path / "all", *common, "--classes", "2-3")
+    assert capsys.readouterr().out.count("there already") == 2
+    assert len(pixels(tmp_path / "all" / "3")) == 2
+
+
+def test_folders_of_classes_sort_by_number():
+    condition = ClassConfig(classes=1000).build(8, (2, 2))
+    assert [folder.name for folder in class_folders(condition, Path("out"), [7, 999])] == ["007", "999"]
+    with pytest.raises(ValueError, match="knows 1000 numbers of cls, 0 to 999, got 1000"):
+        class_folders(condition, Path("out"), [0, 1000])
+
+
 def test_progress_tells_codes_a_second_and_the_time_left(capsys, tmp_path, of_classes, tokenizer):
     sampled(capsys, tmp_path, of_classes, tokenizer, "--class", 1, "--size", SIZE, "--count", 2, "--batch", 2)
     assert re.search(r"70/70 codes  \d+ codes/s  left 0 s\n", capsys.readouterr().out)
@@ -242,9 +273,9 @@ def test_a_photo_is_completed_where_it_is_transparent(capsys, tmp_path, of_class
     seen = []
     plain = SamplingJob.run
 
-    def watched(self, wanted, tasks):
-        seen.append(wanted)
-        plain(self, wanted, tasks)
+    def watched(self, tasks):
+        seen.append(tasks[0].wanted)
+        plain(self, tasks)
 
     monkeypatch.setattr(SamplingJob, "run", watched)
     common = (of_classes, tokenizer, "--class", 1, "--init-image")

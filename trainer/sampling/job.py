@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,13 +31,14 @@ SAMPLED = "sampled"  # of a preview's metadata: codes
 class ImageJob(NamedTuple):
     """One image to be sampled."""
 
+    wanted: SampleRequest
     number: int  # keys its randomness together with the seed
     path: Path
     made: Mapping[str, Any]  # how it is made, for its metadata; "request" names all that decides what it will be
 
 
 class SamplingJob:
-    """Samples one request again and again, image by image.
+    """Samples images, a batch at a time.
 
     Args:
         prior, tokenizer: a pair, see ``check_pair``.
@@ -83,10 +85,10 @@ class SamplingJob:
             "decoded": repr(self.decode),
             "request": self._identity(wanted, number),
         }
-        return ImageJob(number, folder / (stem + self.decode.suffix(height, width)), made)
+        return ImageJob(wanted, number, folder / (stem + self.decode.suffix(height, width)), made)
 
-    def run(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> None:
-        """Sample the images that are not there yet; those that were begun go on.
+    def run(self, tasks: Sequence[ImageJob]) -> None:
+        """Sample the images that are not there yet, neighbors of one size together; those that were begun go on.
 
         Raises:
             ValueError: another image, or something else, has the name of one of them.
@@ -95,8 +97,10 @@ class SamplingJob:
         if self.config.preview_every_s is not None:
             for task in tasks:
                 check_replaceable(_preview_of(task.path), SAMPLED)
-        for begin in range(0, len(tasks), self.config.batch):
-            self._run(wanted, tasks[begin : begin + self.config.batch])
+        for _, alike in groupby(tasks, lambda task: task.wanted.size):
+            of_one_size = list(alike)
+            for begin in range(0, len(of_one_size), self.config.batch):
+                self._run(of_one_size[begin : begin + self.config.batch])
 
     def _finished(self, task: ImageJob) -> bool:
         deciding = ("request", "tokenizer", "decoded")
@@ -112,17 +116,18 @@ class SamplingJob:
             )
         return there
 
-    def _run(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> None:
-        """Sample some images together, to their files."""
-        numbers = [task.number for task in tasks]
-        fields = {name: field.repeat(len(tasks), *[1] * (field.dim() - 1)) for name, field in wanted.fields.items()}
-        given = None if wanted.known_codes is None else wanted.known_codes.repeat(len(tasks), 1, 1)
-        before = self._before(wanted, tasks)
+    def _run(self, tasks: Sequence[ImageJob]) -> None:
+        """Sample some images of one size together, to their files."""
+        size, numbers = tasks[0].wanted.size, [task.number for task in tasks]
+        fields = {name: torch.cat([task.wanted.fields[name] for task in tasks]) for name in tasks[0].wanted.fields}
+        known = [task.wanted.known_codes for task in tasks if task.wanted.known_codes is not None]
+        given = torch.cat(known) if known else None  # a photo to complete is given for all, or for none
+        before = self._before(tasks)
         watch = ProgressTracker(
             self.config, 0 if before is None else int((before.codes[0] != UNFILLED).sum()), self.say
         )
         for state in sample_steps(
-            GridRequest(self.prior.model, fields, wanted.size, numbers, self.seed, self.sampling, given), before
+            GridRequest(self.prior.model, fields, size, numbers, self.seed, self.sampling, given), before
         ):
             watch.look(state, lambda now: self._keep(now, tasks), lambda now: self._preview(now, tasks))
         for codes, task in zip(state.codes, tasks, strict=True):
@@ -132,13 +137,13 @@ class SamplingJob:
             visible = "" if seam is None else f", seam {seam:.3f} (1 is none)"
             self.say(f"{task.path}: {height} x {width}{visible}")
 
-    def _before(self, wanted: SampleRequest, tasks: Sequence[ImageJob]) -> SamplingState | None:
+    def _before(self, tasks: Sequence[ImageJob]) -> SamplingState | None:
         """What a killed run had sampled of these images."""
-        codes = self.prior.model.codes
-        found = [partial.find(task.path, task.made["request"], wanted.size, codes) for task in tasks]
+        size, codes = tasks[0].wanted.size, self.prior.model.codes
+        found = [partial.find(task.path, task.made["request"], size, codes) for task in tasks]
         if not any(found):
             return None
-        nothing = partial.PartialSample(torch.full(wanted.size, UNFILLED, dtype=torch.int64), torch.zeros(wanted.size))
+        nothing = partial.PartialSample(torch.full(size, UNFILLED, dtype=torch.int64), torch.zeros(size))
         grids, scores = zip(*[each or nothing for each in found], strict=True)
         return SamplingState(torch.stack(grids), torch.stack(scores), 0, 0)
 

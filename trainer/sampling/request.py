@@ -3,7 +3,7 @@
 Shapes: one image of H x W pixels, its grid of h x w codes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ...models.conditions import Condition
 from ...models.pixel_range import from_levels
 from ...models.sampling import UNFILLED
 from ...models.vqgan import tiling
@@ -19,7 +20,7 @@ from ...models.vqgan.tiling import Tiling
 from ..checkpoint.loading import LoadedTokenizer
 from ..files import read_regular
 from ..images.decode import LARGEST, decode_image, open_image
-from .condition_fields import ConditionEncoder, ConditionValues
+from .condition_fields import ConditionEncoder, ConditionValues, check_table
 
 
 class SampleRequest(NamedTuple):
@@ -66,6 +67,24 @@ def build_request(
     fields = conditions.fields(values, grid)
     known = None if completion is None else known_codes(tokenizer, completion, grid, tiles)
     return SampleRequest(grid, fields, known)
+
+
+def with_label(wanted: SampleRequest, label: int | None) -> SampleRequest:
+    """The same image of another class; of None as it is."""
+    if label is None:
+        return wanted
+    return wanted._replace(fields={**wanted.fields, "cls": torch.tensor([label])})
+
+
+def class_folders(condition: Condition, out: Path, labels: Sequence[int]) -> list[Path]:
+    """A folder for each class, named by its number in as many digits as the largest class has: they sort by number.
+
+    Raises:
+        ValueError: the condition does not know a class.
+    """
+    check_table(condition, "cls", torch.tensor(labels))
+    digits = len(str(condition.known["cls"].stop - 1))
+    return [out / f"{label:0{digits}d}" for label in labels]
 
 
 def read_photo(path: Path) -> Image.Image:

@@ -4,7 +4,8 @@ import argparse
 
 import pytest
 
-from smalti.launch.bench import sampling
+from smalti.launch import sample
+from smalti.launch.bench import sampling, sampling_classes
 from smalti.launch.bench.sampling import stretch
 from smalti.launch.bench.timing import Contestant, Turn
 from smalti.models.priors.decoding import strided_start
@@ -29,11 +30,25 @@ def test_the_rate_is_codes_over_seconds_of_all_turns():
     assert contestant.rate == 1.0
 
 
+def test_classes_in_one_process_are_measured_beside_a_process_a_class(capsys):
+    runs = []
+
+    def run(arguments):
+        runs.append(arguments[-3:] if "--classes" not in arguments else arguments[-4:])
+        assert sample.main(arguments) == 0
+
+    figures = sampling_classes.measure(3, run)
+    assert [asked[-1] for asked in runs] == ["0", "16", "1", "2"] and runs[1][:2] == ["--classes", "0-2"]
+    rates = figures["images_per_s_one_process"], figures["images_per_s_process_a_class"]
+    assert figures["classes_batched"] == pytest.approx(rates[0] / rates[1]) and min(rates) > 0
+    assert "3 classes of 2 images" in capsys.readouterr().out
+
+
 def test_every_sampler_is_measured_beside_the_published_way(capsys):
     parser = argparse.ArgumentParser()
     sampling.add_arguments(parser)
     small = ["--layers", "1", "--heads", "2", "--width", "16", "--window", "8", "--grid", "20", "--rounds", "2"]
-    figures = sampling.run(parser.parse_args([*small, "--whole"]))
+    figures = sampling.run(parser.parse_args([*small, "--whole", "--classes", "0"]))
     names = ("serial", "wavefront", "stride4", "stride8", "windowed")
     for name in names:
         assert figures[f"speedup_{name}"] == pytest.approx(

@@ -89,7 +89,7 @@ def test_a_look_in_between_shows_what_is_sampled_and_grey_for_the_rest(pair, tmp
         looks.append((np.asarray(image), path.name, notes["sampled"]))
 
     monkeypatch.setattr(job, "save", kept)
-    made.run(wanted, [made.image_job(wanted, 0, tmp_path, "a")])
+    made.run([made.image_job(wanted, 0, tmp_path, "a")])
     assert [sampled for *_, sampled in looks] == list(range(1, 20))
     image, name, sampled = looks[4]
     assert name == "a.preview.png" and sampled == 5 and image.shape == (4, 20, 3)  # the row that was begun
@@ -107,12 +107,12 @@ def test_images_of_a_batch_that_was_begun_in_part_go_on_together(pair, tmp_path)
         return made, tasks
 
     made, tasks = sampled(tmp_path / "a", 1)
-    made.run(wanted, tasks)
+    made.run(tasks)
     made, tasks = sampled(tmp_path / "b", 2)
     codes = torch.full((4, 5), UNFILLED)
     codes[0, 0] = 0  # as if it had been drawn; the other image has not begun, so that all is drawn anew
     partial.save(tasks[0].path, tasks[0].made["request"], PartialSample(codes, torch.zeros(4, 5)))
-    made.run(wanted, tasks)
+    made.run(tasks)
     for name in ("0.png", "1.png"):
         assert np.array_equal(*(np.asarray(Image.open(tmp_path / folder / name)) for folder in ("a", "b")))
 
@@ -121,10 +121,10 @@ def test_a_job_that_was_killed_when_its_image_was_just_there_leaves_no_preview_a
     wanted = SampleRequest((4, 5), {}, None)
     made = SamplingJob(*pair, 0, SamplingConfig(), DecodeConfig(), SamplingJobConfig(), lambda line: None)
     tasks = [made.image_job(wanted, number, tmp_path, str(number)) for number in range(2)]
-    made.run(wanted, tasks)
+    made.run(tasks)
     save(Image.new("RGB", (2, 2)), tmp_path / "0.preview.png", {"sampled": 5})
     Image.new("RGB", (2, 2)).save(tmp_path / "1.preview.png")
-    made.run(wanted, tasks)
+    made.run(tasks)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "1.preview.png"]
 
 
