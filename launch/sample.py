@@ -1,19 +1,33 @@
 """Sample images: ``smalti sample PRIOR [TOKENIZER] --segmentation map.png --seed 1 --out folder``.
 
 The same seed gives the same images, whatever the batch, the mode and the number of ranks. A run that was killed goes
-on when the same command is given again. ``deepspeed --module smalti.launch.sample ...`` shares the images out.
+on when the same command is given again. ``deepspeed --module smalti.launch.sample ...`` shares the images out. Exit
+codes: 0 all is sampled, 1 too many samples of a set were left out, 2 something is wrong with what was asked.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..trainer.exit_code import ExitCode
 from . import command
 
 TIMEOUT_S = 7 * 24 * 3600.0  # ranks wait for the slowest one's images
+_OF_ONE_IMAGE = {
+    "label": "--class",
+    "classes": "--classes",
+    "segmentation": "--segmentation",
+    "depth": "--depth",
+    "low_resolution": "--low-resolution",
+    "text": "--text",
+    "objects": "--objects",
+    "init_image": "--init-image",
+    "keep_rows": "--keep-rows",
+    "grid": "--grid",
+}
+"""Options that a set of shards leaves no room for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,9 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _sample(asked: argparse.Namespace) -> int:
     from ..trainer.distributed import ranks  # torch is slow to import
+    from ..trainer.shards.errors import SampleError, TooManySampleErrorsError
 
-    with ranks.process_group(TIMEOUT_S):
-        _sample_here(asked)
+    try:
+        with ranks.process_group(TIMEOUT_S):
+            _sample_here(asked)
+    except TooManySampleErrorsError as error:
+        return command.fail(error, ExitCode.FAILED)
+    except SampleError as error:
+        return command.fail(error)
     return ExitCode.DONE
 
 
@@ -36,82 +56,74 @@ def _sample_here(asked: argparse.Namespace) -> None:
     from ..models.vqgan.tiling import Tiling
     from ..trainer.checkpoint.loading import find_tokenizer, load_prior, load_tokenizer
     from ..trainer.distributed import ranks
-    from ..trainer.sampling import condition_files
+    from ..trainer.sampling.asked_images import AskedImages, sample_asked
     from ..trainer.sampling.condition_fields import ConditionEncoder
-    from ..trainer.sampling.image_files import IMAGES, DecodeConfig, check_replaceable, contact_sheet
+    from ..trainer.sampling.condition_files import ConditionInputs
+    from ..trainer.sampling.image_files import DecodeConfig
     from ..trainer.sampling.job import SamplingJob, check_pair
     from ..trainer.sampling.progress import SamplingJobConfig
-    from ..trainer.sampling.request import Completion, build_request, class_folders, read_photo, with_label
+    from ..trainer.sampling.shard_requests import ShardRequests
+    from ..trainer.sampling.whole_set import sample_set
+    from ..trainer.shards.reader import ShardSet
 
     device = ranks.device()
     prior = load_prior(asked.prior, device, asked.precision or ("bf16" if device.type == "cuda" else "fp32"))
     named = asked.tokenizer or find_tokenizer(asked.prior, _tokenizer_of(asked.prior), prior.metadata["tokenizer"])
     tokenizer = load_tokenizer(named, device)
     check_pair(prior, tokenizer)
-    decode = DecodeConfig(asked.decode, asked.tile, asked.halo, asked.format)
-    config = SamplingJobConfig(asked.batch, asked.save_every, asked.preview)
     named_tokenizers = (("segmentation", asked.segmentation_tokenizer), ("depth", asked.depth_tokenizer))
     others = {name: load_tokenizer(folder, device) for name, folder in named_tokenizers if folder is not None}
-    labels = asked.classes or [asked.label]
-    given = condition_files.ConditionInputs(
-        labels[0], asked.segmentation, asked.depth, asked.low_resolution, asked.text, asked.objects, others
+    decode = DecodeConfig(asked.decode, asked.tile, asked.halo, asked.format)
+    drawn = SamplingConfig(
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        greedy=asked.greedy,
+        guidance=GuidanceConfig(asked.guidance, asked.guidance_schedule),
+        mode=asked.mode,
+        stride=asked.stride,
     )
-    condition_files.check_inputs(prior, given)
-    folders = class_folders(prior.model.condition, asked.out, asked.classes) if asked.classes else [asked.out]
+
+    def sampling(size: tuple[int, int]) -> SamplingConfig:
+        lanes, prefill = lanes_and_prefill(asked, prior.model.rows_at_once(size[1]), device.type == "cuda")
+        return replace(drawn, lanes=lanes, prefill=prefill)
+
+    config = SamplingJobConfig(asked.batch, asked.save_every, asked.preview)
+    job = SamplingJob(prior, tokenizer, asked.seed, sampling, decode, config, command.say)
     tiles = Tiling(asked.tile, asked.halo)
-    conditions = ConditionEncoder(prior, others, tiles)
-    values = condition_files.read(given)
-    completion = None if asked.init_image is None else Completion(read_photo(asked.init_image), asked.keep_rows)
-    sizes = asked.size or [None]
-    stem = f"{_named(asked)}seed-{asked.seed}"
-    requests = [build_request(tokenizer, conditions, values, size, tiles, completion) for size in sizes]
-    sheets = [asked.out / f"{stem}{_several(size, sizes)}-grid.png" for size in sizes]
-    if asked.grid:
-        for sheet in sheets:
-            check_replaceable(sheet, IMAGES)
-    for size, wanted, sheet in zip(sizes, requests, sheets, strict=True):
-        many = device.type == "cuda"
-        lanes, prefill = lanes_and_prefill(asked, prior.model.rows_at_once(wanted.size[1]), many)
-        sampling = SamplingConfig(
-            temperature=asked.temperature,
-            top_k=asked.top_k,
-            top_p=asked.top_p,
-            greedy=asked.greedy,
-            guidance=GuidanceConfig(asked.guidance, asked.guidance_schedule),
-            mode=asked.mode,
-            stride=asked.stride,
-            lanes=lanes,
-            prefill=prefill,
+    if not asked.shards:
+        given = ConditionInputs(
+            asked.label, asked.segmentation, asked.depth, asked.low_resolution, asked.text, asked.objects, others
         )
-        job = SamplingJob(prior, tokenizer, asked.seed, sampling, decode, config, command.say)
-        several = _several(size, sizes)
-        tasks = [
-            job.image_job(with_label(wanted, label), number, folder, f"{stem}-{number:04d}{several}")
-            for label, folder in zip(labels, folders, strict=True)
-            for number in range(asked.count)
-        ]
-        # Images that are sampled together are neighbors in this list; together they fill the lanes of a forward.
-        own = [task for place, task in enumerate(tasks) if place // asked.batch % ranks.world() == ranks.rank()]
-        job.run(own)
-        ranks.barrier()
-        if asked.grid and ranks.rank() == 0:
-            contact_sheet([task.path for task in tasks], sheet)
+        images = AskedImages(
+            asked.out,
+            asked.count,
+            asked.size or [None],
+            given,
+            asked.classes or (),
+            asked.init_image,
+            asked.keep_rows,
+            asked.grid,
+        )
+        sample_asked(job, images, tiles)
+        return
+    conditions = ConditionEncoder(prior, others, tiles)
+    requests = ShardRequests(ShardSet.open(asked.shards), prior, tokenizer, conditions, _size_of_a_set(asked))
+    report = sample_set(job, requests, asked.count, asked.out)
+    if ranks.rank() == 0:
+        left_out = f"{len(report.left_out)} samples left out"
+        command.say(f"{len(report.images)} images of {len(requests)} samples, {left_out}")
 
 
-def _several(size: tuple[int, int] | None, sizes: Sequence[tuple[int, int] | None]) -> str:
-    """What tells the images of one size from those of the others, at the end of their names."""
-    return "" if size is None or len(sizes) == 1 else f"-{size[0]}x{size[1]}"
-
-
-def _named(asked: argparse.Namespace) -> str:
-    """What is asked of the images, as the beginning of their names: two requests in one folder do not meet."""
-    said = [] if asked.label is None else [f"class-{asked.label}"]
-    said += [
-        re.sub(r"[^\w.-]", "_", file.stem)[:60]
-        for file in (asked.segmentation, asked.depth, asked.low_resolution, asked.text, asked.objects, asked.init_image)
-        if file is not None
-    ]
-    return "".join(f"{part}-" for part in said)
+def _size_of_a_set(asked: argparse.Namespace) -> tuple[int, int] | None:
+    """The one size that may be asked of a set, which tells all else of each image."""
+    beside = [option for name, option in _OF_ONE_IMAGE.items() if getattr(asked, name) not in (None, False)]
+    if beside:
+        raise ValueError(f"--shards tells what each image is to be; omit {', '.join(beside)}")
+    sizes: list[tuple[int, int]] = asked.size or []
+    if len(sizes) > 1:
+        raise ValueError(f"a set is sampled in one size at a time, got {len(sizes)}")
+    return sizes[0] if sizes else None
 
 
 def _tokenizer_of(run: Path) -> str:
@@ -138,26 +150,33 @@ def lanes_and_prefill(asked: argparse.Namespace, rows_at_once: int, many: bool) 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.parser(
+    options = command.parser(
         "sample", __doc__, "smalti sample runs/prior --segmentation map.png --size 1024x1024 --seed 1 --out samples"
     )
-    parser.add_argument("prior", type=Path, help="folder of the prior's run, or of its export")
-    parser.add_argument("tokenizer", type=Path, nargs="?", help="folder of the VQGAN's run or export; else the run's")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the images")
-    parser.add_argument(
+    options.add_argument("prior", type=Path, help="folder of the prior's run, or of its export")
+    options.add_argument("tokenizer", type=Path, nargs="?", help="folder of the VQGAN's run or export; else the run's")
+    options.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the images")
+    options.add_argument(
         "--seed", type=int, default=0, metavar="N", help="decides the images, with the settings below (0)"
     )
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="images of each size and class (1)")
-    command.add_local_rank(parser)
-    _add_what(parser.add_argument_group("what to sample"))
-    _add_drawing(parser.add_argument_group("how codes are drawn"))
+    options.add_argument("--count", type=int, default=1, metavar="N", help="images of each size, class or sample (1)")
+    command.add_local_rank(options)
+    _add_what(options.add_argument_group("what to sample"))
+    _add_drawing(options.add_argument_group("how codes are drawn"))
     changing = "of these --stride, --lanes, --prefill and --precision change codes"
-    _add_going(parser.add_argument_group(f"how to go about it; {changing}"))
-    _add_decoding(parser.add_argument_group("how codes become pixels"))
-    return parser
+    _add_going(options.add_argument_group(f"how to go about it; {changing}"))
+    _add_decoding(options.add_argument_group("how codes become pixels"))
+    return options
 
 
 def _add_what(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--shards",
+        nargs="+",
+        metavar="SHARDS",
+        help="every sample of these shards of codes or images: its map, depth, class, layout, text or small image; "
+        "--count images of each, named by its key",
+    )
     group.add_argument(
         "--size",
         type=command.size,

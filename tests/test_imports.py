@@ -56,7 +56,7 @@ ROOMS: dict[str, set[str]] = {
     "trainer/prepare": {*GROUND, *SHARDS, "trainer/data", "trainer/checkpoint", "trainer/config"},
     "trainer/vqgan": {*GROUND, *SHARED},
     "trainer/prior": {*GROUND, *SHARED},
-    "trainer/sampling": {*GROUND, "trainer/images", "trainer/checkpoint"},
+    "trainer/sampling": {*GROUND, *SHARDS, "trainer/data", "trainer/checkpoint"},
     "trainer/exchange": {*GROUND, "trainer/checkpoint", "trainer/config"},
     "trainer/jobs": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior"},
     "trainer/reporting": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior", "trainer/jobs"},

@@ -31,8 +31,8 @@ def in_a_process(arguments: Sequence[str]) -> None:
 def measure(classes: int, run: Run = in_a_process) -> dict[str, float]:
     """Sample ``classes`` classes together, and some of them alone, before and after; prints the rates.
 
-    Both networks have the demo's size and random weights: a prior of 4 layers of 128 with windows of 8 x 8 codes, and the
-    tokenizer that makes 64 x 64 pixels of them.
+    Both networks have the demo's size and random weights: a prior of 4 layers of 128 with windows of 8 x 8 codes, and
+    the tokenizer that makes 64 x 64 pixels of them.
     """
     with tempfile.TemporaryDirectory() as name:
         networks = _write(Path(name), classes)

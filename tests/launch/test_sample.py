@@ -23,8 +23,8 @@ from smalti.models.vqgan.seams import seam
 from smalti.trainer.checkpoint import model_files
 from smalti.trainer.images import big_tiff
 from smalti.trainer.sampling import partial
+from smalti.trainer.sampling.asked_images import class_folders
 from smalti.trainer.sampling.job import SamplingJob
-from smalti.trainer.sampling.request import class_folders
 
 SIZE = "20x28"  # 5 x 7 codes
 

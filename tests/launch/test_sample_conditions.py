@@ -1,28 +1,27 @@
 """Every kind of condition: a tiny prior is trained on it, and the command samples what it learnt from users' files."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from fixtures.conditions import (
+    CLASS,
+    DEPTH,
+    FEATURES,
+    GRID,
+    OBJECTS,
+    SEGMENTATION,
+    SEVERAL,
+    SIDE,
+    SMALL,
+    TEXT,
+    write_conditions,
+)
 from fixtures.pairs import CODES, FACTOR
-from fixtures.priors import npy
-from fixtures.shards import encoded, photo
-from fixtures.tokenizers import write_tokenizer
+from fixtures.shards import photo
 from PIL import Image
 
-from smalti.launch import encode, sample
-from smalti.models.conditions import (
-    ClassConfig,
-    CodeMapConfig,
-    CompositeConfig,
-    CoordinateFeaturesConfig,
-    CoordinatesConfig,
-    LowResolutionConfig,
-    ObjectsConfig,
-    TextConfig,
-    UnconditionalConfig,
-)
+from smalti.launch import sample
+from smalti.models.conditions import CompositeConfig, CoordinatesConfig, ObjectsConfig, UnconditionalConfig
 from smalti.models.pixel_range import from_levels
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.vqgan.tiling import Tiling
@@ -31,19 +30,9 @@ from smalti.trainer.checkpoint.loading import load_prior, load_tokenizer
 from smalti.trainer.config import to_mapping
 from smalti.trainer.data.crops import CodeCropConfig
 from smalti.trainer.data.stream import DataConfig, Stream
-from smalti.trainer.images.geometry import Measured
 from smalti.trainer.sampling.condition_fields import ConditionEncoder, ConditionValues
 from smalti.trainer.shards.fields import LOCATION_FIELDS
-from smalti.trainer.shards.writer import ShardWriter
 
-SIDE, GRID = 16, (4, 4)
-CLASS = ClassConfig(classes=5)
-SEGMENTATION = CodeMapConfig(vocab_size=9)
-DEPTH = CodeMapConfig(field="depth_codes", vocab_size=CODES)
-SMALL = LowResolutionConfig(pixels_per_code=2)
-TEXT = TextConfig(tokens=3, channels=5)
-OBJECTS = ObjectsConfig(objects=4, classes=6, grid=8)
-FEATURES = CoordinateFeaturesConfig(frequencies=3)
 KINDS = {
     "unconditional": (UnconditionalConfig(), []),
     "class": (CLASS, ["class"]),
@@ -57,7 +46,7 @@ KINDS = {
     "coordinates": (CoordinatesConfig(vocab_size=20), []),
     "coordinate features": (FEATURES, []),
     "several": (
-        CompositeConfig(conditions=(CLASS, SEGMENTATION, DEPTH, SMALL, TEXT, OBJECTS, FEATURES)),
+        SEVERAL,
         ["class", "segmentation", "depth", "low-resolution", "text", "objects"],
     ),
 }
@@ -65,41 +54,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Two images with all that can be known of them, as files and as code shards of a tokenizer."""
-    folder = tmp_path_factory.mktemp("conditions")
-    write_tokenizer(folder / "tokenizer")
-    write_tokenizer(folder / "of-depth", seed=1, channels=1)
-    draws = np.random.default_rng(0)
-    with ShardWriter(folder / "images", "x", 2, {}) as writer:
-        for number in range(2):
-            image, labels = photo(SIDE, SIDE, 3 * number), draws.integers(0, 9, (SIDE, SIDE)).astype(np.uint8)
-            depth = draws.integers(0, 1 << 16, (SIDE, SIDE)).astype(np.uint16)
-            text = draws.normal(size=(3, 5)).astype(np.float32)
-            text[2] = 0  # a token that is not used
-            boxes = np.array([[[1, 2, 9, 8], [4, 0, 16, 15.5]], [[0, 8, 6, 16], [9, 1, 12, 5]]][number], np.float32)
-            classes = np.array([number, 4 - number])
-            members = {
-                "png": encoded(image, "PNG"),
-                "segmentation.png": encoded(labels, "PNG"),
-                "depth.png": encoded(depth, "PNG"),
-                "cls": b"%d" % (2 * number),
-                "text.npy": npy(text),
-                "object_classes.npy": npy(np.concatenate((classes, [-1, -1]))),
-                "object_boxes.npy": npy(np.concatenate((boxes, np.zeros((2, 4), np.float32)))),
-            }
-            writer.write(f"p{number}", members, Measured(SIDE, SIDE))
-            for name in ("segmentation", "depth"):
-                (folder / f"{name}-{number}.png").write_bytes(members[f"{name}.png"])
-            (folder / f"depth-npy-{number}.npy").write_bytes(npy((depth / 65535).astype(np.float32)))
-            (folder / f"text-{number}.npy").write_bytes(members["text.npy"])
-            small = Image.fromarray(image).resize((SIDE // 2, SIDE // 2), Image.Resampling.LANCZOS)
-            small.save(folder / f"low-resolution-{number}.png")
-            twice = [{"class": int(c), "box": (2 * b).tolist()} for c, b in zip(classes, boxes, strict=True)]
-            layout = {"size": [2 * SIDE, 2 * SIDE], "objects": twice}
-            (folder / f"objects-{number}.json").write_text(json.dumps(layout))
-    made = [folder / "tokenizer", folder / "images", folder / "codes", "--low-res", 2]
-    assert encode.main([*map(str, made), "--depth-tokenizer", str(folder / "of-depth")]) == 0
-    return folder
+    return write_conditions(tmp_path_factory.mktemp("conditions"))
 
 
 def trained(place, config, samples):

@@ -32,7 +32,7 @@ from ..files import only_command_in
 from ..images.geometry import Crop
 from ..images.known_values import Check, only_bytes, only_labels
 from ..shards import set_index
-from ..shards.errors import SampleError, TooManySampleErrorsError
+from ..shards.errors import PASSING, SampleError, TooManySampleErrorsError
 from ..shards.fields import ARRAY_FIELDS, EXTENSIONS, PROVENANCE_KEYS
 from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
@@ -44,7 +44,6 @@ __all__ = ["EncodeConfig", "EncodeJob", "EncodeReport", "encode", "provenance"]
 
 _VERSION = 1  # rises when equal images and settings would no longer give equal members
 _CARRIED = tuple(name for field in ("cls", *ARRAY_FIELDS) for name in EXTENSIONS[field])  # members that go along
-_PASSING = ("missing shard", "unreachable", "unusable index")  # of whole shards: they end the work, nothing is left out
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ _Read = list[LoadedSample] | SampleError  # what a worker made of one sample
 def provenance(work: EncodeJob) -> dict[str, Any]:
     """What code shards say of how they were made. A prior is trained only beside the tokenizer named here."""
     config = work.config
-    maps: Any = {"kind": "commonest label", "labels": LABELS} if _has(work.source, "segmentation") else None
+    maps: Any = {"kind": "commonest label", "labels": LABELS} if work.source.has_field("segmentation") else None
     others = {
         PROVENANCE_KEYS[field]: {
             "kind": "codes",
@@ -177,7 +176,7 @@ def _encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
     mine = [shard for shard in range(ranks.rank(), len(work.source.counts), ranks.world()) if shard in todo]
     tiles = Tiling(config.tile, config.halo) if config.crop is None else None
     coder = CodeMemberEncoder(
-        work.tokenizer, work.condition_tokenizers, _has(work.source, "segmentation"), tiles, config.low_res
+        work.tokenizer, work.condition_tokenizers, work.source.has_field("segmentation"), tiles, config.low_res
     )
     for each in (work.tokenizer, *work.condition_tokenizers.values()):
         each.model.to(PRECISIONS[config.precision])
@@ -249,7 +248,7 @@ def _rows(
     for read in reads:
         if not isinstance(read, SampleError):
             yield from read
-        elif read.kind in _PASSING:
+        elif read.kind in PASSING:
             raise read
         else:
             skipped.append((read.key, read.kind, read.detail))
@@ -317,7 +316,9 @@ def _reported(work: EncodeJob) -> EncodeReport:
 
 
 def _fields(work: EncodeJob) -> list[str]:
-    wanted = {"image", *work.condition_tokenizers} | ({"segmentation"} if _has(work.source, "segmentation") else set())
+    wanted = {"image", *work.condition_tokenizers} | (
+        {"segmentation"} if work.source.has_field("segmentation") else set()
+    )
     return sorted(wanted)
 
 
@@ -326,12 +327,6 @@ def _checks(work: EncodeJob) -> dict[str, Check]:
     tokenizer = work.condition_tokenizers.get("segmentation")
     labels = None if tokenizer is None else tokenizer.model.config.num_labels
     return {"segmentation": only_bytes() if labels is None else only_labels(labels)}
-
-
-def _has(source: ShardSet, field: str) -> bool:
-    """Whether the first shard with samples has a field."""
-    filled = next((shard for shard, count in enumerate(source.counts) if count), None)
-    return filled is not None and bool(set(EXTENSIONS[field]) & set(source.index(filled).extensions))
 
 
 def _path(work: EncodeJob, shard: int) -> Path:

@@ -115,6 +115,14 @@ class ConditionEncoder:
             fields["text"] = self._text(values.text)
         if values.objects is not None:
             fields |= self._objects(values.objects, (height, width))
+        return self.checked(fields)
+
+    def checked(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those fields that the condition reads.
+
+        Raises:
+            ValueError: the prior has no vector for a number of theirs.
+        """
         for name in self._condition.known:
             check_table(self._condition, name, fields[name])
         return {name: fields[name] for name in self._condition.fields}

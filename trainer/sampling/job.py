@@ -43,7 +43,7 @@ class SamplingJob:
     Args:
         prior, tokenizer: a pair, see ``check_pair``.
         seed: of all images.
-        sampling: how codes are drawn.
+        sampling_of: how the codes of grids of a size (h, w) are drawn.
         develop: how they become pixels.
         config: how to go about it.
         say: takes a line for the user.
@@ -54,7 +54,7 @@ class SamplingJob:
         prior: LoadedPrior,
         tokenizer: LoadedTokenizer,
         seed: int,
-        sampling: SamplingConfig,
+        sampling_of: Callable[[tuple[int, int]], SamplingConfig],
         develop: DecodeConfig,
         config: SamplingJobConfig,
         say: Callable[[str], None],
@@ -62,7 +62,7 @@ class SamplingJob:
         check_pair(prior, tokenizer)
         self.prior, self.tokenizer = prior, tokenizer
         self.seed = seed
-        self.sampling, self.decode, self.config = sampling, develop, config
+        self.sampling_of, self.decode, self.config = sampling_of, develop, config
         self.say = say
 
     @property
@@ -81,7 +81,7 @@ class SamplingJob:
             "prior": self.prior.metadata["digest"],
             "tokenizer": self.tokenizer.metadata["digest"],
             "precision": self.precision,
-            "sampling": repr(self.sampling),
+            "sampling": repr(self.sampling_of(wanted.size)),
             "decoded": repr(self.decode),
             "request": self._identity(wanted, number),
         }
@@ -127,7 +127,7 @@ class SamplingJob:
             self.config, 0 if before is None else int((before.codes[0] != UNFILLED).sum()), self.say
         )
         for state in sample_steps(
-            GridRequest(self.prior.model, fields, size, numbers, self.seed, self.sampling, given), before
+            GridRequest(self.prior.model, fields, size, numbers, self.seed, self.sampling_of(size), given), before
         ):
             watch.look(state, lambda now: self._keep(now, tasks), lambda now: self._preview(now, tasks))
         for codes, task in zip(state.codes, tasks, strict=True):
@@ -164,7 +164,7 @@ class SamplingJob:
 
     def _identity(self, wanted: SampleRequest, number: int) -> str:
         """A digest of everything that decides an image's codes. Both modes sample the same ones."""
-        drawn = asdict(replace(self.sampling, mode="serial"))
+        drawn = asdict(replace(self.sampling_of(wanted.size), mode="serial"))
         deciding_fields = {
             name: field for name, field in wanted.fields.items() if name in self.prior.model.condition.fields
         }

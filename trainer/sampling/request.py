@@ -3,7 +3,7 @@
 Shapes: one image of H x W pixels, its grid of h x w codes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,6 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ...models.conditions import Condition
 from ...models.pixel_range import from_levels
 from ...models.sampling import UNFILLED
 from ...models.vqgan import tiling
@@ -20,7 +19,7 @@ from ...models.vqgan.tiling import Tiling
 from ..checkpoint.loading import LoadedTokenizer
 from ..files import read_regular
 from ..images.decode import LARGEST, decode_image, open_image
-from .condition_fields import ConditionEncoder, ConditionValues, check_table
+from .condition_fields import ConditionEncoder, ConditionValues
 
 
 class SampleRequest(NamedTuple):
@@ -35,7 +34,8 @@ class Completion(NamedTuple):
     """A photo of which a part is kept, and the rest sampled."""
 
     photo: Image.Image  # RGBA, upright
-    keep_rows: float | None = None  # share of the photo's rows that is kept, from the top
+    keep_rows: float | None  # share of the photo's rows that is kept, from the top
+    tiles: Tiling  # in which it is encoded
 
 
 def build_request(
@@ -43,7 +43,6 @@ def build_request(
     conditions: ConditionEncoder,
     values: ConditionValues,
     size: tuple[int, int] | None,
-    tiles: Tiling,
     completion: Completion | None = None,
 ) -> SampleRequest:
     """One image that is asked for, checked.
@@ -54,7 +53,7 @@ def build_request(
         values: what is known of the image.
         size: rows and columns in pixels; None takes those of the photo, else of the condition, as far as whole codes
             go.
-        tiles: in which a photo is encoded.
+        completion: a photo to go on with.
 
     Raises:
         ValueError: the size is no multiple of the factor, nothing is to be sampled, or a condition does not fit.
@@ -65,26 +64,8 @@ def build_request(
     if not min(grid):
         raise ValueError(f"the image must have at least {factor} x {factor} pixels, one code; ask for a larger --size")
     fields = conditions.fields(values, grid)
-    known = None if completion is None else known_codes(tokenizer, completion, grid, tiles)
+    known = None if completion is None else known_codes(tokenizer, completion, grid)
     return SampleRequest(grid, fields, known)
-
-
-def with_label(wanted: SampleRequest, label: int | None) -> SampleRequest:
-    """The same image of another class; of None as it is."""
-    if label is None:
-        return wanted
-    return wanted._replace(fields={**wanted.fields, "cls": torch.tensor([label])})
-
-
-def class_folders(condition: Condition, out: Path, labels: Sequence[int]) -> list[Path]:
-    """A folder for each class, named by its number in as many digits as the largest class has: they sort by number.
-
-    Raises:
-        ValueError: the condition does not know a class.
-    """
-    check_table(condition, "cls", torch.tensor(labels))
-    digits = len(str(condition.known["cls"].stop - 1))
-    return [out / f"{label:0{digits}d}" for label in labels]
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -103,7 +84,7 @@ def read_photo(path: Path) -> Image.Image:
         raise ValueError(f"the photo {path} cannot be used: {error}") from error
 
 
-def known_codes(tokenizer: LoadedTokenizer, completion: Completion, size: tuple[int, int], tiles: Tiling) -> Tensor:
+def known_codes(tokenizer: LoadedTokenizer, completion: Completion, size: tuple[int, int]) -> Tensor:
     """The codes of what is to be kept of a photo that lies at the top left of a grid; ``UNFILLED`` elsewhere.
 
     A code is kept when the photo covers all its pixels, none of them is transparent, and it lies in the upper
@@ -117,7 +98,7 @@ def known_codes(tokenizer: LoadedTokenizer, completion: Completion, size: tuple[
         ValueError: nothing is left to sample, or nothing is kept.
     """
     factor: int = tokenizer.metadata["factor"]
-    photo, keep = completion
+    photo, keep, tiles = completion
     rows, columns = min(photo.height // factor, size[0]), min(photo.width // factor, size[1])
     if not rows or not columns:
         raise ValueError(f"the photo must have at least {factor} x {factor} pixels, one code")

@@ -16,6 +16,9 @@ Kind = Literal[
     "out of range",
 ]
 
+PASSING: tuple[Kind, ...] = ("missing shard", "unreachable", "unusable index")
+"""Errors of whole shards: they end a work over a whole set, and nothing is left out for them."""
+
 _LOG = logging.getLogger(__name__)
 _SMALLEST_BASE = 10_000  # samples; the share is taken of at least so many, or of the whole set if it is smaller
 

@@ -20,6 +20,7 @@ from ..images.geometry import Measured
 from . import set_index
 from .byte_ranges import LocalFile, Ranges
 from .errors import Kind, SampleError
+from .fields import EXTENSIONS
 from .index import SUFFIX, Member, ShardIndex
 from .patterns import expand, is_remote, without_secrets
 from .remote import RemoteConfig, open_remote, remote_index, remote_set_index
@@ -196,6 +197,11 @@ class ShardSet:
     def key(self, shard: int, sample: int) -> str:
         """The key of a sample, as in its file names."""
         return self._index_for(shard, sample).key(sample)
+
+    def has_field(self, field: str) -> bool:
+        """Whether the first shard with samples has a field."""
+        filled = next((shard for shard, count in enumerate(self.counts) if count), None)
+        return filled is not None and bool(set(EXTENSIONS[field]) & set(self.index(filled).extensions))
 
     def measured(self, shard: int, sample: int) -> Measured:
         """The size of a sample's image."""

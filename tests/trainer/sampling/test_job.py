@@ -79,7 +79,7 @@ def pair(tmp_path_factory):
 def test_a_look_in_between_shows_what_is_sampled_and_grey_for_the_rest(pair, tmp_path, monkeypatch):
     develop = DecodeConfig(tile=7, halo=1)
     config = SamplingJobConfig(save_every_s=0, preview_every_s=0)
-    made = SamplingJob(*pair, 0, SamplingConfig(mode="serial"), develop, config, lambda line: None)
+    made = SamplingJob(*pair, 0, lambda size: SamplingConfig(mode="serial"), develop, config, lambda line: None)
     wanted = SampleRequest((4, 5), {}, None)
     looks = []
     plain = job.save
@@ -102,7 +102,9 @@ def test_images_of_a_batch_that_was_begun_in_part_go_on_together(pair, tmp_path)
     wanted = SampleRequest((4, 5), {}, None)
 
     def sampled(folder, batch):
-        made = SamplingJob(*pair, 0, SamplingConfig(), DecodeConfig(), SamplingJobConfig(batch), lambda line: None)
+        made = SamplingJob(
+            *pair, 0, lambda size: SamplingConfig(), DecodeConfig(), SamplingJobConfig(batch), lambda line: None
+        )
         tasks = [made.image_job(wanted, number, folder, str(number)) for number in range(2)]
         return made, tasks
 
@@ -119,7 +121,7 @@ def test_images_of_a_batch_that_was_begun_in_part_go_on_together(pair, tmp_path)
 
 def test_a_job_that_was_killed_when_its_image_was_just_there_leaves_no_preview_and_a_strangers_stays(pair, tmp_path):
     wanted = SampleRequest((4, 5), {}, None)
-    made = SamplingJob(*pair, 0, SamplingConfig(), DecodeConfig(), SamplingJobConfig(), lambda line: None)
+    made = SamplingJob(*pair, 0, lambda size: SamplingConfig(), DecodeConfig(), SamplingJobConfig(), lambda line: None)
     tasks = [made.image_job(wanted, number, tmp_path, str(number)) for number in range(2)]
     made.run(tasks)
     save(Image.new("RGB", (2, 2)), tmp_path / "0.preview.png", {"sampled": 5})

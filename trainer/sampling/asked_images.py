@@ -1,0 +1,95 @@
+"""Sampling images that a user asks for one by one: of some sizes, some classes, under files of conditions."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ...models.conditions import Condition
+from ...models.vqgan.tiling import Tiling
+from ..distributed import ranks
+from . import condition_files
+from .condition_fields import ConditionEncoder, check_table
+from .condition_files import ConditionInputs
+from .image_files import IMAGES, check_replaceable, contact_sheet
+from .job import SamplingJob
+from .request import Completion, SampleRequest, build_request, read_photo
+
+
+class AskedImages(NamedTuple):
+    """What to sample."""
+
+    out: Path
+    each: int  # images of every size and class
+    sizes: Sequence[tuple[int, int] | None]  # in pixels; None for that of a condition
+    given: ConditionInputs  # of one class, or of none where there are several
+    classes: Sequence[int] = ()  # several, each in a folder of its own
+    init_image: Path | None = None  # a photo to complete
+    keep_rows: float | None = None  # share of its rows
+    grid: bool = False  # all images of a size, small, in one more
+
+
+def sample_asked(job: SamplingJob, asked: AskedImages, tiles: Tiling) -> None:
+    """Sample all of them. Every rank must call this.
+
+    Args:
+        tiles: in which maps, depths and photos are encoded.
+
+    Raises:
+        ValueError: something of what is asked does not fit the prior, a file cannot be used, or another image, or
+            something else, has the name of one of them.
+    """
+    labels: list[int | None] = [*asked.classes] or [asked.given.label]
+    given = asked.given._replace(label=labels[0])
+    condition_files.check_inputs(job.prior, given)
+    folders = class_folders(job.prior.model.condition, asked.out, asked.classes) if asked.classes else [asked.out]
+    conditions = ConditionEncoder(job.prior, given.tokenizers, tiles)
+    values = condition_files.read(given)
+    photo = None if asked.init_image is None else Completion(read_photo(asked.init_image), asked.keep_rows, tiles)
+    requests = [build_request(job.tokenizer, conditions, values, size, photo) for size in asked.sizes]
+    stem = f"{_named(asked)}seed-{job.seed}"
+    ends = ["" if size is None or len(asked.sizes) == 1 else f"-{size[0]}x{size[1]}" for size in asked.sizes]
+    sheets = [asked.out / f"{stem}{end}-grid.png" for end in ends]
+    for sheet in sheets if asked.grid else ():
+        check_replaceable(sheet, IMAGES)
+    for wanted, end, sheet in zip(requests, ends, sheets, strict=True):
+        tasks = [
+            job.image_job(_of_class(wanted, label), number, folder, f"{stem}-{number:04d}{end}")
+            for label, folder in zip(labels, folders, strict=True)
+            for number in range(asked.each)
+        ]
+        # Images that are sampled together are neighbors in this list; together they fill the lanes of a forward.
+        batch = job.config.batch
+        job.run([task for place, task in enumerate(tasks) if place // batch % ranks.world() == ranks.rank()])
+        ranks.barrier()
+        if asked.grid and ranks.rank() == 0:
+            contact_sheet([task.path for task in tasks], sheet)
+
+
+def class_folders(condition: Condition, out: Path, labels: Sequence[int]) -> list[Path]:
+    """A folder for each class, named by its number in as many digits as the largest class has: they sort by number.
+
+    Raises:
+        ValueError: the condition does not know a class.
+    """
+    check_table(condition, "cls", torch.tensor(labels))
+    digits = len(str(condition.known["cls"].stop - 1))
+    return [out / f"{label:0{digits}d}" for label in labels]
+
+
+def _of_class(wanted: SampleRequest, label: int | None) -> SampleRequest:
+    """The same image of another class; of None as it is."""
+    if label is None:
+        return wanted
+    return wanted._replace(fields={**wanted.fields, "cls": torch.tensor([label])})
+
+
+def _named(asked: AskedImages) -> str:
+    """What is asked of the images, as the beginning of their names: two requests in one folder do not meet."""
+    given = asked.given
+    said = [] if given.label is None else [f"class-{given.label}"]
+    files = (given.segmentation, given.depth, given.low_resolution, given.text, given.objects, asked.init_image)
+    said += [re.sub(r"[^\w.-]", "_", file.stem)[:60] for file in files if file is not None]
+    return "".join(f"{part}-" for part in said)
