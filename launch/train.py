@@ -8,6 +8,7 @@ seconds; 74 a checkpoint could not be written; 75 the job was asked to leave and
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +24,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("config", help="a YAML file, or the name of a packaged config such as demo_vqgan")
     made.add_argument("--set", action="append", default=[], metavar="a.b=value", help="override a value; repeatable")
     made.add_argument("--print-config", action="store_true", help="print the resolved config and exit")
+    made.add_argument(
+        "--profile", type=_window, metavar="FIRST:END", help="trace these steps and print the time of every part"
+    )
     made.add_argument("--fresh", action="store_true", help="remove what the folder holds of the run, and start anew")
     command.add_local_rank(made)
     return made
+
+
+def _window(text: str) -> tuple[int, int]:
+    """FIRST:END in steps, as a type of ``argparse``."""
+    match = re.fullmatch(r"(\d{1,12}):(\d{1,12})", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"steps are FIRST:END with FIRST below END, such as 10:20, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ..trainer.jobs.failures import FailedError
     from ..trainer.jobs.run import Run, train
     from ..trainer.planning.costs import step_flops
+    from ..trainer.training.profiling import ProfileWindow
 
     try:
         run: Run = configs.read(Run, asked.config, asked.set)
@@ -49,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         launched = "RANK" in os.environ
         stop_request = Path(run.run_dir, exit_codes.ASKED) if ranks.rank_info_from_env(os.environ).rank == 0 else None
         with Watchdog(run.timeout_s, launched, stop_request), ranks.process_group(run.timeout_s):
-            return ExitCode.DONE if train(run, asked.fresh, step_flops) else ExitCode.LEFT
+            done = train(run, asked.fresh, step_flops, asked.profile and ProfileWindow(*asked.profile))
+            return ExitCode.DONE if done else ExitCode.LEFT
     except signals.StopRequestedError:
         return ExitCode.LEFT
     except FailedError:

@@ -137,3 +137,16 @@ def test_a_checkpoint_takes_the_same_bytes_on_any_number_of_ranks(tmp_path: Path
             (saved,) = storage.list_checkpoints(trained(config, world))
             taken.append(sum(file.stat().st_size for file in saved.folder.rglob("*") if file.is_file()))
         assert max(taken) <= 1.05 * min(taken), (zero, taken)
+
+
+@pytest.mark.parametrize("stage", [write_vqgan, write_prior])
+def test_a_profiled_run_trains_the_same_and_names_the_parts_of_its_networks(stage: Any, tmp_path: Path):
+    plain, profiled = (stage(tmp_path, name=name) for name in ("plain", "profiled"))
+    trained(plain, 2)
+    ended = processes.command(TRAIN, [profiled, "--profile", "1:3"], 2).wait()
+    assert ended.codes == [0, 0], ended.log
+    assert differing(final(plain.with_suffix("")), final(profiled.with_suffix(""))) == []
+    table = (profiled.with_suffix("") / "profile" / "steps-1-3.txt").read_text()
+    parts = {"encoder", "decoder", "discriminator"} if stage is write_vqgan else {"blocks", "head"}
+    assert {*parts, "optimizer", "communication", "data"} <= {line.split()[0] for line in table.splitlines()}
+    assert table in ended.outputs[0] and "ms a step" not in ended.outputs[1]

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from ..prior.task import PriorTask
 from ..shards.reader import agreed_classes
 from ..training.loop import fit
 from ..training.metrics import Metrics
+from ..training.profiling import ProfileWindow, profiled
 from ..training.throughput import Workload, own_peak
 from ..vqgan.config import VQGANRun
 from ..vqgan.task import VQGANTask
@@ -33,7 +35,12 @@ from .run_data import RunData
 Run = VQGANRun | PriorRun
 
 
-def train(run: Run, fresh: bool, step_flops: Callable[[Run, int], float] | None = None) -> bool:
+def train(
+    run: Run,
+    fresh: bool,
+    step_flops: Callable[[Run, int], float] | None = None,
+    profile: ProfileWindow | None = None,
+) -> bool:
     """Carry a run to its last step, from where it stands; False when the job was asked to leave before.
 
     Every rank must call this, inside ``ranks.group``.
@@ -41,6 +48,7 @@ def train(run: Run, fresh: bool, step_flops: Callable[[Run, int], float] | None 
     Args:
         fresh: remove what the folder holds of the run, and begin anew.
         step_flops: of a run and K, the codes of its images: the operations of an optimizer step, for ``mfu`` on GPUs.
+        profile: steps of which rank 0 leaves a trace and prints the time of every part.
 
     Raises:
         ValueError: something about the run, its data or its folder is not as it must be; nothing was trained.
@@ -73,8 +81,8 @@ def train(run: Run, fresh: bool, step_flops: Callable[[Run, int], float] | None 
         try:
             start = checkpoints.restore(task)
             metrics.rewind(start)
-            batches = metrics.timed(training.train_batches(start))
-            with failures.first_failure_reported(folder):
+            batches = profiled(metrics.timed(training.train_batches(start)), start, profile, task.parts(), folder)
+            with failures.first_failure_reported(folder), closing(batches):
                 done = fit(task, batches, val, run.batch.micro_batch_size, run.loop, metrics, checkpoints, start)
         finally:
             checkpoints.settle()

@@ -22,6 +22,7 @@ from .. import config as configs
 from ..checkpoint.storage import FOLDER, LATEST, list_checkpoints, manifest_of
 from ..distributed import ranks, signals
 from ..files import write_text
+from ..training import profiling
 from . import exit_codes, failures
 
 RESOLVED = "config.yaml"
@@ -140,7 +141,8 @@ def _is_ours(config: Path) -> bool:
 
 def _clear(folder: Path) -> None:
     """Remove what a run leaves in its folder, by its exact names, and nothing else."""
-    for inside, pattern in ((folder / FOLDER, _CHECKPOINT), (folder / "images", _PREVIEW)):
+    for name, pattern in ((FOLDER, _CHECKPOINT), ("images", _PREVIEW), (profiling.FOLDER, profiling.NAME)):
+        inside = folder / name
         for path in inside.iterdir() if inside.is_dir() else ():
             if pattern.fullmatch(path.name):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...models.pixel_range import from_levels
 from ...models.priors.base import Prediction, Prior
@@ -69,6 +69,10 @@ class PriorTask:
         """The network inside the engine."""
         prior: Prior = self.engine.module
         return prior
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules whose time a profile shows."""
+        return dict(self.prior.named_children())
 
     def step(self, micro_batches: list[Batch], step: int) -> Mapping[str, Tensor]:
         """One optimizer step; the loss is in nats per code."""

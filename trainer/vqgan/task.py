@@ -98,6 +98,17 @@ class VQGANTask:
         """The generator's quantizer."""
         return self.model.quantize
 
+    def parts(self) -> dict[str, torch.nn.Module]:
+        """The modules whose time a profile shows."""
+        found: dict[str, torch.nn.Module | None] = {
+            "encoder": self.model.encoder,
+            "quantizer": self.quantizer,
+            "decoder": self.model.decoder,
+            "LPIPS": self.reconstruction_loss.lpips,
+            "discriminator": None if self.discriminator_trainer is None else self.engines["discriminator"].module,
+        }
+        return {name: module for name, module in found.items() if module is not None}
+
     def step(self, micro_batches: list[Batch], step: int) -> Mapping[str, Tensor]:
         """One optimizer step of the generator and, from its start on, of the discriminator.
 
