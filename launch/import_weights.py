@@ -1,8 +1,8 @@
 """Import weights of other projects as an export folder: ``smalti import SOURCE DEST``.
 
-Knows checkpoints of taming-transformers, latent diffusion's and LlamaGen's VQ models, and folders of diffusers and
-transformers. Every tensor is used, dropped for a reason that is said, or the import is refused; DEST/import.json lists
-them.
+Knows checkpoints of taming-transformers, latent diffusion's VQ models, LlamaGen's tokenizers and priors, MaskGIT's
+tokenizer, and folders of diffusers and transformers. Every tensor is used, dropped for a reason that is said, or the
+import is refused; DEST/import.json lists them.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..trainer.exchange import importing, networks
-from ..trainer.exchange.taming import CONDITIONS, Hints
+from ..trainer.exchange.hints import CONDITIONS, Hints
 from ..trainer.exit_code import ExitCode
 from . import command
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _import(asked: argparse.Namespace) -> int:
     networks.refuse_present(asked.destination)
-    hints = Hints(asked.heads, asked.condition, asked.window)
+    hints = Hints(asked.heads, asked.condition, asked.window, asked.start, asked.tokenizer)
     found, report = importing.read(asked.source, hints, asked.config)
     for line in networks.write(found, report, asked.destination):
         command.say(line)
@@ -38,11 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", type=Path, help="a file of weights, or a folder of safetensors with its config.json")
     parser.add_argument("destination", type=Path, help="a folder that is not there yet")
     parser.add_argument("--config", type=Path, help="of a taming prior: the YAML of its project, for what shapes hide")
-    parser.add_argument(
-        "--heads", type=int, help="of a taming prior: its heads, where there is no YAML; 16 in the paper"
-    )
+    parser.add_argument("--heads", type=int, help="of a prior: its heads, where nothing tells; 16 in taming's paper")
     parser.add_argument("--condition", help=f"of a taming prior without maps: one of {', '.join(CONDITIONS)}")
-    parser.add_argument("--window", type=command.size, help="of a taming prior: ROWSxCOLUMNS of codes; default: square")
+    parser.add_argument("--window", type=command.size, help="of a prior: ROWSxCOLUMNS of codes, where it is not told")
+    parser.add_argument("--start", type=int, help="of a prior without a condition: the token that begins a sequence")
+    parser.add_argument("--tokenizer", type=Path, help="of a prior without one: the folder of the imported tokenizer")
     return parser
 
 

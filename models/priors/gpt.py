@@ -19,7 +19,7 @@ from ..bounds import Count, Decay, PositiveShare, Width, check_ranges
 from ..conditions import Condition, ConditionConfig, Fields
 from ..losses.chunked_cross_entropy import code_cross_entropy
 from ..transformer.attention import Attention
-from ..transformer.block import Block, BlockKind, StepWeights, final_norm, initialize
+from ..transformer.block import Activation, Block, BlockKind, StepWeights, final_norm, initialize
 from ..transformer.key_value_cache import KeyValueCache
 from ..transformer.rope import RopeTables, paired, rope_tables
 from ..transformer.sequence_parallel import Exchange, part
@@ -39,6 +39,7 @@ class GPTConfig:
     width: Width = 1024
     window: tuple[Width, Width] = (16, 16)  # rows and columns of codes
     block: BlockKind = "gpt2"
+    activation: Activation = "gelu"  # of the block gpt2; gelu_tanh is that of GPT-2 itself
     embedding_dropout: Decay = 0.0
     attention_dropout: Decay = 0.0
     residual_dropout: Decay = 0.0
@@ -54,10 +55,12 @@ class GPTConfig:
         problems = []
         if self.heads >= 1 and self.width % self.heads:
             problems.append(f"width (={self.width}) must be a multiple of heads (={self.heads})")
-        elif self.heads >= 1 and self.block == "llama" and self.width // self.heads % 4:
+        elif self.heads >= 1 and self.block != "gpt2" and self.width // self.heads % 4:
             problems.append(
-                f"width / heads (={self.width // self.heads}) must be a multiple of 4 for the block 'llama'"
+                f"width / heads (={self.width // self.heads}) must be a multiple of 4 for the block {self.block!r}"
             )
+        if self.block != "gpt2" and self.activation != "gelu":
+            problems.append(f"activation (={self.activation}) is of the block 'gpt2', and this one is {self.block!r}")
         check_ranges(self, *problems)
 
     def build(self, codes: int, condition: ConditionConfig) -> "GPT":
@@ -99,7 +102,14 @@ class GPT(Prior):
             self.next_emb = nn.Parameter(torch.zeros(1, positions - condition.length, config.width))
         self.drop = nn.Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(
-            Block(config.block, config.width, config.heads, config.attention_dropout, config.residual_dropout)
+            Block(
+                config.block,
+                config.width,
+                config.heads,
+                config.attention_dropout,
+                config.residual_dropout,
+                config.activation,
+            )
             for _ in range(config.layers)
         )
         self.ln_f = final_norm(config.block, config.width)
@@ -262,10 +272,14 @@ class GPT(Prior):
         return output
 
     def _positions(self) -> Tensor:
-        """(T, 2) rows and columns of the condition's tokens and of the codes in the prior's order."""
+        """(T, 2) rows and columns of the condition's tokens and of the codes in the prior's order.
+
+        Tokens that stand at no cell stand at the first one, but for the block llamagen.
+        """
         columns = self.window[1]
         codes = torch.stack((self.cells // columns, self.cells % columns), dim=1)
-        return torch.cat((self.condition.cells().clamp(min=0), codes))
+        prefix = self.condition.cells()
+        return torch.cat((prefix if self.config.block == "llamagen" else prefix.clamp(min=0), codes))
 
     def _positions_of(self, cells: Tensor) -> Tensor:
         """(B, 1, P + t, 2) places where every sample has its own order, (B, t) cells."""

@@ -1,4 +1,4 @@
-"""The two transformer blocks: the published one (``gpt2``) and today's (``llama``).
+"""The transformer blocks: the published one (``gpt2``), today's (``llama``) and LlamaGen's (``llamagen``).
 
 Shapes: B samples, T positions, C channels.
 """
@@ -15,7 +15,11 @@ from .attention import Attention, JoinedProjection
 from .rms_norm import EPSILON, norm_limit, root_scale, unscaled_norm
 from .rope import RopeTables
 
-BlockKind = Literal["gpt2", "llama"]
+BlockKind = Literal["gpt2", "llama", "llamagen"]
+Activation = Literal["gelu", "gelu_tanh"]
+
+MULTIPLES: dict[BlockKind, int] = {"llama": 64, "llamagen": 256}
+"""Of which the width of a gated feed-forward layer is one."""
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Takes the (n, heads, D) keys and values of one more position; gives all that it may look at, (n, heads, T, D), and
@@ -33,9 +37,9 @@ class StepWeights(NamedTuple):
 class SwiGLU(nn.Module):
     """A gated feed-forward layer (Shazeer 2020, equation 6) with about the parameters of a fourfold plain one."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, multiple: int) -> None:
         super().__init__()
-        hidden = -(-8 * width // 3 // 64) * 64  # two thirds of 4 * width, rounded up to a multiple of 64
+        hidden = -(-8 * width // 3 // multiple) * multiple  # two thirds of 4 * width, rounded up
         self.gate = nn.Linear(width, hidden, bias=False)
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
@@ -50,27 +54,35 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward layer, each behind its norm and beside a skip.
 
-    ``gpt2``: LayerNorm, biases, four-fold GELU in its erf form, as in the reference.
+    ``gpt2``: LayerNorm, biases, four-fold GELU, in its erf form as in the reference or in GPT-2's own (``gelu_tanh``).
     ``llama``: RMSNorm, no biases, SwiGLU, normalized queries and keys.
+    ``llamagen``: as ``llama``, but queries and keys are not normalized (Sun et al. 2024).
     """
 
     compiled_alone: ClassVar[bool] = True
 
     def __init__(
-        self, kind: BlockKind, width: int, heads: int, attention_dropout: float, residual_dropout: float
+        self,
+        kind: BlockKind,
+        width: int,
+        heads: int,
+        attention_dropout: float,
+        residual_dropout: float,
+        activation: Activation = "gelu",
     ) -> None:
         super().__init__()
-        llama = kind == "llama"
-        self.attn = Attention(width, heads, attention_dropout, residual_dropout, bias=not llama, normalize=llama)
+        gpt2 = kind == "gpt2"
+        self.attn = Attention(width, heads, attention_dropout, residual_dropout, bias=gpt2, normalize=kind == "llama")
         self.ln1 = final_norm(kind, width)
         self.ln2 = final_norm(kind, width)
         self.mlp: nn.Module
-        if llama:
-            self.mlp = SwiGLU(width, residual_dropout)
-        else:
+        if gpt2:
+            gelu = nn.GELU("tanh" if activation == "gelu_tanh" else "none")
             self.mlp = nn.Sequential(
-                nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(residual_dropout)
+                nn.Linear(width, 4 * width), gelu, nn.Linear(4 * width, width), nn.Dropout(residual_dropout)
             )
+        else:
+            self.mlp = SwiGLU(width, residual_dropout, MULTIPLES[kind])
 
     def forward(self, x: Tensor, rope: RopeTables | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C), causal unless a mask says who sees whom."""
@@ -148,7 +160,9 @@ def _added(x: Tensor, layer: nn.Linear, hidden: Tensor) -> Tensor:
 
 def final_norm(kind: BlockKind, width: int) -> nn.Module:
     """The norm of a kind of block, used in it and once more before the head."""
-    return nn.RMSNorm(width, eps=EPSILON) if kind == "llama" else nn.LayerNorm(width, eps=1e-5)
+    if kind == "gpt2":
+        return nn.LayerNorm(width, eps=1e-5)
+    return nn.RMSNorm(width, eps=EPSILON if kind == "llama" else 1e-5)
 
 
 def initialize(module: nn.Module) -> None:

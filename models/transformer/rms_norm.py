@@ -24,4 +24,5 @@ def root_scale(norm: nn.RMSNorm) -> Tensor:
 
 def norm_limit(norm: nn.RMSNorm) -> Tensor:
     """() the root of C times epsilon."""
-    return norm.weight.new_full((), math.sqrt(norm.weight.numel() * EPSILON), dtype=torch.float32)
+    epsilon = EPSILON if norm.eps is None else norm.eps
+    return norm.weight.new_full((), math.sqrt(norm.weight.numel() * epsilon), dtype=torch.float32)

@@ -23,6 +23,9 @@ class RopeTables(NamedTuple):
 def rope_tables(cells: Tensor, channels: int) -> RopeTables:
     """The tables for heads of ``channels`` channels at (..., T, 2) cells, each a row and a column.
 
+    What stands at no cell, at a negative one, has tables of zeros: its query and its key become zeros, so that the
+    logits of attention are 0 wherever it takes part.
+
     Raises:
         ValueError: the channels do not split into pairs for two axes.
     """
@@ -32,7 +35,8 @@ def rope_tables(cells: Tensor, channels: int) -> RopeTables:
     frequencies = BASE ** (-torch.arange(quarter, device=cells.device, dtype=torch.float64) / quarter)
     angles = rearrange(cells.double()[..., None] * frequencies, "... place q -> ... (place q)")
     angles = repeat(angles, "... half -> ... (pair half)", pair=2)
-    return RopeTables(angles.cos().float(), angles.sin().float())
+    stands = (cells[..., :1] >= 0).float()
+    return RopeTables(angles.cos().float() * stands, angles.sin().float() * stands)
 
 
 def apply_rope(x: Tensor, by: RopeTables) -> Tensor:

@@ -14,8 +14,9 @@ from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
 from ..checkpoint import discriminator_files, loading, model_files, shards
 from ..config import from_mapping
 from ..files import write_text, write_whole
-from . import diffusers_vqgan, folders, graphs, model_card, taming_export, transformers_gpt2
+from . import folders, model_card
 from .folders import FormatError
+from .formats import diffusers_vqgan, graphs, taming_export, transformers_gpt2
 
 Format = Literal["smalti", "diffusers", "transformers", "taming", "torch-export", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -7,7 +7,7 @@ import torch
 from ...models.discriminators import PatchGANConfig
 from ...models.quantizers import CosineConfig, GumbelConfig, QuantizerConfig, VQConfig
 from ...models.vqgan.autoencoder import VQGANConfig
-from .ledger import Shapes
+from .sources.ledger import Shapes, numbered
 
 NOMINAL = 256  # side of an image, from which the sides of the grids with attention are counted
 
@@ -29,7 +29,7 @@ def vqgan_config(shapes: Shapes, source: str, *, unit_codes: bool = False, norm_
             raise ValueError(f"{source} has no convolution {needed}; it is no VQGAN whose layout is known")
     channels, inputs = shapes["encoder.conv_in.weight"][:2]
     outputs = shapes["decoder.conv_out.weight"][0]
-    levels = _count(shapes, r"encoder\.down\.(\d+)\.")
+    levels = numbered(shapes, r"encoder\.down\.(\d+)\.")
     widths = [shapes.get(f"encoder.down.{level}.block.0.conv1.weight", (0,))[0] for level in range(levels)]
     if not widths or not channels or any(not width or width % channels for width in widths):
         raise ValueError(f"{source}: its levels are {widths} wide, which must be multiples of the first {channels}")
@@ -44,7 +44,7 @@ def vqgan_config(shapes: Shapes, source: str, *, unit_codes: bool = False, norm_
         out_channels=3 if is_map else outputs,
         channels=channels,
         channel_multipliers=tuple(width // channels for width in widths),
-        num_res_blocks=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
+        num_res_blocks=numbered(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
         attention_resolutions=tuple(nominal // 2**level for level in attention),
         mid_attention="encoder.mid.attn_1.q.weight" in shapes,
         resolution=nominal,
@@ -86,11 +86,3 @@ def discriminator_config(shapes: Shapes) -> PatchGANConfig | None:
         network = config.build(shapes["main.0.weight"][1])
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     return config if wanted == dict(shapes) else None
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many numbers a pattern finds in the names: 0, 1, 2 and so on, or a ValueError."""
-    found = {int(match[1]) for match in (re.match(pattern, name) for name in shapes) if match}
-    if found != set(range(len(found))):
-        raise ValueError(f"the names {pattern} count {sorted(found)}, with gaps")
-    return len(found)

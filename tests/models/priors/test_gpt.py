@@ -73,7 +73,7 @@ def test_logits_are_those_of_the_published_model():
         torch.testing.assert_close(logits[sample].view(12, 11), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("block", ["gpt2", "llama"])
+@pytest.mark.parametrize("block", ["gpt2", "llama", "llamagen"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_code_leaves_the_logits_of_its_past_bitwise_untouched(block, kind):
     prior = tiny(block, order=OrderConfig(kind))
@@ -88,7 +88,7 @@ def test_a_code_leaves_the_logits_of_its_past_bitwise_untouched(block, kind):
         assert (after[future] != before[future]).any(1).all()
 
 
-@pytest.mark.parametrize("block", ["gpt2", "llama"])
+@pytest.mark.parametrize("block", ["gpt2", "llama", "llamagen"])
 def test_the_loss_is_the_cross_entropy_of_the_logits(block):
     prior = tiny(block, loss_chunk=5)
     indices, fields = batch()
@@ -101,7 +101,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(block):
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("block", ["gpt2", "llama"])
+@pytest.mark.parametrize("block", ["gpt2", "llama", "llamagen"])
 @pytest.mark.parametrize("kind", ["raster", "spiral_in"])
 def test_cached_steps_give_the_logits_of_the_whole_window(block, kind):
     prior = tiny(block, order=OrderConfig(kind), annealing=AnnealingConfig())
@@ -117,7 +117,7 @@ def test_cached_steps_give_the_logits_of_the_whole_window(block, kind):
     torch.testing.assert_close(torch.stack(logits, 1), whole[:, 3:], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("block", ["gpt2", "llama"])
+@pytest.mark.parametrize("block", ["gpt2", "llama", "llamagen"])
 def test_an_order_of_its_own_for_every_sample_equals_priors_with_that_fixed_order(block):
     annealed = tiny(block, annealing=AnnealingConfig())
     indices, fields = batch(2)
@@ -199,7 +199,7 @@ def test_a_dropped_condition_is_not_seen():
     assert torch.equal(one[0], other[0]) and not torch.equal(one[1], other[1])
 
 
-@pytest.mark.parametrize("block", ["gpt2", "llama"])
+@pytest.mark.parametrize("block", ["gpt2", "llama", "llamagen"])
 def test_a_tiny_set_is_learned_by_heart(block):
     torch.manual_seed(0)
     prior = GPTConfig(layers=2, heads=2, width=32, window=WINDOW, block=block).build(11, ClassConfig(classes=4))

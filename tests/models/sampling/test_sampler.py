@@ -192,7 +192,7 @@ def test_a_wavefront_samples_nothing_before_its_past(trial):
     assert len(done) == size[0] * size[1]
 
 
-@pytest.mark.parametrize("block", ["gpt2", "llama"])
+@pytest.mark.parametrize("block", ["gpt2", "llama", "llamagen"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("greedy", [True, False])
 def test_both_modes_sample_what_the_plain_loop_samples(block, size, greedy):

@@ -15,19 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...models.conditions import (
+from ....models.conditions import (
     ClassConfig,
     CodeMapConfig,
     ConditionConfig,
     CoordinatesConfig,
     UnconditionalConfig,
 )
-from ...models.priors import PriorConfig
-from ...models.priors.gpt import GPTConfig
-from ..config import from_mapping, to_mapping
-from .folders import FormatError, ModelFolder
-from .ledger import Ledger
-from .networks import Network
+from ....models.priors import PriorConfig
+from ....models.priors.gpt import GPTConfig
+from ...config import from_mapping, to_mapping
+from ..folders import FormatError, ModelFolder
+from ..networks import Network
+from ..sources.ledger import Ledger
 
 STEM = "model"
 ARCHITECTURE = "GPT2LMHeadModel"

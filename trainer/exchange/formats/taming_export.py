@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.conditions import ClassConfig, CodeMapConfig, ConditionConfig, CoordinatesConfig, UnconditionalConfig
-from ...models.priors import PriorConfig
-from ...models.priors.gpt import GPTConfig
-from ...models.priors.orders import OrderKind
-from ...models.vqgan.autoencoder import VQGANConfig
-from ..config import from_mapping
-from .folders import FormatError
-from .vqgan_shapes import network_shapes
+from ....models.conditions import ClassConfig, CodeMapConfig, ConditionConfig, CoordinatesConfig, UnconditionalConfig
+from ....models.priors import PriorConfig
+from ....models.priors.gpt import GPTConfig
+from ....models.priors.orders import OrderKind
+from ....models.vqgan.autoencoder import VQGANConfig
+from ...config import from_mapping
+from ..folders import FormatError
+from ..vqgan_shapes import network_shapes
 
 GROUPS = 32
 PERMUTERS: dict[OrderKind, str] = {

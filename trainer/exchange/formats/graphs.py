@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...models.priors.gpt import GPT
-from ...models.transformer.block import Block
-from ...models.transformer.rope import RopeTables, rope_tables
-from ...models.vqgan.autoencoder import VQGAN
-from .folders import FormatError
+from ....models.priors.gpt import GPT
+from ....models.transformer.block import Block
+from ....models.transformer.rope import RopeTables, rope_tables
+from ....models.vqgan.autoencoder import VQGAN
+from ..folders import FormatError
 
 GraphFormat = Literal["torch-export", "onnx"]
 OPSET = 18

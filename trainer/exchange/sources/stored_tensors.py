@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..checkpoint import shards
+from ...checkpoint import shards
 from . import pickle_machine
 from .pickle_machine import TensorNote
 

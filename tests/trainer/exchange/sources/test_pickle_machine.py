@@ -11,8 +11,8 @@ import pytest
 import torch
 from fixtures import published
 
-from smalti.trainer.exchange import pickle_machine, stored_tensors
-from smalti.trainer.exchange.pickle_machine import Inert
+from smalti.trainer.exchange.sources import pickle_machine, stored_tensors
+from smalti.trainer.exchange.sources.pickle_machine import Inert
 
 
 class Harmful:

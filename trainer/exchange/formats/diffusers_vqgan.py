@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.quantizers import VQConfig
-from ...models.vqgan.autoencoder import VQGANConfig
-from .folders import FormatError, ModelFolder
-from .ledger import Ledger
-from .networks import Network, vqgan_metadata
-from .vqgan_shapes import network_shapes
+from ....models.quantizers import VQConfig
+from ....models.vqgan.autoencoder import VQGANConfig
+from ..folders import FormatError, ModelFolder
+from ..networks import Network, vqgan_metadata
+from ..sources.ledger import Ledger
+from ..vqgan_shapes import network_shapes
 
 STEM = "diffusion_pytorch_model"  # of the file of weights
 CLASS = "VQModel"

@@ -98,6 +98,14 @@ class Ledger:
         return {"used": dict(sorted(self.used.items())), "dropped": dict(sorted(self.dropped.items()))}
 
 
+def numbered(shapes: Shapes, pattern: str) -> int:
+    """How many numbers a pattern finds in the names: 0, 1, 2 and so on, or a ValueError."""
+    found = {int(match[1]) for match in (re.match(pattern, name) for name in shapes) if match}
+    if found != set(range(len(found))):
+        raise ValueError(f"the names {pattern} count {sorted(found)}, with gaps")
+    return len(found)
+
+
 def _fits(found: tuple[int, ...], wanted: tuple[int, ...], squeezed: bool) -> bool:
     return found == wanted or (squeezed and wanted[2:] == (1, 1) and found == wanted[:2])
 

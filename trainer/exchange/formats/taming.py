@@ -7,33 +7,22 @@ of a condition, N = h * w codes of a window, C channels.
 import re
 from collections.abc import Mapping
 from math import isqrt
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...models.conditions import ClassConfig, CodeMapConfig, ConditionConfig, CoordinatesConfig, UnconditionalConfig
-from ...models.priors.gpt import GPTConfig
-from ...models.priors.orders import OrderConfig, OrderKind
-from .. import config as configs
-from .ledger import Ledger
-from .networks import Network, prior_metadata, vqgan_metadata
-from .vqgan_shapes import discriminator_config, network_shapes, vqgan_config
+from ....models.conditions import ClassConfig, CodeMapConfig, ConditionConfig, UnconditionalConfig
+from ....models.priors.gpt import GPTConfig
+from ....models.priors.orders import OrderConfig, OrderKind
+from ..hints import Hints
+from ..networks import Network, prior_metadata, vqgan_metadata
+from ..sources.ledger import Ledger
+from ..vqgan_shapes import discriminator_config, network_shapes, vqgan_config
 
 NETWORK = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|quantize)\.")
 ORDERS: tuple[OrderKind, ...] = ("raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate")
-CONDITIONS = ("none", "class:COUNT", "coordinates:COUNT")
-
-
-class Hints(NamedTuple):
-    """What the shapes of a prior do not tell."""
-
-    heads: int | None = None
-    condition: str | None = None  # one of CONDITIONS
-    window: tuple[int, int] | None = None  # rows and columns of codes; square by default
-    start: int = 0  # the token that begins a sequence without a condition
 
 
 def import_networks(ledger: Ledger, hints: Hints) -> dict[str, Network]:
@@ -125,9 +114,10 @@ class _Net2Net:
             )
         tables = {"tok_emb.weight": tokens[: self.codes].clone(), "head.weight": head[: self.codes].clone()}
         if isinstance(condition, UnconditionalConfig):
-            if self.hints.start >= self.vocabulary:
-                raise ValueError(f"the start token must be below {self.vocabulary}, got {self.hints.start}")
-            tables["condition.start"] = tokens[self.hints.start].clone()
+            start = self.hints.start or 0
+            if start >= self.vocabulary:
+                raise ValueError(f"the start token must be below {self.vocabulary}, got {start}")
+            tables["condition.start"] = tokens[start].clone()
         else:
             rows = condition.classes if isinstance(condition, ClassConfig) else getattr(condition, "vocab_size", 0)
             if rows > self.vocabulary:
@@ -149,17 +139,7 @@ class _Net2Net:
     def _condition(self) -> ConditionConfig:
         if self.maps is not None:
             return CodeMapConfig(field=self._field(self.maps), vocab_size=self.maps.metadata["codes"])
-        match = re.fullmatch(r"none|(class|coordinates):([1-9]\d{0,8})", self.hints.condition or "")
-        if match is None:
-            raise ValueError(
-                f"{self.ledger.source} does not say what its prior is conditioned on; give its project's YAML with "
-                f"--config, or --condition with one of {', '.join(CONDITIONS)}"
-            )
-        if match[1] is None:
-            return UnconditionalConfig()
-        return (
-            ClassConfig(classes=int(match[2])) if match[1] == "class" else CoordinatesConfig(vocab_size=int(match[2]))
-        )
+        return self.hints.condition_config(self.ledger.source)
 
     @staticmethod
     def _field(maps: Network) -> str:
@@ -218,34 +198,3 @@ class _Net2Net:
                     f"{self.ledger.source} reads its condition in both directions (n_unmasked), unlike any prior here"
                 )
         self.ledger.drop(r"transformer\.blocks\.\d+\.attn\.mask$", "masks, which are computed")
-
-
-def hints_of(path: Path) -> Hints:
-    """What the YAML of a project says of its prior.
-
-    Raises:
-        ValueError: it cannot be read, or describes no Net2NetTransformer.
-    """
-    whole = configs.read_plain(path)
-    params = _at(whole, "model", "params")
-    if not isinstance(_at(params, "transformer_config", "params"), dict):
-        raise ValueError(f"{path} has no model.params.transformer_config.params, so it describes no prior")
-    heads = _at(params, "transformer_config", "params", "n_head")
-    stage, said = _at(params, "cond_stage_config"), _at(params, "cond_stage_config", "params")
-    target = str(stage.get("target", "") if isinstance(stage, dict) else stage)
-    condition, start = None, 0
-    if target.endswith(("SOSProvider", "__is_unconditional__")):
-        condition, start = "none", _at(said, "sos_token") or 0
-    elif target.endswith("Labelator"):
-        condition = f"class:{_at(said, 'n_classes')}"
-    elif target.endswith("CoordStage"):
-        condition = f"coordinates:{_at(said, 'n_embed')}"
-    if type(start) is not int or start < 0 or not (heads is None or (type(heads) is int and heads > 0)):
-        raise ValueError(f"{path}: n_head and sos_token must be whole numbers, got {heads!r} and {start!r}")
-    return Hints(heads, condition, None, start)
-
-
-def _at(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
