@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(asked: argparse.Namespace) -> int:
-    options = exporting.Options(asked.dtype, asked.shard_bytes, asked.tokenizer, asked.condition_tokenizer)
+    options = exporting.Options(
+        asked.weights, asked.dtype, asked.shard_bytes, asked.tokenizer, asked.condition_tokenizer
+    )
     for line in exporting.export(asked.run, asked.destination, asked.format, options):
         command.say(line)
     return ExitCode.DONE
@@ -32,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("destination", type=Path, help="a folder that is not there yet, or is an older export")
     formats = ", ".join(exporting.FORMATS)
     parser.add_argument("--format", choices=exporting.FORMATS, default="smalti", help=f"one of {formats}")
+    parser.add_argument(
+        "--weights", choices=exporting.WEIGHTS, default="ema", help="of a run: averaged (ema), or as trained (raw)"
+    )
     parser.add_argument("--dtype", choices=list(exporting.DTYPES), help="of the floating numbers; default: as they are")
     parser.add_argument(
         "--shard-bytes", type=int, default=exporting.Options().shard_bytes, help="the most bytes of a file of weights"

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -103,6 +104,12 @@ def write_whole(path: Path, data: bytes) -> None:
     """Writes a small file, whole or not at all."""
     with whole_file(path) as file:
         file.write(data)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copies a file of any size, whole or not at all, with little of it in memory."""
+    with source.open("rb") as original, whole_file(path) as file:
+        shutil.copyfileobj(original, file, 1 << 22)
 
 
 def write_own(path: Path, data: bytes, mark: bytes) -> None:

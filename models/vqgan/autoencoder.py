@@ -5,7 +5,7 @@ code, N labels of a map. Names of parameters follow the released checkpoints.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,9 @@ class VQGANConfig:
     dropout: Decay = 0.0
     norm_groups: Natural = GROUPS  # of every GroupNorm; 0: no norms, which hide a crop's color from short trainings
     num_labels: Width | None = None  # of a segmentation map; takes the place of both channel counts
+    # What the first convolution gets of an image, beyond whose border it sees zeros: its numbers in [-1, 1], or in
+    # [0, 1], as in MaskGIT.
+    input_range: Literal["signed", "unit"] = "signed"
     activation_checkpointing: bool = False  # slower by about a third, for much less memory
     quantizer: QuantizerConfig = field(default_factory=VQConfig)
 
@@ -47,6 +50,10 @@ class VQGANConfig:
             )
         if self.num_labels is not None and not 2 <= self.num_labels <= 255:
             raise ValueError(f"num_labels must lie in 2 to 255, 255 being the mark of no label, got {self.num_labels}")
+        if self.num_labels is not None and self.input_range != "signed":
+            raise ValueError(
+                f"input_range {self.input_range} is of images, and num_labels (={self.num_labels}) of maps"
+            )
         needed = self.quantizer.dimension
         if needed is not None and needed != self.embed_dim:
             raise ValueError(
@@ -103,6 +110,7 @@ class Encoder(nn.Module):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.labels = config.num_labels
+        self.input_range = config.input_range
         self.conv_in = nn.Conv2d(config.num_labels or config.in_channels, config.channels, 3, padding=1)
         widths = [config.channels * multiplier for multiplier in (1, *config.channel_multipliers)]
         last = len(config.channel_multipliers) - 1
@@ -116,12 +124,18 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) floats, or (B, H, W) integers for a network of maps, to (B, z_channels, h, w)."""
-        dtype = self.conv_in.weight.dtype
-        h = images.to(dtype) if self.labels is None else one_hot(images, self.labels, dtype)
-        h = self.conv_in(h)
+        h = self.first(images)
         for level in self.down:
             h = level(h)
         return self.conv_out(self.normed(self.mid(h)))  # type: ignore[no-any-return]
+
+    def first(self, images: Tensor) -> Tensor:
+        """What the first convolution gives of (B, 3, H, W) floats, or (B, H, W) integers: (B, channels, H, W)."""
+        dtype = self.conv_in.weight.dtype
+        if self.labels is not None:
+            return self.conv_in(one_hot(images, self.labels, dtype))  # type: ignore[no-any-return]
+        x = images.to(dtype)
+        return self.conv_in((x + 1) / 2 if self.input_range == "unit" else x)  # type: ignore[no-any-return]
 
     def normed(self, h: Tensor) -> Tensor:
         """What the last convolution gets of (B, C, h, w)."""

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .autoencoder import VQGAN, one_hot
+from .autoencoder import VQGAN
 from .blocks import DownBlock, Downsample, Level, ResidualBlock, UpBlock, Upsample
 
 KEPT_BYTES = 2 << 30  # of a state of the whole image
@@ -87,11 +87,9 @@ def bands(vqgan: VQGAN, codes: Tensor, tile: int, kept_bytes: int = KEPT_BYTES) 
 def latents(vqgan: VQGAN, images: Tensor, tile: int, kept_bytes: int = KEPT_BYTES) -> Tensor:
     """(B, 3, H, W) images, or (B, H, W) maps, to the (B, E, h, w) features that the quantizer gets; see ``bands``."""
     encoder, factor, labels = vqgan.encoder, vqgan.config.factor, vqgan.config.num_labels
-    dtype = encoder.conv_in.weight.dtype
 
     def begin(state: State, _: Norm) -> State:
-        x = state[0].to(dtype) if labels is None else one_hot(state[0][:, 0], labels, dtype)
-        return (encoder.conv_in(x),)
+        return (encoder.first(state[0] if labels is None else state[0][:, 0]),)
 
     levels = [level for level in encoder.down if isinstance(level, DownBlock)]
     tiled = min((number for number, level in enumerate(levels) if level.attn), default=len(levels))

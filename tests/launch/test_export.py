@@ -1,12 +1,15 @@
 """An export is the weights and the metadata of a run's newest whole checkpoint, or nothing."""
 
+import processes
 import pytest
 import torch
-from fixtures import pairs
+from fixtures import pairs, runs
 
 from smalti.launch import export
 from smalti.trainer.checkpoint import model_files
-from smalti.trainer.checkpoint.loading import load_tokenizer
+from smalti.trainer.checkpoint.loading import load_prior, load_tokenizer
+from smalti.trainer.distributed import engine as engines
+from smalti.trainer.exchange import exporting
 
 
 @pytest.fixture
@@ -38,3 +41,43 @@ def test_weights_that_are_not_their_metadatas_are_refused(capsys, tmp_path, toke
     assert export.main([str(tokenizer), str(tmp_path / "copy")]) == 2
     assert "the file is damaged or was exchanged" in capsys.readouterr().err
     assert not (tmp_path / "copy").exists()
+
+
+def trained(place, zero, ranks, **settings):
+    """The folder of a run of a small prior."""
+    config = runs.write_prior(place, zero, **{"name": f"zero{zero}", "loop__max_steps": 2} | settings)
+    ended = processes.command("smalti.launch.train", [config], ranks).wait()
+    assert ended.codes == [0] * ranks, ended.log
+    return config.with_suffix("")
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_raw_weights_are_those_of_the_optimizer_from_every_stage(tmp_path, zero):
+    """Where nothing is averaged, the weights for use, which the ranks gathered, are the raw ones."""
+    run = trained(tmp_path, zero, 2, ema_decay=0.0)
+    raw, used = exporting.opened(run, wanted="raw"), exporting.opened(run)
+    assert raw.weights.keys() == used.weights.keys() and raw.metadata["weights"] == "raw"
+    for name, tensor in used.weights.items():
+        assert torch.equal(raw.weights[name], tensor), name
+
+
+def test_raw_weights_of_a_run_in_half_precision_are_its_fp32_masters_and_go_out_in_every_format(tmp_path, capsys):
+    run = trained(tmp_path, 1, 1, precision="bf16")
+    for name, options in {
+        "smalti": ["--format", "smalti"],
+        "half": ["--format", "smalti", "--dtype", "bf16", "--shard-bytes", "4000"],
+        "gpt2": ["--format", "transformers"],
+    }.items():
+        assert export.main([str(run), str(tmp_path / name), "--weights", "raw", *options]) == 0
+    averaged, raw = exporting.opened(run), load_prior(tmp_path / "smalti", torch.device("cpu"))
+    optimizer = next((run / "checkpoints").glob("*2/prior/*optim_states.pt"))
+    flat = torch.cat(engines.read(optimizer)["optimizer_state_dict"]["single_partition_of_fp32_groups"])
+    numbers = torch.cat([parameter.flatten() for parameter in raw.model.parameters()])
+    assert set(numbers.tolist()) <= set(flat.tolist()) and not torch.equal(numbers, numbers.bfloat16().float())
+    assert any(not torch.equal(averaged.weights[name], tensor) for name, tensor in raw.model.state_dict().items())
+    assert raw.metadata["weights"] == "raw" and "as trained" in (tmp_path / "smalti" / "README.md").read_text()
+    assert len(list((tmp_path / "half").glob("model-*.safetensors"))) > 1
+    half = exporting.opened(tmp_path / "half").weights
+    assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in raw.model.state_dict().items())
+    assert export.main([str(tmp_path / "smalti"), str(tmp_path / "no"), "--weights", "raw"]) == 2
+    assert "is an export, which holds one set of weights" in capsys.readouterr().err

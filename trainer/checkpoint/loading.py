@@ -3,6 +3,7 @@
 Shapes: B images of H x W pixels, their grids of h x w codes.
 """
 
+import filecmp
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -16,7 +17,7 @@ from ...models.priors.base import Prior as PriorNetwork
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
 from ..config import from_mapping
 from ..distributed import ranks
-from ..files import write_whole
+from ..files import copy_whole
 from . import model_files, storage
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -179,7 +180,7 @@ def export(run: Path, destination: Path) -> dict[str, Any]:
     _refuse_others(source, destination)
     destination.mkdir(parents=True, exist_ok=True)
     for name in (model_files.WEIGHTS, model_files.METADATA):  # the metadata last: a folder with metadata is an export
-        write_whole(destination / name, (source / name).read_bytes())
+        copy_whole(source / name, destination / name)
     return metadata
 
 
@@ -190,7 +191,7 @@ def _refuse_others(source: Path, destination: Path) -> None:
     there = [
         destination / name for name in (model_files.WEIGHTS, model_files.METADATA) if (destination / name).exists()
     ]
-    same = all(path.read_bytes() == (source / path.name).read_bytes() for path in there)
+    same = all(filecmp.cmp(path, source / path.name, shallow=False) for path in there)
     if not same and not _is_export(destination):
         raise ValueError(f"{there[0]} was not written by an export; move it away, or export to another folder")
 

@@ -37,11 +37,8 @@ def load(engine: ShardedEngine, folder: Path, zero: int, saved_on: int) -> None:
     Raises:
         ValueError: its states lie on NVMe, or the parameters are not those of the engine.
     """
-    if (folder / "offloaded_tensors").exists():
-        raise ValueError(f"{folder} was saved with states on NVMe, which only as many ranks can read: {saved_on}")
-    model = engines.read(sorted(folder.glob("*model_states.pt"))[0], mmap=True)
-    states = [engines.read(_rank_file(folder, rank), mmap=True) for rank in range(saved_on)] if zero else []
-    parts = _parts(engine, model, states, zero)
+    model, states = _read(folder, zero, saved_on)
+    parts = _parts(model, states, zero, engines.parameter_names(engine.module))
     trained = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
     if set(parts) != set(trained):
         raise ValueError(f"{folder} holds other parameters: {', '.join(sorted(set(parts) ^ set(trained))[:5])}")
@@ -54,6 +51,18 @@ def load(engine: ShardedEngine, folder: Path, zero: int, saved_on: int) -> None:
     engine.skipped_steps = model["skipped_steps"]
     if states and engine.zero_optimization_stage():
         engine.optimizer.loss_scaler = states[0]["optimizer_state_dict"]["loss_scaler"]
+
+
+def masters(folder: Path, zero: int, saved_on: int) -> dict[str, list[Tensor]]:
+    """The fp32 masters of the parameters by part, in the order of ranks, and the buffers, whole. Needs no engine.
+
+    The tensors are views of the files, of which only what is looked at is read. Arguments and errors as of ``load``.
+    """
+    model, states = _read(folder, zero, saved_on)
+    if zero == 0:
+        return {name: [whole] for name, whole in model["module"].items()}
+    found = {name: [part[MASTER] for part in parts] for name, parts in _parts(model, states, zero, []).items()}
+    return found | {name: [model["module"][name]] for name in model["buffer_names"]}
 
 
 def reshard_like(parameter: nn.Parameter, parts: Sequence[Tensor]) -> Tensor:
@@ -69,9 +78,18 @@ def _rank_file(folder: Path, rank: int) -> Path:
     return found
 
 
-def _parts(engine: ShardedEngine, model: Mapping[str, Any], states: list[Any], zero: int) -> Parts:
+def _read(folder: Path, zero: int, saved_on: int) -> tuple[dict[str, Any], list[Any]]:
+    """What an engine has saved: its weights, and above ZeRO 0 the states of every rank."""
+    if (folder / "offloaded_tensors").exists():
+        raise ValueError(f"{folder} was saved with states on NVMe, which only as many ranks can read: {saved_on}")
+    model = engines.read(sorted(folder.glob("*model_states.pt"))[0], mmap=True)
+    return model, [engines.read(_rank_file(folder, rank), mmap=True) for rank in range(saved_on)] if zero else []
+
+
+def _parts(model: Mapping[str, Any], states: list[Any], zero: int, names: list[str]) -> Parts:
+    """``names`` are those of the trained parameters in the optimizer's order, which ZeRO 0 does not save."""
     if zero == 0:
-        return _whole_tensors(model, engines.parameter_names(engine.module))
+        return _whole_tensors(model, names)
     kept = [state["optimizer_state_dict"] for state in states]
     if zero == 3:
         shapes = {name: shape for group in model["param_shapes"] for name, shape in group.items()}
@@ -102,15 +120,28 @@ def _partitions(kept: list[Any], shapes: Mapping[str, torch.Size]) -> Parts:
     found: Parts = defaultdict(list)
     for rank in kept:
         moments = rank["optimizer_state_dict"]["state"]
-        flat = {MASTER: torch.cat(rank["fp32_flat_groups"])}
+        flats = {MASTER: rank["fp32_flat_groups"]}
         for key in _moments(moments.get(0, {})):
-            flat[key] = torch.cat([moments[group][key] for group in sorted(moments)])
+            flats[key] = [moments[group][key] for group in sorted(moments)]
         start = 0
         for name, shape in shapes.items():
             size = -(-shape.numel() // len(kept))
-            found[name].append({key: value[start : start + size] for key, value in flat.items()})
+            found[name].append({key: _within(flat, start, size) for key, flat in flats.items()})
             start += size
     return dict(found)
+
+
+def _within(flats: Sequence[Tensor], start: int, size: int) -> Tensor:
+    """A part of flat tensors that follow each other; a view where it lies in one of them."""
+    pieces = []
+    for flat in flats:
+        piece = flat[start : start + size]
+        pieces.append(piece)
+        start, size = max(start - flat.numel(), 0), size - piece.numel()
+        if not size:
+            break
+    pieces = [piece for piece in pieces if piece.numel()] or pieces[:1]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

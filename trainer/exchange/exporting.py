@@ -12,8 +12,9 @@ from ...models.conditions import ConditionConfig
 from ...models.priors import PriorConfig
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
 from ..checkpoint import discriminator_files, loading, model_files, shards
+from ..checkpoint.raw_weights import RawWeights
 from ..config import from_mapping
-from ..files import write_text, write_whole
+from ..files import copy_whole, write_text
 from . import folders, model_card
 from .folders import FormatError
 from .formats import diffusers_vqgan, graphs, taming_export, transformers_gpt2
@@ -24,9 +25,14 @@ NEAREST = "smalti; torch-export and onnx hold its computation"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+Weights = Literal["ema", "raw"]
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+
+
 class Options(NamedTuple):
     """How to export."""
 
+    weights: Weights = "ema"  # of a run: the averaged ones, or those that its optimizer writes
     dtype: str | None = None  # one of DTYPES; None leaves numbers as they are
     shard_bytes: int = folders.SHARD_BYTES
     tokenizer: Path | None = None  # for formats that hold a prior together with its stages
@@ -38,7 +44,7 @@ class Source(NamedTuple):
 
     folder: Path  # with the weights
     metadata: dict[str, Any]
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
 
     @property
     def config(self) -> Any:
@@ -46,16 +52,33 @@ class Source(NamedTuple):
         kind: Any = VQGANConfig if self.metadata["task"] == "vqgan" else PriorConfig
         return from_mapping(kind, self.metadata["model"], f"the metadata in {self.folder}", saved=True)
 
+    @property
+    def condition(self) -> Any:
+        """The config of a prior's condition."""
+        return from_mapping(ConditionConfig, self.metadata["condition"], f"the metadata in {self.folder}", saved=True)
 
-def opened(path: Path, task: str | None = None) -> Source:
+    def network(self) -> nn.Module:
+        """The network, in evaluation mode, with these weights."""
+        sizes = () if self.metadata["task"] == "vqgan" else (self.metadata["codes"], self.condition)
+        made: nn.Module = self.config.build(*sizes)
+        made.load_state_dict(self.weights)
+        return made.eval().requires_grad_(False)
+
+
+def opened(path: Path, task: str | None = None, wanted: Weights = "ema") -> Source:
     """The weights of a run or an export.
 
     Raises:
-        ValueError: there are none, of another task, or damaged.
+        ValueError: there are none, of another task, damaged, or raw ones of what is no run.
     """
     folder = loading.resolve_weights(path)
     metadata = model_files.read_metadata(folder, task)
-    return Source(folder, metadata, model_files.read(folder, metadata))
+    if wanted == "ema":
+        return Source(folder, metadata, model_files.read(folder, metadata))
+    if folder == path:
+        raise ValueError(f"{path} is an export, which holds one set of weights; raw ones are in the folder of a run")
+    weights = RawWeights(folder, metadata)
+    return Source(folder, metadata | {"weights": "raw", "digest": model_files.digest(weights)}, weights)
 
 
 def export(path: Path, destination: Path, wanted: Format, options: Options) -> list[str]:
@@ -64,12 +87,12 @@ def export(path: Path, destination: Path, wanted: Format, options: Options) -> l
     Raises:
         ValueError: there are no weights, the destination is taken, or the format cannot represent them exactly.
     """
-    as_it_is = wanted == "smalti" and (options.dtype, options.shard_bytes) == (None, folders.SHARD_BYTES)
+    as_it_is = wanted == "smalti" and options == Options()
     if as_it_is and not list(path.glob(f"*{shards.INDEX}")):
         metadata = loading.export(path, destination)
         _beside(loading.resolve_weights(path), path, destination, metadata)
         return [f"{destination}: {metadata['task']}, weights {metadata['digest'][:12]}"]
-    source = opened(path)
+    source = opened(path, wanted=options.weights)
     with folders.new_folder(destination) as folder:
         try:
             notes = _WRITERS[wanted](folder, path, source, options) or []
@@ -100,7 +123,7 @@ def _beside(weights: Path, path: Path, folder: Path, metadata: Mapping[str, Any]
     if "discriminator" in metadata:
         discriminator_files.read(weights, dict(metadata))
         name = discriminator_files.WEIGHTS
-        write_whole(folder / name, (weights / name).read_bytes())
+        copy_whole(weights / name, folder / name)
     write_text(folder / model_card.NAME, model_card.text(path, metadata, "smalti"))
 
 
@@ -171,15 +194,12 @@ def _graphs(
         raise ValueError(
             f"graphs have the numbers of the weights; export them as smalti with --dtype {options.dtype} first"
         )
-    device = torch.device("cpu")
     said = {"smalti": {name: value for name, value in source.metadata.items() if name not in ("format", "digest")}}
-    if source.metadata["task"] == "vqgan":
-        network: nn.Module = loading.load_tokenizer(path, device).model
-        made = graphs.of_vqgan(network) if isinstance(network, VQGAN) else []
+    network = source.network()
+    if isinstance(network, VQGAN):
+        made = graphs.of_vqgan(network)
     else:
-        network = loading.load_prior(path, device).model
-        condition: Any = from_mapping(ConditionConfig, source.metadata["condition"], f"{path}", saved=True)
-        made = graphs.of_prior(network, transformers_gpt2.condition_table(condition, source.weights))
+        made = graphs.of_prior(network, transformers_gpt2.condition_table(source.condition, source.weights))
     differences = graphs.write(folder, made, wanted)
     write_text(folder / folders.CONFIG, json.dumps(graphs.sizes_of(network) | said, indent=2) + "\n")
     write_text(folder / model_card.NAME, model_card.text(path, source.metadata, wanted))

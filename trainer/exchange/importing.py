@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from . import folders
-from .formats import diffusers_vqgan, llamagen, taming, transformers_gpt2
+from .formats import diffusers_vqgan, gpt2, llamagen, maskgit_vqgan, taming, transformers_gpt2
 from .hints import Hints, read_project
 from .networks import Network
 from .sources import stored_tensors
@@ -26,9 +26,11 @@ def read(source: Path, hints: Hints, config: Path | None) -> tuple[dict[str, Net
     stored = stored_tensors.read(source)
     ledger = Ledger(stored.tensors, str(source))
     if source.is_dir():
-        found = _folder(ledger, source)
+        found = _folder(ledger, source, hints)
     elif llamagen.VQGAN_MARK in stored.tensors:
         found = {"": llamagen.vqgan(ledger)}
+    elif maskgit_vqgan.MARK in stored.tensors:
+        found = {"": maskgit_vqgan.vqgan(ledger)}
     elif llamagen.PRIOR_MARK in stored.tensors:
         found = {"": llamagen.prior(ledger, hints)}
     else:
@@ -37,13 +39,15 @@ def read(source: Path, hints: Hints, config: Path | None) -> tuple[dict[str, Net
     return found, ledger.report() | {"beside": stored.beside}
 
 
-def _folder(ledger: Ledger, folder: Path) -> dict[str, Network]:
+def _folder(ledger: Ledger, folder: Path, hints: Hints) -> dict[str, Network]:
     """The network of a folder with a config.json."""
     said = folders.read_config(folder)
     if said.get("_class_name") == diffusers_vqgan.CLASS:
         return {"": diffusers_vqgan.imported(ledger, said)}
     if said.get("architectures") == [transformers_gpt2.ARCHITECTURE]:
-        return {"": transformers_gpt2.imported(ledger, said)}
+        if transformers_gpt2.SECTION in said:
+            return {"": transformers_gpt2.imported(ledger, said)}
+        return {"": gpt2.imported(ledger, said, hints)}
     named = said.get("_class_name") or said.get("architectures") or said.get("model_type")
     raise ValueError(
         f"{folder} holds a model of class {named!r}; folders of {diffusers_vqgan.CLASS} and "

@@ -33,6 +33,7 @@ def text(source: Path, metadata: Mapping[str, Any], wanted: str) -> str:
     trained = _trained(source)
     rows = [
         ("weights", f"`{metadata['digest']}` (SHA-256 of names, types, shapes and bytes)"),
+        *([("kind", "as trained, not averaged")] if metadata.get("weights") == "raw" else []),
         *((name, f"`{metadata[name]}`") for name in ("tokenizer", "codes", "factor", "target") if name in metadata),
         *trained,
     ]

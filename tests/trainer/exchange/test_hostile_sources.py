@@ -126,7 +126,7 @@ def test_an_index_that_names_a_file_outside_of_its_folder(capsys, tmp_path):
         ("n_embd", 32, "n_embd is 32"),
         ("vocab_size", 10**9, "vocab_size is 1000000000"),
         ("activation_function", "gelu_new", "activation_function is 'gelu_new'"),
-        ("smalti", None, "does not say which tokens are codes"),
+        ("smalti", None, "the section 'smalti' of its config.json must be an object"),
         ("smalti", {"model": {"kind": "gpt"}}, "lacks 'condition'"),
         ("architectures", ["BertModel"], "holds a model of class ['BertModel']"),
     ],

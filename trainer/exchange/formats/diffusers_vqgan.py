@@ -58,6 +58,8 @@ def exported(config: VQGANConfig, weights: Mapping[str, Tensor]) -> ModelFolder:
             f"a VQModel's first level is as wide as its first convolution, and here it is "
             f"{config.channel_multipliers[0]} times as wide (channel_multipliers)"
         )
+    if config.input_range != "signed":
+        raise FormatError("a VQModel gets images in [-1, 1] as they are, and this network turns them to [0, 1] first")
     renamed = names(config)
     flat = {renamed[name]: _matrix(name, weights[name]) for name in renamed}
     attention = [config.block_config(level).attention for level in range(len(config.channel_multipliers))]

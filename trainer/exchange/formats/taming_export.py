@@ -53,6 +53,8 @@ def vqgan(config: VQGANConfig, weights: Weights) -> tuple[dict[str, Tensor], Sec
         raise FormatError(f"the published networks have norms of {GROUPS} groups, and this one {config.norm_groups}")
     if not config.mid_attention:
         raise FormatError("the published networks have attention in the middle, and this one has none (mid_attention)")
+    if config.input_range != "signed":
+        raise FormatError("the published networks get images in [-1, 1], and this one turns them to [0, 1] first")
     state = {name: weights[name] for name in network_shapes(config)}
     params: Section = {
         "ddconfig": {
@@ -97,8 +99,11 @@ def prior(
     Raises:
         FormatError: the published transformer cannot do what this prior does.
     """
-    if not isinstance(config, GPTConfig) or config.block != "gpt2" or config.annealing is not None:
-        raise FormatError("the published prior is a GPT of block gpt2 without annealing, and this one is another")
+    known = isinstance(config, GPTConfig) and (config.block, config.activation) == ("gpt2", "gelu")
+    if not isinstance(config, GPTConfig) or not known or config.annealing is not None:
+        raise FormatError(
+            "the published prior is a GPT of block gpt2 with gelu and without annealing, and this one is another"
+        )
     condition: ConditionConfig = from_mapping(ConditionConfig, dict(metadata["condition"]), "the condition", saved=True)
     if weights["condition.absent"].any():
         raise FormatError(

@@ -8,6 +8,7 @@ Shapes: V = K + rows + 1 tokens, C channels.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -135,7 +136,7 @@ def _config(config: GPTConfig, tokens: int, positions: int) -> dict[str, Any]:
         "n_layer": config.layers,
         "n_head": config.heads,
         "n_inner": None,
-        "activation_function": "gelu",  # the erf form; GPT-2's own is an approximation of it
+        "activation_function": "gelu" if config.activation == "gelu" else "gelu_new",  # the latter is GPT-2's own
         "layer_norm_epsilon": 1e-5,
         "embd_pdrop": config.embedding_dropout,
         "attn_pdrop": config.attention_dropout,
@@ -161,14 +162,11 @@ def imported(ledger: Ledger, said: Mapping[str, Any]) -> Network:
     """The prior of a folder whose config.json says ``said``, as ``exported`` writes it.
 
     Raises:
-        ValueError: it does not say which tokens are codes, or its tensors are not those that it says.
+        ValueError: its tensors are not those that it says.
     """
-    section = said.get(SECTION)
+    section = said[SECTION]
     if not isinstance(section, dict):
-        raise ValueError(
-            f"{ledger.source}: its config.json has no section {SECTION!r}, so it does not say which tokens are codes, "
-            "and of which tokenizer; only folders that smalti export wrote can be imported"
-        )
+        raise ValueError(f"{ledger.source}: the section {SECTION!r} of its config.json must be an object")
     source = f"the section {SECTION!r} of {ledger.source}"
     try:
         config: Any = from_mapping(PriorConfig, section["model"], source, saved=True)
@@ -187,7 +185,7 @@ def imported(ledger: Ledger, said: Mapping[str, Any]) -> Network:
             raise ValueError(f"{ledger.source}: {name} is {said.get(name)!r}, and {source} needs {expected[name]!r}")
     weights = _tables(ledger, config, condition, codes, (tokens, positions))
     for layer in range(config.layers):
-        weights |= _imported_layer(ledger, layer, config.width)
+        weights |= imported_layer(ledger, layer, config.width, "transformer.")
     kept = {name: value for name, value in section.items() if name not in ("condition_offset", "cells")}
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     if {name: tuple(tensor.shape) for name, tensor in weights.items()} != wanted:
@@ -226,17 +224,23 @@ def _tables(
     }
 
 
-def _imported_layer(ledger: Ledger, layer: int, width: int) -> dict[str, Tensor]:
-    ours, theirs = f"blocks.{layer}.", f"transformer.h.{layer}."
-    ledger.drop(rf"{theirs}attn\.(bias|masked_bias)$", "masks, which are computed")
-    weights = {ours + here: ledger.take(theirs + there, "prior") for here, there in PLAIN.items()}
-    weights |= {ours + here: ledger.take(theirs + there, "prior").t().contiguous() for here, there in TURNED.items()}
+def imported_layer(ledger: Ledger, layer: int, width: int, prefix: str) -> dict[str, Tensor]:
+    """The tensors of one block of a GPT-2, whose names there begin with a prefix.
+
+    Raises:
+        ValueError: one is missing, or has another shape.
+    """
+    ours, theirs = f"blocks.{layer}.", f"{prefix}h.{layer}."
+    ledger.drop(rf"{re.escape(theirs)}attn\.(bias|masked_bias)$", "masks, which are computed")
+    shapes: dict[str, tuple[int, ...]] = {theirs + there: (width,) for there in PLAIN.values()}
+    shapes |= {f"{theirs}attn.c_proj.weight": (width, width), f"{theirs}mlp.c_fc.weight": (width, 4 * width)}
+    shapes |= {f"{theirs}mlp.c_proj.weight": (4 * width, width), f"{theirs}mlp.c_fc.bias": (4 * width,)}
+    shapes |= {f"{theirs}attn.c_attn.weight": (width, 3 * width), f"{theirs}attn.c_attn.bias": (3 * width,)}
+    found = ledger.fill(shapes, {name: name for name in shapes}, "prior")
+    weights = {ours + here: found[theirs + there] for here, there in PLAIN.items()}
+    weights |= {ours + here: found[theirs + there].t().contiguous() for here, there in TURNED.items()}
     for part in ("weight", "bias"):
-        joined = ledger.take(f"{theirs}attn.c_attn.{part}", "prior")
-        if joined.shape != ((width, 3 * width) if part == "weight" else (3 * width,)):
-            raise ValueError(
-                f"{ledger.source}: {theirs}attn.c_attn.{part} is {tuple(joined.shape)} for {width} channels"
-            )
+        joined = found[f"{theirs}attn.c_attn.{part}"]
         whole = joined.t() if part == "weight" else joined
         for name, third in zip(JOINED, whole.chunk(3), strict=True):
             weights[f"{ours}attn.{name}.{part}"] = third.contiguous()
