@@ -26,6 +26,7 @@ _OF_ONE_IMAGE = {
     "init_image": "--init-image",
     "keep_rows": "--keep-rows",
     "grid": "--grid",
+    "classifier": "--classifier",
 }
 """Options that a set of shards leaves no room for."""
 
@@ -62,6 +63,8 @@ def _sample_here(asked: argparse.Namespace) -> None:
     from ..trainer.sampling.image_files import DecodeConfig
     from ..trainer.sampling.job import SamplingJob, check_pair
     from ..trainer.sampling.progress import SamplingJobConfig
+    from ..trainer.sampling.rejection import load_rejection
+    from ..trainer.sampling.sample_archive import check_archive, write_archive
     from ..trainer.sampling.shard_requests import ShardRequests
     from ..trainer.sampling.whole_set import sample_set
     from ..trainer.shards.reader import ShardSet
@@ -95,6 +98,9 @@ def _sample_here(asked: argparse.Namespace) -> None:
         given = ConditionInputs(
             asked.label, asked.segmentation, asked.depth, asked.low_resolution, asked.text, asked.objects, others
         )
+        rejection = None
+        if asked.classifier is not None:
+            rejection = load_rejection(asked.classifier, asked.keep_share, device)
         images = AskedImages(
             asked.out,
             asked.count,
@@ -104,13 +110,20 @@ def _sample_here(asked: argparse.Namespace) -> None:
             asked.init_image,
             asked.keep_rows,
             asked.grid,
+            asked.npz,
+            rejection,
         )
         sample_asked(job, images, tiles)
         return
     conditions = ConditionEncoder(prior, others, tiles)
     requests = ShardRequests(ShardSet.open(asked.shards), prior, tokenizer, conditions, _size_of_a_set(asked))
+    archive = asked.out / f"seed-{asked.seed}.npz"
+    if asked.npz:
+        check_archive(archive)
     report = sample_set(job, requests, asked.count, asked.out)
     if ranks.rank() == 0:
+        if asked.npz and report.images:
+            write_archive(archive, report.images)
         left_out = f"{len(report.left_out)} samples left out"
         command.say(f"{len(report.images)} images of {len(requests)} samples, {left_out}")
 
@@ -236,6 +249,15 @@ def _add_drawing(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--top-p", type=float, metavar="P", help="only the fewest codes that hold this probability")
     group.add_argument("--greedy", action="store_true", help="always the likeliest code")
     group.add_argument(
+        "--classifier",
+        type=Path,
+        metavar="FILE",
+        help="TorchScript, images in [-1, 1] to logits: of more images of a class, the --count it is surest of stay",
+    )
+    group.add_argument(
+        "--keep-share", type=float, default=0.05, metavar="SHARE", help="share of them that stays (0.05)"
+    )
+    group.add_argument(
         "--guidance", type=float, default=1.0, metavar="SCALE", help="scale of classifier-free guidance; 1 is none"
     )
     group.add_argument(
@@ -285,6 +307,9 @@ def _add_decoding(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--format", choices=("auto", "png", "tiff"), default="auto", help="auto: TIFF from 67 megapixels"
+    )
+    group.add_argument(
+        "--npz", action="store_true", help="all images in one .npz too: arr_0 (N, H, W, 3), arr_1 classes, as of ADM"
     )
     group.add_argument("--grid", action="store_true", help="all images of a size, small, in one more")
 

@@ -1,7 +1,7 @@
 """Sampling grids of codes with a prior: draws, windows, wavefronts."""
 
 from ..priors.decoding import Cell, Decoder, DecodingRequest, Logits, window_start
-from .best_of import Scorer, best_of, classifier_score, likelihood
+from .best_of import Scorer, best_of, class_log_likelihood, classifier_score, likelihood
 from .config import GuidanceConfig, SamplingConfig
 from .sampler import UNFILLED, GridRequest, SamplingState, sample, sample_steps
 from .scoring import score
@@ -18,6 +18,7 @@ __all__ = [
     "SamplingState",
     "Scorer",
     "best_of",
+    "class_log_likelihood",
     "classifier_score",
     "likelihood",
     "sample",

@@ -34,9 +34,14 @@ def classifier_score(
     def judge(state: SamplingState) -> Tensor:
         with torch.no_grad():
             logits = classifier(decode(state.codes))
-        return logits.float().log_softmax(dim=1).gather(1, classes.to(logits.device)[:, None])[:, 0]
+        return class_log_likelihood(logits, classes.to(logits.device))
 
     return judge
+
+
+def class_log_likelihood(logits: Tensor, classes: Tensor) -> Tensor:
+    """(B,) log-likelihood in nats that a classifier with these (B, classes) logits gives to the (B,) wanted classes."""
+    return logits.float().log_softmax(dim=1).gather(1, classes[:, None])[:, 0]
 
 
 def best_of(wanted: GridRequest, candidates: int, scorer: Scorer = likelihood) -> SamplingState:

@@ -418,3 +418,86 @@ def test_a_fresh_process_samples_the_same_bits_from_a_copy_of_the_weights(capsys
 def test_lanes_and_prefill_follow_the_images_on_gpus_alone_unless_they_are_given(device, batch, given, expected):
     asked = argparse.Namespace(batch=batch, lanes=given[0], prefill=given[1])
     assert sample.lanes_and_prefill(asked, 4, device == "cuda") == expected
+
+
+def test_samples_come_in_one_archive_too_with_their_classes(capsys, tmp_path, of_classes, prior, tokenizer):
+    common = (of_classes, tokenizer, "--size", SIZE, "--count", 2, "--npz")
+    sampled(capsys, tmp_path, *common, "--classes", "4,1")
+    with np.load(tmp_path / "seed-0.npz") as held:
+        images = [np.asarray(Image.open(path)) for path in sorted(tmp_path.rglob("*.png"))]
+        assert held["arr_0"].dtype == np.uint8 and np.array_equal(held["arr_0"], np.stack(images))
+        assert held["arr_1"].tolist() == [1, 1, 4, 4] and held["arr_1"].dtype == np.int64
+    sampled(capsys, tmp_path, *common, "--classes", "1,4")  # what is ours may be written again
+    sampled(capsys, tmp_path / "none", prior, tokenizer, "--size", SIZE, "--npz")
+    with np.load(tmp_path / "none" / "seed-0.npz") as held:
+        assert held.files == ["arr_0"]
+    np.savez(tmp_path / "none" / "seed-1.npz", a=np.zeros(3))
+    said = [str(part) for part in (prior, tokenizer, "--size", SIZE, "--npz", "--seed", 1, "--out", tmp_path / "none")]
+    assert sample.main(said) == 2 and "seed-1.npz is there" in capsys.readouterr().err
+    assert not (tmp_path / "none" / "seed-1-0000.png").exists()
+
+
+class Reds(torch.nn.Module):
+    """The redder an image is, the larger the number of its class."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, 0].mean(dim=(1, 2))[:, None] * torch.arange(5)
+
+
+def test_of_many_candidates_those_stay_of_which_a_classifier_is_surest_whatever_is_killed(
+    capsys, tmp_path, of_classes, tokenizer, monkeypatch
+):
+    torch.jit.script(Reds()).save(str(tmp_path / "reds.pt"))
+    common = (of_classes, tokenizer, "--size", "12x16")
+    chosen = ("--classifier", tmp_path / "reds.pt", "--keep-share", 0.4, "--count", 2, "--classes", "2,4")
+    sampled(capsys, tmp_path / "best", *common, *chosen, "--batch", 2, "--npz")
+    for label in (2, 4):
+        every = sampled(capsys, tmp_path / str(label), *common, "--class", label, "--count", 5)
+        logits = {name: (image[..., 0] / 127.5 - 1).mean() * np.arange(5) for name, image in every.items()}
+        sure = {name: each[label] - np.log(np.exp(each).sum()) for name, each in logits.items()}
+        expected = sorted(sorted(sure, key=lambda name: -sure[name])[:2])
+        best = pixels(tmp_path / "best" / str(label))
+        assert [f"class-{label}-{name}" for name in best] == expected
+        assert all(np.array_equal(best[name], every[f"class-{label}-{name}"]) for name in best)
+    with np.load(tmp_path / "best" / "seed-0.npz") as held:
+        assert held["arr_1"].tolist() == [2, 2, 4, 4]
+    everything = {path: path.read_bytes() for path in (tmp_path / "best").rglob("*.png")}
+    assert not list((tmp_path / "best").rglob(".*"))
+
+    plain, moved = Path.replace, []
+
+    def dying(self, target):
+        if ".candidates" in str(self) and ".candidates" not in str(target):
+            moved.append(target)
+            if len(moved) == 2:
+                raise KeyboardInterrupt  # as if it had been killed between the first move and the second
+        return plain(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", dying)
+        sampled(capsys, tmp_path / "again", *common, *chosen)
+    assert len(list((tmp_path / "again").rglob("[!.]*.png"))) == 5  # one is kept, four wait
+    sampled(capsys, tmp_path / "again", *common, *chosen)
+    found = {path.relative_to(tmp_path / "again"): path.read_bytes() for path in (tmp_path / "again").rglob("*.png")}
+    assert found == {path.relative_to(tmp_path / "best"): data for path, data in everything.items()}
+    capsys.readouterr()
+    sampled(capsys, tmp_path / "again", *common, *chosen)
+    assert "codes/s" not in capsys.readouterr().out  # nothing is sampled again
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--classifier", "map.png"], "map.png is no TorchScript file that can be loaded"),
+        (["--classifier", "few.pt", "--keep-share", "1"], "know the class 1"),
+        (["--classifier", "few.pt", "--keep-share", "1.5"], "must be in (0, 1], got 1.5"),
+    ],
+)
+def test_a_classifier_that_cannot_choose_is_refused(capsys, tmp_path, of_classes, tokenizer, more, said, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labels(tmp_path / "map.png", (20, 28))
+    few = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 12 * 16, 1))
+    torch.jit.trace(few, torch.zeros(1, 3, 12, 16)).save("few.pt")
+    common = [str(part) for part in (of_classes, tokenizer, "--class", 1, "--size", "12x16", "--out", "out")]
+    assert sample.main([*common, *more]) == 2
+    assert said in capsys.readouterr().err

@@ -12,6 +12,7 @@ from PIL import Image
 
 from smalti.launch import encode, sample
 from smalti.trainer.images.geometry import Measured
+from smalti.trainer.shards.reader import ShardSet
 from smalti.trainer.shards.writer import ShardWriter
 
 SAMPLES = 5
@@ -42,6 +43,11 @@ def asked(place, shards, out, *more):
     return [str(part) for part in (place / "prior", place / "tokenizer", "--shards", shards, "--out", out, *more)]
 
 
+def keys(shards):
+    there = ShardSet.open([str(shards)])
+    return [there.key(shard, number) for shard, count in enumerate(there.counts) for number in range(count)]
+
+
 def pixels(out):
     return {str(path.relative_to(out)): np.asarray(Image.open(path)) for path in sorted(out.rglob("*.png"))}
 
@@ -56,8 +62,11 @@ def test_images_and_their_codes_ask_for_the_same_images_in_every_batch(place, tm
     found = pixels(tmp_path / "images")
     assert list(found) == ["0/p0.png", "0/p2.png", "0/p4.png", "1/p1.png", "1/p3.png"]
     assert all(image.shape == (20, 28, 3) for image in found.values())
-    assert sample.main(asked(place, place / "codes", tmp_path / "codes", "--batch", 3)) == 0
+    assert sample.main(asked(place, place / "codes", tmp_path / "codes", "--batch", 3, "--npz")) == 0
     assert same(found, pixels(tmp_path / "codes"))
+    with np.load(tmp_path / "codes" / "seed-0.npz") as held:
+        order = [f"{key}.png" for key in keys(place / "codes")]
+        assert np.array_equal(held["arr_0"], np.stack([found[name] for name in order]))
     twice = asked(place, place / "codes", tmp_path / "twice", "--batch", 4, "--count", 2)
     assert sample.main(twice) == 0
     more = pixels(tmp_path / "twice")

@@ -15,7 +15,9 @@ from .condition_fields import ConditionEncoder, check_table
 from .condition_files import ConditionInputs
 from .image_files import IMAGES, check_replaceable, contact_sheet
 from .job import SamplingJob
+from .rejection import Rejection, keep_best
 from .request import Completion, SampleRequest, build_request, read_photo
+from .sample_archive import check_archive, write_archive
 
 
 class AskedImages(NamedTuple):
@@ -29,6 +31,8 @@ class AskedImages(NamedTuple):
     init_image: Path | None = None  # a photo to complete
     keep_rows: float | None = None  # share of its rows
     grid: bool = False  # all images of a size, small, in one more
+    archive: bool = False  # all images of a size in one ``.npz``
+    rejection: Rejection | None = None  # keeps the best of more images of a class
 
 
 def sample_asked(job: SamplingJob, asked: AskedImages, tiles: Tiling) -> None:
@@ -52,20 +56,60 @@ def sample_asked(job: SamplingJob, asked: AskedImages, tiles: Tiling) -> None:
     stem = f"{_named(asked)}seed-{job.seed}"
     ends = ["" if size is None or len(asked.sizes) == 1 else f"-{size[0]}x{size[1]}" for size in asked.sizes]
     sheets = [asked.out / f"{stem}{end}-grid.png" for end in ends]
+    archives = [asked.out / f"{stem}{end}.npz" for end in ends]
     for sheet in sheets if asked.grid else ():
         check_replaceable(sheet, IMAGES)
-    for wanted, end, sheet in zip(requests, ends, sheets, strict=True):
-        tasks = [
-            job.image_job(_of_class(wanted, label), number, folder, f"{stem}-{number:04d}{end}")
+    for archive in archives if asked.archive else ():
+        check_archive(archive)
+    for wanted, end, sheet, archive in zip(requests, ends, sheets, archives, strict=True):
+        groups = [
+            _Group(_of_class(wanted, label), label, folder, f"{stem}-{{:04d}}{end}")
             for label, folder in zip(labels, folders, strict=True)
-            for number in range(asked.each)
         ]
-        # Images that are sampled together are neighbors in this list; together they fill the lanes of a forward.
-        batch = job.config.batch
-        job.run([task for place, task in enumerate(tasks) if place // batch % ranks.world() == ranks.rank()])
-        ranks.barrier()
+        images = _plain(job, groups, asked.each) if asked.rejection is None else _best(job, groups, asked)
         if asked.grid and ranks.rank() == 0:
-            contact_sheet([task.path for task in tasks], sheet)
+            contact_sheet(images, sheet)
+        if asked.archive and ranks.rank() == 0:
+            write_archive(archive, images)
+
+
+class _Group(NamedTuple):
+    """Images that differ in their numbers alone."""
+
+    wanted: SampleRequest
+    label: int | None
+    folder: Path
+    stem: str  # of their names, to be filled with the number
+
+
+def _plain(job: SamplingJob, groups: Sequence[_Group], each: int) -> list[Path]:
+    """All images of all groups; those that are sampled together are neighbors and fill the lanes of a forward."""
+    tasks = [
+        job.image_job(group.wanted, number, group.folder, group.stem.format(number))
+        for group in groups
+        for number in range(each)
+    ]
+    batch = job.config.batch
+    job.run([task for place, task in enumerate(tasks) if place // batch % ranks.world() == ranks.rank()])
+    ranks.barrier()
+    return [task.path for task in tasks]
+
+
+def _best(job: SamplingJob, groups: Sequence[_Group], asked: AskedImages) -> list[Path]:
+    """The best of each group; the groups go round the ranks."""
+    rejection = asked.rejection
+    if rejection is None or groups[0].label is None:
+        raise ValueError("a classifier chooses among images of a class; give it with --class or --classes")
+    many = rejection.candidates(asked.each)
+    made = {"classifier": rejection.digest, "candidates": many, "kept": asked.each}
+    kept: dict[int, list[Path]] = {}
+    for place in range(ranks.rank(), len(groups), ranks.world()):
+        wanted, label, folder, stem = groups[place]
+        tasks = [job.image_job(wanted, number, folder, stem.format(number), made) for number in range(many)]
+        kept[place] = keep_best(job, rejection, tasks, int(label or 0), asked.each)
+    for others in ranks.all_gather_object(kept):
+        kept |= others
+    return [path for place in sorted(kept) for path in kept[place]]
 
 
 def class_folders(condition: Condition, out: Path, labels: Sequence[int]) -> list[Path]:

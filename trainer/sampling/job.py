@@ -24,6 +24,7 @@ from . import partial
 from .image_files import DecodeConfig, check_replaceable, decode_image, read_metadata, save, write_image
 from .progress import ProgressTracker, SamplingJobConfig
 from .request import SampleRequest
+from .sample_archive import CLASS
 
 SAMPLED = "sampled"  # of a preview's metadata: codes
 
@@ -70,11 +71,17 @@ class SamplingJob:
         """That of the prior, which decides the codes too: float32 or bfloat16."""
         return str(next(self.prior.model.parameters()).dtype).removeprefix("torch.")
 
-    def image_job(self, wanted: SampleRequest, number: int, folder: Path, stem: str) -> ImageJob:
-        """An image's file and metadata."""
+    def image_job(
+        self, wanted: SampleRequest, number: int, folder: Path, stem: str, rejection: Mapping[str, Any] | None = None
+    ) -> ImageJob:
+        """An image's file and metadata.
+
+        Args:
+            rejection: how it is chosen among others, if it is.
+        """
         factor: int = self.prior.metadata["factor"]
         height, width = (side * factor for side in wanted.size)
-        made = {
+        made: dict[str, Any] = {
             "seed": self.seed,
             "image": number,
             "size": [height, width],
@@ -85,6 +92,10 @@ class SamplingJob:
             "decoded": repr(self.decode),
             "request": self._identity(wanted, number),
         }
+        if "cls" in wanted.fields:
+            made[CLASS] = int(wanted.fields["cls"])
+        if rejection is not None:
+            made["rejection"] = dict(rejection)
         return ImageJob(wanted, number, folder / (stem + self.decode.suffix(height, width)), made)
 
     def run(self, tasks: Sequence[ImageJob]) -> None:
@@ -93,7 +104,7 @@ class SamplingJob:
         Raises:
             ValueError: another image, or something else, has the name of one of them.
         """
-        tasks = [task for task in tasks if not self._finished(task)]
+        tasks = [task for task in tasks if not self.finished(task)]
         if self.config.preview_every_s is not None:
             for task in tasks:
                 check_replaceable(_preview_of(task.path), SAMPLED)
@@ -102,10 +113,15 @@ class SamplingJob:
             for begin in range(0, len(of_one_size), self.config.batch):
                 self._run(of_one_size[begin : begin + self.config.batch])
 
-    def _finished(self, task: ImageJob) -> bool:
-        deciding = ("request", "tokenizer", "decoded")
+    def finished(self, task: ImageJob) -> bool:
+        """Whether an image is there; what was kept of it on the way is removed then.
+
+        Raises:
+            ValueError: another image, or something else, has its name.
+        """
+        deciding = ("request", "tokenizer", "decoded", "rejection")
         notes = read_metadata(task.path)
-        there = all(notes.get(name) == task.made[name] for name in deciding)
+        there = task.path.exists() and all(notes.get(name) == task.made.get(name) for name in deciding)
         if there:
             _remove_leftovers(task.path)  # of a job that was killed when the image was just there
             self.say(f"{task.path}: there already")

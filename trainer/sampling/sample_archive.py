@@ -1,0 +1,73 @@
+"""Samples in one ``.npz`` file as evaluators of ADM (Dhariwal and Nichol 2021) read it.
+
+Shapes: N images of H x W pixels.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from .. import bounded_json
+from ..files import open_regular, whole_file
+from ..images.decode import open_image
+from .image_files import read_metadata
+
+CLASS = "class"  # of an image's metadata: the number of its class
+_IMAGES = "images"  # of the archive's comment: how many there are
+
+
+def check_archive(path: Path) -> None:
+    """Makes sure that nothing of a user's would be replaced.
+
+    Raises:
+        ValueError: something would.
+    """
+    if path.exists() and not _is_ours(path):
+        raise ValueError(f"{path} is there and was not written by this command; move it away, or choose another --out")
+
+
+def write_archive(path: Path, images: Sequence[Path]) -> None:
+    """Write ``arr_0``, (N, H, W, 3) uint8, and ``arr_1``, (N,) int64, the classes where all images tell theirs.
+
+    One image is in memory at a time; the file is there whole or not at all.
+
+    Raises:
+        ValueError: images differ in size, or another file has the name.
+    """
+    check_archive(path)
+    with open_image(images[0]) as first:
+        width, height = first.size
+    labels = [read_metadata(image).get(CLASS) for image in images]
+    with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+            _header(member, (len(images), height, width, 3), np.uint8)
+            for image in images:
+                with open_image(image) as opened:
+                    if opened.size != (width, height):
+                        raise ValueError(
+                            f"{path} would hold images of different sizes: {images[0]} of {width} x {height} and "
+                            f"{image} of {opened.width} x {opened.height}; ask for one --size"
+                        )
+                    member.write(np.asarray(opened.convert("RGB")).tobytes())
+        if all(label is not None for label in labels):
+            with archive.open("arr_1.npy", "w", force_zip64=True) as member:
+                _header(member, (len(images),), np.int64)
+                member.write(np.array(labels, np.int64).tobytes())
+        archive.comment = json.dumps({_IMAGES: len(images)}).encode()
+
+
+def _header(member: IO[bytes], shape: Iterable[int], dtype: type[np.generic]) -> None:
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(member, described)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with open(open_regular(path), "rb") as file, zipfile.ZipFile(file) as archive:  # noqa: PTH123 (a descriptor)
+            return _IMAGES in bounded_json.parsed(archive.comment)
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile):
+        return False
