@@ -31,7 +31,9 @@ def _encode(asked: argparse.Namespace) -> int:
 
     crop: CropConfig | TamingCropConfig | None = None
     if asked.size and asked.resize is not None:
-        crop = TamingCropConfig(size=asked.size, resize=asked.resize, flip=asked.flip)
+        crop = TamingCropConfig(
+            size=asked.size, resize=asked.resize, flip=asked.flip, interpolation=asked.interpolation
+        )
     elif asked.size:
         crop = CropConfig(size=asked.size, scale=tuple(asked.scale), position=asked.position, flip=asked.flip)
     config = EncodeConfig(
@@ -91,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     crops.add_argument("--flip", type=float, default=0.5, metavar="P", help="share of mirrored crops (0.5)")
     crops.add_argument("--resize", type=int, metavar="PIXELS", help="cut as taming-transformers: shortest side to this")
+    crops.add_argument(
+        "--interpolation", choices=("bilinear", "bicubic"), default="bilinear", help="with --resize (bilinear)"
+    )
     crops.add_argument("--seed", type=int, default=0, metavar="N", help="the run's (0)")
     parser.add_argument(
         "--batch",

@@ -22,7 +22,8 @@ FOLDER = Path(smalti.configs.__file__).parent
 TINY = ("vqgan_tiny", "vqgan_modern_tiny", "depth_tiny", "segmentation_tiny")
 RECIPES = (
     "vqgan_imagenet_f16_1024", "vqgan_imagenet_f16_16384", "vqgan_f8_gumbel", "vqgan_faceshq",
-    "vqgan_landscapes_megapixel", "segmentation_landscapes", "depth", "vqgan_modern_f16_4096",
+    "vqgan_landscapes_megapixel", "segmentation_landscapes", "segmentation_sflckr", "segmentation_coco", "depth",
+    "vqgan_modern_f16_4096",
 )  # fmt: skip
 SIDE, CHANNELS = 32, 16
 SHRUNK = {
