@@ -47,6 +47,7 @@ LEGAL: dict[str, frozenset[float]] = {
             "MonitorsConfig.freeze_above_accuracy", "MonitorsConfig.unfreeze_below_accuracy",
             "MonitorsConfig.max_clamped_fraction", "MonitorsConfig.min_codebook_usage", "VQGANRun.ema_decay",
             "PriorRun.ema_decay", "SamplingJobConfig.save_every_s", "SamplingJobConfig.preview_every_s",
+            "GPTConfig.token_keep_prob", "NeighborhoodConfig.token_keep_prob", "GPTConfig.bidirectional_prefix",
         ],
         ZERO,
     ),

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..distributed import engine as engines
 from ..distributed import ranks
 from . import resharding
+from .best import FIGURES, values_of
 from .save_error import SaveError, needed, way_out
 from .storage import (
     FOLDER,
@@ -96,6 +97,8 @@ class Checkpointer:
         self._metrics = metrics
         self._record = record
         self._writing: SaveThread | None = None
+        self._figures: tuple[int, dict[str, float]] = -1, {}  # of the last evaluation, and its step
+        self._values: dict[int, float] = {}  # of the metric by which checkpoints stay, at the steps that have one
 
     def restore(self, task: Checkpointable) -> int:
         """Bring the task to its newest whole checkpoint and return the step to go on with; 0 when there is none.
@@ -108,6 +111,9 @@ class Checkpointer:
         found = self._choose()
         if found is None:
             return 0
+        if self.keep.best is not None:
+            kept = values_of(list_checkpoints(self.run), self.keep.best) if ranks.rank() == 0 else {}
+            self._values = {step: value for step, value in ranks.broadcast_object(kept).items() if step <= found.step}
         manifest = manifest_of(found.folder)
         self._data.validate_state(manifest["data"])
         saved_on: int = manifest["ranks"]
@@ -159,6 +165,18 @@ class Checkpointer:
         ranks.barrier()
         return chosen
 
+    def evaluated(self, step: int, figures: Mapping[str, float]) -> bool:
+        """Note the figures of an evaluation, which are alike on all ranks; whether its step is to be saved as a best.
+
+        Raises:
+            ValueError: they have no metric as ``keep_best`` names it.
+        """
+        self._figures = step, dict(figures)
+        if self.keep.best is None:
+            return False
+        value = self.keep.best.value(figures)
+        return step > 0 and step in self.keep.best.best(self._values | {step: value})
+
     def save(self, task: Checkpointable, step: int) -> SaveReport | None:
         """Begin to write the task's checkpoint of a step; what the one before has cost is returned.
 
@@ -183,6 +201,11 @@ class Checkpointer:
             "data": self._data.state_dict(step),
             **self._record,
         }
+        evaluated, figures = self._figures
+        if evaluated == step:
+            manifest[FIGURES] = figures
+            if self.keep.best is not None:
+                self._values[step] = self.keep.best.value(figures)
         copy = Copy(files, (for_use, task.metadata()) if ranks.rank() == 0 else None, manifest)
         self._writing = SaveThread(self.run, aside, copy, self.keep, began)
         self._writing.start()

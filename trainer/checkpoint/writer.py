@@ -21,6 +21,7 @@ from ..distributed import engine as engines
 from ..distributed import ranks
 from ..files import sync, write_text
 from . import model_files, sealed
+from .best import KeepBestConfig, values_of
 from .storage import (
     CORRUPT,
     LATEST,
@@ -42,17 +43,20 @@ HUNG_S = 300.0  # what a job that has failed gives a disk to take what is being 
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """Which checkpoints stay: the newest ones, and every one at a multiple of ``every`` steps."""
+    """Which checkpoints stay: the newest ones, every one at a multiple of ``every`` steps, and the best ones."""
 
     newest: Count
     every: Count | None = None
+    best: KeepBestConfig | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
     def old(self, found: Sequence[CheckpointInfo]) -> list[CheckpointInfo]:
         """Those that may go, of checkpoints with the newest first."""
-        return [each for each in found[self.newest :] if self.every is None or each.step % self.every]
+        best = [] if self.best is None else self.best.best(values_of(found, self.best))
+        rest = [each for each in found[self.newest :] if each.step not in best]
+        return [each for each in rest if self.every is None or each.step % self.every]
 
 
 class SaveReport(NamedTuple):

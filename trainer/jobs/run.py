@@ -77,7 +77,8 @@ def train(
         metrics = Metrics(folder, run.loop.max_steps, run.wandb, configs.to_mapping(run), work_of(run, flops))
         record = {"config": configs.to_mapping(run), "versions": preflight.versions(), "wandb": metrics.identity}
         data = RunData(training, val, task.tokenizers)
-        checkpoints = Checkpointer(folder, RetentionPolicy(run.keep_last, run.keep_every), data, metrics, record)
+        keep = RetentionPolicy(run.keep_last, run.keep_every, run.keep_best)
+        checkpoints = Checkpointer(folder, keep, data, metrics, record)
         try:
             start = checkpoints.restore(task)
             metrics.rewind(start)

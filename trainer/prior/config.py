@@ -7,6 +7,7 @@ from ...models.bounds import Count, Decay, Name, Seconds, Seed, Width, check_ran
 from ...models.conditions import ConditionConfig, UnconditionalConfig
 from ...models.priors import PriorConfig
 from ...models.priors.gpt import GPTConfig
+from ..checkpoint.best import KeepBestConfig
 from ..data.stream import DataConfig
 from ..distributed.engine import NetworkConfig
 from ..schema import MAY_CHANGE
@@ -45,6 +46,8 @@ class PriorRun:
     initial_weights: Name | None = field(default=None, metadata=MAY_CHANGE)
     keep_last: Count = field(default=3, metadata=MAY_CHANGE)
     keep_every: Count | None = field(default=None, metadata=MAY_CHANGE)
+    # checkpoints that stay for their validation figures, as the best of a metric
+    keep_best: KeepBestConfig | None = field(default=None, metadata=MAY_CHANGE)
     timeout_s: Seconds = field(default=1800.0, metadata=MAY_CHANGE)
     # operators with a fixed order of additions: the same bits on a GPU too, more slowly
     deterministic: bool = field(default=False, metadata=MAY_CHANGE)

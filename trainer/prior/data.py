@@ -22,6 +22,7 @@ class CodeSource(NamedTuple):
     encoder: OnlineEncoder | None  # None where shards hold the codes
     condition: tuple[str, ...]  # fields that the condition reads
     tokenizer: TokenizerRef | None = None  # of the images, for previews
+    condition_refs: Mapping[str, TokenizerRef] = {}  # of the conditions, alike
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -97,7 +98,7 @@ def source(run: PriorRun, tokenizers: Mapping[str, TokenizerRef], condition: Con
         others = {field: load_tokenizer(other, device) for field, other in conditions.items()}
         encoder = OnlineEncoder(load_tokenizer(image, device), others, condition)
     digests = {field: other.metadata["digest"] for field, other in conditions.items()}
-    return CodeSource(metadata, digests, encoder, condition.fields, image)
+    return CodeSource(metadata, digests, encoder, condition.fields, image, conditions)
 
 
 def completed(made: CodeSource, streams: Sequence[Stream], run: PriorRun) -> CodeSource:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...models.pixel_range import from_levels
 from ...models.priors.base import Prediction, Prior
 from ...models.vqgan.autoencoder import VQGAN
-from ..checkpoint.loading import load_tokenizer
+from ..checkpoint.loading import LoadedTokenizer, TokenizerRef, load_tokenizer
 from ..config import to_mapping
 from ..data.collate import Batch
 from ..distributed import engine as engines
@@ -28,6 +28,8 @@ from ..training.early_stopping import EarlyStopping
 from ..training.ema import EMA
 from ..training.evaluation import MetricSums, equal_length_batches, likelihood
 from ..training.loop import reseed
+from ..training.metrics import grid
+from .condition_previews import condition_rows
 from .config import PriorRun
 from .data import CodeSource
 from .previews import Budget, sampled_preview
@@ -103,10 +105,9 @@ class PriorTask:
     def fields(self, batch: Batch) -> dict[str, Tensor]:
         """The codes and what the condition reads, on this rank's device."""
         device = ranks.device()
-        fields = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        fields = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
         if self.source.encoder is not None:
             fields = self.source.encoder(fields)
-        fields = {name: value.to(device, non_blocking=True) for name, value in fields.items()}
         if "low" in fields:
             fields["low"] = from_levels(fields["low"])
         return fields | {"codes": fields["codes"].long()}
@@ -161,16 +162,29 @@ class PriorTask:
             return budget.cost <= budget.left
 
         try:
-            return sampled_preview(prior, self._tokenizer, fields, fields["codes"], config, affordable)
+            shown = sampled_preview(prior, self._tokenizer, fields, fields["codes"], config, affordable)
+            return shown | (self._conditions(batch, fields) if shown else {})
         except _NoTokenizerError as error:
             _LOG.warning("no preview: %s", error)
             return {}
 
+    def _conditions(self, batch: Batch, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the samples of the preview were conditioned on, where that can be shown."""
+        given = {name: value[: len(fields["codes"])] for name, value in batch.items() if isinstance(value, Tensor)}
+        tokenizers = {field: self._loaded(ref) for field, ref in self.source.condition_refs.items()}
+        rows, columns = (side * self.source.metadata["factor"] for side in fields["codes"].shape[1:])
+        shown = condition_rows(given, fields, tokenizers, (rows, columns))
+        return {"conditions": grid(shown)} if shown else {}
+
     def _tokenizer(self) -> VQGAN:
+        return self._loaded(self.source.tokenizer or self.run.tokenizer).model
+
+    @staticmethod
+    def _loaded(where: TokenizerRef | str) -> LoadedTokenizer:
         try:
-            return load_tokenizer(self.source.tokenizer or self.run.tokenizer, ranks.device()).model
+            return load_tokenizer(where, ranks.device())
         except (OSError, ValueError) as error:  # training goes on without it: it may have been moved in the meantime
-            raise _NoTokenizerError(f"the tokenizer {self.run.tokenizer} cannot be loaded: {error}") from error
+            raise _NoTokenizerError(f"a tokenizer cannot be loaded: {error}") from error
 
     def state_dict(self) -> dict[str, Any]:
         return {

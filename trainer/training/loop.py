@@ -74,6 +74,9 @@ class Metrics(Protocol):
 
 
 class CheckpointSaver(Protocol):
+    def evaluated(self, step: int, figures: Mapping[str, float]) -> bool:
+        """Note the figures of an evaluation; whether its step is to be saved because they are among the best."""
+
     def save(self, task: Any, step: int) -> Any:
         """Begin to save; returns what the save before has cost, or None."""
 
@@ -118,24 +121,33 @@ def fit(
         leave = interrupt.stop_requested()  # a rank may have been asked to while it was starting
         while step < config.max_steps and not leave and not task.finished():
             if step == 0:
-                metrics.write_val(0, task.evaluate(val_batches.eval_batches(preview_batch)))
+                _evaluate(task, val_batches, preview_batch, metrics, checkpoints, 0)
             metrics.add(task.step(next(batches), step))
             step += 1
             heartbeat()
 
-            last = step == config.max_steps
+            last, is_best = step == config.max_steps, False
             leave = interrupt.stop_requested()
             if last or step % config.log_every == 0:
                 metrics.write(step, state_of(task.engines))
             if last or step % config.eval_every == 0:
-                metrics.write_val(step, task.evaluate(val_batches.eval_batches(preview_batch)))
+                is_best = _evaluate(task, val_batches, preview_batch, metrics, checkpoints, step)
                 last = last or task.finished()
             if last or step % config.preview_every == 0:
                 metrics.write_images(step, task.preview(first_batch(val_batches.eval_batches(preview_batch))))
-            if last or leave or step % config.save_every == 0:
+            if last or leave or is_best or step % config.save_every == 0:
                 metrics.note(checkpoints.save(task, step))
         metrics.note(checkpoints.wait())
     return step >= config.max_steps or task.finished()  # beyond it, where a user has made the run shorter
+
+
+def _evaluate(
+    task: TrainTask, val: ValBatches, batch: int, metrics: Metrics, checkpoints: CheckpointSaver, step: int
+) -> bool:
+    """Evaluate and say so; whether the step is among the best."""
+    figures = task.evaluate(val.eval_batches(batch))
+    metrics.write_val(step, figures)
+    return checkpoints.evaluated(step, figures)
 
 
 def reseed(seed: int, step: int) -> None:

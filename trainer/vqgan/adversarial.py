@@ -17,6 +17,7 @@ from ...models.bounds import Natural, Positive, Weight, check_ranges
 from ...models.losses import adversarial
 from ...models.losses.lecam import LeCAMConfig
 from ..distributed import ranks
+from ..distributed.compilation import uncompiled
 from ..distributed.engine_protocol import Engine
 
 # Gradients of losses at the image, side by side in channels -> this rank's gradients at the decoder's last layer.
@@ -126,6 +127,23 @@ class DiscriminatorTrainer:
                 fake_logits = self.engine.module(rebuilt)
             each.append(self._learn(real, fake_logits))
         return {name: torch.stack([scalars[name] for scalars in each]).mean() for name in each[0]}
+
+    @torch.no_grad()
+    def judge(self, real: Tensor, rebuilt: Tensor) -> dict[str, Tensor]:
+        """What the discriminator says of validation images, without learning. Every rank must call this alike.
+
+        Args:
+            real, rebuilt: (B, D, H, W).
+
+        Returns:
+            its loss and the mean logits of both, each ().
+        """
+        module = self.engine.module.eval()
+        with uncompiled(module):
+            real_logits, fake_logits = module(real).float(), module(rebuilt).float()
+        module.train()
+        loss = adversarial.discriminator_loss(self.config.kind, real_logits, fake_logits)
+        return {"d_loss": loss, "logits_real": real_logits.mean(), "logits_fake": fake_logits.mean()}
 
     def end_step(self, applied: bool) -> None:
         """Closes an optimizer step, whose change of the discriminator was ``applied``, alike on all ranks."""

@@ -6,6 +6,7 @@ from typing import Literal
 from ...models.bounds import Count, Decay, Name, Seconds, Seed, check_ranges
 from ...models.discriminators import DiscriminatorConfig, PatchGANConfig
 from ...models.vqgan.autoencoder import VQGANConfig
+from ..checkpoint.best import KeepBestConfig
 from ..data.inputs import Field
 from ..data.stream import DataConfig
 from ..distributed.engine import NetworkConfig
@@ -40,6 +41,8 @@ class VQGANRun:
     initial_weights: Name | None = field(default=None, metadata=MAY_CHANGE)
     keep_last: Count = field(default=3, metadata=MAY_CHANGE)  # checkpoints, the newest
     keep_every: Count | None = field(default=None, metadata=MAY_CHANGE)  # steps: checkpoints at its multiples stay too
+    # checkpoints that stay for their validation figures, as the best of a metric
+    keep_best: KeepBestConfig | None = field(default=None, metadata=MAY_CHANGE)
     timeout_s: Seconds = field(default=1800.0, metadata=MAY_CHANGE)  # a collective that waits longer ends the job
     # operators with a fixed order of additions: the same bits on a GPU too, more slowly
     deterministic: bool = field(default=False, metadata=MAY_CHANGE)

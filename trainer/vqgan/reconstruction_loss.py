@@ -1,5 +1,6 @@
 """What a reconstruction is judged by, and the gradient that this leaves at the image."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ from torch import Tensor
 from ...models.bounds import Weight, check_ranges
 from ...models.losses import reconstruction
 from ..distributed import ranks
+from ..distributed.compilation import uncompiled
+from ..training.color_maps import three_channels
 from .adversarial import AdversarialConfig
-from .figures import three_channels
 from .frozen_losses import LogitConfig, PerceptualConfig, load_logit_loss, load_lpips
 
 
@@ -53,6 +55,10 @@ class ReconstructionLoss:
             None if config.classifier_logits is None else load_logit_loss(config.classifier_logits).to(ranks.device())
         )
 
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """Within it LPIPS runs without a compiler, for batches of other shapes."""
+        return nullcontext() if self.lpips is None else uncompiled(self.lpips)
+
     def __call__(self, real: Tensor, rebuilt: Tensor) -> LossGradient:
         """Of what a micro-batch should be and what was made of it, a leaf that requires a gradient.
 
@@ -64,6 +70,17 @@ class ReconstructionLoss:
         loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
         (gradient,) = torch.autograd.grad(loss, rebuilt)
         return LossGradient(gradient, {name: part.detach() for name, (_, part) in parts.items()})
+
+    @torch.no_grad()
+    def figures(self, real: Tensor, rebuilt: Tensor) -> dict[str, Tensor]:
+        """Every loss by its name, (), as it is before its weight; ``nll_loss`` is their weighted sum.
+
+        Args:
+            real, rebuilt: as of a call.
+        """
+        parts = self._parts(real, rebuilt)
+        total = torch.stack([weight * part for weight, part in parts.values()]).sum()
+        return {name: part for name, (_, part) in parts.items()} | {"nll_loss": total}
 
     def _parts(self, real: Tensor, rebuilt: Tensor) -> dict[str, tuple[float, Tensor]]:
         """Every loss by its name, with its weight."""

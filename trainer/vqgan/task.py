@@ -118,7 +118,7 @@ class VQGANTask:
         reseed(self.run.seed, step)
         self._set_schedules(step)
         reals = [self._target(batch) for batch in micro_batches]
-        if step == 0 and self.run.initial_weights is None:
+        if step == 0 and self.quantizer.starts_from_features and self.run.initial_weights is None:
             with torch.no_grad(), uncompiled(self.model):
                 self.codebook.init_from_features([self.model.latents(real) for real in reals])
         passes = [self._micro_step(real, step) for real in reals]
@@ -200,17 +200,24 @@ class VQGANTask:
         """Validation figures over all ranks' batches, with the averaged weights.
 
         Returns:
-            ``psnr`` in dB and ``l1``, of maps ``freeze_above_accuracy`` and ``cross_entropy``; ``codebook/usage`` and
-            ``codebook/perplexity``.
+            ``psnr`` in dB and ``l1``, of maps ``accuracy`` and ``cross_entropy``; every loss of the training by its
+            name there, before its weight, and ``nll_loss``, their weighted sum (``lpips_loss`` is LPIPS);
+            ``quantizer_loss``; with a discriminator, what it says of them: ``d_loss``, ``logits_real`` and
+            ``logits_fake``; ``codebook/usage`` and ``codebook/perplexity``.
         """
         sums, counts = MetricSums(), torch.zeros(self.quantizer.codebook_size, device=ranks.device())
         module = self.generator.module.eval()
-        with self.ema.applied(), uncompiled(module):
+        with self.ema.applied(), uncompiled(module), self.reconstruction_loss.uncompiled():
             for batch, counted in equal_length_batches(batches):
                 real = self._target(batch)
                 out: Reconstruction = module(real)
+                rebuilt = out.reconstruction.float()
+                judged = {} if self.discriminator_trainer is None else self.discriminator_trainer.judge(real, rebuilt)
                 if counted:
-                    add_figures(sums, self.run.target, real, out.reconstruction.float())
+                    add_figures(sums, self.run.target, real, rebuilt)
+                    losses = self.reconstruction_loss.figures(real, rebuilt)
+                    for name, value in (losses | {"quantizer_loss": out.quantized.loss} | judged).items():
+                        sums.add(name, value.expand(len(real)))  # a mean of equal images, each counted
                     counts += count(out.quantized.indices, len(counts))
         module.train()
         ranks.all_reduce_sum_(counts)

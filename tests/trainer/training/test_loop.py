@@ -24,6 +24,7 @@ class Recorder:
         self.steps_done: list[int] = []
         self.leave_at: int | None = None
         self.ends_at: int | None = None
+        self.best_at: int | None = None
 
     def step(self, micro_batches: list[Any], step: int) -> Mapping[str, Tensor]:
         assert micro_batches == [step]  # the stream's step is the task's
@@ -60,6 +61,10 @@ class Recorder:
 
     def note(self, saved: Any) -> None: ...
 
+    def evaluated(self, step: int, figures: Mapping[str, float]) -> bool:
+        assert figures == {"seen": 3.0} and self.diary[-1] == ("val", step)
+        return step == self.best_at
+
     def save(self, task: Any, step: int) -> None:
         self.diary.append(("save", step))
 
@@ -84,6 +89,13 @@ def test_everything_happens_at_its_step_and_at_the_last():
     assert recorder.at("images") == [5, 10]
     assert recorder.at("save") == [3, 6, 9, 10]
     assert recorder.diary[-1] == ("wait", 10)  # nothing is left half written
+
+
+def test_a_best_evaluation_is_saved_at_its_step():
+    recorder = Recorder()
+    recorder.best_at = 8
+    assert run(recorder)
+    assert recorder.at("save") == [3, 6, 8, 9, 10]
 
 
 def test_a_resumed_run_does_the_rest_and_does_not_evaluate_its_beginning_again():

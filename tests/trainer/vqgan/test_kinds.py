@@ -13,8 +13,9 @@ from smalti.models.losses.adversarial import AdversarialLoss
 from smalti.models.losses.reconstruction import PixelLoss
 from smalti.models.quantizers import QuantizerConfig
 from smalti.trainer.data.inputs import target
+from smalti.trainer.training.color_maps import color_coded
 from smalti.trainer.training.evaluation import MetricSums
-from smalti.trainer.vqgan.figures import add_figures, color_coded, side_by_side
+from smalti.trainer.vqgan.figures import add_figures, side_by_side
 from smalti.trainer.vqgan.task import VQGANTask
 
 QUANTIZERS = {config.kind: config for config in get_args(QuantizerConfig)}

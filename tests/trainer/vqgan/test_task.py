@@ -14,10 +14,12 @@ from smalti.trainer.vqgan.task import VQGANTask
 WORLD = 2
 CASES: dict[str, dict[str, Any]] = {
     **{f"zero {zero}": {"generator_zero": zero, "discriminator_zero": zero, "micro": 2} for zero in (0, 1, 2, 3)},
+    "codes as drawn": {"quantizer": {"codebook_init": "uniform"}, "micro": 2},
     "fixed weight": {"adaptive": False, "disc_weight": 0.1, "generator_zero": 3},
     "sees after": {"discriminator_fakes": "updated_generator", "micro": 2},
     "sees after, zero 3": {"discriminator_fakes": "updated_generator", "generator_zero": 3, "discriminator_zero": 3},
     "batch norm, zero 3": {"norm": "batch", "generator_zero": 3, "discriminator_zero": 3, "micro": 2},
+    "act norm, zero 3": {"norm": "act", "generator_zero": 3, "discriminator_zero": 3, "micro": 2},
     "lecam and r1": {"lecam": {"weight": 0.1, "decay": 0.5}, "r1_gamma": 1.0, "norm": "batch", "discriminator_zero": 2},
     "averaged codes": {"quantizer": {"kind": "ema"}, "micro": 2},
     "entropies": {"quantizer": {"kind": "ibq"}, "disc_only_steps": 1, "ramp_steps": 1},
