@@ -22,8 +22,19 @@ ABSENT = -1
 class ObjectsConfig:
     """Up to ``objects`` objects: ``object_classes`` (B, N) int64 and ``object_boxes`` (B, N, 4) in source pixels.
 
-    The prefix has 3 tokens an object (class, top left, bottom right), or 2 for ``by: center``, and 2 for the crop:
-    92 for 30 boxes. Positions are cells of a ``grid`` x ``grid`` raster laid over the whole source.
+    The prefix has 3 tokens an object (class, top left, bottom right), or 2 for ``representation: center``, and 2 for
+    the crop: 92 for 30 boxes. Positions are cells of a ``grid`` x ``grid`` raster laid over the whole source.
+
+    Attributes multiply the classes, as published: an object of class c of C that is a group, occluded, depicted or
+    inside is of class c + C * (group + 2 occluded + 4 depicted + 8 inside), so that ``classes`` is 2 C or 16 C.
+
+    Attributes:
+        representation: "box" gives both corners of each object, "center" the point between them.
+        objects: places for objects in the prefix.
+        classes: of objects, attributes multiplied in.
+        grid: cells a side of the raster.
+        only_in_crop: objects whose box does not meet the crop (in sampling: the window) are left out, and those that
+            remain stand at the front, as published; else all are told, wherever the crop lies.
     """
 
     kind: Literal["objects"] = "objects"
@@ -31,6 +42,7 @@ class ObjectsConfig:
     objects: Width = 30
     classes: Count = 600
     grid: Width = 90
+    only_in_crop: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -68,6 +80,8 @@ class Objects(Located):
                 f"object_classes must be {wanted} and object_boxes {(*wanted, 4)}, got {tuple(kinds.shape)} and "
                 f"{tuple(boxes.shape)}; fill up with the class {ABSENT}, or leave the smallest objects out"
             )
+        if self.config.only_in_crop:
+            kinds, boxes = self._meeting(kinds, boxes, self.field(fields, "box").float())
         missing = kinds == ABSENT
         places = self._numbers(boxes, fields)
         if self.config.representation == "center":
@@ -77,6 +91,15 @@ class Objects(Located):
         objects = torch.cat((names[:, :, None], self.places(places)), dim=2)
         crop: Tensor = self.places(self._numbers(self.field(fields, "box").float()[:, None], fields)[:, 0])
         return torch.cat((rearrange(objects, "b n part c -> b (n part) c"), crop), dim=1)
+
+    @staticmethod
+    def _meeting(kinds: Tensor, boxes: Tensor, crop: Tensor) -> tuple[Tensor, Tensor]:
+        """The objects whose (B, N, 4) boxes share an area with the (B, 4) crop, in their order, at the front."""
+        first = torch.maximum(boxes[..., :2], crop[:, None, :2])
+        last = torch.minimum(boxes[..., 2:], crop[:, None, 2:])
+        kinds = kinds.masked_fill((last <= first).any(-1), ABSENT)
+        order = (kinds == ABSENT).int().argsort(dim=1, stable=True)
+        return kinds.gather(1, order), boxes.gather(1, order[..., None].expand_as(boxes))
 
     def _numbers(self, boxes: Tensor, fields: Fields) -> Tensor:
         """(B, n, 2) raster cells of the corners (top left, bottom right) of (B, n, 4) boxes, mirrored with the crop."""

@@ -6,8 +6,10 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from ..bounds import Depth, Width, check_ranges
+from .act_norm import ActNorm
 from .sync_batch_norm import BatchNorm
 
+Norm = Literal["batch", "group", "act"]
 LEAK = 0.2
 WIDEST = 8  # times ``channels``
 
@@ -20,7 +22,7 @@ class PatchGANConfig:
     required_resolution: ClassVar[None] = None  # takes images of any size
     channels: Width = 64  # width of the first layer; doubles with each of the others up to 8 times
     layers: Depth = 3  # that halve the sides
-    norm: Literal["batch", "group"] = "batch"
+    norm: Norm = "batch"  # act: ActNorm, with biases before it (the reference's use_actnorm)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -42,8 +44,8 @@ class PatchGAN(nn.Module):
         for layer in range(1, config.layers + 1):
             out = config.channels * min(2**layer, WIDEST)
             stride = 2 if layer < config.layers else 1
-            # No bias: the norm that follows would take it away again.
-            parts += [nn.Conv2d(width, out, 4, stride=stride, padding=1, bias=False), norm(config.norm, out)]
+            bias = config.norm == "act"  # the others would take it away again
+            parts += [nn.Conv2d(width, out, 4, stride=stride, padding=1, bias=bias), norm(config.norm, out)]
             parts += [nn.LeakyReLU(LEAK)]
             width = out
         parts += [nn.Conv2d(width, 1, 4, stride=1, padding=1)]
@@ -56,8 +58,10 @@ class PatchGAN(nn.Module):
         return self.main(images.to(dtype))  # type: ignore[no-any-return]
 
 
-def norm(kind: Literal["batch", "group"], channels: int) -> nn.Module:
+def norm(kind: Norm, channels: int) -> nn.Module:
     """The normalization of this name."""
+    if kind == "act":
+        return ActNorm(channels)
     return BatchNorm(channels) if kind == "batch" else nn.GroupNorm(32, channels)
 
 

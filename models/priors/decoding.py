@@ -32,6 +32,10 @@ class DecodingConfig(Protocol):
         """Codes of a row that share one window."""
 
     @property
+    def scene_windows(self) -> bool:
+        """Whether windows begin as those of the published scenes."""
+
+    @property
     def lanes(self) -> int:
         """Windows that share one forward."""
 
@@ -114,8 +118,12 @@ def window_start(position: int, length: int, window: int) -> int:
     return strided_start(position, length, window, 1)
 
 
-def strided_start(position: int, length: int, window: int, stride: int) -> int:
+def strided_start(position: int, length: int, window: int, stride: int, late: bool = False) -> int:
     """The same where ``stride`` neighbors, counted from 0, share one window that centers on all of them.
+
+    Args:
+        late: where the middle lies between two codes, the window begins behind it, one code later: the rule of the
+            published script for scenes, which differs from all its others.
 
     Raises:
         ValueError: as ``window_start``, or the stride is wider than the window.
@@ -130,4 +138,4 @@ def strided_start(position: int, length: int, window: int, stride: int) -> int:
     if not 1 <= stride <= window:
         raise ValueError(f"stride must be from 1 to the window's {window} codes, got {stride}")
     first = position - position % stride
-    return min(max(first - (window - stride + 1) // 2, 0), length - window)
+    return min(max(first - (window - stride + (not late)) // 2, 0), length - window)

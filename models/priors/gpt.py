@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..bounds import Count, Decay, PositiveShare, Width, check_ranges
+from ..bounds import Count, Decay, Natural, Share, Width, check_ranges
 from ..conditions import Condition, ConditionConfig, Fields
 from ..losses.chunked_cross_entropy import code_cross_entropy
 from ..transformer.attention import Attention
@@ -43,9 +43,11 @@ class GPTConfig:
     embedding_dropout: Decay = 0.0
     attention_dropout: Decay = 0.0
     residual_dropout: Decay = 0.0
-    token_keep_prob: PositiveShare = 1.0  # the chance that an input code is kept in training, else it is a random one
+    token_keep_prob: Share = 1.0  # the chance that an input code is kept in training, else it is a random one
     condition_dropout: Decay = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
     label_smoothing: Decay = 0.0
+    # so many of the condition's first tokens see each other in both directions (the reference's n_unmasked)
+    bidirectional_prefix: Natural = 0
     order: OrderConfig = field(default_factory=OrderConfig)
     annealing: AnnealingConfig | None = None
     activation_checkpointing: bool = False
@@ -92,6 +94,11 @@ class GPT(Prior):
 
     def __init__(self, config: GPTConfig, codes: int, condition: Condition) -> None:
         super().__init__(codes, config.window, condition, config.token_keep_prob, config.condition_dropout)
+        if config.bidirectional_prefix > condition.length:
+            raise ValueError(
+                f"bidirectional_prefix must be at most the {condition.length} tokens of the condition, got "
+                f"{config.bidirectional_prefix}: codes that see each other would see what they are to predict"
+            )
         self.config = config
         self.exchange: Exchange | None = None
         positions = condition.length + config.window[0] * config.window[1]
@@ -114,8 +121,7 @@ class GPT(Prior):
         )
         self.ln_f = final_norm(config.block, config.width)
         self.head = CodeHead(config.width, codes, bias=False)
-        self._order = config.order.build(config.window)  # (N,), always on the CPU, where orders are drawn
-        self.register_buffer("cells", self._order, persistent=False)  # (N,)
+        self.register_buffer("cells", config.order.build(config.window), persistent=False)  # (N,)
         self.register_buffer("places", self._positions(), persistent=False)  # (T, 2)
         self.apply(initialize)
 
@@ -146,11 +152,12 @@ class GPT(Prior):
         if self.exchange is not None:
             x, places = part(x, self.exchange), part(places, self.exchange)
         rope = self._rope(places)
+        mask = self._mask(x.shape[1] * (1 if self.exchange is None else self.exchange.ranks), x.device)
         for block in self.blocks:
             if self.config.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, use_reentrant=False)
+                x = checkpoint(block, x, rope, mask, use_reentrant=False)
             else:
-                x = block(x, rope)
+                x = block(x, rope, mask)
         if self.exchange is not None:
             x = self.exchange.whole(x)[:, :positions]
         # The outputs stand in the order of prediction; the grid wants them by cell.
@@ -173,7 +180,7 @@ class GPT(Prior):
             return None
         if torch.rand((), generator=generator) < self.config.annealing.chance(progress):
             return torch.randperm(len(self.cells), generator=generator)
-        return self._order
+        return self.cells.cpu()
 
     def rows_at_once(self, columns: int) -> int:
         """A row waits for the window of the row above; see ``Prior``."""
@@ -218,10 +225,11 @@ class GPT(Prior):
         end = held + (prefix.shape[1] - 1)
         last = rearrange(end, "n -> n 1 1").expand(-1, -1, x.shape[2])
         hidden = torch.arange(x.shape[1], device=end.device) > end[:, None]
+        seen = self._mask(x.shape[1], x.device)
         mask = rearrange(hidden.to(x.dtype).masked_fill_(hidden, -torch.inf), "n t -> n 1 1 t")
         for layer, (block, weights) in enumerate(zip(self._blocks(), cache.weights, strict=True)):
             final = layer == self.config.layers - 1
-            x, keys, values = block.prefill(x, weights, rope, *((last, mask) if final else (None, None)))
+            x, keys, values = block.prefill(x, weights, rope, *((last, mask) if final else (None, seen)))
             cache.fill(layer, lanes, keys, values)
         cache.lengths.index_copy_(0, lanes, end + 1)
         logits: Tensor = self.head(self.ln_f(x[:, 0]))
@@ -270,6 +278,15 @@ class GPT(Prior):
             x = x + F.pad(following, (0, 0, x.shape[1] - following.shape[1], 0))
         output: Tensor = self.drop(x)
         return output
+
+    def _mask(self, length: int, device: torch.device) -> Tensor | None:
+        """(length, length) bool, true where a position may look; None where that is the past alone."""
+        prefix = self.config.bidirectional_prefix
+        if not prefix:
+            return None
+        mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        mask[:prefix, :prefix] = True
+        return mask
 
     def _positions(self) -> Tensor:
         """(T, 2) rows and columns of the condition's tokens and of the codes in the prior's order.

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..bounds import Count, Decay, PositiveShare, Width, check_ranges
+from ..bounds import Count, Decay, Share, Width, check_ranges
 from ..conditions import WHOLE_IMAGE, Condition, ConditionConfig, Fields
 from ..conditions.base import window_cells
 from ..transformer.block import Block, final_norm, initialize
@@ -44,7 +44,7 @@ class NeighborhoodConfig:
     embedding_dropout: Decay = 0.0
     attention_dropout: Decay = 0.0
     residual_dropout: Decay = 0.0
-    token_keep_prob: PositiveShare = 1.0  # the chance that an input code is kept in training, else it is a random one
+    token_keep_prob: Share = 1.0  # the chance that an input code is kept in training, else it is a random one
     condition_dropout: Decay = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
     label_smoothing: Decay = 0.0
     activation_checkpointing: bool = False

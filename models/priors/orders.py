@@ -7,29 +7,67 @@ that is predicted at step t.
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..bounds import Seed, Share, check_ranges
+from ..bounds import Natural, Seed, Share, check_ranges
 
-OrderKind = Literal["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate", "random"]
+OrderKind = Literal[
+    "raster",
+    "spiral_in",
+    "spiral_out",
+    "z_curve",
+    "subsample",
+    "alternate",
+    "random",
+    "taming_spiral_in",
+    "taming_spiral_out",
+    "taming_random",
+    "list",
+]
 
 
 @dataclass(frozen=True)
 class OrderConfig:
-    """A fixed order; only ``raster`` can slide over grids larger than the window."""
+    """A fixed order; only ``raster`` can slide over grids larger than the window.
+
+    The kinds ``taming_*`` are those of the published code, whose spirals run the other way round, from the lower right
+    corner upwards, and whose random order numpy draws; its other orders are the ones of equal names here.
+    """
 
     kind: OrderKind = "raster"
-    seed: Seed = 1  # of the kind random
+    seed: Seed = 1  # of the kinds random and taming_random
+    cells: tuple[Natural, ...] = ()  # of the kind list: the raster number of the cell at every step
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        problems = []
+        if (self.kind == "list") != bool(self.cells):
+            problems.append(f"cells lists all cells for the kind list, and is empty for others, here {self.kind}")
+        elif sorted(self.cells) != list(range(len(self.cells))):
+            problems.append(f"cells must name each of 0 to {len(self.cells) - 1} once")
+        if self.kind == "taming_random" and self.seed >= 2**32:
+            problems.append(f"seed must be below 2**32 for taming_random, got {self.seed}")
+        check_ranges(self, *problems)
 
     def build(self, window: tuple[int, int]) -> Tensor:
-        """The (N,) int64 raster numbers of the window's cells, in the order of prediction; on the CPU."""
+        """The (N,) int64 raster numbers of the window's cells, in the order of prediction; on the CPU.
+
+        Raises:
+            ValueError: the list is of another number of cells.
+        """
         rows, columns = window
+        if self.kind == "list":
+            if len(self.cells) != rows * columns:
+                raise ValueError(
+                    f"model.order.cells must name all {rows * columns} cells of the window, got {len(self.cells)}"
+                )
+            return torch.tensor(self.cells, device="cpu")
         if self.kind == "random":
             return torch.randperm(rows * columns, generator=torch.Generator("cpu").manual_seed(self.seed), device="cpu")
+        if self.kind == "taming_random":  # the legacy generator: its numbers are the same in every version of numpy
+            drawn = np.random.RandomState(self.seed).permutation(rows * columns)
+            return torch.tensor(drawn, device="cpu")
         cells = _ORDERS[self.kind](rows, columns)
         return torch.tensor([row * columns + column for row, column in cells], device="cpu")
 
@@ -87,6 +125,15 @@ def _spiral_out(rows: int, columns: int) -> Cells:
     return _spiral_in(rows, columns)[::-1]
 
 
+def _taming_spiral_in(rows: int, columns: int) -> Cells:
+    """Counterclockwise from the lower right corner upwards: the other spiral, mirrored at the rising diagonal."""
+    return [(rows - 1 - column, columns - 1 - row) for row, column in _spiral_in(columns, rows)]
+
+
+def _taming_spiral_out(rows: int, columns: int) -> Cells:
+    return _taming_spiral_in(rows, columns)[::-1]
+
+
 def _z_curve(rows: int, columns: int) -> Cells:
     """By the Morton number: the bits of row and column interleaved, the row's first."""
     return sorted(_raster(rows, columns), key=lambda cell: _morton(*cell))
@@ -115,6 +162,8 @@ _ORDERS = {
     "alternate": _alternate,
     "spiral_in": _spiral_in,
     "spiral_out": _spiral_out,
+    "taming_spiral_in": _taming_spiral_in,
+    "taming_spiral_out": _taming_spiral_out,
     "z_curve": _z_curve,
     "subsample": _subsample,
 }

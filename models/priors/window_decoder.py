@@ -98,8 +98,9 @@ class WindowDecoder:
                 f"got {request.size}; train one with the order 'raster' for other sizes"
             )
         # Where the window of every row and column begins; grids below the window are refused.
-        self.tops = [strided_start(row, height, rows, 1) for row in range(height)]
-        self.lefts = [strided_start(column, width, columns, request.config.stride) for column in range(width)]
+        stride, late = request.config.stride, request.config.scene_windows
+        self.tops = [strided_start(row, height, rows, 1, late) for row in range(height)]
+        self.lefts = [strided_start(column, width, columns, stride, late) for column in range(width)]
         self.ranks = prior.cells.argsort().tolist()  # by cell of the window: its number in the order of prediction
         self.order: Sequence[Cell] = (
             [Cell(row, column) for row in range(height) for column in range(width)]

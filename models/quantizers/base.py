@@ -38,6 +38,7 @@ class Quantizer(nn.Module):
     """
 
     codebook_size: int  # K
+    starts_from_features: bool = False  # whether ``init_codebook`` places the codes before the first step
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w)."""
@@ -80,7 +81,10 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def init_codebook(self, candidates: Tensor, seed: int) -> Tensor | None:
-        """Places the codes among (N, C) features before the first step; returns as ``post_step_update`` does."""
+        """Places the codes among (N, C) features before the first step; returns as ``post_step_update`` does.
+
+        Called where ``starts_from_features`` says so.
+        """
         return None
 
 

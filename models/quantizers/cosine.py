@@ -23,6 +23,8 @@ class CosineConfig:
     commitment_weight: Weight = 0.25  # weight of the commitment
     codebook_weight: Weight = 1.0  # of the whole loss
     replace_dead_after: Count | None = None  # steps; None never moves a code
+    # k_means of the directions of the first batch's features, or uniform over all directions
+    codebook_init: Literal["k_means", "uniform"] = "k_means"
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
@@ -43,6 +45,7 @@ class CosineQuantizer(Quantizer):
         super().__init__()
         self.config = config
         self.codebook_size = config.codebook_size
+        self.starts_from_features = config.codebook_init == "k_means"
         self.embedding = Codebook(F.normalize(torch.randn(config.codebook_size, dim), dim=1))
         self.register_buffer("idle", torch.zeros(config.codebook_size, dtype=torch.int64))  # steps since last chosen
 

@@ -25,6 +25,7 @@ class EMAConfig:
     decay: Decay = 0.99  # of the averages, a step
     eps: Positive = 1e-5  # Laplace smoothing of the counts
     replace_dead_after: Count | None = None  # steps; None never moves a code
+    codebook_init: Literal["k_means", "normal"] = "k_means"  # of the first batch's features, or of deviation 1
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
@@ -65,6 +66,7 @@ class EMAQuantizer(Quantizer):
         super().__init__()
         self.config = config
         self.codebook_size = config.codebook_size
+        self.starts_from_features = config.codebook_init == "k_means"
         self.embedding = EMACodebook(torch.randn(config.codebook_size, dim))
         self.register_buffer("idle", torch.zeros(config.codebook_size, dtype=torch.int64))  # steps since last chosen
 

@@ -36,6 +36,8 @@ class VQConfig:
     legacy_beta: bool = False  # as the released checkpoints: beta on the codebook's term, commitment at weight 1
     codebook_weight: Weight = 1.0  # of the whole loss
     replace_dead_after: Count | None = None  # steps; None never moves a code
+    # k_means of the first batch's features, or uniform in [-1 / K, 1 / K] as the published models started
+    codebook_init: Literal["k_means", "uniform"] = "k_means"
     dimension: ClassVar[None] = None  # takes features of any width
 
     def __post_init__(self) -> None:
@@ -56,6 +58,7 @@ class VectorQuantizer(Quantizer):
         super().__init__()
         self.config = config
         self.codebook_size = config.codebook_size
+        self.starts_from_features = config.codebook_init == "k_means"
         bound = 1 / config.codebook_size
         self.embedding = Codebook(torch.empty(config.codebook_size, dim).uniform_(-bound, bound))
         self.register_buffer("idle", torch.zeros(config.codebook_size, dtype=torch.int64))  # steps since last chosen

@@ -54,6 +54,7 @@ class SamplingConfig:
     guidance: GuidanceConfig = GuidanceConfig()
     mode: Literal["serial", "wavefront"] = "wavefront"
     stride: Width = 1  # codes of a row that share one window; 1 is exact
+    scene_windows: bool = False  # windows of large grids begin one code later, as in the published script for scenes
     lanes: Width = 1  # windows that share one forward; part of the arithmetic, so part of what gives the same bits
     prefill: Width = 1  # windows read anew in one forward, a divisor of lanes; 1 suits CPUs, more suits GPUs
 

@@ -110,7 +110,8 @@ class Block(nn.Module):
             weights: from ``step_weights``.
             rope: the tables of ``paired`` at (T, 1, 1, D).
             last: (n, 1, C) numbers of the positions whose outputs alone are wanted, or None for all.
-            mask: with ``last``, what is added to the logits of attention, (n, 1, 1, T).
+            mask: with ``last``, what is added to the logits of attention, (n, 1, 1, T); without it, (T, T) bool, true
+                where a position may look, or None for its past.
 
         Returns:
             (n, T, C) outputs, or (n, 1, C) with ``last``; keys and values (n, T, heads, D).
@@ -120,7 +121,7 @@ class Block(nn.Module):
             x = x.gather(1, last)
             query = query.flatten(2).gather(1, last).view(len(x), 1, *query.shape[2:])
         query_first, key_first, value_first = (part.transpose(1, 2) for part in (query, key, value))
-        mixed = self.attn.attend(query_first, key_first, value_first, mask, causal=last is None)
+        mixed = self.attn.attend(query_first, key_first, value_first, mask, causal=mask is None)
         return self._feed_step(x + mixed, weights), key, value
 
     def step(self, x: Tensor, weights: StepWeights, rope: RopeTables | None, extend: Extend) -> Tensor:

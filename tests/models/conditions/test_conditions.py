@@ -35,7 +35,7 @@ SINGLE = [
     CoordinatesConfig(vocab_size=50),
     CoordinateFeaturesConfig(frequencies=3),
     ObjectsConfig(objects=2, classes=5, grid=8),
-    ObjectsConfig(representation="center", objects=2, classes=5, grid=8),
+    ObjectsConfig(representation="center", objects=2, classes=5, grid=8, only_in_crop=True),
 ]
 SEVERAL = CompositeConfig(
     conditions=(ClassConfig(classes=4), CodeMapConfig(vocab_size=7), CodeMapConfig(field="depth_codes", vocab_size=6))
@@ -174,6 +174,20 @@ def test_boxes_become_their_corners_on_the_grid():
     torch.testing.assert_close(tokens, torch.stack(expected))
     mirrored = condition(fields | {"flip": torch.tensor([True])}, 1)[0]
     torch.testing.assert_close(mirrored[1:3], torch.stack((places[4 * 11 + 5], places[8 * 11 + 9])))
+
+
+def test_objects_that_a_crop_does_not_meet_are_left_out_and_the_others_close_up():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [40, 40, 90, 90], [20, 0, 30, 50], [0, 0, 0, 0], [30, 30, 60, 60]]])
+    fields = {
+        "object_classes": torch.tensor([[1, 2, 3, -1, 4]]), "object_boxes": boxes, "flip": torch.tensor([False]),
+        "box": torch.tensor([[30.0, 20.0, 60.0, 50.0]]), "source_size": torch.tensor([[100.0, 100.0]]),
+    }  # fmt: skip
+    told = built(ObjectsConfig(objects=5, classes=5, grid=11, only_in_crop=True))(fields, 1)
+    left = fields | {  # the third touches the crop's left edge, and shares no area with it
+        "object_classes": torch.tensor([[2, 4, -1, -1, -1]]), "object_boxes": boxes[:, [1, 4, 0, 2, 3]],
+    }  # fmt: skip
+    torch.testing.assert_close(told, built(ObjectsConfig(objects=5, classes=5, grid=11))(left, 1))
+    assert not torch.equal(told, built(ObjectsConfig(objects=5, classes=5, grid=11))(fields, 1))
 
 
 def test_the_published_scene_has_92_tokens():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.models.discriminators import (
+    ActNorm,
     BatchNorm,
     BlurPatchGANConfig,
     DiscriminatorConfig,
@@ -122,6 +123,50 @@ def test_batch_norm_over_ranks_of_unequal_batches_is_that_of_one_process() -> No
     set_cross_rank_reduce(mine, lambda total: total + sums[0])
     torch.testing.assert_close(mine(x[:2]), wanted[:2])
     torch.testing.assert_close(mine[0].running_var, whole.running_var)
+
+
+class PublishedActNorm(nn.Module):
+    """The reference's: two parameters that the first batch overwrites."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.loc, self.scale = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.ones(channels))
+        self.begun = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.begun:
+            rows = x.detach().transpose(0, 1).flatten(1)
+            self.loc.data, self.scale.data, self.begun = -rows.mean(1), 1 / (rows.std(1) + 1e-6), True
+        return self.scale[:, None, None] * (x + self.loc[:, None, None])
+
+
+def test_act_norm_takes_the_steps_of_the_published_one() -> None:
+    torch.manual_seed(0)
+    ours, theirs = ActNorm(3), PublishedActNorm(3)
+    adams = [torch.optim.Adam(network.parameters(), 0.05, (0.5, 0.9)) for network in (ours, theirs)]
+    for step in range(4):
+        x = torch.randn(4, 3, 5, 6) * (step + 1) + 10
+        outputs = [network(x) for network in (ours, theirs)]
+        torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+        for adam, output in zip(adams, outputs, strict=True):
+            adam.zero_grad()
+            output.pow(3).mean().backward()
+            adam.step()
+    again = ActNorm(3)
+    again.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(again.train()(x), ours(x), rtol=0, atol=0)  # it begins once, however often it is loaded
+    assert torch.equal(ActNorm(3).eval()(x), x)  # before its first batch in training it does nothing
+
+
+def test_act_norm_over_ranks_of_unequal_batches_is_that_of_one_process() -> None:
+    x = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 5
+    whole, mine, other = ActNorm(3), ActNorm(3), ActNorm(3)
+    wanted = whole(x)
+    sums: list[Tensor] = []
+    set_cross_rank_reduce(other, lambda total: (sums.append(total), total)[1])
+    other(x[2:])
+    set_cross_rank_reduce(mine, lambda total: total + sums[0])
+    torch.testing.assert_close(mine(x[:2]), wanted[:2])
 
 
 def test_blur_halves_a_ramp_into_a_ramp_and_keeps_sums() -> None:

@@ -73,6 +73,26 @@ def test_logits_are_those_of_the_published_model():
         torch.testing.assert_close(logits[sample].view(12, 11), expected, rtol=1e-5, atol=1e-5)
 
 
+def published_mask(length, unmasked):
+    mask = torch.ones(length, length).tril()
+    mask[:unmasked, :unmasked] = 1
+    return mask
+
+
+def test_a_part_of_the_condition_sees_itself_in_both_directions_as_with_n_unmasked():
+    prior = tiny(bidirectional_prefix=7)
+    indices, fields = batch(1)
+    with torch.no_grad():
+        x = prior._embed(indices.flatten(1)[:, :-1], prior.condition(fields, 1, None), prior.cells[None])
+        for block in prior.blocks:
+            x = block(x, None, published_mask(23, 7).bool())
+        expected = prior.head(prior.ln_f(x[:, 11:]))
+        torch.testing.assert_close(prior(indices, fields).logits.flatten(1, 2), expected)
+        assert not torch.allclose(tiny()(indices, fields).logits.flatten(1, 2), expected, atol=1e-2)
+    with pytest.raises(ValueError, match="bidirectional_prefix must be at most the 12 tokens of the condition, got 13"):
+        tiny(bidirectional_prefix=13)
+
+
 @pytest.mark.parametrize("block", ["gpt2", "llama", "llamagen"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_code_leaves_the_logits_of_its_past_bitwise_untouched(block, kind):
@@ -102,9 +122,9 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(block):
 
 
 @pytest.mark.parametrize("block", ["gpt2", "llama", "llamagen"])
-@pytest.mark.parametrize("kind", ["raster", "spiral_in"])
-def test_cached_steps_give_the_logits_of_the_whole_window(block, kind):
-    prior = tiny(block, order=OrderConfig(kind), annealing=AnnealingConfig())
+@pytest.mark.parametrize(("kind", "both_ways"), [("raster", 0), ("spiral_in", 0), ("raster", 12), ("raster", 5)])
+def test_cached_steps_give_the_logits_of_the_whole_window(block, kind, both_ways):
+    prior = tiny(block, order=OrderConfig(kind), annealing=AnnealingConfig(), bidirectional_prefix=both_ways)
     indices, fields = batch(2)
     with torch.no_grad():
         whole = prior(indices, fields).logits.flatten(1, 2)[:, prior.cells]
@@ -191,6 +211,14 @@ def test_draws_keep_and_drop_as_often_as_asked():
     assert shuffled == pytest.approx(0.6, abs=0.04)
 
 
+def test_a_prior_that_keeps_no_code_reads_noise_alone():
+    prior = tiny(token_keep_prob=0.0)
+    one, other = (prior.draw(torch.full((500, *WINDOW), code), range(500)).inputs for code in (0, 7))
+    assert torch.equal(one, other)
+    shares = one.flatten().bincount(minlength=11) / one.numel()
+    assert shares.tolist() == pytest.approx([1 / 11] * 11, abs=0.02)
+
+
 def test_a_dropped_condition_is_not_seen():
     prior = tiny(condition=ClassConfig(classes=4))
     indices, _ = batch(2)
@@ -221,8 +249,8 @@ def test_grids_of_another_size_are_refused():
 
 def test_a_bad_config_names_every_problem():
     with pytest.raises(
-        ValueError, match=r"token_keep_prob must be .* got 0; width \(=10\) must be a multiple of heads \(=4\)"
+        ValueError, match=r"token_keep_prob must be .* got 2; width \(=10\) must be a multiple of heads \(=4\)"
     ):
-        GPTConfig(width=10, heads=4, token_keep_prob=0)
+        GPTConfig(width=10, heads=4, token_keep_prob=2)
     with pytest.raises(ValueError, match="multiple of 4 for the block 'llama'"):
         GPTConfig(width=12, heads=2, block="llama")

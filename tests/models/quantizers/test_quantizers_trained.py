@@ -235,3 +235,19 @@ def test_ibq_entropies_are_those_of_its_softmax() -> None:
     flat = -(shares.mean(0) * shares.mean(0).log()).sum()
     assert quantizer(z).loss.item() == pytest.approx(0.3 * (2 * each - 0.5 * flat).item(), rel=1e-5)
     assert quantizer.eval()(z).loss.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "within"),
+    [
+        (VQConfig(codebook_size=512, codebook_init="uniform"), (1 / 512, 1 / 512 / 3**0.5)),  # U(-1/K, 1/K)
+        (EMAConfig(codebook_size=512, codebook_init="normal"), (6.0, 1.0)),  # as torch.randn
+        (CosineConfig(codebook_size=512, codebook_init="uniform"), (1.0, 0.5)),  # of unit length in 4 dimensions
+    ],
+)
+def test_a_codebook_can_start_as_it_is_drawn(config, within):
+    torch.manual_seed(0)
+    quantizer = config.build(4)
+    assert not quantizer.starts_from_features and type(config)().build(4).starts_from_features
+    book, (bound, deviation) = quantizer.embedding.weight.detach(), within
+    assert book.abs().max() <= bound and book.std().item() == pytest.approx(deviation, rel=0.05)

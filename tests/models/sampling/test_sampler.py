@@ -124,6 +124,12 @@ def plain(prior, fields, size, images, seed, greedy=False, given=None, scale=1.0
     return torch.stack(grids)
 
 
+def test_windows_of_scenes_begin_where_the_published_script_begins_them():
+    for length in range(16, 70):
+        theirs = [int(np.clip(place - (16 - 1) // 2, 0, length - 16)) for place in range(length)]
+        assert [strided_start(place, length, 16, 1, late=True) for place in range(length)] == theirs
+
+
 def test_window_starts_are_the_published_ones_for_every_grid():
     for window in range(4, 17):
         half = window // 2
