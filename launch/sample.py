@@ -85,6 +85,7 @@ def _sample_here(asked: argparse.Namespace) -> None:
         guidance=GuidanceConfig(asked.guidance, asked.guidance_schedule),
         mode=asked.mode,
         stride=asked.stride,
+        scene_windows=asked.scene_windows,
     )
 
     def sampling(size: tuple[int, int]) -> SamplingConfig:
@@ -176,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_local_rank(options)
     _add_what(options.add_argument_group("what to sample"))
     _add_drawing(options.add_argument_group("how codes are drawn"))
-    changing = "of these --stride, --lanes, --prefill and --precision change codes"
+    changing = "of these --stride, --scene-windows, --lanes, --prefill and --precision change codes"
     _add_going(options.add_argument_group(f"how to go about it; {changing}"))
     _add_decoding(options.add_argument_group("how codes become pixels"))
     return options
@@ -277,6 +278,9 @@ def _add_going(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--stride", type=int, default=1, metavar="CODES", help="codes of a row that share one window; 1 is exact"
+    )
+    group.add_argument(
+        "--scene-windows", action="store_true", help="windows begin one code later, as in the published scenes"
     )
     group.add_argument("--lanes", type=int, metavar="N", help="windows in a forward (4; on GPUs what --batch needs)")
     group.add_argument(

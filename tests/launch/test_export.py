@@ -4,8 +4,11 @@ import processes
 import pytest
 import torch
 from fixtures import pairs, runs
+from fixtures.priors import npy, write_code_shards
+from fixtures.priors import write_tokenizer as write_vqgan
 
 from smalti.launch import export
+from smalti.models.quantizers import CosineConfig, EMAConfig, GumbelConfig, VQConfig
 from smalti.trainer.checkpoint import model_files
 from smalti.trainer.checkpoint.loading import load_prior, load_tokenizer
 from smalti.trainer.distributed import engine as engines
@@ -81,3 +84,38 @@ def test_raw_weights_of_a_run_in_half_precision_are_its_fp32_masters_and_go_out_
     assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in raw.model.state_dict().items())
     assert export.main([str(tmp_path / "smalti"), str(tmp_path / "no"), "--weights", "raw"]) == 2
     assert "is an export, which holds one set of weights" in capsys.readouterr().err
+
+
+QUANTIZERS = [
+    VQConfig(codebook_size=16),
+    EMAConfig(codebook_size=16),
+    CosineConfig(codebook_size=16),
+    GumbelConfig(codebook_size=16),
+]
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=lambda config: config.kind)
+def test_a_tokenizer_of_the_codes_in_use_gives_the_same_images_under_new_numbers(tmp_path, capsys, quantizer):
+    metadata = write_vqgan(tmp_path / "vqgan", quantizer=quantizer)
+    whole = load_tokenizer(tmp_path / "vqgan", torch.device("cpu"))
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    codes = whole.encode(images)
+    write_code_shards(tmp_path / "codes", metadata, [{"codes.npy": npy(grid.numpy())} for grid in codes])
+    used = codes.unique()
+    assert 2 <= len(used) < 16
+    assert export.main([str(tmp_path / "vqgan"), str(tmp_path / "small"), "--used-in", str(tmp_path / "codes")]) == 0
+    assert f"{len(used)} of 16 codes are used in" in capsys.readouterr().out
+    small = load_tokenizer(tmp_path / "small", torch.device("cpu"))
+    assert small.metadata["codes"] == len(used)
+    assert small.metadata["former_codes"] == {"tokenizer": metadata["digest"], "codes": used.tolist()}
+    renumbered = small.encode(images)
+    assert torch.equal(used[renumbered], codes)
+    assert torch.equal(small.decode(renumbered), whole.decode(codes))
+
+
+def test_codes_of_another_tokenizer_are_no_reason_to_cut_this_one(tmp_path, capsys):
+    write_vqgan(tmp_path / "vqgan")
+    other = write_vqgan(tmp_path / "other", seed=5)
+    write_code_shards(tmp_path / "codes", other, [{"codes.npy": npy(torch.arange(4).view(2, 2).numpy())}])
+    assert export.main([str(tmp_path / "vqgan"), str(tmp_path / "small"), "--used-in", str(tmp_path / "codes")]) == 2
+    assert "were made by the tokenizer" in capsys.readouterr().err and not (tmp_path / "small").exists()

@@ -105,13 +105,15 @@ def published_logits(state, heads, tokens):
     return norm("ln_f", x) @ t["head.weight"].T
 
 
-@pytest.mark.parametrize("order", ["raster", "spiral_out"])
-def test_a_published_prior_over_maps_gives_the_same_logits(tmp_path, order):
+@pytest.mark.parametrize(("order", "unmasked"), [("raster", 16), ("taming_spiral_out", 0), ("list", 5)])
+def test_a_published_prior_over_maps_gives_the_same_logits(tmp_path, order, unmasked):
     """Codes of the map and of the image come from one vocabulary there, and from tables of their own here."""
     state = published.net2net_state(published.F16, published.SEGMENTATION)
-    cells = OrderConfig(kind=order).build((4, 4))
+    cells = OrderConfig(order, cells=tuple(range(15, -1, -1)) if order == "list" else ()).build((4, 4))
     if order != "raster":
         state |= {"permuter.forward_shuffle_idx": cells, "permuter.backward_shuffle_idx": cells.argsort()}
+    for name in [name for name in state if name.endswith("attn.mask")]:
+        state[name][..., :unmasked, :unmasked] = 1
     path = saved(tmp_path / "last.ckpt", state)
     assert import_weights.main([str(path), str(tmp_path / "in"), "--heads", "4"]) == 0
     prior = load_prior(tmp_path / "in" / "prior", CPU)
@@ -204,13 +206,13 @@ PRIORS_REFUSED = {
     "the condition has 99 values, its vocabulary 24": (["--heads", "4", "--condition", "class:99"], {}),
     "width (=32) must be a multiple of heads (=5)": (["--heads", "5", "--condition", "class:5"], {}),
     "does not fill 16 positions": (["--heads", "4", "--condition", "class:5", "--window", "3x6"], {}),
-    "both directions": (
+    "neither causal nor so behind a part of the condition": (
         ["--heads", "4", "--condition", "class:5"],
         {"transformer.blocks.0.attn.mask": torch.ones(1, 1, 16, 16)},
     ),
-    "an order that is none of": (
+    "is no order of the 4 x 4 codes": (
         ["--heads", "4", "--condition", "class:5"],
-        {"permuter.forward_shuffle_idx": torch.arange(16).flip(0)},
+        {"permuter.forward_shuffle_idx": torch.arange(16).clamp(max=14)},
     ),
 }
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from ...models.conditions import ConditionConfig
 from ...models.priors import PriorConfig
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
-from ..checkpoint import discriminator_files, loading, model_files, shards
+from ..checkpoint import discriminator_files, loading, model_files, shards, storage
 from ..checkpoint.raw_weights import RawWeights
 from ..config import from_mapping
 from ..files import copy_whole, write_text
-from . import folders, model_card
+from . import codebook_subset, folders, model_card
 from .folders import FormatError
 from .formats import diffusers_vqgan, graphs, taming_export, transformers_gpt2
 
@@ -37,6 +37,7 @@ class Options(NamedTuple):
     shard_bytes: int = folders.SHARD_BYTES
     tokenizer: Path | None = None  # for formats that hold a prior together with its stages
     condition_tokenizer: Path | None = None
+    codes: tuple[int, ...] | None = None  # of a VQGAN: those that are kept; None keeps all
 
 
 class Source(NamedTuple):
@@ -75,7 +76,7 @@ def opened(path: Path, task: str | None = None, wanted: Weights = "ema") -> Sour
     metadata = model_files.read_metadata(folder, task)
     if wanted == "ema":
         return Source(folder, metadata, model_files.read(folder, metadata))
-    if folder == path:
+    if not (folder / storage.MANIFEST).exists():
         raise ValueError(f"{path} is an export, which holds one set of weights; raw ones are in the folder of a run")
     weights = RawWeights(folder, metadata)
     return Source(folder, metadata | {"weights": "raw", "digest": model_files.digest(weights)}, weights)
@@ -93,6 +94,9 @@ def export(path: Path, destination: Path, wanted: Format, options: Options) -> l
         _beside(loading.resolve_weights(path), path, destination, metadata)
         return [f"{destination}: {metadata['task']}, weights {metadata['digest'][:12]}"]
     source = opened(path, wanted=options.weights)
+    if options.codes is not None:
+        weights, smaller = codebook_subset.cut_down(source.weights, source.metadata, options.codes)
+        source = Source(source.folder, smaller | {"digest": model_files.digest(weights)}, weights)
     with folders.new_folder(destination) as folder:
         try:
             notes = _WRITERS[wanted](folder, path, source, options) or []

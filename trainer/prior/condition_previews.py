@@ -69,7 +69,11 @@ def drawn_boxes(fields: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
 def _frame(page: Tensor, box: Tensor, color: Tensor) -> None:
     """Draw the border of a box, one pixel wide, inside a (3, H, W) page."""
     height, width = page.shape[1:]
-    left, right = (int(min(max(edge, 0), width - 1)) for edge in (box[0].floor(), box[2].ceil() - 1))
-    top, bottom = (int(min(max(edge, 0), height - 1)) for edge in (box[1].floor(), box[3].ceil() - 1))
+    left, right = _inside(box[0].floor(), width), _inside(box[2].ceil() - 1, width)
+    top, bottom = _inside(box[1].floor(), height), _inside(box[3].ceil() - 1, height)
     page[:, [top, bottom], left : max(right, left) + 1] = color[:, None, None]
     page[:, top : max(bottom, top) + 1, [left, right]] = color[:, None, None]
+
+
+def _inside(edge: Tensor, length: int) -> int:
+    return int(edge.clamp(0, length - 1))

@@ -167,6 +167,8 @@ def of_prior(network: nn.Module, table: Tensor) -> list[Graph]:
     if not isinstance(network, GPT):
         raise FormatError("only priors of kind gpt have a step over one cache of all positions")
     config = network.config
+    if config.bidirectional_prefix:
+        raise FormatError("a step reads one token after another, and this prior's condition sees itself")
     batch = torch.export.Dim("batch", min=1, max=4096)
 
     def arguments(count: int) -> dict[str, Tensor]:

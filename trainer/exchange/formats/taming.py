@@ -5,7 +5,6 @@ of a condition, N = h * w codes of a window, C channels.
 """
 
 import re
-from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
@@ -22,7 +21,17 @@ from ..sources.ledger import Ledger
 from ..vqgan_shapes import discriminator_config, network_shapes, vqgan_config
 
 NETWORK = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|quantize)\.")
-ORDERS: tuple[OrderKind, ...] = ("raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate")
+ORDERS: tuple[OrderKind, ...] = (
+    "raster",
+    "alternate",
+    "z_curve",
+    "subsample",
+    "taming_spiral_in",
+    "taming_spiral_out",
+    "taming_random",
+    "spiral_in",
+    "spiral_out",
+)
 
 
 def import_networks(ledger: Ledger, hints: Hints) -> dict[str, Network]:
@@ -90,14 +99,14 @@ class _Net2Net:
             heads=self._heads(),
             width=self.width,
             window=window,
-            order=OrderConfig(kind=self._order(window)),
+            order=self._order(window),
+            bidirectional_prefix=self._bidirectional_prefix(),
         )
         with torch.device("meta"):
             network = config.build(self.codes, condition)
         wanted = {
             name: tuple(t.shape) for name, t in network.state_dict().items() if name.startswith(("blocks.", "ln_f"))
         }
-        self._drop_masks(wanted)
         weights = self.ledger.fill(wanted, {name: f"transformer.{name}" for name in wanted}, "prior")
         weights |= self._tables(config, condition)
         maps = {} if self.maps is None else {self._field(self.maps).removesuffix("_codes"): self.maps.digest}
@@ -177,24 +186,31 @@ class _Net2Net:
             )
         return self.hints.heads
 
-    def _order(self, window: tuple[int, int]) -> OrderKind:
-        """The kind of the permuter, whose two tables say the same."""
+    def _order(self, window: tuple[int, int]) -> OrderConfig:
+        """The permuter, whose two tables say the same: of a known kind, or the list of its cells."""
         name = "permuter.forward_shuffle_idx"
         if name not in self.ledger.shapes():
-            return "raster"
+            return OrderConfig()
         cells = self.ledger.take(name, "order of the codes")
         self.ledger.drop(r"permuter\.backward_shuffle_idx$", "the inverse of the order")
+        if cells.dim() != 1 or not torch.equal(cells.sort().values, torch.arange(window[0] * window[1])):
+            raise ValueError(f"{self.ledger.source}: {name} is no order of the {window[0]} x {window[1]} codes")
         for kind in ORDERS:
             if torch.equal(OrderConfig(kind=kind).build(window), cells):
-                return kind
-        raise ValueError(f"{self.ledger.source} reads its codes in an order that is none of {', '.join(ORDERS)}")
+                return OrderConfig(kind=kind)
+        return OrderConfig(kind="list", cells=tuple(cells.tolist()))
 
-    def _drop_masks(self, wanted: Mapping[str, Any]) -> None:
-        """The masks are computed here; they must be those of a causal model."""
+    def _bidirectional_prefix(self) -> int:
+        """How many tokens of the condition see each other in both directions: the masks say it, else computed here."""
+        prefix = 0
         for name in [name for name in self.shapes if re.fullmatch(r"blocks\.\d+\.attn\.mask", name)][:1]:
-            mask = self.ledger.take(f"transformer.{name}", "check that attention is causal")
-            if not torch.equal(mask, torch.ones_like(mask).tril()):
+            mask = self.ledger.take(f"transformer.{name}", "what of the condition is read in both directions")
+            causal = torch.ones(1, 1, self.block_size, self.block_size).tril()
+            prefix = int(mask[0, 0, 0].count_nonzero()) if mask.shape == causal.shape else 0
+            causal[..., :prefix, :prefix] = 1
+            if not torch.equal(mask, causal) or prefix > self._prefix():
                 raise ValueError(
-                    f"{self.ledger.source} reads its condition in both directions (n_unmasked), unlike any prior here"
+                    f"{self.ledger.source}: its attention is neither causal nor so behind a part of the condition"
                 )
         self.ledger.drop(r"transformer\.blocks\.\d+\.attn\.mask$", "masks, which are computed")
+        return 0 if prefix == 1 else prefix

@@ -23,13 +23,13 @@ from ..vqgan_shapes import network_shapes
 GROUPS = 32
 PERMUTERS: dict[OrderKind, str] = {
     "raster": "Identity",
-    "spiral_in": "SpiralIn",
-    "spiral_out": "SpiralOut",
+    "taming_spiral_in": "SpiralIn",
+    "taming_spiral_out": "SpiralOut",
     "z_curve": "ZCurve",
     "subsample": "SubSample",
     "alternate": "AlternateParsing",
-    "random": "RandomPermute",
 }
+RANDOM_PERMUTER = "RandomPermute"  # of other orders: any class will do, for the tables in the weights replace its own
 Weights = Mapping[str, Tensor]
 Section = dict[str, Any]
 
@@ -119,6 +119,7 @@ def prior(
     transformer = {name: weights[name] for name in weights if not name.startswith(("condition.", "pos_emb"))}
     transformer["pos_emb"] = positions
     mask = torch.ones(1, 1, length, length).tril()
+    mask[..., : config.bidirectional_prefix, : config.bidirectional_prefix] = 1
     transformer |= {f"blocks.{layer}.attn.mask": mask for layer in range(config.layers)}
     state = {f"transformer.{name}": tensor for name, tensor in transformer.items()}
     first, first_config = vqgan(*stages["image"])
@@ -136,6 +137,7 @@ def prior(
                 "n_layer": config.layers,
                 "n_head": config.heads,
                 "n_embd": config.width,
+                "n_unmasked": config.bidirectional_prefix,
             },
         },
         "first_stage_config": first_config,
@@ -144,9 +146,10 @@ def prior(
     if config.order.kind != "raster":
         state |= {"permuter.forward_shuffle_idx": cells, "permuter.backward_shuffle_idx": cells.argsort()}
         sides = {"H": config.window[0], "W": config.window[1]}
-        if config.order.kind == "random":
+        permuter = PERMUTERS.get(config.order.kind, RANDOM_PERMUTER)
+        if permuter == RANDOM_PERMUTER:
             sides = {"H": config.window[0], "W": config.window[1], "seed": config.order.seed}
-        target = f"taming.modules.transformer.permuter.{PERMUTERS[config.order.kind]}"
+        target = f"taming.modules.transformer.permuter.{permuter}"
         params["permuter_config"] = {"target": target, "params": sides}
     return state, {"target": "taming.models.cond_transformer.Net2NetTransformer", "params": params}
 

@@ -65,6 +65,8 @@ def exported(config: PriorConfig, weights: Mapping[str, Tensor], metadata: Mappi
         )
     if config.annealing is not None:
         raise FormatError("GPT-2 does not see which cell comes next, and this prior is (annealing)")
+    if config.bidirectional_prefix:
+        raise FormatError("GPT-2 sees the past alone, and this prior's condition sees itself (bidirectional_prefix)")
     condition: ConditionConfig = from_mapping(ConditionConfig, dict(metadata["condition"]), "the condition", saved=True)
     codes = int(metadata["codes"])
     tokens = torch.cat((weights["tok_emb.weight"], condition_table(condition, weights)))
