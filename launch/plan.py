@@ -42,7 +42,7 @@ def _plan(asked: argparse.Namespace) -> int:
     if asked.config is None:
         raise ValueError("name a config, or --prefetch")
     run: Run = configs.read(Run, asked.config, asked.set)
-    machines = Machines(asked.nodes, asked.gpus, asked.memory, asked.teraflops, asked.mfu)
+    machines = Machines(asked.nodes, asked.gpus, asked.memory, asked.teraflops, asked.mfu, asked.bandwidth)
     costs = measure(run, tokenizer_configs(run, asked.codes))
     planned = plan(run, costs, machines)
     command.say("\n".join(plan_lines(run, costs, machines, planned)))
@@ -63,10 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpus", type=int, default=8, metavar="N", help="of a node (8)")
     parser.add_argument("--memory", type=float, default=80.0, metavar="GIB", help="of a GPU (80)")
     parser.add_argument(
-        "--teraflops", type=float, default=989.0, metavar="TFLOPS", help="of a GPU at its best (989, an H100 in bf16)"
+        "--teraflops", type=float, metavar="TFLOPS", help="of a GPU at its best (an H100's in the run's precision)"
     )
     parser.add_argument(
-        "--mfu", type=float, default=0.35, metavar="SHARE", help="share of it that training reaches (0.35)"
+        "--mfu",
+        type=float,
+        metavar="SHARE",
+        help="share of it that training reaches (what was measured: docs/clusters.md)",
+    )
+    parser.add_argument(
+        "--bandwidth", type=float, metavar="GB/S", help="between GPUs, of each (300 in one node, 40 between nodes)"
     )
     parser.add_argument("--codes", type=int, metavar="K", help="of a prior's tokenizer, where its folder is not here")
     parser.add_argument(

@@ -3,8 +3,9 @@
 Torch's fake tensors run the real code of the networks and of autograd, so nothing here knows how a network is built.
 """
 
+import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+Shape = Sequence[int]
+
 
 class Cost(NamedTuple):
     """What something costs."""
@@ -23,11 +26,36 @@ class Cost(NamedTuple):
     bytes: int  # of tensors that it made, alive at its fullest moment
 
 
+def _forward(query: Shape, key: Shape, value: Shape, dropout: float = 0.0, causal: bool = False, **_: Any) -> int:
+    """Two products over the pairs that see each other."""
+    return 2 * _product(query, key, causal)
+
+
+def _backward(
+    out: Shape, query: Shape, key: Shape, value: Shape, o: Shape, sums: Shape, dropout: float, causal: bool, **_: Any
+) -> int:
+    """Five: the scores once more, for they are not kept, and the gradients of both products."""
+    return 5 * _product(query, key, causal)
+
+
+def _product(query: Shape, key: Shape, causal: bool) -> int:
+    """A product of (B, heads, T, d) with (B, heads, S, d); kernels skip blocks above a causal diagonal."""
+    whole = 2 * math.prod(query) * key[-2]
+    return whole * (key[-2] + 1) // (2 * key[-2]) if causal else whole
+
+
+# Torch has formulas for the kernels of GPUs alone, and its simulation picks that of CPUs.
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
+}
+
+
 class Meter:
     """Counts what is done inside ``simulated``."""
 
     def __init__(self) -> None:
-        self._operations = FlopCounterMode(display=False)
+        self._operations = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
         self._memory = _Alive()
 
     @contextmanager

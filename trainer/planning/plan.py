@@ -8,36 +8,18 @@ Letters: P trained parameters of a network, N ranks, b bytes of a number in trai
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
-from ...models.bounds import Count, Positive, PositiveShare, Width, check_ranges
 from ..distributed.engine import BUCKET, EngineConfig
 from ..jobs.networks import BYTES, TrainedNetwork, checkpoint_bytes
 from ..jobs.run import Run
 from .costs import Costs
+from .pace import Machines as Machines
+from .pace import Pace, Reading, Saving, pace, reading, saving
 
 _RESERVE = 0.1  # of a GPU, for the workspaces of kernels, the driver's own and fragments
 GIB = 1024**3
-
-
-@dataclass(frozen=True)
-class Machines:
-    """What the run is to be trained on."""
-
-    nodes: Count = 1
-    gpus: Width = 8  # of a node
-    memory: Positive = 80.0  # of a GPU, in GiB
-    teraflops: Positive = 989.0  # of a GPU at its best, dense: an H100 in bf16
-    mfu: PositiveShare = 0.35  # share of that which training reaches
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-    @property
-    def ranks(self) -> int:
-        """One a GPU, N."""
-        return self.nodes * self.gpus
 
 
 class Held(NamedTuple):
@@ -65,6 +47,7 @@ class Fit(NamedTuple):
     frozen: float  # bytes
     largest: int  # samples of a micro-batch that fit; 0 if none do
     micro: int  # the largest of them that divides the global batch
+    pace: Pace  # of a step with such micro-batches
 
     @property
     def name(self) -> str:
@@ -85,6 +68,8 @@ class Plan(NamedTuple):
     flops: float
     seconds: float
     checkpoint: float  # bytes
+    reading: Reading
+    saving: Saving
 
     def settings(self, networks: Sequence[TrainedNetwork]) -> list[str]:
         """The recommendation as ``--set`` understands it."""
@@ -134,14 +119,17 @@ def plan(run: Run, costs: Costs, machines: Machines) -> Plan:
     chosen, reasons = _choose(run, fits, machines)
     samples = run.loop.max_steps * run.batch.global_batch_size
     flops = samples * costs.sample.flops
-    seconds = flops / (machines.ranks * machines.teraflops * 1e12 * machines.mfu)
-    engine = (chosen or fits[-1]).engine
+    fit = chosen or fits[-1]
+    step_seconds, engine = fit.pace.seconds, fit.engine
     checkpoint = checkpoint_bytes(
         network._replace(training=replace(network.training, engine=_in_its_numbers(network, engine)))
         for network in costs.networks
     )
     tokens = samples * costs.tokens
-    return Plan(fits, chosen, reasons, run.loop.max_steps, samples, tokens, flops, seconds, checkpoint)
+    needed = reading(run.train_data, run.batch.global_batch_size, step_seconds, machines.nodes)
+    save = saving(costs.networks, engine, machines)
+    seconds = run.loop.max_steps * step_seconds
+    return Plan(fits, chosen, reasons, run.loop.max_steps, samples, tokens, flops, seconds, checkpoint, needed, save)
 
 
 def _in_its_numbers(network: TrainedNetwork, engine: EngineConfig) -> EngineConfig:
@@ -168,7 +156,8 @@ def _fit(run: Run, costs: Costs, machines: Machines, engine: EngineConfig) -> Fi
     largest = max(math.floor(room / costs.sample.bytes), 0)
     each = run.batch.global_batch_size // machines.ranks
     micro = max((size for size in range(1, each + 1) if each % size == 0 and size <= largest), default=0)
-    return Fit(engine, whole, costs.frozen, largest, micro)
+    step = pace(run, costs.networks, costs.sample.flops, engine, micro, machines)
+    return Fit(engine, whole, costs.frozen, largest, micro, step)
 
 
 def _choose(run: Run, fits: Sequence[Fit], machines: Machines) -> tuple[Fit | None, list[str]]:
@@ -193,7 +182,13 @@ def _choose(run: Run, fits: Sequence[Fit], machines: Machines) -> tuple[Fit | No
     later = fits[fits.index(chosen) + 1 :]
     if later:
         spared = (chosen.held.device - later[0].held.device) / GIB
-        reasons.append(f"{later[0].name} would spare {spared:.1f} GiB a rank and send more between ranks")
+        seconds = later[0].pace.seconds - chosen.pace.seconds
+        reasons.append(
+            f"{later[0].name} would spare {spared:.1f} GiB a rank and take {seconds:+.3f} s a step; a checkpoint "
+            "takes the same bytes at stages 1 to 3, on any number of ranks"
+        )
+    if chosen.pace.sending > chosen.pace.computing:
+        reasons.append("ranks spend most of a step on sending: fewer of them, or a larger global batch, cost less")
     return chosen, reasons
 
 
