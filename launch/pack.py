@@ -41,6 +41,10 @@ def _pack(asked: argparse.Namespace) -> int:
     report = pack(found, asked.destination, config, command.note)
     for left in report.skipped:
         command.note(f"left out: {left.file}: {left.reason}")
+    if report.whole_jpegs:
+        command.note(
+            f"{report.whole_jpegs} large JPEGs could not be rewritten: each crop of them decodes more than it shows"
+        )
     validation = f", {report.val} for validation" if report.val else ""
     command.say(f"{report.samples} samples{validation} in {report.shards} shards, {len(report.skipped)} left out")
     return ExitCode.DONE

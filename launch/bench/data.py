@@ -151,9 +151,11 @@ def _large_images(folder: Path, options: argparse.Namespace) -> dict[str, float]
     with ShardWriter(folder / "unpacked", "photos", len(files), {}) as writer:
         for number, data in enumerate(files):
             writer.write(str(number), {"jpg": data}, Measured(height, width))
-    pack(find_samples(photos), folder / "packed", PackConfig(), lambda _: None)
-    if seekable_jpeg.tool() is None:
-        print("\njpegtran is not installed: packed photos cannot be cut without decoding the rest")
+    report = pack(find_samples(photos), folder / "packed", PackConfig(), lambda _: None)
+    way = (
+        f"rewritten by {seekable_jpeg.library()}" if not report.whole_jpegs else "not rewritten, for want of a libjpeg"
+    )
+    print(f"\nPacked photos were {way}")
     size = f"{width} x {height}, {len(files[0]) / 1e6:.1f} MB each"
     print(f"\n{_CROP}-crops of {options.photos} photos of {size}; one process, caches warm")
     contestants = {

@@ -22,10 +22,6 @@ from smalti.trainer.data.stream import DataConfig, Stream
 from smalti.trainer.images import seekable_jpeg
 from smalti.trainer.shards.reader import ShardSet
 
-needs_tool = pytest.mark.skipif(
-    seekable_jpeg.tool() is None, reason="jpegtran is not installed (Debian: libjpeg-turbo-progs)"
-)
-
 
 def write_photos(folder: Path, count: int, height: int = 40, width: int = 60) -> Path:
     folder.mkdir(parents=True)
@@ -200,7 +196,18 @@ def test_formats_that_webdataset_does_not_know_become_png(tmp_path):
     assert all(np.array_equal(decoded(next(iter(sample.values()))), pixels) for sample in packed.values())
 
 
-@needs_tool
+def test_large_jpegs_that_cannot_be_rewritten_are_packed_as_they_are_and_counted(tmp_path, capsys, monkeypatch):
+    source = write_photos(tmp_path / "in", 1, 720, 1000)
+    (source / "small.jpg").write_bytes(encoded(photo(40, 60)))
+    monkeypatch.setattr(seekable_jpeg, "library", lambda: None)
+    assert pack_it(source, tmp_path / "out") == 0
+    said = capsys.readouterr()
+    assert said.out == "2 samples in 1 shards, 0 left out\n" and "1 large JPEGs could not be rewritten" in said.err
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["whole_jpegs"] == 1
+    assert contents(tmp_path / "out")["p000"]["jpg"] == (source / "p000.jpg").read_bytes()
+    assert next(read_images(tmp_path / "out", 32).eval_batches(2))["image"].shape == (2, 3, 32, 32)
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_large_photos_are_cut_without_decoding_them_whole_and_with_the_same_pixels(tmp_path, orientation, progressive):
@@ -240,14 +247,6 @@ def test_a_rewritten_photo_of_other_pixels_is_never_packed(tmp_path, monkeypatch
     source = write_photos(tmp_path / "in", 1, 720, 1000)
     assert pack_it(source, tmp_path / "out") == 0
     assert contents(tmp_path / "out")["p000"]["jpg"] == (source / "p000.jpg").read_bytes()
-
-
-def test_without_the_tool_large_photos_are_packed_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(seekable_jpeg, "tool", lambda: None)
-    source = write_photos(tmp_path / "in", 1, 720, 1000)
-    assert pack_it(source, tmp_path / "out") == 0
-    assert contents(tmp_path / "out")["p000"]["jpg"] == (source / "p000.jpg").read_bytes()
-    assert next(read_images(tmp_path / "out", 64).eval_batches(1))["image"].shape == (1, 3, 64, 64)
 
 
 def test_shards_of_others_get_an_index_and_damaged_ones_are_named(tmp_path, capsys):

@@ -7,23 +7,26 @@ smaller file: ITU-T T.81, sections B.2.4.4 and F.2.1.3.1. The pixels of the part
 Letters: a segment is what lies between two markers; the image has rows of MCUs, each of ``across`` segments.
 """
 
-import shutil
 import struct
 import subprocess
+import sys
 import zlib
+from ctypes.util import find_library
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 
 from ..files import ChecksumError
+from . import jpeg_rewriter
 from .geometry import ReadMany, Region
 
 BEGIN = b"\xff\xd8"  # of every JPEG
-_TOOL = "jpegtran"
-_SECONDS = 600  # for the tool; a gigapixel takes some ten
+_SECONDS = 600  # for rewriting; a gigapixel takes some fifteen
 _BEST_INTERVAL = 8  # MCUs; shorter ones cost space, longer ones make more be decoded than is needed
 _SMALLEST_INTERVAL = 6
 _MARKER = 2  # bytes
@@ -232,21 +235,23 @@ def shortened(data: bytes, rows: int) -> bytes | None:
 
 
 @lru_cache
-def tool() -> str | None:
-    """The program that rewrites JPEGs without a loss, if it is installed (Debian: libjpeg-turbo-progs)."""
-    return shutil.which(_TOOL)
+def library() -> str | None:
+    """The libjpeg by which JPEGs are rewritten: that of Pillow's wheel, else the system's."""
+    beside = Path(PIL.__file__).parent
+    bundled = [*beside.parent.glob("[Pp]illow.libs/libjpeg-*.so*"), *beside.glob(".dylibs/libjpeg.*.dylib")]
+    return str(bundled[0]) if bundled else find_library("jpeg")
 
 
 def seekable(data: bytes) -> bytes | None:
     """The same coefficients with restart markers, baseline and with optimal Huffman tables; metadata are dropped.
 
-    None if the tool is missing or refuses the file.
+    None if there is no libjpeg, or it refuses the file.
     """
-    program, frame = tool(), _frame(data)
-    if program is None or frame is None:
+    path, frame = library(), _frame(data)
+    if path is None or frame is None:
         return None
-    restart = f"{_interval(-(-frame.width // frame.mcu_width))}B"
-    command = [program, "-copy", "none", "-optimize", "-restart", restart]
+    interval = _interval(-(-frame.width // frame.mcu_width))
+    command = [sys.executable, "-I", "-S", jpeg_rewriter.__file__, path, str(interval)]
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired:

@@ -68,6 +68,12 @@ def prepare(source: RawSample, minimum_side: int, depth: DepthForm = "stored") -
     return Sample(source.key, members, measured, {member.extension: member.layout for member in stored})
 
 
+def is_whole(sample: Sample) -> bool:
+    """Whether a sample holds a large JPEG whose parts cannot be decoded alone."""
+    pixels = sample.measured.height * sample.measured.width * 3
+    return pixels >= _LARGE and "jpg" in sample.members and not sample.layouts.get("jpg")
+
+
 def _image(data: bytes, minimum_side: int) -> tuple[Measured, Stored]:
     try:
         measured = measure(data)

@@ -14,7 +14,7 @@ from ..shards.folder_walk import Skipped, escaped
 from ..shards.index import ShardIndex
 from ..shards.writer import Sample, finished, index_path, own_shard, remove_unfinished, write_shard
 from . import report_file
-from .check_image import DepthForm, UnusableError, prepare
+from .check_image import DepthForm, UnusableError, is_whole, prepare
 from .find_images import RawSample, SampleListing
 from .process_pool import spread
 
@@ -57,6 +57,14 @@ class PackReport(NamedTuple):
     val: int
     skipped: list[Skipped]
     classes: list[str]  # names in the order of their numbers; empty where labels are numbers, or there are none
+    whole_jpegs: int  # large ones whose parts cannot be decoded alone, so that each crop decodes more than it shows
+
+
+class _Written(NamedTuple):
+    """What lies in the shards of a folder."""
+
+    samples: int
+    whole_jpegs: int
 
 
 class _Task(NamedTuple):
@@ -93,10 +101,11 @@ def pack(gathered: SampleListing, destination: Path, config: PackConfig, progres
     provenance = {"kind": "images", "classes": gathered.classes}
     tasks = {folder: _plan(folder, part, config, provenance) for folder, part in parts.items()}
     with only_command_in(destination):
-        counts = _write_parts(destination, tasks, config, skipped, progress)
-    val = counts.get(destination / "val", 0)
+        written = _write_parts(destination, tasks, config, skipped, progress)
+    val = written[destination / "val"].samples if config.val else 0
+    samples, whole = (sum(numbers) for numbers in zip(*written.values(), strict=True))
     shards = sum(len(planned) for planned in tasks.values())
-    report = PackReport(sum(counts.values()) - val, shards, val, sorted(skipped), gathered.classes)
+    report = PackReport(samples - val, shards, val, sorted(skipped), gathered.classes, whole)
     report_file.write(destination, report._asdict() | {"skipped": [left._asdict() for left in report.skipped]})
     return report
 
@@ -107,22 +116,23 @@ def _write_parts(
     config: PackConfig,
     skipped: list[Skipped],
     progress: Callable[[str], None],
-) -> dict[Path, int]:
-    """Writes the shards of each folder and adds to what was left out; gives the samples of each folder."""
+) -> dict[Path, _Written]:
+    """Writes the shards of each folder and adds to what was left out."""
     report_file.check(destination)
     for folder, planned in tasks.items():
         _check_existing_shards(folder, planned)
-    counts: dict[Path, int] = {}
+    written: dict[Path, _Written] = {}
     for folder, planned in tasks.items():
         indexes = _write_all(planned, config.processes, progress)
         skipped += [Skipped(*left) for index in indexes for left in index.notes["skipped"]]
-        counts[folder] = sum(index.samples for index in indexes)
-        if not counts[folder]:
+        whole = sum(index.notes.get("whole_jpegs", 0) for index in indexes)
+        written[folder] = _Written(sum(index.samples for index in indexes), whole)
+        if not written[folder].samples:
             _remove_empty(planned)
             raise ValueError(_nothing_left(folder, skipped))
         remove_unfinished(task.path for task in planned)
         set_index.write(folder)
-    return counts
+    return written
 
 
 def automatic_val_count(sources: Sequence[RawSample], minimum_side: int, depth: DepthForm = "stored") -> int:
@@ -237,16 +247,19 @@ def _write_all(tasks: Sequence[_Task], processes: int, progress: Callable[[str],
 
 
 def _write(task: _Task) -> None:
-    notes: dict[str, Any] = {"plan": task.plan, "skipped": []}
-    write_shard(task.path, _samples(task, notes["skipped"]), task.provenance, notes)
+    notes: dict[str, Any] = {"plan": task.plan, "skipped": [], "whole_jpegs": 0}
+    write_shard(task.path, _samples(task, notes), task.provenance, notes)
 
 
-def _samples(task: _Task, skipped: list[Skipped]) -> Iterator[Sample]:
+def _samples(task: _Task, notes: dict[str, Any]) -> Iterator[Sample]:
     for source in task.sources:
         try:
-            yield prepare(source, task.minimum_side, task.depth)
+            sample = prepare(source, task.minimum_side, task.depth)
         except UnusableError as error:
-            skipped.append(_left_out(source, error))
+            notes["skipped"].append(_left_out(source, error))
+        else:
+            notes["whole_jpegs"] += is_whole(sample)
+            yield sample
 
 
 def _is_done(task: _Task, index: ShardIndex | None) -> bool:

@@ -1,6 +1,7 @@
 """Regions of JPEG files, read without the rest."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -11,9 +12,6 @@ from smalti.trainer.files import ChecksumError
 from smalti.trainer.images import seekable_jpeg
 from smalti.trainer.images.geometry import Region
 
-needs_tool = pytest.mark.skipif(
-    seekable_jpeg.tool() is None, reason="jpegtran is not installed (Debian: libjpeg-turbo-progs)"
-)
 SIZES = [(96, 160), (97, 161), (130, 75)]
 
 
@@ -118,15 +116,39 @@ def test_intervals_divide_a_row(mcus):
     assert {252: 7, 250: 10, 375: 15, 262: 131, 131: 131}.get(mcus, interval) == interval
 
 
-@needs_tool
-@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}])
-def test_rewriting_keeps_every_pixel(options):
-    original = encoded(photo(300, 420), "JPEG", quality=85, **options)
+@pytest.mark.parametrize(
+    ("side", "options"),
+    [
+        ((300, 420), {"subsampling": 0}),
+        ((301, 419), {"subsampling": 1}),
+        ((300, 420), {"subsampling": 2}),
+        ((257, 333), {"subsampling": "4:1:1"}),
+        ((299, 421), {"progressive": True}),
+        ((128, 16), {"progressive": True, "subsampling": 0}),
+        ((9, 300), {"restart_marker_blocks": 3}),
+        ((300, 9), {"optimize": True, "quality": 100}),
+    ],
+)
+def test_rewriting_keeps_every_pixel(side, options):
+    original = encoded(photo(*side), "JPEG", **{"quality": 85, **options})
     rewritten = seekable_jpeg.seekable(original)
-    assert np.array_equal(decoded(rewritten), decoded(original))
+    assert rewritten is not None and np.array_equal(decoded(rewritten), decoded(original))
     layout = seekable_jpeg.layout_of(rewritten)
-    expected = decoded(original)[100:200, 50:150]
-    assert np.array_equal(cut(layout, Reader(rewritten), Region(50, 100, 150, 200)), expected)
+    assert layout is not None
+    for region in regions(*side, 5):
+        expected = decoded(original)[region.top : region.bottom, region.left : region.right]
+        assert np.array_equal(cut(layout, Reader(rewritten), region), expected)
+
+
+def test_gray_is_rewritten_and_what_libjpeg_refuses_or_doubts_is_not():
+    gray = encoded(photo(200, 300)[..., 0], "JPEG")
+    assert np.array_equal(decoded(seekable_jpeg.seekable(gray)), decoded(gray))
+    sound = encoded(photo(200, 300), "JPEG")
+    assert seekable_jpeg.seekable(sound[:-500]) is None  # a warning: the end is missing
+    broken = bytearray(sound)
+    broken[sound.index(b"\xff\xc4") + 5] = 255  # a table of codes that cannot be
+    assert seekable_jpeg.seekable(bytes(broken)) is None
+    assert seekable_jpeg.seekable(b"\xff\xd8\xff") is None
 
 
 def test_the_orientation_can_be_put_back_for_other_programs():
@@ -138,8 +160,9 @@ def test_the_orientation_can_be_put_back_for_other_programs():
     assert seekable_jpeg.layout_of(turned) is not None
 
 
-def test_without_the_tool_files_are_left_alone(monkeypatch):
-    monkeypatch.setattr(seekable_jpeg, "tool", lambda: None)
+@pytest.mark.parametrize("path", [None, "/nowhere/libjpeg.so", sys.modules["_ctypes"].__file__])
+def test_without_a_libjpeg_of_the_known_interface_files_are_left_alone(monkeypatch, path):
+    monkeypatch.setattr(seekable_jpeg, "library", lambda: path)
     assert seekable_jpeg.seekable(encoded(photo(32, 32))) is None
 
 
