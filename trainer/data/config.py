@@ -38,6 +38,8 @@ class DataConfig:
         extensions: extension to read a field from, where it is not the usual one: {"segmentation": "seg.png"}.
         shuffle_window: shards shuffled together; 0 shuffles over all of them. Smaller windows need less of a slow
             or remote store at a time.
+        lanes: deals the samples of a window to the rows of a global batch in lanes, so that N nodes read each shard
+            about once between them, and not each node every shard. Of one data set, not of a mixture.
         crops_per_image: crops made of an image each time it is visited (and decoded once); they go to as many
             consecutive steps, so that no batch has two of them.
         max_repeats: how often a sample may be visited to fill a global batch. 0 takes what a tiny data set needs,
@@ -53,6 +55,7 @@ class DataConfig:
     crop: AnyCropConfig | None = field(default_factory=CropConfig)
     extensions: dict[str, Name] = field(default_factory=dict)
     shuffle_window: Natural = 0
+    lanes: bool = False
     crops_per_image: Count = 1
     max_repeats: Natural = 0
     num_workers: Natural = field(default=0, metadata=MAY_CHANGE)
@@ -64,6 +67,8 @@ class DataConfig:
         check_ranges(self)
         if bool(self.shards) == bool(self.mixture):
             raise ValueError("give either shards or mixture, and not both")
+        if self.lanes and self.mixture:
+            raise ValueError("lanes need one data set: leave lanes out, or give shards in place of mixture")
         unknown = sorted(set(self.extensions) - set(EXTENSIONS))
         if unknown:
             raise ValueError(f"extensions names unknown fields {unknown}; known are {sorted(EXTENSIONS)}")

@@ -3,7 +3,7 @@
 A permutation is computed, not stored, so that any position can be had without those before it.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -58,25 +58,54 @@ def permute(position: int, length: int, key: int) -> int:
             return position
 
 
+class Lane(NamedTuple):
+    """The part of a line of samples that one row of all global batches goes through."""
+
+    begin: int  # where it begins in the line
+    length: int
+
+
+def lane(row: int, first_row: int, rows: int, length: int) -> Lane:
+    """The lane of a row when the samples of a line are dealt to rows in turn.
+
+    Lanes follow each other in the order of the rows and fill the line, so that neighboring rows read the same shards.
+
+    Args:
+        row: 0 <= row < rows.
+        first_row: that gets the first sample.
+        rows: of a global batch.
+        length: of the line, in samples.
+    """
+    full, more = divmod(length, rows)  # the rows from first_row on, around the end, get one more
+    end = first_row + more
+    below = max(min(row, end) - first_row, 0) + max(min(row, end - rows), 0)
+    return Lane(row * full + below, full + ((row - first_row) % rows < more))
+
+
 class ShardOrder:
     """The order in which the epochs of one set of shards visit its samples.
 
     The shards of an epoch stand in a keyed order; ``window`` of them at a time are permuted sample by sample, so that
     at most that many shards are in use at once. Each epoch holds every sample exactly once.
 
+    With ``rows`` the samples of a window lie in lanes, one for each row of a global batch, and are permuted within
+    them: whoever reads some neighboring rows of all batches, as a node does, reads that part of the shards alone.
+
     Args:
         counts: samples of each shard.
         seed: another seed is another order.
         window: shards permuted together; 0 permutes all of them.
+        rows: of a global batch, for lanes; 0 for none.
     """
 
-    def __init__(self, counts: Sequence[int], seed: int, window: int = 0) -> None:
+    def __init__(self, counts: Sequence[int], seed: int, window: int = 0, rows: int = 0) -> None:
         self.length = sum(counts)
         if self.length == 0:
             raise ValueError("the shards hold no sample")
         self._counts = tuple(counts)
         self._seed = seed
         self._window = window or len(counts)
+        self._rows = rows
         self._arrange = lru_cache(maxsize=2)(self._arrangement)
 
     def place(self, epoch: int, position: int) -> SampleLocation:
@@ -87,9 +116,26 @@ class ShardOrder:
         last = min(first + self._window, len(shards))
         begin = starts[first]
         length = starts[last] - begin
-        inside = permute(position - begin, length, mix(self._seed, epoch, first)) + begin
+        if self._rows:
+            turn, row = (position - begin) // self._rows, (epoch * self.length + position) % self._rows
+            own = lane(row, (epoch * self.length + begin) % self._rows, self._rows, length)
+            inside = permute(turn, own.length, mix(self._seed, epoch, first, row)) + own.begin + begin
+        else:
+            inside = permute(position - begin, length, mix(self._seed, epoch, first)) + begin
         slot = bisect_right(starts, inside) - 1
         return SampleLocation(shards[slot], inside - starts[slot])
+
+    def read_by(self, epoch: int, rows: range) -> list[list[int]]:
+        """The shards of which some neighboring rows read samples in an epoch, window after window; needs lanes."""
+        shards, starts = self._arrange(epoch)
+        found = []
+        for first in range(0, len(shards), self._window):
+            begin, end = starts[first], starts[min(first + self._window, len(shards))]
+            first_row = (epoch * self.length + begin) % self._rows
+            head, last = (lane(row, first_row, self._rows, end - begin) for row in (rows[0], rows[-1]))
+            low, high = begin + head.begin, begin + last.begin + last.length
+            found.append(shards[bisect_right(starts, low) - 1 : bisect_left(starts, high)] if low < high else [])
+        return found
 
     def _arrangement(self, epoch: int) -> tuple[list[int], list[int]]:
         """The shards of an epoch in their order, and the position at which each begins (and the last ends)."""
@@ -98,7 +144,7 @@ class ShardOrder:
         return shards, list(accumulate((self._counts[shard] for shard in shards), initial=0))
 
     def __reduce__(self) -> tuple[type["ShardOrder"], tuple[Any, ...]]:
-        return ShardOrder, (self._counts, self._seed, self._window)
+        return ShardOrder, (self._counts, self._seed, self._window, self._rows)
 
 
 class Mixture:
@@ -156,11 +202,19 @@ class Schedule:
         weights: share of each source.
         seed: another seed is another order.
         window: shards of a source permuted together; 0 for all.
+        rows: of a global batch, to deal the samples of a single source to lanes; 0 for no lanes.
+
+    Raises:
+        ValueError: there are lanes and several sources, of which none comes at the same rows of every batch.
     """
 
-    def __init__(self, counts: Sequence[Sequence[int]], weights: Sequence[float], seed: int, window: int) -> None:
+    def __init__(
+        self, counts: Sequence[Sequence[int]], weights: Sequence[float], seed: int, window: int, rows: int = 0
+    ) -> None:
+        if rows and len(counts) > 1:
+            raise ValueError(f"lanes need one data set, got a mixture of {len(counts)}; leave lanes out")
         self._seed = seed
-        self._orders = [ShardOrder(shards, mix(seed, source), window) for source, shards in enumerate(counts)]
+        self._orders = [ShardOrder(shards, mix(seed, source), window, rows) for source, shards in enumerate(counts)]
         self._mixture = Mixture([order.length for order in self._orders], weights, seed)
 
     def visit(self, number: int) -> SampleDraw:

@@ -97,7 +97,8 @@ class Stream:
                 reader.check_values(config.max_bad_fraction)
                 _say_unlisted(reader.shards)
         weights = [source.weight for source in config.sources]
-        self._schedule = Schedule([shards.counts for shards in self._sets], weights, seed, config.shuffle_window)
+        counts = [shards.counts for shards in self._sets]
+        self._schedule = Schedule(counts, weights, seed, config.shuffle_window, global_batch if config.lanes else 0)
         self._shared_memory_full = False
         self._errors = SampleErrorLog(config.max_bad_fraction, self.samples)
 
@@ -181,6 +182,7 @@ class Stream:
             "seed": self._seed,
             "global_batch": self._global_batch,
             "window": self.config.shuffle_window,
+            "lanes": self.config.lanes,
             "crops_per_image": self.config.crops_per_image,
             "weights": [source.weight for source in self.config.sources],
             "shards": [len(shards.names) for shards in self._sets],
@@ -198,6 +200,7 @@ class Stream:
             ValueError: something that decides the order differs; all of it is named.
         """
         mine = self.state_dict(0)
+        state = {"lanes": False} | state  # older runs had none
         if "order" not in state:  # as older runs stored it
             del mine["order"]
         elif state["order"] == mine["order"] and state["fingerprint"] != mine.pop("fingerprint") and self._rank == 0:
@@ -215,12 +218,18 @@ class Stream:
             )
 
     def _requests(self, start_step: int) -> Iterator[BatchRequest]:
-        """What this rank asks for, in order. The crops of an image belong to K consecutive steps, a block."""
+        """What this rank asks for, in order. The crops of an image belong to K consecutive steps, a block.
+
+        With lanes a rank has neighboring rows of the global batch, else its micro-batches lie between those of others.
+        """
         crops_each = self.config.crops_per_image
         block, first = divmod(start_step, crops_each)
         while True:
             for part in range(self.accumulation):
-                begin = block * self._global_batch + (part * self._world + self._rank) * self._micro_batch
+                before = part * self._world + self._rank
+                if self.config.lanes:
+                    before = self._rank * self.accumulation + part
+                begin = block * self._global_batch + before * self._micro_batch
                 yield BatchRequest(tuple(range(begin, begin + self._micro_batch)), tuple(range(first, crops_each)))
             block, first = block + 1, 0
 
