@@ -3,7 +3,7 @@
 Shapes: B samples, P tokens of the prefix, C channels of the prior, (h, w) the prior's window, (H, W) a whole grid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,6 +56,13 @@ class Condition(nn.Module):
     def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:
         """The window's share of fields that describe whole images. What holds for the whole passes unchanged."""
         return {name: self.field(fields, name) for name in self.fields}
+
+    def for_training(self, fields: Fields, seeds: Sequence[int]) -> Fields:
+        """A training batch as the condition reads it where it tells the same thing otherwise at every visit.
+
+        Sample b depends on ``seeds[b]`` alone, as in ``Prior.draw``; most conditions leave the batch as it is.
+        """
+        return fields
 
     @property
     def known(self) -> dict[str, range]:

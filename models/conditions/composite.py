@@ -1,5 +1,7 @@
 """Several conditions at once: their prefixes one behind the other."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,12 @@ class Composite(Condition):
         for part in self._each():
             cut |= part.cut(fields, place)
         return cut
+
+    def for_training(self, fields: Fields, seeds: Sequence[int]) -> Fields:
+        """What every part makes of the batch, one after the other."""
+        for part in self._each():
+            fields = part.for_training(fields, seeds)
+        return fields
 
     def cells(self) -> Tensor:
         """Where the parts' tokens stand."""

@@ -3,6 +3,7 @@
 Shapes: B samples, N objects, C channels of the prior.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +36,7 @@ class ObjectsConfig:
         grid: cells a side of the raster.
         only_in_crop: objects whose box does not meet the crop (in sampling: the window) are left out, and those that
             remain stand at the front, as published; else all are told, wherever the crop lies.
+        shuffle: in training objects come in another order at every visit, as published.
     """
 
     kind: Literal["objects"] = "objects"
@@ -43,6 +45,7 @@ class ObjectsConfig:
     classes: Count = 600
     grid: Width = 90
     only_in_crop: bool = False
+    shuffle: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -70,6 +73,19 @@ class Objects(Located):
     def known(self) -> dict[str, range]:
         """The classes of objects, and ``ABSENT``."""
         return {"object_classes": range(ABSENT, self.config.classes)}
+
+    def for_training(self, fields: Fields, seeds: Sequence[int]) -> Fields:
+        """The batch with the objects of each sample in an order of its own, where the config asks for it."""
+        if not self.config.shuffle:
+            return fields
+        kinds, boxes = self.field(fields, "object_classes"), self.field(fields, "object_boxes")
+        orders = [torch.randperm(kinds.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        order = torch.stack(orders).to(kinds.device)
+        moved = {
+            "object_classes": kinds.gather(1, order),
+            "object_boxes": boxes.gather(1, order[..., None].expand_as(boxes)),
+        }
+        return {**fields, **moved}
 
     def tokens(self, fields: Fields, batch: int) -> Tensor:
         """(B, P, C)."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import smalti.configs
+from smalti.trainer.checkpoint.best import KeepBestConfig
 from smalti.trainer.config import read
 from smalti.trainer.prior.config import PriorRun
 from smalti.trainer.vqgan.config import VQGANRun
@@ -90,7 +91,7 @@ def test_a_faithful_config_of_stage_1_has_every_released_number(name: str) -> No
         assert (optimizer.learning_rate, optimizer.lr_scaling, optimizer.betas) == (4.5e-6, "linear", (0.5, 0.9))
         assert (optimizer.weight_decay, optimizer.schedule, optimizer.warmup_steps) == (0.0, "constant", 0)
         assert (engine.precision, engine.compile_backend, engine.grad_clip) == ("fp32", None, None)
-    assert run.ema_decay == 0.0
+    assert run.ema_decay == 0.0 and run.keep_best == KeepBestConfig("nll_loss", "min", 3)
     game: Any = run.loss.adversarial
     if start is None:
         assert game is None and run.loss.perceptual is None and run.loss.segmentation_loss == "bce"
@@ -117,11 +118,11 @@ def test_a_faithful_config_of_stage_2_has_every_published_number(name: str) -> N
     assert (optimizer.learning_rate, optimizer.lr_scaling, optimizer.betas) == (4.5e-6, "linear", (0.9, 0.95))
     assert (optimizer.weight_decay, optimizer.schedule, optimizer.warmup_steps) == (0.01, "constant", 0)
     assert (engine.precision, engine.compile_backend, engine.grad_clip) == ("fp32", None, None)
-    assert (run.ema_decay, run.early_stopping) == (0.0, None)
+    assert (run.ema_decay, run.early_stopping, run.keep_best) == (0.0, None, KeepBestConfig("nll", "min", 3))
     if name.startswith("prior_objects"):
         condition: Any = run.condition
         assert (condition.representation, condition.objects, condition.grid) == ("box", 30, 90)
-        assert condition.only_in_crop
+        assert condition.only_in_crop and condition.shuffle
         assert condition.classes == (171 * 2 if name == "prior_objects" else 350 * 16)
 
 

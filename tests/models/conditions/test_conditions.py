@@ -190,6 +190,22 @@ def test_objects_that_a_crop_does_not_meet_are_left_out_and_the_others_close_up(
     assert not torch.equal(told, built(ObjectsConfig(objects=5, classes=5, grid=11))(fields, 1))
 
 
+def test_shuffled_objects_keep_their_boxes_and_belong_to_the_samples_seed():
+    fields = {
+        "object_classes": torch.arange(6).expand(3, 6), "object_boxes": torch.arange(6.0)[:, None].expand(3, 6, 4),
+    }  # fmt: skip
+    config = ObjectsConfig(objects=6, classes=6, shuffle=True)
+    several = CompositeConfig(conditions=(ClassConfig(classes=4), config))
+    for condition in (built(config), built(several)):
+        told = condition.for_training(fields, [7, 8, 9])
+        kinds = told["object_classes"]
+        assert [sorted(row) for row in kinds.tolist()] == [list(range(6))] * 3 and len(kinds.unique(dim=0)) > 1
+        assert torch.equal(told["object_boxes"][..., 0].long(), kinds)
+        alone = {name: value[1:2] for name, value in fields.items()}
+        assert torch.equal(condition.for_training(alone, [8])["object_classes"], kinds[1:2])
+    assert built(ObjectsConfig(objects=6, classes=6)).for_training(fields, [7, 8, 9]) is fields
+
+
 def test_the_published_scene_has_92_tokens():
     assert ObjectsConfig(objects=30).build(4, (16, 16)).length == 92
     assert ObjectsConfig(representation="center", objects=30).build(4, (16, 16)).length == 62
