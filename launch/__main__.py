@@ -12,6 +12,7 @@ COMMANDS: Mapping[str, str] = {
     "index": "write indexes beside shards that are there",
     "train": "train a VQGAN or a prior",
     "encode": "encode image shards into code shards",
+    "reconstruct": "write images beside their reconstructions, or the images of codes",
     "sample": "sample images from a prior",
     "export": "export a run's weights",
     "import": "import weights of other projects",
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:10} {about}" for name, about in COMMANDS.items()]
+    lines = [f"  {name:11} {about}" for name, about in COMMANDS.items()]
     return "\n".join(
         [
             "usage: smalti COMMAND ...",

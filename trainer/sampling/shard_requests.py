@@ -27,6 +27,40 @@ _SOURCES = {"segmentation_codes": "segmentation", "depth_codes": "depth", "low":
 """From which field of images a field of the condition is made."""
 
 
+class SampleNames:
+    """The samples of a set by number, and files of their names.
+
+    Raises:
+        ValueError: two samples have one key.
+    """
+
+    def __init__(self, shards: ShardSet) -> None:
+        self.shards = shards
+        self._ends = np.cumsum(shards.counts)  # of each shard: the number of the first sample behind it
+        keys = Counter(shards.key(*self.location(number)) for number in range(shards.samples))
+        twice, often = keys.most_common(1)[0] if keys else ("", 0)
+        if often > 1:
+            raise ValueError(f"{often} samples have the key {twice!r}, and so one file; take the sets apart")
+
+    def location(self, number: int) -> SampleLocation:
+        """Where a sample lies."""
+        shard = int(np.searchsorted(self._ends, number, side="right"))
+        return SampleLocation(shard, number - int(self._ends[shard]) + self.shards.counts[shard])
+
+    def path(self, number: int) -> Path:
+        """The sample's key as a path without suffix that leads nowhere but below a folder.
+
+        Raises:
+            SampleError: it does not.
+        """
+        location = self.location(number)
+        key = self.shards.key(*location)
+        parts = key.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\0" in key:
+            raise self.shards.sample_error(*location, "damaged member", f"its key {key!r} is no path below a folder")
+        return Path(*parts)
+
+
 class ShardRequests:
     """What to sample for each sample of a set.
 
@@ -67,31 +101,14 @@ class ShardRequests:
             fields = dict.fromkeys(_SOURCES.get(name, name) for name in self._read)
             self._reader = ImageReader(shards, tuple(fields), None, {}, {})
         self._reader.check_fields()
-        self._ends = np.cumsum(shards.counts)  # of each shard: the number of the first sample behind it
-        keys = Counter(shards.key(*self._place(number)) for number in range(len(self)))
-        twice, often = keys.most_common(1)[0] if keys else ("", 0)
-        if often > 1:
-            raise ValueError(f"{often} samples have the key {twice!r}, and so one file; sample the sets apart")
+        self._names = SampleNames(shards)
 
     def __len__(self) -> int:
         return self.shards.samples
 
-    def _place(self, number: int) -> SampleLocation:
-        shard = int(np.searchsorted(self._ends, number, side="right"))
-        return SampleLocation(shard, number - int(self._ends[shard]) + self.shards.counts[shard])
-
     def key(self, number: int) -> Path:
-        """The sample's key as a path without suffix that leads nowhere but below a folder.
-
-        Raises:
-            SampleError: it does not.
-        """
-        place = self._place(number)
-        key = self.shards.key(*place)
-        parts = key.split("/")
-        if any(part in ("", ".", "..") for part in parts) or "\0" in key:
-            raise self.shards.sample_error(*place, "damaged member", f"its key {key!r} is no path below a folder")
-        return Path(*parts)
+        """See ``SampleNames.path``."""
+        return self._names.path(number)
 
     def request(self, number: int) -> SampleRequest:
         """The request of a sample.
@@ -99,7 +116,7 @@ class ShardRequests:
         Raises:
             SampleError: a member is missing or damaged, or holds what the prior does not know.
         """
-        place = self._place(number)
+        place = self._names.location(number)
         (row,) = self._reader.read(place, lambda _, height, width: [Crop(0, 0, width, height)])
         try:
             return self._of_codes(row) if self._codes else self._of_image(row)

@@ -1,5 +1,7 @@
-"""Sampling every sample of a set of shards, each under its own condition, into a folder of the samples' keys."""
+"""Work over every sample of a set of shards, shared out over the ranks: sampling under each sample's condition."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,43 +20,92 @@ class SetReport(NamedTuple):
     left_out: list[str]  # samples that could not be used, and why
 
 
-def sample_set(job: SamplingJob, requests: ShardRequests, count: int, out: Path) -> SetReport:
-    """Sample ``count`` images of every sample. Every rank must call this, and gets the same report.
+class LeftOut:
+    """The samples of a rank that cannot be used. Each is named once.
 
-    Batches of neighbors go round the ranks. Image k of the sample n has the number n + k * samples, whatever ``count``
-    is. Samples that cannot be used are named and left out.
+    Args:
+        say: takes a line for the user.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self.reasons: dict[int, str] = {}
+
+    @contextmanager
+    def leaving_out(self, sample: int) -> Iterator[None]:
+        """Ends the block, and no more, if the sample cannot be used.
+
+        Raises:
+            SampleError: its whole shard is missing or cannot be reached.
+        """
+        try:
+            yield
+        except SampleError as error:
+            if error.kind in PASSING:
+                raise
+            if sample not in self.reasons:
+                self._say(f"left out: {error}")
+            self.reasons[sample] = str(error)
+
+
+def walk_set(
+    samples: int,
+    each: int,
+    batch: int,
+    say: Callable[[str], None],
+    work: Callable[[range, LeftOut], Mapping[int, Path]],
+) -> SetReport:
+    """Do a work at ``samples * each`` places, batches of neighbors going round the ranks.
+
+    Every rank must call this, and gets the same report. What a batch holds does not depend on the number of ranks.
+
+    Args:
+        samples: of the set.
+        each: places of every sample, one behind the other.
+        batch: places that are worked at together.
+        say: takes a line for the user.
+        work: makes images for some places, and gives their files by place.
+
+    Raises:
+        SampleError: a shard is missing or cannot be reached; the same command goes on later.
+        TooManySampleErrorsError: more than ``MAX_BAD_FRACTION`` of the samples were left out; all others are done.
+    """
+    places = samples * each
+    left_out = LeftOut(say)
+    images: dict[int, Path] = {}
+    for begin in range(ranks.rank() * batch, places, ranks.world() * batch):
+        images |= work(range(begin, min(begin + batch, places)), left_out)
+    reasons = left_out.reasons
+    for others, missing in ranks.all_gather_object((images, reasons)):
+        images |= others
+        reasons |= missing
+    if len(reasons) > MAX_BAD_FRACTION * samples:
+        raise TooManySampleErrorsError(
+            f"{len(reasons)} of {samples} samples were left out, more than a share of {MAX_BAD_FRACTION:g}; the first "
+            f"is {reasons[min(reasons)]}"
+        )
+    return SetReport([images[place] for place in sorted(images)], [reasons[number] for number in sorted(reasons)])
+
+
+def sample_set(job: SamplingJob, requests: ShardRequests, count: int, out: Path) -> SetReport:
+    """Sample ``count`` images of every sample; see ``walk_set``.
+
+    Image k of the sample n has the number n + k * samples, whatever ``count`` is.
 
     Raises:
         ValueError: another image has the name of one of them.
-        SampleError: a shard is missing or cannot be reached; the same command goes on later.
-        TooManySampleErrorsError: more than ``MAX_BAD_FRACTION`` of the samples were left out; all others are sampled.
     """
-    samples, batch = len(requests), job.config.batch
-    images: dict[int, Path] = {}
-    left_out: dict[int, str] = {}
-    for begin in range(ranks.rank() * batch, samples * count, ranks.world() * batch):
+    samples = len(requests)
+
+    def work(places: range, left_out: LeftOut) -> dict[int, Path]:
         tasks: dict[int, ImageJob] = {}
-        for place in range(begin, min(begin + batch, samples * count)):
+        for place in places:
             sample, again = divmod(place, count)
-            try:
+            with left_out.leaving_out(sample):
                 key, wanted = requests.key(sample), requests.request(sample)
-            except SampleError as error:
-                if error.kind in PASSING:
-                    raise
-                if sample not in left_out:
-                    job.say(f"left out: {error}")
-                left_out[sample] = str(error)
-                continue
-            stem = key.name if count == 1 else f"{key.name}-{again:04d}"
-            tasks[place] = job.image_job(wanted, sample + again * samples, out / key.parent, stem)
+                stem = key.name if count == 1 else f"{key.name}-{again:04d}"
+                tasks[place] = job.image_job(wanted, sample + again * samples, out / key.parent, stem)
         job.run(list(tasks.values()))
-        images |= {place: task.path for place, task in tasks.items()}
-    for others, missing in ranks.all_gather_object((images, left_out)):
-        images |= others
-        left_out |= missing
-    if len(left_out) > MAX_BAD_FRACTION * samples:
-        raise TooManySampleErrorsError(
-            f"{len(left_out)} of {samples} samples were left out, more than a share of {MAX_BAD_FRACTION:g}; the first "
-            f"is {left_out[min(left_out)]}"
-        )
-    return SetReport([images[place] for place in sorted(images)], [left_out[number] for number in sorted(left_out)])
+        return {place: task.path for place, task in tasks.items()}
+
+    return walk_set(samples, count, job.config.batch, job.say, work)
