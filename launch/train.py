@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.LEFT
     except FailedError:
         return ExitCode.FAILED  # it has been said
+    except ranks.ConnectError as error:
+        return command.fail(error, ExitCode.FAILED)
     except (SaveError, OSError, ValueError) as error:
         return command.fail(error, exit_codes.code_of(error))
 

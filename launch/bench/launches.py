@@ -2,13 +2,13 @@
 
 Everything runs on the CPU, at full depth and small width: what is counted depends on neither width nor device. A kernel
 is a dispatched operator that is not a view and does not only allocate; on a GPU that is about a launch each. A wait is
-an operator, or a call from Python, whose result the host reads before it goes on. Each step is counted after two that
-are not, which fill the optimizer's state and the caches.
+an operator, or a call from Python, whose result the host reads before it goes on. A training step is counted after one
+that is not, which fills the optimizer's state; of a sampler every step of a whole grid, of which the worst one counts.
 """
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ...models.conditions import CodeMapConfig
 from ...models.priors.gpt import GPTConfig
 from ...models.priors.neighborhood import NeighborhoodConfig
-from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample_steps
+from ...models.sampling import GridRequest, SamplingConfig, sample_steps
 from ...trainer.config import from_mapping
 from ...trainer.data.collate import Batch
 from ...trainer.distributed import ranks
@@ -29,14 +29,15 @@ from ...trainer.prior.task import PriorTask
 from ...trainer.vqgan.config import VQGANRun
 from ...trainer.vqgan.task import VQGANTask
 
-CODES, WINDOW, GRID = 64, 16, 64
+CODES, WINDOW = 64, 16
+SAMPLED_WINDOW, SAMPLED = 4, 12  # codes a side of a sampler's window and grid: it has edges, corners and a middle
 WAITING = {  # operators whose result, or its size, the host must know
     "_local_scalar_dense", "nonzero", "masked_select", "bincount", "histc", "equal", "_unique2", "unique_dim",
     "unique_consecutive", "repeat_interleave.Tensor", "allclose", "is_nonzero",
 }  # fmt: skip
 READING = {"tolist", "numpy", "cpu"}  # methods of a tensor that bring it to the host
 ALLOCATING = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
-COUNTED_STEP = 2  # the steps before it fill the optimizer's state
+COUNTED_STEP = 1  # the one before it fills the optimizer's state
 
 
 class Counts(NamedTuple):
@@ -195,15 +196,16 @@ def _graph_breaks(network: nn.Module, positional: tuple[Any, ...]) -> int:
 
 
 def _samplers(layers: int, top: int) -> dict[str, float]:
-    """Launches of a sampler's step in mid-image: the most of one lane and of 64."""
-    shape: dict[str, Any] = {"layers": layers, "heads": 2, "width": 64, "window": (WINDOW, WINDOW)}
+    """Launches of a sampler's worst step: the most of one lane and of 64."""
+    window = (SAMPLED_WINDOW, SAMPLED_WINDOW)
+    shape: dict[str, Any] = {"layers": layers, "heads": 2, "width": 64, "window": window}
     figures: dict[str, float] = {}
     configs: dict[str, GPTConfig | NeighborhoodConfig]
-    configs = {"wavefront": GPTConfig(**shape), "windowed": NeighborhoodConfig(**shape)}
+    configs = {"wavefront": GPTConfig(**shape), "windowed": NeighborhoodConfig(**shape, rows_above=2, columns_beside=2)}
     for name, config in configs.items():
         found = []
         for lanes in (1, 64):
-            counts, counter = counted_sampling(config, lanes)
+            counts, counter = max(counted_sampling(config, lanes), key=lambda pair: pair[0].launches)
             print(f"| {name}, {lanes} lanes | {' | '.join(str(count) for count in counts)} |", flush=True)
             _named(counter, top)
             found.append(counts.launches)
@@ -211,19 +213,18 @@ def _samplers(layers: int, top: int) -> dict[str, float]:
     return figures
 
 
-def counted_sampling(config: GPTConfig | NeighborhoodConfig, lanes: int) -> tuple[Counts, Operators]:
-    """What a step of sampling asks for in the middle of the image, where as many rows as can run staggered do."""
+def counted_sampling(config: GPTConfig | NeighborhoodConfig, lanes: int) -> list[tuple[Counts, Operators]]:
+    """What every step of sampling a whole grid asks for, of as many images as the lanes hold."""
     torch.manual_seed(0)
     prior = config.build(CODES, CodeMapConfig(vocab_size=CODES)).eval()
-    images = -(-lanes // 8)
-    fields = {"segmentation_codes": torch.randint(CODES, (images, GRID, GRID))}
-    given = torch.full((images, GRID, GRID), UNFILLED)
-    given[:, : GRID // 2] = 0
-    for row in range(GRID // WINDOW):  # the first row reads on at the right edge, the others begin new windows
-        given[:, GRID // 2 + row, : GRID - WINDOW // 2 - WINDOW * row] = 0
+    images = max(lanes // prior.rows_at_once(SAMPLED), 1)
+    fields = {"segmentation_codes": torch.randint(CODES, (images, SAMPLED, SAMPLED))}
     sampling = SamplingConfig(lanes=lanes, prefill=lanes)
-    steps: Iterator[Any] = sample_steps(GridRequest(prior, fields, (GRID, GRID), range(images), 1, sampling, given))
-    # The windowed prior reads given codes too: by then as many rows run staggered as can.
-    for _ in range(GRID + WINDOW if isinstance(config, NeighborhoodConfig) else 2):
-        next(steps)
-    return counted(lambda: next(steps))
+    steps = sample_steps(GridRequest(prior, fields, (SAMPLED, SAMPLED), range(images), 1, sampling))
+    next(steps)  # plans all of them
+    found = []
+    while True:
+        try:
+            found.append(counted(lambda: next(steps)))
+        except StopIteration:
+            return found

@@ -1,6 +1,6 @@
 """What a sampler asks of a prior: the logits of some cells, given everything sampled before them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -86,8 +86,15 @@ class Decoder(Protocol):
     reads_given: bool
     """Whether given cells are to be asked for too, as their keys and values are needed."""
 
+    barriers: frozenset[int]
+    """Rows that begin when all rows above them are complete."""
+
     def reach(self, column: int) -> int:
         """The last column of the rows above that a code of this column depends on."""
+        ...
+
+    def prepare(self, codes: Tensor, cells: Sequence[Cell]) -> Iterator[None]:
+        """What must be read before ``logits`` of these cells, if anything; yields after each forward."""
         ...
 
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:

@@ -4,7 +4,7 @@ Every row that is being sampled has a lane: ``window_decoder`` says why a cell's
 Shapes: B images, (H, W) their grids, n lanes, K codes, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,6 +44,7 @@ class RollingDecoder:
     """Samples with a ``NeighborhoodPrior``; see ``Decoder``."""
 
     reads_given = True
+    barriers: frozenset[int] = frozenset()
 
     def __init__(self, prior: RollingPrior, request: DecodingRequest) -> None:
         self.prior = prior
@@ -69,18 +70,24 @@ class RollingDecoder:
         right: int = min(column + self.prior.config.columns_beside, self.request.size[1] - 1)
         return right
 
-    def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
-        """See ``Decoder``; every cell must be asked for once, with all before it known."""
+    def prepare(self, codes: Tensor, cells: Sequence[Cell]) -> Iterator[None]:
+        """The last position of a row, which only reads, before the row below looks at it."""
         width = self.request.size[1]
         for row, column in sorted(cells):
             if row > self.ended and column + self.prior.config.columns_beside >= width:
                 self._read(codes, [Cell(row - 1, width)])
                 self.ended = row
+                yield
+
+    def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
+        """See ``Decoder``; every cell must be asked for once, with all before it known."""
         results = self._read(codes, cells)
         return Logits(results[0], results[1] if self.request.guided else None)
 
     def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
         """Read the cells again: everything that follows may look at them."""
+        for _ in self.prepare(codes, cells):
+            pass
         self.logits(codes, cells)
 
     def _read(self, codes: Tensor, cells: Sequence[Cell]) -> Tensor:

@@ -108,6 +108,12 @@ class WindowDecoder:
             else [Cell(*divmod(cell, columns)) for cell in self.cells]
         )
         self.rows_at_once = min(prior.rows_at_once(width), request.config.lanes)
+        self.inner = (
+            rows // 2 * columns + (columns - request.config.stride + 1) // 2
+        )  # codes before a cell amid the grid
+        # Below this row windows hold more codes than amid the grid: rows of both kinds would need two forwards a step.
+        first = height - rows + rows // 2 + 1
+        self.barriers = frozenset([first] if self.rows_at_once > 1 else [])
         self.numbers = np.array(request.image_ids)
         self.branches = 2 if request.guided else 1
         self.weights = prior.step_weights()
@@ -120,12 +126,16 @@ class WindowDecoder:
         """The right edge of the column's window."""
         return self.lefts[column] + self.prior.window[1] - 1
 
+    def prepare(self, codes: Tensor, cells: Sequence[Cell]) -> Iterator[None]:
+        """What lanes took note of alone."""
+        for job in (self._job(0, cell) for cell in cells):
+            if self._reads_on(job) and not self.held[job.slot].warm:
+                self._warm(job.slot, codes)
+                yield
+
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
         """See ``Decoder``."""
         jobs = [self._job(number, cell) for number, cell in enumerate(cells)]
-        for job in jobs:
-            if self._reads_on(job) and not self.held[job.slot].warm:
-                self._warm(job.slot, codes)
         results = self._room(codes, len(cells))
         self._run(jobs, codes, results)
         return Logits(results[0], results[1] if self.request.guided else None)
@@ -168,11 +178,13 @@ class WindowDecoder:
         return held is not None and same and 0 < job.codes - held.codes <= self.prior.window[1]
 
     def _padded(self, count: int) -> int:
-        """How many codes are read at once for ``count``: a few lengths, one of them that of cells amid the grid."""
+        """How many codes are read at once for ``count``: a few lengths, one of them that of cells amid the grid.
+
+        Rows that are sampled together share one, so that a step has one forward that reads windows anew.
+        """
         rows, columns = self.prior.window
-        inner = rows // 2 * columns + (columns - self.request.config.stride + 1) // 2
-        part = max(rows // 4, 1) * columns
-        return min(inner - (inner - count) // part * part, rows * columns - 1)
+        part = max(rows // 4, 1) * columns if self.rows_at_once == 1 else rows * columns
+        return min(self.inner - (self.inner - count) // part * part, rows * columns - 1)
 
     def _warm(self, slot: int, codes: Tensor) -> None:
         """Read what lanes only took note of, as they would have read it: the first codes at once, then one by one."""

@@ -39,6 +39,7 @@ class Quantizer(nn.Module):
 
     codebook_size: int  # K
     starts_from_features: bool = False  # whether ``init_codebook`` places the codes before the first step
+    reads_candidates: bool = False  # whether ``post_step_update`` does, so that they must be shared after every step
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w)."""

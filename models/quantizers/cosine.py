@@ -46,6 +46,7 @@ class CosineQuantizer(Quantizer):
         self.config = config
         self.codebook_size = config.codebook_size
         self.starts_from_features = config.codebook_init == "k_means"
+        self.reads_candidates = config.replace_dead_after is not None
         self.embedding = Codebook(F.normalize(torch.randn(config.codebook_size, dim), dim=1))
         self.register_buffer("idle", torch.zeros(config.codebook_size, dtype=torch.int64))  # steps since last chosen
 

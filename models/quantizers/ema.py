@@ -67,6 +67,7 @@ class EMAQuantizer(Quantizer):
         self.config = config
         self.codebook_size = config.codebook_size
         self.starts_from_features = config.codebook_init == "k_means"
+        self.reads_candidates = config.replace_dead_after is not None
         self.embedding = EMACodebook(torch.randn(config.codebook_size, dim))
         self.register_buffer("idle", torch.zeros(config.codebook_size, dtype=torch.int64))  # steps since last chosen
 

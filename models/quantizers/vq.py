@@ -59,6 +59,7 @@ class VectorQuantizer(Quantizer):
         self.config = config
         self.codebook_size = config.codebook_size
         self.starts_from_features = config.codebook_init == "k_means"
+        self.reads_candidates = config.replace_dead_after is not None
         bound = 1 / config.codebook_size
         self.embedding = Codebook(torch.empty(config.codebook_size, dim).uniform_(-bound, bound))
         self.register_buffer("idle", torch.zeros(config.codebook_size, dtype=torch.int64))  # steps since last chosen

@@ -56,7 +56,7 @@ def sample_steps(wanted: GridRequest, resume_from: SamplingState | None = None) 
         resume_from: what a sample of the same images had yielded when it was stopped; its codes are not drawn again.
 
     Yields:
-        After every step of dependent codes, the state of the sample.
+        After every step of dependent codes, and before it where something must be read first, the state of the sample.
 
     Raises:
         KeyError: a field that the condition reads is missing.
@@ -146,6 +146,8 @@ def _sample(
             decoder.skip(codes, listed(step[~fresh]))
             place = place[torch.from_numpy(fresh).to(place.device)]
         if fresh.any():
+            for _ in decoder.prepare(codes, listed(step[fresh])):
+                yield SamplingState(codes, scores, sampled, len(cells))
             logits = decoder.logits(codes, listed(step[fresh]))
             chosen = draws(logits, place)
             likely = logits.conditioned.log_softmax(dim=1).gather(1, chosen[:, None])
@@ -177,7 +179,7 @@ def steps(decoder: Decoder, request: DecodingRequest, mode: str, known: npt.NDAr
     if mode == "serial" or decoder.rows_at_once == 1:
         return serial(decoder.order, known)
     reach = np.array([decoder.reach(column) for column in range(request.size[1])])
-    return wavefront(known, decoder.rows_at_once, reach)
+    return wavefront(known, decoder.rows_at_once, reach, decoder.barriers)
 
 
 class _Draws:

@@ -34,6 +34,8 @@ def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -
     for step in steps(decoder, request, config.mode, np.zeros(request.size, dtype=bool)):
         rows, columns = torch.from_numpy(step.T)
         wanted = codes[:, rows, columns].t().flatten()
+        for _ in decoder.prepare(codes, listed(step)):
+            pass
         found = decoder.logits(codes, listed(step)).conditioned.log_softmax(dim=1).gather(1, wanted[:, None])
         scores[:, rows, columns] = found.view(len(step), len(codes)).t()
     return scores

@@ -2,9 +2,14 @@
 
 import os
 import socket
+from collections.abc import MutableMapping
+from datetime import timedelta
 from typing import Any
 
 import torch
+
+NCCL_GRACE = timedelta(seconds=60)
+"""How much longer NCCL waits than the watchdog of a rank, which says where the threads stand; NCCL only aborts."""
 
 
 def take(local_rank: int) -> torch.device:
@@ -36,3 +41,16 @@ def claim(store: Any, host: str, gpu: str) -> None:
 def claim_for(store: Any, device: torch.device) -> None:
     """``claim`` for this host and a device."""
     claim(store, socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
+
+
+def set_nccl(environment: MutableMapping[str, str], timeout: timedelta) -> timedelta:
+    """Set NCCL up to end a rank that waits in vain, unless the environment says otherwise; how long it may wait.
+
+    ``TORCH_NCCL_ASYNC_ERROR_HANDLING=3`` aborts the process when a message is late or a peer is lost, without taking
+    communicators down, which can hang. The heartbeat ends one whose own watchdog stands still, in the driver for
+    instance: not before a message may be late.
+    """
+    limit = timeout + NCCL_GRACE
+    environment.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "3")
+    environment.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(int(limit.total_seconds())))
+    return limit

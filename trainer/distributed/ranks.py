@@ -24,6 +24,10 @@ from . import gpus, signals
 T = TypeVar("T")
 
 
+class ConnectError(RuntimeError):
+    """The ranks did not find each other, or their network does not carry messages."""
+
+
 class RankInfo(NamedTuple):
     """Where this process stands in its job."""
 
@@ -78,6 +82,10 @@ def process_group(timeout_s: float) -> Iterator[RankInfo]:
 
     Every rank must enter. The processor's cores are shared out among the ranks of a machine unless OMP_NUM_THREADS says
     otherwise. A rank that raises must leave first: the block does not wait for the others on an error.
+
+    Raises:
+        ConnectError: the ranks cannot be connected.
+        ValueError: two ranks of a machine share a GPU.
     """
     place = rank_info_from_env(os.environ)
     if "RANK" not in os.environ:
@@ -89,7 +97,10 @@ def process_group(timeout_s: float) -> Iterator[RankInfo]:
     if "OMP_NUM_THREADS" not in os.environ:
         # Not all cores of the machine: a scheduler may have given this job a few of them.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world))
-    _join(place, timedelta(seconds=timeout_s))
+    try:
+        _join(place, timedelta(seconds=timeout_s))
+    except dist.DistError as error:
+        raise ConnectError(_unconnected(place, error)) from error
     try:
         yield place
     except BaseException:
@@ -107,8 +118,20 @@ def _join(place: RankInfo, timeout: timedelta) -> None:
     gpu = gpus.take(place.local_rank)
     store, rank, world = next(iter(rendezvous("env://", timeout=timeout)))
     gpus.claim_for(store, gpu)
+    limit = gpus.set_nccl(os.environ, timeout)
     # With its device, the communicator is made now and no barrier guesses one.
-    dist.init_process_group("nccl", timeout=timeout, store=store, rank=rank, world_size=world, device_id=gpu)
+    dist.init_process_group("nccl", timeout=limit, store=store, rank=rank, world_size=world, device_id=gpu)
+
+
+def _unconnected(place: RankInfo, error: Exception) -> str:
+    first = str(error).strip().partition("\n")[0]
+    name, kind = ("NCCL", "NCCL") if torch.cuda.is_available() else ("gloo", "GLOO")
+    return (
+        f"rank {place.rank} of {place.world} on {socket.gethostname()} could not join the others at "
+        f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} by {name}: {first}; every rank must be started, and "
+        f"every node must reach that address. With several networks, name the one that connects the nodes in "
+        f"{kind}_SOCKET_IFNAME" + ("; NCCL_DEBUG=INFO shows what NCCL tries" if kind == "NCCL" else "")
+    )
 
 
 def device() -> torch.device:
@@ -164,9 +187,9 @@ def all_gather(tensor: Tensor) -> Tensor:
     """The ranks' tensors of equal shape, joined along the first axis in the order of ranks; the same on every rank."""
     if world() == 1:
         return tensor
-    parts = [torch.empty_like(tensor) for _ in range(world())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
+    gathered = tensor.new_empty(world() * tensor.shape[0], *tensor.shape[1:])
+    dist.all_gather_into_tensor(gathered, tensor.contiguous())
+    return gathered
 
 
 def all_reduce_metrics(scalars: Mapping[str, Tensor]) -> dict[str, float]:

@@ -63,14 +63,13 @@ class CodebookUpdater:
         Returns:
             The use of the step and of the window, the same on all ranks.
         """
-        each = [self.quantizer.code_statistics(c.latents, c.indices) for c in coded]
-        counts = ranks.all_reduce_sum_(torch.stack([observed.counts for observed in each]).sum(0))
-        sums = ranks.all_reduce_sum_(torch.stack([observed.sums for observed in each]).sum(0))
+        observed = _over_ranks([self.quantizer.code_statistics(c.latents, c.indices) for c in coded])
+        counts = observed.counts
         self.rolling.update(counts)
-        features = sample_features([c.latents for c in coded])
-        self._update(
-            lambda: self.quantizer.post_step_update(CodeStatistics(counts, sums), features, mix(self.seed, step + 1))
-        )
+        latents = [c.latents for c in coded]
+        read = revive or self.quantizer.reads_candidates
+        features = sample_features(latents) if read else latents[0].new_zeros(0, latents[0].shape[1])
+        self._update(lambda: self.quantizer.post_step_update(observed, features, mix(self.seed, step + 1)))
         idle = self.rolling.age >= self.rolling.window
         if revive and idle.any():
             self._update(lambda: self.quantizer.replace_dead_codes(idle, features, mix(self.seed, step + 1, 1)))
@@ -99,6 +98,15 @@ class CodebookUpdater:
         """Write a trained codebook's new value where its optimizer keeps it; ``moved`` (K,) marks what moved."""
         owner = next(module for module in self.quantizer.modules() if isinstance(module, Codebook))
         sharded_parameters.overwrite_parameter(self.engine, owner.weight, book, moved.nonzero().flatten())
+
+
+def _over_ranks(each: list[CodeStatistics]) -> CodeStatistics:
+    """The sum over this rank's micro-batches and all ranks, in one message."""
+    counts, sums = (torch.stack(parts).sum(0) for parts in zip(*each, strict=True))
+    if not sums.numel():
+        return CodeStatistics(ranks.all_reduce_sum_(counts), sums)
+    both = ranks.all_reduce_sum_(torch.cat([counts[:, None], sums], dim=1))  # (K, 1 + C)
+    return CodeStatistics(both[:, 0], both[:, 1:])
 
 
 def sample_features(latents: list[Tensor]) -> Tensor:
