@@ -63,18 +63,17 @@ class Prior(nn.Module):
             seeds: B numbers, such as hashes of (seed, step, place in the global batch).
             progress: in [0, 1] through the training.
         """
-        inputs, dropped, orders = [], [], []
-        for grid, seed in zip(indices, seeds, strict=True):
+        kept, fresh, dropped, orders = [], [], [], []
+        for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
             dropped.append(torch.rand((), generator=generator) < self.condition_dropout)
-            inputs.append(replace_codes(grid, self.codes, self.keep, generator) if self.keep < 1 else grid)
+            if self.keep < 1:  # the reference's pkeep
+                kept.append(torch.rand(self.window, generator=generator) < self.keep)
+                fresh.append(torch.randint(self.codes, self.window, generator=generator))
             orders.append(self.draw_order(generator, progress))
         drawn = [order for order in orders if order is not None]
-        return TrainingInputs(
-            torch.stack(inputs),
-            torch.stack(dropped).to(indices.device),
-            torch.stack(drawn).to(indices.device) if drawn else None,
-        )
+        inputs = torch.where(_sent(kept, indices), indices, _sent(fresh, indices)) if kept else indices
+        return TrainingInputs(inputs, _sent(dropped, indices), _sent(drawn, indices) if drawn else None)
 
     def draw_order(self, generator: torch.Generator, progress: float) -> Tensor | None:
         """The (N,) order of one training sample on the CPU; None for a prior that has but one."""
@@ -107,10 +106,6 @@ class Prior(nn.Module):
             )
 
 
-def replace_codes(indices: Tensor, codes: int, keep: float, generator: torch.Generator) -> Tensor:
-    """(h, w) codes, each kept with the chance ``token_keep_prob`` and else drawn anew from all codes (the reference's
-    pkeep).
-    """
-    kept = torch.rand(indices.shape, generator=generator) < keep
-    fresh = torch.randint(codes, indices.shape, generator=generator)
-    return torch.where(kept.to(indices.device), indices, fresh.to(indices.device))
+def _sent(samples: list[Tensor], like: Tensor) -> Tensor:
+    """What was drawn for each sample, as one tensor beside ``like``; the host does not wait for it."""
+    return torch.stack(samples).to(like.device, non_blocking=True)

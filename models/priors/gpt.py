@@ -121,7 +121,8 @@ class GPT(Prior):
         )
         self.ln_f = final_norm(config.block, config.width)
         self.head = CodeHead(config.width, codes, bias=False)
-        self.register_buffer("cells", config.order.build(config.window), persistent=False)  # (N,)
+        self._order = config.order.build(config.window)  # (N,), always on the CPU, where orders are drawn
+        self.register_buffer("cells", self._order, persistent=False)  # (N,)
         self.register_buffer("places", self._positions(), persistent=False)  # (T, 2)
         self.apply(initialize)
 
@@ -180,7 +181,7 @@ class GPT(Prior):
             return None
         if torch.rand((), generator=generator) < self.config.annealing.chance(progress):
             return torch.randperm(len(self.cells), generator=generator)
-        return self.cells.cpu()
+        return self._order
 
     def rows_at_once(self, columns: int) -> int:
         """A row waits for the window of the row above; see ``Prior``."""

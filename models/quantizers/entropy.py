@@ -45,5 +45,5 @@ def entropy(distribution: Tensor) -> Tensor:
 
 def batch_mean(total: Tensor, size: int, reduce: Reduce) -> Tensor:
     """The mean over the batches of all ranks, from this rank's sum and how many vectors it is of."""
-    both = reduce(torch.cat([total.flatten(), total.new_tensor([float(size)])]))
+    both = reduce(torch.cat([total.flatten(), total.new_full((1,), size)]))
     return (both[:-1] / both[-1]).view_as(total)

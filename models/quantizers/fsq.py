@@ -47,16 +47,20 @@ class FSQConfig:
 class FiniteScalarQuantizer(Quantizer):
     """Squashes every channel and rounds it to one of its levels, which lie evenly in [-1, 1]."""
 
+    levels: Tensor  # (C,) int64
+
     def __init__(self, config: FSQConfig) -> None:
         super().__init__()
         self.config = config
         self.codebook_size = config.codebook_size
+        # On the CPU also where models are laid out on the meta device.
+        self.register_buffer("levels", torch.tensor(config.levels, device="cpu"), persistent=False)
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w); there is nothing to lose."""
         bounded = self._bound(flatten_grid(z))
         steps = straight_through(bounded.round(), bounded)  # integers around 0, (N, C)
-        half, place = self._table(z.device)
+        half, place = self._table()
         indices = ((bounded.round() + half) * place).sum(1).long()
         return QuantizerOutput(
             unflatten_grid(steps / half, z).to(z.dtype),
@@ -66,20 +70,17 @@ class FiniteScalarQuantizer(Quantizer):
 
     def lookup(self, indices: Tensor) -> Tensor:
         """(B, h, w) codes to their (B, C, h, w) levels in [-1, 1]."""
-        half, place = self._table(indices.device)
-        levels = torch.tensor(self.config.levels, device=indices.device)
-        digits = indices[..., None] // place.long() % levels  # (B, h, w, C)
+        half, place = self._table()
+        digits = indices[..., None] // place.long() % self.levels  # (B, h, w, C)
         return rearrange((digits - half) / half, "b h w c -> b c h w")
 
-    def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _table(self) -> tuple[Tensor, Tensor]:
         """Of each channel: the digit that stands for 0, and the place value of its digit; (C,)."""
-        levels = torch.tensor(self.config.levels, device=device)
-        place = torch.cat([levels.new_ones(1), levels.cumprod(0)[:-1]])
-        return (levels // 2).float(), place.double()
+        place = torch.cat([self.levels.new_ones(1), self.levels.cumprod(0)[:-1]])
+        return (self.levels // 2).float(), place.double()
 
     def _bound(self, rows: Tensor) -> Tensor:
         """(N, C) squashed so that rounding gives each channel's number of integers, around 0 or half a step below."""
-        levels = torch.tensor(self.config.levels, device=rows.device)
-        reach = (levels - 1) * (1 + MARGIN) / 2
-        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
+        reach = (self.levels - 1) * (1 + MARGIN) / 2
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         return torch.tanh(rows + torch.atanh(offset / reach)) * reach - offset

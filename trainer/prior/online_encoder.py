@@ -53,7 +53,10 @@ class OnlineEncoder:
 
     @torch.no_grad()
     def __call__(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The fields of a batch of images as those of a batch of codes, on this rank's device."""
+        """The fields of a batch of images, on the host, as those of a batch of codes.
+
+        What a network has made lies on this rank's device, everything else still on the host.
+        """
         codes = self._codes("image", fields["image"])
         made = {"codes": codes}
         for name in self._conditions:
@@ -61,8 +64,8 @@ class OnlineEncoder:
             if source in self._tokenizers:
                 made[name] = self._codes(source, fields[source])
             else:
-                cells = [majority_label(labels.cpu().long(), *codes.shape[1:]) for labels in fields[source]]
-                made[name] = torch.stack(cells).long().to(codes.device)
+                cells = [majority_label(labels.long(), *codes.shape[1:]) for labels in fields[source]]
+                made[name] = torch.stack(cells).long()
         if self._low:
             made["low"] = self._shrunk(fields["image"], codes.shape[1] * self._low, codes.shape[2] * self._low)
         kept = {name: value for name, value in fields.items() if name not in ("image", *SOURCES.values())}
@@ -74,6 +77,6 @@ class OnlineEncoder:
 
     def _shrunk(self, images: Tensor, height: int, width: int) -> Tensor:
         """(B, 3, height, width) uint8, made as the small images of code shards are."""
-        rows = [np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()) for image in images]
+        rows = [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in images]
         small = np.stack([antialiased(row, (height, width)) for row in rows])
-        return torch.from_numpy(small).permute(0, 3, 1, 2).to(images.device)
+        return torch.from_numpy(small).permute(0, 3, 1, 2)

@@ -106,9 +106,10 @@ class PriorTask:
     def fields(self, batch: Batch) -> dict[str, Tensor]:
         """The codes and what the condition reads, on this rank's device."""
         device = ranks.device()
-        fields = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+        fields = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         if self.source.encoder is not None:
             fields = self.source.encoder(fields)
+        fields = {name: value.to(device, non_blocking=True) for name, value in fields.items()}
         if "low" in fields:
             fields["low"] = from_levels(fields["low"])
         return fields | {"codes": fields["codes"].long()}

@@ -83,7 +83,8 @@ class MetricSums:
 
     def add(self, name: str, values: Tensor) -> None:
         """Take in one value for each thing, of any shape."""
-        pair = torch.stack([values.double().sum(), torch.tensor(float(values.numel()), device=values.device).double()])
+        total = values.double().sum()
+        pair = torch.stack([total, torch.full_like(total, values.numel())])
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def means(self) -> dict[str, float]:

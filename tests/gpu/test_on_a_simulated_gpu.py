@@ -1,0 +1,216 @@
+"""A simulated GPU: every tensor of a step lies there, the host waits where it must alone, and graphs replay."""
+
+import warnings
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from fixtures.games import game, micro_batches
+from fixtures.simulated_gpu import CPU, GPU, simulated_gpu
+
+from smalti.models.conditions import ClassConfig
+from smalti.models.priors.gpt import GPTConfig
+from smalti.models.priors.neighborhood import NeighborhoodConfig
+from smalti.models.sampling import UNFILLED, GridRequest, GuidanceConfig, SamplingConfig, sample_steps
+from smalti.models.vqgan import tiling
+from smalti.models.vqgan.autoencoder import VQGANConfig
+from smalti.models.vqgan.tiling import Tiling
+from smalti.trainer.checkpoint.loading import LoadedTokenizer
+from smalti.trainer.config import from_mapping
+from smalti.trainer.distributed import engine as engines
+from smalti.trainer.distributed import ranks
+from smalti.trainer.prepare.code_members import CodeMemberEncoder
+from smalti.trainer.prior.config import PriorRun
+from smalti.trainer.prior.data import CodeSource
+from smalti.trainer.prior.online_encoder import OnlineEncoder
+from smalti.trainer.prior.task import PriorTask
+from smalti.trainer.vqgan.task import VQGANTask
+
+CODES, WINDOW, STEPS = 16, (4, 4), 2
+ENGINE = {"zero_stage": 1, "precision": "bf16", "grad_clip": 1.0}
+BF16 = {"optimizer": {"learning_rate": 1e-3}, "engine": ENGINE}
+GAMES = {
+    "fp32, ZeRO 0": {"generator_zero": 0, "discriminator_zero": 0},
+    "batch norm, the published order": {"norm": "batch", "discriminator_fakes": "updated_generator"},
+    "bf16, channels-last, LPIPS, LeCAM": {"extra": {
+        "channels_last": True, "generator_training": BF16, "discriminator_training": BF16,
+        "loss": {"perceptual": {"trunk": "random"}, "adversarial": {"lecam": {}}},
+    }},
+    "R1, ZeRO 2, fsq": {
+        "r1_gamma": 1.0, "generator_zero": 2, "discriminator_zero": 2,
+        "quantizer": {"kind": "fsq", "levels": [4, 4, 4, 4]},
+    },
+    "ibq": {"quantizer": {"kind": "ibq", "codebook_size": CODES}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group():
+    with ranks.process_group(300.0):
+        yield
+
+
+def test_tensors_say_where_they_would_be():
+    with simulated_gpu():
+        there, here = torch.ones(3, device=GPU), torch.ones(3)
+        assert there.device == (there + 1).device == there[:2].device == torch.zeros_like(there).device == GPU
+        assert here.device == there.cpu().device == CPU and here.to(there).is_cuda and not here.is_cuda
+
+
+def test_an_operator_on_tensors_of_both_devices_is_refused():
+    with simulated_gpu():
+        there, here = torch.ones(3, device=GPU, requires_grad=True), torch.ones(3)
+        assert (there * torch.tensor(2.0)).is_cuda  # a number of the host is allowed, as on a GPU
+        for mixed in (
+            lambda: there + here,
+            lambda: torch.cat([there, here]),
+            lambda: here[torch.ones(2).long().to(GPU)],
+        ):
+            with pytest.raises(RuntimeError, match="same device"):
+                mixed()
+        with pytest.raises(TypeError, match="numpy"):
+            there.detach().numpy()
+
+
+@pytest.mark.parametrize("read", [
+    lambda tensor: tensor[0].item(), lambda tensor: tensor.tolist(), lambda tensor: tensor.cpu(),
+    lambda tensor: bool(tensor.all()), lambda tensor: tensor.nonzero(), lambda tensor: tensor[tensor > 0],
+    lambda tensor: tensor.new_tensor([1.0]), lambda tensor: torch.tensor([1.0], device=tensor.device),
+])  # fmt: skip
+def test_what_the_host_waits_for_is_counted_and_refused_while_a_graph_is_captured(read):
+    with simulated_gpu() as gpu:
+        tensor = torch.ones(3, device=GPU)
+        read(tensor)
+        assert gpu.waits.total() == 1
+        graph = torch.cuda.CUDAGraph()
+        with pytest.raises(RuntimeError, match="capturing"), torch.cuda.graph(graph):
+            read(tensor)
+        torch.ones(3).to(GPU, non_blocking=True)
+        torch.ones(3)[0].item()
+        assert gpu.waits.total() == 1
+
+
+@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.filterwarnings("ignore:a frozen judge")
+def test_a_step_of_a_vqgan_lies_on_the_gpu_and_waits_once(name):
+    run = game(micro=4, **GAMES[name])
+    with simulated_gpu() as gpu:
+        task = VQGANTask(run, accumulation=2)
+        for step in range(STEPS):
+            gpu.waits.clear()
+            task.step(micro_batches(step, 4, 0, 1), step)
+            assert step == 0 or (list(gpu.waits.values()) == [1] and "tolist" in next(iter(gpu.waits)))
+        task.evaluate(iter(micro_batches(0, 4, 0, 1)))
+        task.preview(micro_batches(0, 4, 0, 1)[0])
+        task.load_state_dict(task.state_dict())
+        assert all(value.device == CPU for value in task.weights().values())
+        assert engines.state_of(task.engines)["grad_norm/generator"] > 0
+
+
+def prior_task(model: dict, condition: dict, encoder=None) -> PriorTask:
+    """A task in bf16 at ZeRO 1."""
+    data = {"shards": ["none"], "crop": {"kind": "codes", "window": WINDOW}}
+    run = from_mapping(PriorRun, {
+        "run_dir": "none", "tokenizer": "none", "train_data": data, "val_data": data, "loop": {"max_steps": 4},
+        "batch": {"global_batch_size": 4, "micro_batch_size": 2}, "previews": None,
+        "model": {"layers": 2, "heads": 2, "width": 16, "window": WINDOW, "condition_dropout": 0.1,
+                  "token_keep_prob": 0.9} | model,
+        "condition": condition,
+        "training": BF16,
+    })  # fmt: skip
+    metadata = {"codes": CODES, "factor": 4, "digest": ""}
+    prior = run.model.build(CODES, run.condition)
+    source = CodeSource(metadata, {}, None if encoder is None else encoder(prior.condition, metadata), ())
+    return PriorTask(run, prior, source, 2)
+
+
+@pytest.mark.parametrize("model", [
+    {"kind": "gpt"}, {"kind": "gpt", "block": "llama", "annealing": {}}, {"kind": "neighborhood"},
+], ids=["gpt2", "random orders", "neighborhood"])  # fmt: skip
+def test_a_step_of_a_prior_lies_on_the_gpu_and_waits_for_nothing(model):
+    grids = torch.randint(CODES, (2, *WINDOW))
+    batch = {"codes": grids, "segmentation_codes": grids, "key": ["first", "second"]}
+    with simulated_gpu() as gpu:
+        task = prior_task(model, {"kind": "code_map", "vocab_size": CODES})
+        gpu.waits.clear()
+        for step in range(STEPS):
+            task.step([batch, batch], step)
+        assert not gpu.waits
+        assert task.evaluate(iter([batch]))["nll"] > 0
+        task.load_state_dict(task.state_dict())
+
+
+def tokenizer() -> VQGANConfig:
+    return VQGANConfig(
+        channels=8, channel_multipliers=(1, 1, 2), num_res_blocks=1, attention_resolutions=(), z_channels=4,
+        embed_dim=4, norm_groups=4, quantizer=game().model.quantizer,
+    )  # fmt: skip
+
+
+def test_images_are_encoded_beside_a_step_without_a_wait():
+    def encoder(condition, metadata):
+        model = tokenizer().build().to(ranks.device()).eval()
+        return OnlineEncoder(LoadedTokenizer(model, metadata), {}, condition)
+
+    labels = torch.randint(CODES, (2, 16, 16), dtype=torch.uint8)
+    batch = {
+        "image": torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8), "segmentation": labels,
+        "cls": torch.tensor([0, 1]), "key": ["first", "second"],
+    }  # fmt: skip
+    parts = [
+        {"kind": "code_map", "vocab_size": 256}, {"kind": "class", "classes": 2},
+        {"kind": "low_resolution", "pixels_per_code": 2},
+    ]  # fmt: skip
+    with simulated_gpu() as gpu:
+        task = prior_task({"kind": "gpt"}, {"kind": "composite", "conditions": parts}, encoder)
+        gpu.waits.clear()
+        task.step([batch, batch], 0)
+        assert not gpu.waits
+
+
+@pytest.mark.parametrize("tiles", [None, Tiling(4, 1)])
+def test_images_are_encoded_and_decoded_on_the_gpu(tiles):
+    torch.manual_seed(0)
+    model = tokenizer().build().eval()
+    rows = [
+        {"image": np.random.default_rng(number).integers(256, size=(3, 32, 32), dtype=np.uint8),
+         "segmentation": np.zeros((32, 32), np.uint8), "box": np.zeros(4), "source_size": np.zeros(2), "flip": False}
+        for number in range(2)
+    ]  # fmt: skip
+    made = []
+    for device in (nullcontext(), simulated_gpu()):
+        with device:
+            loaded = LoadedTokenizer(model.to(ranks.device()), {"factor": 4, "codes": CODES})
+            made.append(CodeMemberEncoder(loaded, {}, True, tiles, 2).members(rows))
+            codes = torch.randint(CODES, (1, 8, 8)).to(ranks.device())
+            for manner in ("whole", "blended", "shared"):
+                assert tiling.decode(model, codes, 4, 1, manner).device == CPU
+    assert made[0] == made[1]
+
+
+def sampled(config, scale: float, device: torch.device):
+    """Codes and scores of a grid, of which some codes are given, and the state in its middle."""
+    torch.manual_seed(0)
+    settings = {"layers": 1, "heads": 2, "width": 16, "window": WINDOW, "condition_dropout": 0.1}
+    prior = config(**settings).build(64, ClassConfig(classes=3)).to(device, torch.bfloat16).eval()
+    given = torch.full((2, 8, 10), UNFILLED)
+    given[:, :2, :5], given[0, 3, 3] = 5, 7
+    drawing = SamplingConfig(lanes=4, prefill=2, top_p=0.9, top_k=20, guidance=GuidanceConfig(scale))
+    request = GridRequest(prior, {"cls": torch.tensor([1, 2])}, (8, 10), (0, 1), 1, drawing, given)
+    return sample_steps(request)
+
+
+@pytest.mark.parametrize("config", [GPTConfig, NeighborhoodConfig])
+@pytest.mark.parametrize("scale", [1.0, 2.0])  # without guidance and with it
+def test_a_captured_sampler_waits_for_nothing_and_samples_what_a_cpu_samples(config, scale):
+    *_, plain = sampled(config, scale, CPU)
+    with simulated_gpu() as gpu, warnings.catch_warnings():
+        warnings.simplefilter("error")  # what cannot be captured gives a warning
+        steps = sampled(config, scale, GPU)
+        next(steps)
+        gpu.waits.clear()
+        *_, captured = steps
+        assert not gpu.waits
+        assert captured.codes.is_cuda and captured.scores.is_cuda
+        assert torch.equal(captured.codes.cpu(), plain.codes) and torch.equal(captured.scores.cpu(), plain.scores)
