@@ -1,42 +1,43 @@
 """What a step's codebook costs in messages between ranks."""
 
-import pytest
+from typing import Any
+
+import processes
+import torch
 from fixtures.games import game, micro_batches
 
 from smalti.trainer.distributed import ranks
 from smalti.trainer.vqgan.task import VQGANTask
 
 CODES, CHANNELS = 16, 4
+QUANTIZERS = [{"kind": "vq"}, {"kind": "ema"}, {"kind": "vq", "replace_dead_after": 5}]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def group():
-    with ranks.process_group(300.0):
-        yield
+def messages(quantizers: list[dict[str, Any]]) -> list[list[list[int]]]:
+    """The shapes of the codebook's messages in a step, for each quantizer."""
+    sent: list[list[int]] = []
+    originals = ranks.all_reduce_sum_, ranks.all_gather
 
+    def noted(call):
+        def inner(tensor: torch.Tensor) -> torch.Tensor:
+            sent.append(list(tensor.shape))
+            return call(tensor)
 
-@pytest.fixture
-def messages(monkeypatch):
-    """The shapes of the codebook's messages."""
+        return inner
+
+    ranks.all_reduce_sum_, ranks.all_gather = (noted(call) for call in originals)
     found = []
-
-    def noted(tensor):
-        found.append(tuple(tensor.shape))
-        return tensor
-
-    monkeypatch.setattr(ranks, "all_reduce_sum_", noted)
-    monkeypatch.setattr(ranks, "all_gather", noted)
+    for quantizer in quantizers:
+        task = VQGANTask(game(micro=4, quantizer=quantizer), accumulation=1)
+        for step in range(2):
+            sent.clear()
+            task.step(micro_batches(step, 4, ranks.rank(), 2), step)
+        found.append([shape for shape in sent if shape[0] in (CODES, 1)])
     return found
 
 
-@pytest.mark.parametrize(("quantizer", "expected"), [
-    ({"kind": "vq"}, [(CODES,)]),  # no vectors are summed, and nothing is sent of no element
-    ({"kind": "ema"}, [(CODES, 1 + CHANNELS)]),  # counts and sums together
-    ({"kind": "vq", "replace_dead_after": 5}, [(CODES,), (2, 256, CHANNELS)]),  # with features to move codes onto
-])  # fmt: skip
-def test_statistics_travel_in_one_message_and_features_only_where_they_are_read(messages, quantizer, expected):
-    task = VQGANTask(game(micro=4, quantizer=quantizer), accumulation=2)
-    task.step(micro_batches(0, 4, 0, 1), 0)
-    messages.clear()
-    task.step(micro_batches(1, 4, 0, 1), 1)
-    assert [shape for shape in messages if shape[0] in (CODES, 2)] == expected
+def test_statistics_travel_in_one_message_and_features_only_where_they_are_read():
+    alone, summed, moved = processes.run(messages, 2, QUANTIZERS)[0]
+    assert alone == [[CODES]]  # no vectors are summed, and nothing is sent of no element
+    assert summed == [[CODES, 1 + CHANNELS]]
+    assert moved == [[CODES], [1, 256, CHANNELS]]  # with features of the step, onto which codes are moved
