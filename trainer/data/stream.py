@@ -134,10 +134,13 @@ class Stream:
         Starting anywhere costs the same as starting at 0. Every rank yields for ever, so none waits for another.
 
         Raises:
-            ValueError: there are fewer samples than one global batch.
+            ValueError: there are fewer samples than one global batch, or the shards in use do not fit the local cache.
             TooManySampleErrorsError: more samples than ``max_bad_fraction`` allows cannot be used.
         """
         self._check_size()
+        for shards in self._sets:
+            window = self.config.shuffle_window or len(shards.names)
+            shards.check_cache(-(-window // self._world) if self.config.lanes else window)
         return self._train_batches(start_step)
 
     def _train_batches(self, start_step: int) -> Iterator[list[Batch]]:

@@ -23,7 +23,7 @@ from .errors import Kind, SampleError
 from .fields import EXTENSIONS
 from .index import SUFFIX, Member, ShardIndex
 from .patterns import expand, is_remote, without_secrets
-from .remote import RemoteConfig, open_remote, remote_index, remote_set_index
+from .remote import RemoteConfig, fetched_whole, open_remote, remote_index, remote_set_index
 from .set_index import SetIndex, SetIndexBuilder, by_folder
 
 _REQUESTS = 16  # at once
@@ -237,6 +237,26 @@ class ShardSet:
                 shard, sample, "damaged member", f".{extension} at byte {member.offset} has a wrong CRC"
             )
         return data
+
+    def check_cache(self, in_use: int) -> None:
+        """Makes sure that the shards of which samples are mixed fit the local cache, where whole shards go through it.
+
+        Args:
+            in_use: shards at a time.
+
+        Raises:
+            ValueError: they do not; each would be fetched again for nearly every sample.
+        """
+        through = [is_remote(name) and fetched_whole(name, self._remote) for name in self.names]
+        sizes = np.sort(self._known.rows["tar_bytes"][through])[::-1].astype(np.int64)
+        limit = int(self._remote.cache_gigabytes * 1e9)
+        fitting = int(np.searchsorted(np.cumsum(sizes), limit, side="right"))
+        if fitting < min(in_use, len(sizes)):
+            raise ValueError(
+                f"shuffle_window mixes {min(in_use, len(sizes))} shards that are fetched whole, of the largest only "
+                f"{fitting} fit {self._remote.cache_gigabytes:g} GB; set shuffle_window to at most {max(fitting, 1)}, "
+                "or raise remote.cache_gigabytes"
+            )
 
     def read_ranges(self, shard: int, sample: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Stretches (offset, size) of a tar that belong to a sample, unchecked but for their lengths.

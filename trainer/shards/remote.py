@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
@@ -24,6 +25,7 @@ _PIPE = "pipe:"
 _PAUSES = (0.5, 1.0, 2.0)  # seconds between attempts; a store that is busy answers soon
 _GAP = 256 * 1024  # bytes; nearer stretches are fetched together, which costs less than another request
 _CHUNK = 1 << 20
+_TIMES = 5  # that a shard may be gone from the cache when it is wanted
 _SECONDS = 3600  # for a command; one that never ends must not hold up the run for ever
 
 T = TypeVar("T")
@@ -91,6 +93,45 @@ class RemoteFile:
         return found
 
 
+class CachedShard:
+    """A shard in the local cache. Opened for each reading alone: what is open keeps its room when it is removed.
+
+    Args:
+        fetch: brings it to the cache, where it is not there any more, and gives its place.
+    """
+
+    def __init__(self, fetch: Callable[[], Path]) -> None:
+        self._fetch = fetch
+        self._path = fetch()
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes of each (offset, size), in order; fewer than ``size`` only where the file ends."""
+        for _ in range(_TIMES):
+            try:
+                file = LocalFile(str(self._path))
+            except FileNotFoundError:  # another process needed the room
+                self._path = self._fetch()
+                continue
+            with suppress(FileNotFoundError):  # it may be removed now, and is read to the end all the same
+                os.utime(self._path)  # others go first
+            try:
+                return file.read_many(ranges)
+            finally:
+                file.close()
+        raise OSError(
+            f"{self._path.parent} has lost a shard {_TIMES} times before it was read; raise cache_gigabytes, or lower "
+            "shuffle_window or num_workers"
+        )
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def fetched_whole(url: str, config: RemoteConfig) -> bool:
+    """Whether a remote shard goes through the local cache in any case."""
+    return url.startswith(_PIPE) or config.fetch == "shards"
+
+
 def open_remote(url: str, tar_bytes: int, config: RemoteConfig) -> Ranges:
     """A remote shard to read from: in parts where that is possible and wanted, else through the cache.
 
@@ -98,11 +139,11 @@ def open_remote(url: str, tar_bytes: int, config: RemoteConfig) -> Ranges:
         FileNotFoundError: there is no such file.
         OSError: it cannot be reached.
     """
-    if not url.startswith(_PIPE) and config.fetch == "ranges":
+    if not fetched_whole(url, config):
         file = RemoteFile(url)
         if file.gives_ranges():
             return file
-    return LocalFile(str(config.shard_cache().get(url, tar_bytes, _download(url))))
+    return CachedShard(lambda: config.shard_cache().get(url, tar_bytes, _download(url)))
 
 
 def remote_index(url: str, config: RemoteConfig) -> ShardIndex:

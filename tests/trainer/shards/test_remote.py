@@ -129,6 +129,19 @@ def test_a_full_cache_forgets_what_was_used_longest_ago(folder, server, tmp_path
     assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.tar")) <= 2.5 * size
 
 
+@pytest.mark.parametrize(("window", "lanes", "world"), [(0, False, 1), (3, False, 1), (0, True, 2)])
+def test_a_window_that_does_not_fit_the_cache_is_refused_before_anything_is_fetched(
+    folder, server, tmp_path, window, lanes, world
+):
+    size = max(path.stat().st_size for path in folder.glob("x-*.tar"))
+    asked = options(server.url, tmp_path, fetch="shards", cache_gigabytes=2.5 * size / 1e9)
+    stream = make(folder, shuffle_window=window, lanes=lanes, world=world, micro=4, **asked)
+    with pytest.raises(ValueError, match=r"only 2 fit .* GB; set shuffle_window to at most 2, or raise"):
+        stream.train_batches()
+    assert "x-000001.tar" not in server.sent
+    make(folder, shuffle_window=2, lanes=lanes, world=world, micro=4, **asked).train_batches()
+
+
 def test_a_busy_server_is_asked_again(folder, server, tmp_path):
     asked = options(server.url, tmp_path)
     stream = make(folder, **asked).train_batches()
