@@ -25,7 +25,7 @@ KEY = re.compile(r"([a-z_0-9]+(?:\.[a-z_0-9]+)*)(?:: (.+))?")
 # What is neither: fields of samples, folders and files that users have, values, words of a condition.
 WORDS = {
     "depth/", "maps/", "images/", "patch", ".npy", "object_classes.npy", "object_boxes.npy", "metrics.jsonl", "decode",
-    "nll_loss", "extends", "LoadedTokenizer.encode",
+    "nll_loss", "extends",
 }  # fmt: skip
 
 
