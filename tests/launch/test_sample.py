@@ -311,6 +311,7 @@ def test_a_photo_that_leaves_nothing_to_sample_is_refused(capsys, tmp_path, of_c
         (["--size", SIZE, "--class", "5"], "the prior knows 5 numbers of cls, 0 to 4, got 5"),
         (["--size", SIZE, "18x28"], "both sides must be multiples of 4, got 18x28"),  # before the first one is sampled
         (["--size", SIZE, "--tile", "4"], "more than twice the halo"),
+        (["--size", SIZE, "--count", "0", "--npz"], "--count must be at least 1, got 0"),
         (["--size", SIZE, "--init-image", "nowhere.png"], "nowhere.png"),
     ],
 )

@@ -80,7 +80,7 @@ def _read(what: str, path: Path | None, decode: Callable[[bytes], Value], limit:
         return None
     try:
         return decode(read_regular(path, limit))
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # decoders raise whatever the damage leads them to
         raise ValueError(f"the {what} {path} cannot be used: {error}") from error
 
 

@@ -27,6 +27,7 @@ class Rejection(NamedTuple):
     """A classifier, and the share of candidates that it keeps."""
 
     classifier: torch.jit.ScriptModule  # (B, 3, H, W) in [-1, 1] to (B, classes) logits
+    device: torch.device  # where it is
     digest: str  # of its file
     keep_share: float
 
@@ -49,7 +50,7 @@ def load_rejection(file: Path, keep_share: float, device: torch.device) -> Rejec
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[:1]
         raise ValueError(f"the classifier {file} is no TorchScript file that can be loaded: {reason}") from error
-    return Rejection(classifier, digest, keep_share)
+    return Rejection(classifier, device, digest, keep_share)
 
 
 def keep_best(job: SamplingJob, rejection: Rejection, tasks: Sequence[ImageJob], label: int, keep: int) -> list[Path]:
@@ -88,13 +89,12 @@ def keep_best(job: SamplingJob, rejection: Rejection, tasks: Sequence[ImageJob],
 def _marks(rejection: Rejection, paths: Sequence[Path], label: int) -> list[float]:
     """How sure the classifier is of the class, for each image, in nats."""
     marks: list[float] = []
-    device = next(rejection.classifier.parameters(), torch.zeros(0)).device
     for begin in range(0, len(paths), _TOGETHER):
         levels = []
         for path in paths[begin : begin + _TOGETHER]:
             with open_image(path) as image:
                 levels.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
-        images = from_levels(torch.stack(levels).to(device))
+        images = from_levels(torch.stack(levels).to(rejection.device))
         logits = rejection.classifier(images)
         if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or logits.shape[1] <= label:
             said = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
