@@ -34,6 +34,7 @@ from ...trainer.prepare.pack import PackConfig, pack
 from ...trainer.shards import set_index
 from ...trainer.shards.index import Member, Row, index_bytes
 from ...trainer.shards.reader import ShardSet
+from ...trainer.shards.remote import RemoteConfig
 from ...trainer.shards.writer import ShardWriter
 
 _CROP = 256
@@ -77,12 +78,14 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     crop_vs_pillow_16mp, crop_vs_pillow_16mp_unpacked: crops of megapixel photos against decoding and cutting with
         Pillow, from shards that ``pack`` made and from such that hold the photos as they were.
     start_s_10k_shards: CPU seconds until a stream over 10 000 shards of 1000 samples is there.
+    cache_over_limit: the most bytes that the cache of whole shards took, with removed ones still open, over its limit.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         figures = _small_images(Path(folder), arguments)
         figures |= _large_images(Path(folder), arguments)
         figures |= _starting(Path(folder) / "many", arguments)
+        figures |= _caching(Path(folder) / "cached")
     for name, value in figures.items():
         print(f"{name:32} {value:8.2f}")
     return figures
@@ -199,6 +202,25 @@ def _starting(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     each = (folder / set_index.NAME).stat().st_size / options.shards
     print(f"\nStarting from {options.shards} shards of {_IN_A_SHARD}: {seconds:.3f} s CPU, {each:.0f} bytes a shard")
     return {"start_s_10k_shards": seconds}
+
+
+def _caching(folder: Path) -> dict[str, float]:
+    """Reading 16 shards twice through a cache that holds five, three of them mixed at a time."""
+    with ShardWriter(folder / "far", "far", 8, {}) as writer:
+        for number in range(128):
+            writer.write(str(number), {"bin": bytes([number]) * 50_000})
+    largest = max(path.stat().st_size for path in folder.glob("far/*.tar"))
+    remote = RemoteConfig(fetch="shards", cache=str(folder / "near"), cache_gigabytes=5 * largest / 1e9)
+    shards = ShardSet.open([f"file://{folder}/far/far-{{000000..000015}}.tar"], remote)
+    schedule = Schedule([shards.counts], [1.0], seed=0, window=3)
+    most = 0
+    for number in range(2 * shards.samples):
+        shards.read(*schedule.visit(number).place, "bin")
+        there = sum(path.stat().st_size for path in folder.glob("near/*.tar"))
+        opened = [link for link in Path("/proc/self/fd").glob("*") if os.path.realpath(link).endswith("(deleted)")]
+        most = max(most, there + sum(link.stat().st_size for link in opened if str(folder) in os.path.realpath(link)))
+    print(f"\nThe cache of whole shards took {most / largest:.2f} of at most 5 shards")
+    return {"cache_over_limit": most / (5 * largest)}
 
 
 def _measured(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, Cost]:

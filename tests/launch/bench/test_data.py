@@ -20,6 +20,7 @@ def test_all_figures_are_measured_and_printed(tmp_path, capsys):
         "crop_vs_pillow_16mp",
         "crop_vs_pillow_16mp_unpacked",
         "start_s_10k_shards",
+        "cache_over_limit",
     }
     assert all(value > 0 for value in figures.values())
     assert all(any(line.startswith(f"{name} ") for line in table) for name in figures)
