@@ -22,11 +22,8 @@ ROWS = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line i
 ROWS = [row for row in ROWS if row != ["published", "here"]]
 OURS = sorted({code for row in ROWS for code in re.findall(r"`([^`]+)`", row[1])})
 KEY = re.compile(r"([a-z_0-9]+(?:\.[a-z_0-9]+)*)(?:: (.+))?")
-# What is neither: fields of samples, folders and files that users have, values, words of a condition.
-WORDS = {
-    "depth/", "maps/", "images/", "patch", ".npy", "object_classes.npy", "object_boxes.npy", "metrics.jsonl", "decode",
-    "nll_loss", "extends",
-}  # fmt: skip
+# What is neither: folders and files that users have, and values.
+WORDS = {"depth/", "maps/", "images/", "patch", ".npy", "object_classes.npy", "object_boxes.npy", "metrics.jsonl"}
 
 
 def kinds(hint: Any) -> list[Any]:

@@ -52,7 +52,9 @@ def codes_of(tokenizer: LoadedTokenizer, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("crop", [CROP, CropConfig(size=16, scale=(1.0, 1.5)), TamingCropConfig(size=16, flip=0.5)])
+@pytest.mark.parametrize(
+    "crop", [CROP, CropConfig(size=16, scale=(1.0, 1.5)), TamingCropConfig(size=16, flip=0.5, interpolation="bicubic")]
+)
 def test_cached_codes_are_those_of_the_same_crops_on_line(images, tokenizer, tmp_path, crop, workers):
     run(tokenizer, images, tmp_path / "codes", crop=crop, seed=5, num_workers=workers)
     cached = stream(tmp_path / "codes", ("codes", "segmentation_codes", "cls"), CodeCropConfig(window=(0, 0)))
