@@ -12,7 +12,6 @@ from ...models.conditions import ConditionConfig
 from ...models.priors import PriorConfig
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
 from ..checkpoint import discriminator_files, loading, model_files, shards, storage
-from ..checkpoint.raw_weights import RawWeights
 from ..config import from_mapping
 from ..files import copy_whole, write_text
 from . import codebook_subset, folders, model_card
@@ -78,6 +77,8 @@ def opened(path: Path, task: str | None = None, wanted: Weights = "ema") -> Sour
         return Source(folder, metadata, model_files.read(folder, metadata))
     if not (folder / storage.MANIFEST).exists():
         raise ValueError(f"{path} is an export, which holds one set of weights; raw ones are in the folder of a run")
+    from ..checkpoint.raw_weights import RawWeights  # with it comes DeepSpeed, which takes seconds to import
+
     weights = RawWeights(folder, metadata)
     return Source(folder, metadata | {"weights": "raw", "digest": model_files.digest(weights)}, weights)
 
