@@ -35,7 +35,7 @@ class ObjectsConfig:
         classes: of objects, attributes multiplied in.
         grid: cells a side of the raster.
         only_in_crop: objects whose box does not meet the crop (in sampling: the window) are left out, and those that
-            remain stand at the front, as published; else all are told, wherever the crop lies.
+            remain stand at the front, as published; else all are listed, wherever the crop lies.
         shuffle: in training objects come in another order at every visit, as published.
     """
 

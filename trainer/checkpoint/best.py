@@ -1,7 +1,7 @@
 """The checkpoints with the best validation figures, which stay beside the newest.
 
-Each checkpoint's manifest holds the figures of the evaluation at its step, so that which ones are best can be told from
-the disk alone, by a later start and by an export.
+Each checkpoint's manifest holds the figures of the evaluation at its step, so that the disk alone says which ones
+are best, to a later start and to an export.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What a prior was told, beside the previews: conditions as they are, and as their tokenizers rebuild them.
+"""Conditions of a prior beside its previews: as they are, and as their tokenizers rebuild them.
 
 Shapes: B samples, H rows and W columns of the shown images, N objects, (h, w) grids of codes.
 """

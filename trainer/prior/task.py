@@ -90,9 +90,9 @@ class PriorTask:
             codes = fields["codes"]
             keys = [mix(self.run.seed, step, text_key(str(key))) for key in batch["key"]]
             draw = self.prior.draw(codes, keys, step / steps)
-            told = self.prior.condition.for_training(fields, keys)
+            given = self.prior.condition.for_training(fields, keys)
             predicted: Prediction = self.engine(
-                draw.inputs, told, targets=codes, dropped=draw.dropped, order=draw.order
+                draw.inputs, given, targets=codes, dropped=draw.dropped, order=draw.order
             )
             loss = nats(predicted).mean()
             self.engine.backward(loss)

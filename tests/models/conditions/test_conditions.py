@@ -182,12 +182,12 @@ def test_objects_that_a_crop_does_not_meet_are_left_out_and_the_others_close_up(
         "object_classes": torch.tensor([[1, 2, 3, -1, 4]]), "object_boxes": boxes, "flip": torch.tensor([False]),
         "box": torch.tensor([[30.0, 20.0, 60.0, 50.0]]), "source_size": torch.tensor([[100.0, 100.0]]),
     }  # fmt: skip
-    told = built(ObjectsConfig(objects=5, classes=5, grid=11, only_in_crop=True))(fields, 1)
+    tokens = built(ObjectsConfig(objects=5, classes=5, grid=11, only_in_crop=True))(fields, 1)
     left = fields | {  # the third touches the crop's left edge, and shares no area with it
         "object_classes": torch.tensor([[2, 4, -1, -1, -1]]), "object_boxes": boxes[:, [1, 4, 0, 2, 3]],
     }  # fmt: skip
-    torch.testing.assert_close(told, built(ObjectsConfig(objects=5, classes=5, grid=11))(left, 1))
-    assert not torch.equal(told, built(ObjectsConfig(objects=5, classes=5, grid=11))(fields, 1))
+    torch.testing.assert_close(tokens, built(ObjectsConfig(objects=5, classes=5, grid=11))(left, 1))
+    assert not torch.equal(tokens, built(ObjectsConfig(objects=5, classes=5, grid=11))(fields, 1))
 
 
 def test_shuffled_objects_keep_their_boxes_and_belong_to_the_samples_seed():
@@ -197,10 +197,10 @@ def test_shuffled_objects_keep_their_boxes_and_belong_to_the_samples_seed():
     config = ObjectsConfig(objects=6, classes=6, shuffle=True)
     several = CompositeConfig(conditions=(ClassConfig(classes=4), config))
     for condition in (built(config), built(several)):
-        told = condition.for_training(fields, [7, 8, 9])
-        kinds = told["object_classes"]
+        shuffled = condition.for_training(fields, [7, 8, 9])
+        kinds = shuffled["object_classes"]
         assert [sorted(row) for row in kinds.tolist()] == [list(range(6))] * 3 and len(kinds.unique(dim=0)) > 1
-        assert torch.equal(told["object_boxes"][..., 0].long(), kinds)
+        assert torch.equal(shuffled["object_boxes"][..., 0].long(), kinds)
         alone = {name: value[1:2] for name, value in fields.items()}
         assert torch.equal(condition.for_training(alone, [8])["object_classes"], kinds[1:2])
     assert built(ObjectsConfig(objects=6, classes=6)).for_training(fields, [7, 8, 9]) is fields

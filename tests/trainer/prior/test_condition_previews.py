@@ -1,4 +1,4 @@
-"""Beside samples stands what they were told: conditions as they are, and as their tokenizers rebuild them."""
+"""Beside samples stand their conditions: as they are, and as their tokenizers rebuild them."""
 
 from pathlib import Path
 
