@@ -14,7 +14,9 @@ from fixtures import published
 
 import smalti
 from smalti.launch import export
+from smalti.models.sampling.config import SamplingConfig
 from smalti.trainer.checkpoint.loading import load_prior, load_tokenizer
+from smalti.trainer.sampling.codes import sample
 
 CPU = torch.device("cpu")
 ROOT = Path(smalti.__file__).parent
@@ -46,6 +48,20 @@ guided = model.generate(tokens, negative_prompt_ids=absent, **settings)[:, 1:]
 with torch.no_grad():
     logits = model(torch.cat((tokens, greedy), dim=1)[:, :-1]).logits[:, :, :offset]
 torch.save((greedy, guided, logits), sys.argv[2])
+"""
+FOREIGN = """
+import sys, torch
+from transformers import GPT2Config, GPT2LMHeadModel
+assert "smalti" not in sys.modules
+sizes = {"vocab_size": 258, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=257, eos_token_id=None)).eval()
+torch.manual_seed(0)
+for parameter in model.parameters():
+    torch.nn.init.normal_(parameter, std=0.5)
+model.save_pretrained(sys.argv[1])
+unsampled = {"suppress_tokens": [256, 257], "pad_token_id": 256}
+found = model.generate(torch.tensor([[257]]), do_sample=False, max_new_tokens=64, **unsampled)
+torch.save(found[:, 1:], sys.argv[2])
 """
 
 
@@ -130,6 +146,16 @@ def test_a_trained_prior_continues_with_the_same_64_codes_in_transformers(enviro
     with torch.no_grad():
         ours = prior(greedy.view(4, 8, 8), fields).logits.flatten(1, 2)
     torch.testing.assert_close(logits, ours, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_gpt2_that_transformers_has_made_continues_with_the_same_64_codes_here(environment, trained, tmp_path):
+    """Its vocabulary has two tokens more than codes; the last one begins a sequence."""
+    elsewhere(environment, FOREIGN, tmp_path / "gpt2", tmp_path / "codes.pt")
+    command("import_weights", tmp_path / "gpt2", tmp_path / "in", "--tokenizer", trained / "vqgan")
+    ours = sample(load_prior(tmp_path / "in", CPU), config=SamplingConfig(greedy=True))
+    theirs = torch.load(tmp_path / "codes.pt")
+    assert theirs.shape == (1, 64) and len(theirs.unique()) > 3 and torch.equal(ours.flatten(1), theirs)
 
 
 def greedily(prior: Any, fields: dict[str, torch.Tensor], guidance: float | None) -> torch.Tensor:
