@@ -19,7 +19,8 @@ def from_pretrained(
         device: where the network is to live; by default on the CPU.
 
     Raises:
-        ValueError: no such folder or export, or the package huggingface_hub, which the Hub needs, is not installed.
+        ValueError: no such folder or export, nothing of that name to be had from the Hub, or the package
+            huggingface_hub, which the Hub needs, is not installed.
     """
     folder = Path(name) if Path(name).is_dir() else _downloaded(str(name), revision)
     task = model_files.read_metadata(loading.resolve_weights(folder))["task"]
@@ -32,7 +33,10 @@ def _downloaded(name: str, revision: str | None) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise ValueError(
-            f"{name} is no folder here, and the Hub needs the package huggingface_hub: pip install huggingface_hub"
+            f"{name} is no folder here, and the Hub needs the package huggingface_hub: pip install 'smalti[hub]'"
         ) from None
     wanted = ["*.safetensors", "*.json", "README.md"]
-    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} is no folder here, and cannot be had from the Hub: {error}") from None
