@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .base import WHOLE_IMAGE, Condition, CropLocation, Fields
+from .caption import CaptionConfig
 from .code_map import CodeMapConfig
 from .composite import Composite
 from .crop_position import CoordinateFeaturesConfig, CoordinatesConfig
@@ -15,6 +16,7 @@ SingleConditionConfig = (
     UnconditionalConfig
     | ClassConfig
     | TextConfig
+    | CaptionConfig
     | CodeMapConfig
     | LowResolutionConfig
     | CoordinatesConfig
@@ -45,6 +47,7 @@ ConditionConfig = SingleConditionConfig | CompositeConfig
 
 __all__ = [
     "WHOLE_IMAGE",
+    "CaptionConfig",
     "ClassConfig",
     "CodeMapConfig",
     "Composite",

@@ -33,6 +33,7 @@ class Condition(nn.Module):
     """
 
     fields: tuple[str, ...] = ()
+    hides_tokens: bool = False  # whether ``hidden`` may name tokens that no other one attends to
 
     def __init__(self, length: int, window: tuple[int, int]) -> None:
         super().__init__()
@@ -51,6 +52,10 @@ class Condition(nn.Module):
             KeyError: the batch lacks a field.
             ValueError: a field has the wrong shape.
         """
+        raise NotImplementedError
+
+    def hidden(self, fields: Fields) -> Tensor:
+        """(B, P) bool, the tokens that no other one attends to, of a condition that hides tokens."""
         raise NotImplementedError
 
     def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:

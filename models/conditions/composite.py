@@ -14,11 +14,25 @@ class Composite(Condition):
     def __init__(self, parts: list[Condition], window: tuple[int, int]) -> None:
         super().__init__(sum(part.length for part in parts), window)
         self.parts = nn.ModuleList(parts)
+        self.hides_tokens = any(part.hides_tokens for part in parts)
         self.fields = tuple(dict.fromkeys(name for part in parts for name in part.fields))
 
     def forward(self, fields: Fields, batch: int, dropped: Tensor | None = None) -> Tensor:
         """See ``Condition``."""
         return torch.cat([part(fields, batch, dropped) for part in self.parts], dim=1)
+
+    def hidden(self, fields: Fields) -> Tensor:
+        """What the parts hide."""
+        batch = len(next(iter(fields.values())))
+        return torch.cat(
+            [
+                part.hidden(fields)
+                if part.hides_tokens
+                else torch.zeros(batch, part.length, dtype=torch.bool, device=next(iter(fields.values())).device)
+                for part in self._each()
+            ],
+            dim=1,
+        )
 
     def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:
         """The window's share of every part's fields."""

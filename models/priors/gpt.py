@@ -152,8 +152,8 @@ class GPT(Prior):
         positions = x.shape[1]
         if self.exchange is not None:
             x, places = part(x, self.exchange), part(places, self.exchange)
-        rope = self._rope(places)
-        mask = self._mask(x.shape[1] * (1 if self.exchange is None else self.exchange.ranks), x.device)
+        rope, length = self._rope(places), x.shape[1] * (1 if self.exchange is None else self.exchange.ranks)
+        mask = self._mask(length, x.device, self._hidden(fields))
         for block in self.blocks:
             if self.config.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rope, mask, use_reentrant=False)
@@ -172,6 +172,8 @@ class GPT(Prior):
 
     def share_sequence(self, exchange: Exchange) -> None:
         """Let ``forward`` hold one rank's share of the positions; see ``Prior``."""
+        if self.condition.hides_tokens:
+            raise ValueError("a sequence with hidden tokens cannot be shared; set sequence_parallel_size: 1")
         share(self, exchange)
         self.exchange = exchange
 
@@ -226,7 +228,12 @@ class GPT(Prior):
         end = held + (prefix.shape[1] - 1)
         last = rearrange(end, "n -> n 1 1").expand(-1, -1, x.shape[2])
         hidden = torch.arange(x.shape[1], device=end.device) > end[:, None]
-        seen = self._mask(x.shape[1], x.device)
+        unseen = self._hidden(fields)
+        seen = self._mask(x.shape[1], x.device, unseen)
+        if unseen is not None:
+            cache.hide(lanes, unseen)
+            reads_itself = torch.arange(unseen.shape[1], device=end.device) == end[:, None]
+            hidden[:, : unseen.shape[1]] |= unseen & ~reads_itself
         mask = rearrange(hidden.to(x.dtype).masked_fill_(hidden, -torch.inf), "n t -> n 1 1 t")
         for layer, (block, weights) in enumerate(zip(self._blocks(), cache.weights, strict=True)):
             final = layer == self.config.layers - 1
@@ -280,14 +287,22 @@ class GPT(Prior):
         output: Tensor = self.drop(x)
         return output
 
-    def _mask(self, length: int, device: torch.device) -> Tensor | None:
-        """(length, length) bool, true where a position may look; None where that is the past alone."""
+    def _hidden(self, fields: Fields) -> Tensor | None:
+        """(B, P) bool, the tokens of the condition that no other position sees; None where all are seen."""
+        return self.condition.hidden(fields) if self.condition.hides_tokens else None
+
+    def _mask(self, length: int, device: torch.device, hidden: Tensor | None) -> Tensor | None:
+        """(length, length) or (B, 1, length, length) bool, true where a position may look; None for its past alone."""
         prefix = self.config.bidirectional_prefix
-        if not prefix:
+        if not prefix and hidden is None:
             return None
         mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
         mask[:prefix, :prefix] = True
-        return mask
+        if hidden is None:
+            return mask
+        shown = F.pad(~hidden, (0, length - hidden.shape[1]), value=True)
+        itself = torch.eye(length, dtype=torch.bool, device=device)
+        return mask & (rearrange(shown, "b t -> b 1 1 t") | itself)
 
     def _positions(self) -> Tensor:
         """(T, 2) rows and columns of the condition's tokens and of the codes in the prior's order.

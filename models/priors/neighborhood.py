@@ -72,6 +72,10 @@ class NeighborhoodPrior(Prior):
 
     def __init__(self, config: NeighborhoodConfig, codes: int, condition: Condition) -> None:
         super().__init__(codes, config.window, condition, config.token_keep_prob, config.condition_dropout)
+        if condition.hides_tokens:
+            raise ValueError(
+                "a prior of kind neighborhood cannot hide tokens of its condition; use a prior of kind gpt"
+            )
         self.config = config
         self.tok_emb = nn.Embedding(codes, config.width)
         self.edge = nn.Parameter(0.02 * torch.randn(config.width))  # to the left of a row

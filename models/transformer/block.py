@@ -110,8 +110,8 @@ class Block(nn.Module):
             weights: from ``step_weights``.
             rope: the tables of ``paired`` at (T, 1, 1, D).
             last: (n, 1, C) numbers of the positions whose outputs alone are wanted, or None for all.
-            mask: with ``last``, what is added to the logits of attention, (n, 1, 1, T); without it, (T, T) bool, true
-                where a position may look, or None for its past.
+            mask: with ``last``, what is added to the logits of attention, (n, 1, 1, T); without it, (T, T) or
+                (n, 1, T, T) bool, true where a position may look, or None for its past.
 
         Returns:
             (n, T, C) outputs, or (n, 1, C) with ``last``; keys and values (n, T, heads, D).

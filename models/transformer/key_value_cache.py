@@ -45,6 +45,7 @@ class KeyValueCache:
         shape = (len(weights), lanes + 1, heads, capacity + 1, channels)
         self.keys = like.new_zeros(shape)  # (L, B + 1, heads, T + 1, D)
         self.values = like.new_zeros(shape)
+        self.hidden: Tensor | None = None  # (B + 1, T) bool, where no lane looks, once something is hidden
         self.lengths = torch.zeros(lanes + 1, dtype=torch.int64, device=like.device)  # (B + 1,) positions held
         self.lanes, self.capacity, self.spare = lanes, capacity, lanes
 
@@ -54,11 +55,22 @@ class KeyValueCache:
         for table, fresh in ((self.keys, keys), (self.values, values)):
             table[layer, :, :, :length].index_copy_(0, lanes, fresh.transpose(1, 2))
 
+    def hide(self, lanes: Tensor, hidden: Tensor) -> None:
+        """Let some lanes never look at some of their first positions; ``lanes`` (n,), ``hidden`` (n, t) bool.
+
+        The first call comes before any step.
+        """
+        if self.hidden is None:
+            self.hidden = torch.zeros(self.lanes + 1, self.capacity, dtype=torch.bool, device=hidden.device)
+        self.hidden[:, : hidden.shape[1]].index_copy_(0, lanes, hidden)
+
     def opened(self, live: Tensor) -> "Opened":
         """Where every lane writes its next position and where it may look then; (B,) bool ``live`` lanes take part."""
         every = torch.arange(self.lanes, device=live.device)
         places = self.lengths[: self.lanes].where(live, self.capacity)
         hidden = torch.arange(self.capacity, device=live.device) > self.lengths[: self.lanes, None]
+        if self.hidden is not None:
+            hidden = hidden | self.hidden[: self.lanes]
         mask = hidden.to(self.keys.dtype).masked_fill_(hidden, -torch.inf)
         return Opened(every, places, rearrange(mask, "b t -> b 1 1 t"))
 

@@ -1,6 +1,7 @@
 """Checkpoints of other projects become ordinary exports, with every tensor accounted for."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,27 @@ def test_the_released_layout_of_398_tensors_is_used_or_dropped_to_the_last(tmp_p
     assert set(report["dropped"].values()) == {"LPIPS, a frozen network of the training"}
     assert report["beside"]["optimizer_states"] == "list of 1"
     assert load_tokenizer(tmp_path / "in", CPU).model.config.attention_resolutions == (16,)
+
+
+class CreatesAFolder:
+    """Unpickled in the ordinary way, it creates a folder."""
+
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.victim),)
+
+
+def test_a_container_whose_pickle_would_create_something_imports_nothing_and_creates_nothing(tmp_path, capsys):
+    victim = tmp_path / "created"
+    container = {"state_dict": published.vqgan_state(published.F8), "callbacks": CreatesAFolder(victim)}
+    torch.save(container, tmp_path / "last.ckpt")
+    assert import_weights.main([str(tmp_path / "last.ckpt"), str(tmp_path / "in")]) == 2
+    assert "its pickle would call posix.mkdir" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    torch.load(tmp_path / "last.ckpt", weights_only=False)
+    assert victim.is_dir()  # so the file was a harmful one
 
 
 def test_a_discriminator_that_came_along_is_kept(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.conditions import (
+    CaptionConfig,
     CompositeConfig,
     Condition,
     ConditionConfig,
@@ -156,7 +157,7 @@ def _fields(config: ConditionConfig, condition: Condition, window: tuple[int, in
     }
     fields |= {name: torch.zeros(1, *window, dtype=torch.int64) for name in condition.fields if name.endswith("codes")}
     for part in config.conditions if isinstance(config, CompositeConfig) else (config,):
-        if isinstance(part, TextConfig):
+        if isinstance(part, TextConfig | CaptionConfig):
             fields[part.field] = torch.zeros(1, part.tokens, part.channels)
         elif isinstance(part, LowResolutionConfig):
             sides = (side * part.pixels_per_code for side in window)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from smalti.models import conditions
 from smalti.models.conditions import (
     WHOLE_IMAGE,
+    CaptionConfig,
     ClassConfig,
     CodeMapConfig,
     CompositeConfig,
@@ -30,6 +31,7 @@ SINGLE = [
     UnconditionalConfig(),
     ClassConfig(classes=4),
     TextConfig(tokens=3, channels=5),
+    CaptionConfig(tokens=3, channels=5),
     CodeMapConfig(vocab_size=7),
     LowResolutionConfig(pixels_per_code=2),
     CoordinatesConfig(vocab_size=50),
@@ -216,6 +218,16 @@ def test_unused_tokens_of_a_text_are_told_apart_from_words():
     text = torch.randn(1, 3, 5)
     text[:, 2] = 0
     assert torch.equal(condition({"text": text}, 1)[0, 2], condition.unused)
+
+
+def test_unused_tokens_of_a_caption_are_hidden_also_beside_other_conditions():
+    text = torch.randn(2, 3, 5)
+    text[0, :2] = 0
+    hidden = built(CaptionConfig(tokens=3, channels=5)).hidden({"text": text})
+    assert hidden.tolist() == [[True, True, False], [False, False, False]]
+    both = CompositeConfig(conditions=(ClassConfig(classes=4), CaptionConfig(tokens=3, channels=5)))
+    fields = {"text": text, "cls": torch.tensor([0, 1])}
+    assert built(both).hidden(fields).tolist() == [[False, True, True, False], [False] * 4]
 
 
 def test_shrinking_is_the_mean_of_each_area():

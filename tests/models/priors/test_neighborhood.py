@@ -5,7 +5,14 @@ import itertools
 import pytest
 import torch
 
-from smalti.models.conditions import ClassConfig, CodeMapConfig, CompositeConfig, CoordinatesConfig, UnconditionalConfig
+from smalti.models.conditions import (
+    CaptionConfig,
+    ClassConfig,
+    CodeMapConfig,
+    CompositeConfig,
+    CoordinatesConfig,
+    UnconditionalConfig,
+)
 from smalti.models.priors.neighborhood import NeighborhoodConfig, causal_neighborhood
 from smalti.models.sampling import UNFILLED, GridRequest, GuidanceConfig, SamplingConfig, sample, sample_steps, score
 
@@ -227,3 +234,8 @@ def test_small_grids_and_bad_configs_are_refused():
         sample(GridRequest(tiny(), fields_of([0], (4, 4)), (4, 4), (0,), 0, SamplingConfig()))
     with pytest.raises(ValueError, match=r"above must be at least 1, got 0; .*multiple of 4 \* heads"):
         NeighborhoodConfig(rows_above=0, width=40, heads=16)
+
+
+def test_a_condition_that_hides_tokens_is_refused():
+    with pytest.raises(ValueError, match="cannot hide tokens of its condition; use a prior of kind gpt"):
+        tiny(condition=CompositeConfig(conditions=(ClassConfig(4), CaptionConfig(tokens=3, channels=5))))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from smalti.models.conditions import (
+    CaptionConfig,
     ClassConfig,
     CodeMapConfig,
     CompositeConfig,
@@ -216,6 +217,7 @@ CONDITIONS = [
     CoordinatesConfig(vocab_size=16),
     CoordinateFeaturesConfig(frequencies=2),
     TextConfig(tokens=3, channels=6),
+    CaptionConfig(tokens=3, channels=6),
     LowResolutionConfig(pixels_per_code=2),
     ObjectsConfig(objects=5, classes=9, grid=10),
     CompositeConfig(conditions=(CodeMapConfig(vocab_size=5), ClassConfig(classes=4))),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from smalti.models.conditions import ClassConfig
+from smalti.models.conditions import CaptionConfig, ClassConfig
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig
 from smalti.models.transformer.sequence_parallel import part
@@ -44,4 +44,10 @@ def test_what_cannot_be_shared_is_refused():
         5, ClassConfig()
     )
     with pytest.raises(ValueError, match="priors of kind gpt"):
+        prior.share_sequence(Among(2))
+
+
+def test_a_sequence_with_hidden_tokens_is_not_shared():
+    prior = GPTConfig(layers=1, heads=2, width=8, window=(2, 2)).build(5, CaptionConfig(tokens=3, channels=4))
+    with pytest.raises(ValueError, match="hidden tokens cannot be shared; set sequence_parallel_size: 1"):
         prior.share_sequence(Among(2))

@@ -1,4 +1,4 @@
-"""LlamaGen's networks (Sun et al. 2024): its tokenizers, and its priors over a class.
+"""LlamaGen's networks (Sun et al. 2024): its tokenizers, and its priors over a class or a text.
 
 Shapes: V tokens, L layers, C = heads * D channels, H hidden channels of a feed-forward layer.
 """
@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ....models.conditions import ClassConfig
+from ....models.conditions import CaptionConfig, ClassConfig
 from ....models.priors.gpt import GPTConfig
 from ..hints import Hints
 from ..networks import Network, prior_metadata, vqgan_metadata
@@ -77,24 +77,40 @@ def prior(ledger: Ledger, hints: Hints) -> Network:
             "256 pixels and 24x24 for 384 at factor 16"
         )
     shapes = ledger.shapes()
-    if "cls_embedding.cap_proj.fc1.weight" in shapes:
-        raise ValueError(f"{ledger.source} is conditioned on texts, and only priors of classes can be imported")
-    table = shapes.get("cls_embedding.embedding_table.weight", ())
-    if len(table) != 2 or table[0] < 2:
-        raise ValueError(f"{ledger.source} has no table of classes (cls_embedding.embedding_table.weight)")
-    classes, width = table[0] - 1, table[1]
-    config = _prior_config(ledger, hints, width)
-    condition = ClassConfig(classes=classes)
+    tokens = shapes.get("tok_embeddings.weight", ())
+    if len(tokens) != 2:
+        raise ValueError(f"{ledger.source} has no table of tokens (tok_embeddings.weight)")
+    config = _prior_config(ledger, hints, tokens[1])
+    condition, tables = _condition(ledger, tokens[1])
     with torch.device("meta"):
         network = config.build(tokenizer["codes"], condition)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     weights = ledger.fill(*_moved(wanted, config.layers), "prior")
     for layer in range(config.layers):
         weights |= _projections(ledger, layer, config)
-    rows = ledger.take("cls_embedding.embedding_table.weight", "prior")
-    weights |= {"condition.table.weight": rows[:-1].clone(), "condition.absent": rows[-1].clone()}
+    weights |= tables
     ledger.drop(r"freqs_cis$", "rotary tables, which are computed")
     return Network(weights, prior_metadata(config, condition, tokenizer, (tokenizer["digest"], {})))
+
+
+def _condition(ledger: Ledger, width: int) -> tuple[CaptionConfig | ClassConfig, dict[str, Tensor]]:
+    """What the prior is conditioned on, and the tensors of that: a text, or a class with a last row for none."""
+    shapes, text, table = ledger.shapes(), "cls_embedding.uncond_embedding", "cls_embedding.embedding_table.weight"
+    if len(shapes.get(text, ())) == 2:
+        length, channels = shapes[text]
+        wanted = {
+            "condition.absent": (length, channels),
+            "condition.project.0.weight": (width, channels),
+            "condition.project.2.weight": (width, width),
+        }
+        names = (text, "cls_embedding.cap_proj.fc1.weight", "cls_embedding.cap_proj.fc2.weight")
+        tensors = ledger.fill(wanted, dict(zip(wanted, names, strict=True)), "prior")
+        return CaptionConfig(tokens=length, channels=channels), tensors
+    if len(shapes.get(table, ())) != 2 or shapes[table][0] < 2:
+        raise ValueError(f"{ledger.source} has neither a table of classes ({table}) nor a text's ({text})")
+    rows = ledger.fill({table: (shapes[table][0], width)}, {table: table}, "prior")[table]
+    tensors = {"condition.table.weight": rows[:-1].clone(), "condition.absent": rows[-1].clone()}
+    return ClassConfig(classes=len(rows) - 1), tensors
 
 
 def _prior_config(ledger: Ledger, hints: Hints, width: int) -> GPTConfig:

@@ -2,10 +2,12 @@
 
 A pickle is a program for a stack machine whose instructions can call any function of any installed package. This
 machine has no such instruction: dictionaries, lists, numbers and texts become what they are, the tensors of torch
-become notes about where their bytes lie, every other object becomes an ``Inert``: a name and nothing else.
+become notes about where their bytes lie, every other object becomes an ``Inert``: a name and nothing else. A pickle
+that would call what weights have no use for, such as ``os.system``, was made to do harm, and is refused whole.
 """
 
 import pickletools
+import sys
 from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
@@ -25,6 +27,20 @@ STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+
+
+HARMLESS = {  # of Python's own library: what containers of weights make objects of, by module; None for all of it
+    "builtins": {
+        *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list", "object"),
+        *("range", "set", "slice", "str", "tuple"),
+    },
+    "_codecs": {"encode"},
+    **dict.fromkeys(
+        ("argparse", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "functools", "pathlib"), None
+    ),
+    **dict.fromkeys(("types", "typing", "uuid"), None),
+}
+OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # of modules, in pickles of protocol 2
 
 
 class Inert:
@@ -185,6 +201,7 @@ class _Machine:
 def _stands_for(function: Any, arguments: Any) -> Any:
     """What stands for the result of a call that is not made."""
     name = function.name if isinstance(function, Inert) else repr(type(function))
+    _refuse_harm(name)
     if name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
         return _tensor(*arguments[:4])
     if name == "torch._utils._rebuild_parameter":
@@ -192,6 +209,15 @@ def _stands_for(function: Any, arguments: Any) -> Any:
     if name == "collections.OrderedDict":
         return dict(arguments[0]) if arguments else {}
     return Inert(name)
+
+
+def _refuse_harm(name: str) -> None:
+    """Refuse a call of Python's own library that weights have no use for."""
+    module, _, rest = name.partition(".")
+    module = OLD_NAMES.get(module, module)
+    known = HARMLESS.get(module, set())
+    if module in {*sys.stdlib_module_names, "builtins"} and known is not None and rest not in known:
+        raise ValueError(f"its pickle would call {name}, which no weights need; nothing of it was run")
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> TensorNote:

@@ -15,9 +15,10 @@ from smalti.trainer.sampling.codes import sample
 
 CPU = torch.device("cpu")
 LAYERS, HEADS, WIDTH, HIDDEN, SIDE, CLASSES = 2, 2, 16, 256, 3, 5
+TEXT, CHANNELS = 4, 6
 
 
-def prior_state(codes):
+def prior_state(codes, text=False):
     """The tensors of a prior of classes under LlamaGen's names; the last row of its table is that of no class."""
     torch.manual_seed(1)
     state = {
@@ -26,6 +27,11 @@ def prior_state(codes):
         "norm.weight": torch.randn(WIDTH),
         "output.weight": torch.randn(codes, WIDTH),
     }
+    if text:
+        del state["cls_embedding.embedding_table.weight"]
+        state["cls_embedding.uncond_embedding"] = torch.randn(TEXT, CHANNELS)
+        state["cls_embedding.cap_proj.fc1.weight"] = torch.randn(WIDTH, CHANNELS) * 0.5
+        state["cls_embedding.cap_proj.fc2.weight"] = torch.randn(WIDTH, WIDTH) * 0.5
     for layer in range(LAYERS):
         state |= {
             f"layers.{layer}.attention.wqkv.weight": torch.randn(3 * WIDTH, WIDTH) * 0.4,
@@ -55,11 +61,16 @@ def turn(vectors, cells):
     return torch.view_as_real(torch.view_as_complex(vectors.unflatten(-1, (-1, 2)).contiguous()) * factors).flatten(-2)
 
 
-def logits(state, prefix, codes):
-    """(N, V) logits of the codes of one image after (P, C) tokens of a condition; written with a loop over heads."""
+def logits(state, prefix, codes, unseen=0):
+    """(N, V) logits of the codes of one image after (P, C) tokens of a condition; written with a loop over heads.
+
+    Nobody but themselves sees the first ``unseen`` tokens.
+    """
     x = torch.cat((prefix, state["tok_embeddings.weight"][codes[:-1]]))
     cells = [None] * len(prefix) + [divmod(number, SIDE) for number in range(len(codes) - 1)]
     hidden_from = torch.ones(len(x), len(x)).triu(1).bool()
+    hidden_from[:, :unseen] = True
+    hidden_from.fill_diagonal_(False)
 
     def norm(name, value):
         return value / (value.square().mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"]
@@ -114,6 +125,45 @@ def test_its_likeliest_codes_are_those_that_are_sampled_here(imported):
         known, lost = (logits(state, table[row][None], theirs)[place] for row in (3, CLASSES))
         theirs[place] = (lost + 2.0 * (known - lost)).argmax()
     assert torch.equal(ours, theirs)
+
+
+def caption(state, text):
+    """(P, C) tokens of (P, E) embeddings, with the approximated GELU."""
+    hidden = text @ state["cls_embedding.cap_proj.fc1.weight"].T
+    hidden = hidden / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
+    return hidden @ state["cls_embedding.cap_proj.fc2.weight"].T
+
+
+def test_a_prior_of_texts_gives_the_same_logits_and_likeliest_codes(tmp_path):
+    """One text fills its tokens, of another only the last two are used, a third has no words at all."""
+    tokenizer = pairs.write_tokenizer(tmp_path / "tokenizer")
+    state = prior_state(pairs.CODES, text=True)
+    torch.save({"model": state}, tmp_path / "t2i.pt")
+    options = ["--tokenizer", str(tokenizer), "--window", f"{SIDE}x{SIDE}", "--heads", str(HEADS)]
+    assert import_weights.main([str(tmp_path / "t2i.pt"), str(tmp_path / "prior"), *options]) == 0
+    prior = load_prior(tmp_path / "prior", CPU)
+    unseen, texts = [0, 2, 4], torch.randn(3, TEXT, CHANNELS)
+    for text, none in zip(texts, unseen, strict=True):
+        text[:none] = 0
+    codes, lost = torch.randint(pairs.CODES, (3, SIDE, SIDE)), torch.tensor([False, True, False])
+    with torch.no_grad():
+        ours = prior.model(codes, {"text": texts}, dropped=lost).logits.flatten(1, 2)
+    nothing = caption(state, state["cls_embedding.uncond_embedding"])
+    for number, none in enumerate(unseen):
+        prefix = nothing if lost[number] else caption(state, texts[number])
+        theirs = logits(state, prefix, codes[number].flatten(), none)
+        torch.testing.assert_close(ours[number], theirs, rtol=1e-4, atol=1e-4)
+        assert none == 0 or (logits(state, prefix, codes[number].flatten()) - theirs).abs().max() > 0.01
+
+    config = SamplingConfig(greedy=True, guidance=GuidanceConfig(scale=2.0), lanes=4, prefill=2)
+    sampled = sample(prior, {"text": texts}, config=config).flatten(1)
+    for number, none in enumerate(unseen):
+        likely = torch.zeros(SIDE * SIDE, dtype=torch.int64)
+        for place in range(SIDE * SIDE):
+            known = logits(state, caption(state, texts[number]), likely, none)[place]
+            without = logits(state, nothing, likely, none)[place]
+            likely[place] = (without + 2.0 * (known - without)).argmax()
+        assert torch.equal(sampled[number], likely), number
 
 
 def test_every_tensor_is_accounted_for_and_the_tokenizer_is_that_which_was_named(imported, tmp_path):

@@ -4,7 +4,10 @@ import io
 import os
 import pickle
 import zipfile
-from collections import OrderedDict
+from argparse import Namespace
+from collections import OrderedDict, defaultdict
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,17 +68,43 @@ def test_a_container_of_a_package_that_is_not_here_is_read(tmp_path):
 def test_what_a_pickle_would_call_is_not_called(tmp_path):
     victim = tmp_path / "created"
     path = saved(tmp_path / "w.pt", {"state_dict": {"weight": torch.ones(2)}, "callbacks": Harmful(victim)})
-    stored = stored_tensors.read(path)
-    assert "posix.mkdir" in stored.beside["callbacks"] and not victim.exists()
+    with pytest.raises(ValueError, match=r"w.pt is refused: its pickle would call posix.mkdir"):
+        stored_tensors.read(path)
+    assert not victim.exists()
     torch.load(path, weights_only=False)
     assert victim.exists()  # so the file was a harmful one
 
 
 def test_an_object_among_the_weights_is_refused(tmp_path):
-    path = saved(tmp_path / "w.pt", {"weight": Harmful(tmp_path / "created")})
-    with pytest.raises(ValueError, match=r"'weight' among its weights is no tensor but <posix.mkdir, not built>"):
+    pickled = b"\x80\x02}X\x06\x00\x00\x00weightca_package\nWeight\n)Rs."  # a call of a class that is not here
+    sound = saved(tmp_path / "sound.pt", {"weight": torch.ones(1)})
+    path = rewritten(sound, tmp_path / "w.pt", lambda name, data: (pickled if "data.pkl" in name else data, False))
+    with pytest.raises(ValueError, match=r"'weight' among its weights is no tensor but <a_package.Weight, not built>"):
         stored_tensors.read(path)
-    assert not (tmp_path / "created").exists()
+
+
+CALLS = [
+    *(b"cposix\nsystem\n", b"cos\nsystem\n", b"cnt\nsystem\n", b"csubprocess\nPopen\n", b"c__builtin__\neval\n"),
+    *(
+        b"cbuiltins\nexec\n",
+        b"cio\nopen\n",
+        b"crunpy\nrun_path\n",
+        b"cimportlib\nimport_module\n",
+        b"cshutil\nrmtree\n",
+    ),
+]
+
+
+@pytest.mark.parametrize("named", CALLS)
+@pytest.mark.parametrize("call", [b"R", b"\x81"], ids=["REDUCE", "NEWOBJ"])
+def test_a_call_that_weights_do_not_need_is_refused(named, call):
+    with pytest.raises(ValueError, match="its pickle would call"):
+        pickle_machine.interpret(b"\x80\x02" + named + b"X\x02\x00\x00\x00ls\x85" + call + b".")
+
+
+def test_objects_that_containers_hold_beside_their_weights_are_no_harm():
+    held = [Path("x"), Namespace(a=1), defaultdict(list), datetime(2021, 1, 1), {1}, frozenset({2}), partial(int), 1j]
+    assert len(pickle_machine.interpret(pickle.dumps(held, 2))) == len(held)
 
 
 def rewritten(source: Path, target: Path, change) -> Path:
