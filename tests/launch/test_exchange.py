@@ -54,7 +54,7 @@ import sys, torch
 from transformers import GPT2Config, GPT2LMHeadModel
 assert "smalti" not in sys.modules
 sizes = {"vocab_size": 258, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
-model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=257, eos_token_id=None)).eval()
+model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=257, eos_token_id=None, tie_word_embeddings=False)).eval()
 torch.manual_seed(0)
 for parameter in model.parameters():
     torch.nn.init.normal_(parameter, std=0.5)

@@ -178,7 +178,7 @@ class SelfAttention(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(self, vocab_size, block_size, n_layer, n_head, n_embd):
+    def __init__(self, vocab_size, block_size, n_layer, n_head, n_embd, n_unmasked):
         super().__init__()
         self.tok_emb, self.pos_emb = nn.Embedding(vocab_size, n_embd), nn.Parameter(torch.zeros(1, block_size, n_embd))
         self.blocks = nn.ModuleList(nn.Module() for _ in range(n_layer))
