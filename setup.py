@@ -34,6 +34,7 @@ setup(
         "einops>=0.8,<1",
         "pyyaml>=6,<7",
         "numpy>=1.26,<3",
+        "scipy>=1.11,<2",
         "pillow>=10.2",
         "safetensors>=0.4,<1",
         "fsspec>=2024.2",

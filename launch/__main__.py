@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, str] = {
     "encode": "encode image shards into code shards",
     "reconstruct": "write images beside their reconstructions, or the images of codes",
     "sample": "sample images from a prior",
+    "edit": "make a part of a photo anew from an edited label map",
     "export": "export a run's weights",
     "import": "import weights of other projects",
     "top": "show how runs stand, on a terminal",
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     if name not in COMMANDS:
         return command.fail(ValueError(f"smalti has no command {name!r}{command.advice(name, COMMANDS)}"))
-    module = {"bench": ".bench.__main__", "import": ".import_weights"}.get(name, f".{name}")
+    module = {"bench": ".bench.__main__", "edit": ".edit.__main__", "import": ".import_weights"}.get(name, f".{name}")
     code: int = import_module(module, __package__).main(rest)
     return code
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..trainer.exit_code import ExitCode
 from . import command
@@ -73,7 +74,7 @@ def _sample_here(asked: argparse.Namespace) -> None:
 
     device = ranks.device()
     prior = load_prior(asked.prior, device, asked.precision or ("bf16" if device.type == "cuda" else "fp32"))
-    named = asked.tokenizer or find_tokenizer(asked.prior, _tokenizer_of(asked.prior), prior.metadata["tokenizer"])
+    named = asked.tokenizer or find_tokenizer(asked.prior, run_of(asked.prior).tokenizer, prior.metadata["tokenizer"])
     tokenizer = load_tokenizer(named, device)
     check_pair(prior, tokenizer)
     named_tokenizers = (("segmentation", asked.segmentation_tokenizer), ("depth", asked.depth_tokenizer))
@@ -142,17 +143,22 @@ def _size_of_a_set(asked: argparse.Namespace) -> tuple[int, int] | None:
     return sizes[0] if sizes else None
 
 
-def _tokenizer_of(run: Path) -> str:
-    """The folder that a prior's run names as its tokenizer, as seen from where it was trained."""
+def run_of(folder: Path) -> Any:
+    """The config of a prior's run, which names its tokenizers as seen from where it was trained.
+
+    Raises:
+        ValueError: the folder is no run's.
+    """
     from ..trainer import config  # with the runs comes DeepSpeed, which takes seconds to import
     from ..trainer.jobs.run_dir import RESOLVED, resolved_config
     from ..trainer.prior.config import PriorRun
 
-    if not resolved_config(run).is_file():
+    if not resolved_config(folder).is_file():
         raise ValueError(
-            f"{run} is not a run with a {RESOLVED}, so it does not tell its tokenizer; name that behind it"
+            f"{folder} is not a run with a {RESOLVED}, so it does not tell its tokenizer; name that behind it (and the "
+            "guide of a guided editor with --guide FOLDER)"
         )
-    return config.read(PriorRun, resolved_config(run), saved=True).tokenizer
+    return config.read(PriorRun, resolved_config(folder), saved=True)
 
 
 def lanes_and_prefill(asked: argparse.Namespace, rows_at_once: int, many: bool) -> tuple[int, int]:

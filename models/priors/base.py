@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..conditions import Condition
+from ..conditions import Condition, Fields
 from ..transformer.sequence_parallel import Exchange
 from .decoding import Decoder, DecodingRequest
 
@@ -77,6 +77,10 @@ class Prior(nn.Module):
 
     def draw_order(self, generator: torch.Generator, progress: float) -> Tensor | None:
         """The (N,) order of one training sample on the CPU; None for a prior that has but one."""
+        return None
+
+    def counted(self, fields: Fields) -> Tensor | None:
+        """(B, h, w) bool, the codes of a batch whose loss counts; None where all do."""
         return None
 
     def rows_at_once(self, columns: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..bounds import Count, Decay, Natural, Width, check_ranges
 from ..quantizers import Quantizer, QuantizerConfig, QuantizerOutput, VQConfig
 from .blocks import GROUPS, BlockConfig, DownBlock, MidBlock, UpBlock, group_norm, init_variance_preserving
+from .masking import halved, masked_conv
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class VQGANConfig:
     # What the first convolution gets of an image, beyond whose border it sees zeros: its numbers in [-1, 1], or in
     # [0, 1], as in MaskGIT.
     input_range: Literal["signed", "unit"] = "signed"
+    mask_aware: bool = False  # the encoder may be told which pixels are masked: known codes then depend on known ones
     activation_checkpointing: bool = False  # slower by about a third, for much less memory
     quantizer: QuantizerConfig = field(default_factory=VQConfig)
 
@@ -54,6 +56,8 @@ class VQGANConfig:
             raise ValueError(
                 f"input_range {self.input_range} is of images, and num_labels (={self.num_labels}) of maps"
             )
+        if self.mask_aware and self.num_labels is not None:
+            raise ValueError("mask_aware is for images, whose label map is known whole; set mask_aware: false")
         needed = self.quantizer.dimension
         if needed is not None and needed != self.embed_dim:
             raise ValueError(
@@ -122,24 +126,32 @@ class Encoder(nn.Module):
         self.norm_out = group_norm(widths[-1], config.norm_groups)
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) floats, or (B, H, W) integers for a network of maps, to (B, z_channels, h, w)."""
-        h = self.first(images)
-        for level in self.down:
-            h = level(h)
-        return self.conv_out(self.normed(self.mid(h)))  # type: ignore[no-any-return]
+    def forward(self, images: Tensor, masked: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) floats, or (B, H, W) integers for a network of maps, to (B, z_channels, h, w).
 
-    def first(self, images: Tensor) -> Tensor:
+        With ``masked``, (B, H, W) bool, a place of the result that covers known pixels alone depends on known pixels
+        alone.
+        """
+        if masked is not None:
+            masked = masked[:, None]
+        h = self.first(images, masked)
+        for number, level in enumerate(self.down):
+            h = level(h, masked)
+            if masked is not None and number + 1 < len(self.down):
+                masked = halved(masked)
+        return masked_conv(self.conv_out, self.normed(self.mid(h, masked), masked), masked)
+
+    def first(self, images: Tensor, masked: Tensor | None = None) -> Tensor:
         """What the first convolution gives of (B, 3, H, W) floats, or (B, H, W) integers: (B, channels, H, W)."""
         dtype = self.conv_in.weight.dtype
         if self.labels is not None:
             return self.conv_in(one_hot(images, self.labels, dtype))  # type: ignore[no-any-return]
         x = images.to(dtype)
-        return self.conv_in((x + 1) / 2 if self.input_range == "unit" else x)  # type: ignore[no-any-return]
+        return masked_conv(self.conv_in, (x + 1) / 2 if self.input_range == "unit" else x, masked)
 
-    def normed(self, h: Tensor) -> Tensor:
+    def normed(self, h: Tensor, masked: Tensor | None = None) -> Tensor:
         """What the last convolution gets of (B, C, h, w)."""
-        return F.silu(self.norm_out(h))
+        return F.silu(self.norm_out(h, masked))
 
 
 class Decoder(nn.Module):
@@ -193,31 +205,41 @@ class VQGAN(nn.Module):
         """The decoder's last convolution, at which the adaptive weight compares gradients."""
         return self.decoder.conv_out
 
-    def forward(self, images: Tensor) -> Reconstruction:
-        """Rebuilds (B, 3, H, W) images in [-1, 1], or (B, H, W) integer maps.
+    def forward(self, images: Tensor, masked: Tensor | None = None) -> Reconstruction:
+        """Rebuilds (B, 3, H, W) images in [-1, 1], or (B, H, W) integer maps; arguments as of ``latents``.
 
         Raises:
-            ValueError: sides that are no multiples of the factor.
+            ValueError: as ``latents``.
         """
-        latents = self.latents(images)
+        latents = self.latents(images, masked)
         quantized: QuantizerOutput = self.quantize(latents)
         rebuilt, features = self.decoder(self.post_quant_conv(quantized.features))
         return Reconstruction(rebuilt, features, quantized, latents)
 
-    def latents(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) images to the (B, E, h, w) features that the quantizer gets."""
+    def latents(self, images: Tensor, masked: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) images to the (B, E, h, w) features that the quantizer gets.
+
+        Args:
+            masked: (B, H, W) bool, pixels that are to be made anew. Cells without any are computed from pixels outside
+                the mask alone; all others from everything.
+
+        Raises:
+            ValueError: sides that are no multiples of the factor, or a mask for a network that does not know masks.
+        """
         height, width = images.shape[-2:]
+        if masked is not None and not self.config.mask_aware:
+            raise ValueError("this tokenizer does not know masks; train one with model.mask_aware: true")
         factor = self.config.factor
         if height % factor or width % factor:
             raise ValueError(
                 f"both sides of an image must be multiples of the factor {factor}, got {height} x {width}; "
                 f"crop to {height // factor * factor} x {width // factor * factor}, or pad"
             )
-        return self.quant_conv(self.encoder(images))  # type: ignore[no-any-return]
+        return self.quant_conv(self.encoder(images, masked))  # type: ignore[no-any-return]
 
-    def encode(self, images: Tensor) -> QuantizerOutput:
-        """(B, 3, H, W) images in [-1, 1], or (B, H, W) integer maps, to their codes."""
-        return self.quantize(self.latents(images))  # type: ignore[no-any-return]
+    def encode(self, images: Tensor, masked: Tensor | None = None) -> QuantizerOutput:
+        """(B, 3, H, W) images in [-1, 1], or (B, H, W) integer maps, to their codes; arguments as of ``latents``."""
+        return self.quantize(self.latents(images, masked))  # type: ignore[no-any-return]
 
     def decode(self, features: Tensor) -> Tensor:
         """(B, E, h, w) features of codes to (B, 3, H, W) images; logits (B, N, H, W) for maps."""

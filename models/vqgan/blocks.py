@@ -1,6 +1,7 @@
 """The pieces an encoder and a decoder are made of: residual block, spatial attention, down and up.
 
 Shapes: B images, C channels, H rows, W columns. Names of parameters follow the released VQGAN checkpoints.
+A block of a mask-aware encoder is told which places are masked, see ``masking``: (B, 1, H, W) bool at its resolution.
 """
 
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .masking import RegionNorm, Unchanged, attention_mask, halved, masked_conv
+
 GROUPS = 32  # of a GroupNorm in the whole family of published networks
 
 
 def group_norm(channels: int, groups: int = GROUPS) -> nn.Module:
     """GroupNorm with the family's epsilon of 1e-6; nothing for 0 groups."""
-    return nn.GroupNorm(groups, channels, eps=1e-6) if groups else nn.Identity()
+    return RegionNorm(groups, channels, eps=1e-6) if groups else Unchanged()
 
 
 def init_variance_preserving(module: nn.Module) -> None:
@@ -50,10 +53,10 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.nin_shortcut = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, out_channels, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = masked_conv(self.conv1, F.silu(self.norm1(x, masked)), masked)
+        h = masked_conv(self.conv2, self.dropout(F.silu(self.norm2(h, masked))), masked)
         return self.nin_shortcut(x) + h  # type: ignore[no-any-return]
 
 
@@ -70,11 +73,12 @@ class SpatialAttention(nn.Module):
         self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        normed = self.norm(x)
+        normed = self.norm(x, masked)
         q, k, v = (rearrange(part(normed), "b c h w -> b 1 (h w) c") for part in (self.q, self.k, self.v))
-        attended = F.scaled_dot_product_attention(q, k, v)  # (B, 1, H*W, C), scale C^-0.5
+        allowed = None if masked is None else attention_mask(masked)
+        attended = F.scaled_dot_product_attention(q, k, v, allowed)  # (B, 1, H*W, C), scale C^-0.5
         attended = rearrange(attended, "b 1 (h w) c -> b c h w", h=x.shape[2])
         return x + self.proj_out(attended)  # type: ignore[no-any-return]
 
@@ -88,9 +92,12 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, C, H/2, W/2)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+        x = F.pad(x, (0, 1, 0, 1))
+        if masked is None:
+            return self.conv(x)  # type: ignore[no-any-return]
+        return masked_conv(self.conv, x, F.pad(masked, (0, 1, 0, 1)), halved(masked))
 
 
 class Upsample(nn.Module):
@@ -123,14 +130,14 @@ class MidBlock(nn.Module):
     def __init__(self, channels: int, style: BlockConfig) -> None:
         super().__init__()
         self.block_1 = ResidualBlock(channels, channels, style.dropout, style.groups)
-        self.attn_1 = SpatialAttention(channels, style.groups) if style.attention else nn.Identity()
+        self.attn_1 = SpatialAttention(channels, style.groups) if style.attention else Unchanged()
         self.block_2 = ResidualBlock(channels, channels, style.dropout, style.groups)
         self.checkpointed = style.checkpointed
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to the same shape."""
         for part in (self.block_1, self.attn_1, self.block_2):
-            x = maybe_checkpoint(part, x, self.checkpointed)
+            x = maybe_checkpoint(part, x, self.checkpointed, masked)
         return x
 
 
@@ -145,12 +152,12 @@ class Level(nn.Module):
         self.attn = nn.ModuleList(SpatialAttention(out_channels, style.groups) for _ in range(attentions))
         self.checkpointed = style.checkpointed
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, out_channels, H, W)."""
         for number, block in enumerate(self.block):
-            x = maybe_checkpoint(block, x, self.checkpointed)
+            x = maybe_checkpoint(block, x, self.checkpointed, masked)
             if self.attn:
-                x = maybe_checkpoint(self.attn[number], x, self.checkpointed)
+                x = maybe_checkpoint(self.attn[number], x, self.checkpointed, masked)
         return x
 
 
@@ -159,11 +166,11 @@ class DownBlock(Level):
 
     def __init__(self, channels: int, out_channels: int, blocks: int, style: BlockConfig, halve: bool) -> None:
         super().__init__(channels, out_channels, blocks, style)
-        self.downsample = Downsample(out_channels) if halve else nn.Identity()
+        self.downsample = Downsample(out_channels) if halve else Unchanged()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, out_channels, H/2, W/2), or the same sides without ``halve``."""
-        return self.downsample(super().forward(x))  # type: ignore[no-any-return]
+        return self.downsample(super().forward(x, masked), masked)  # type: ignore[no-any-return]
 
 
 class UpBlock(Level):
@@ -173,13 +180,14 @@ class UpBlock(Level):
         super().__init__(channels, out_channels, blocks, style)
         self.upsample = Upsample(out_channels) if double else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, out_channels, 2H, 2W), or the same sides without ``double``."""
-        return self.upsample(super().forward(x))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) to (B, out_channels, 2H, 2W), or the same sides without ``double``; decoders have no mask."""
+        return self.upsample(super().forward(x, masked))  # type: ignore[no-any-return]
 
 
-def maybe_checkpoint(block: nn.Module, x: Tensor, checkpointed: bool) -> Tensor:
-    """``block(x)``, through activation checkpointing where asked and where gradients are wanted."""
+def maybe_checkpoint(block: nn.Module, x: Tensor, checkpointed: bool, masked: Tensor | None = None) -> Tensor:
+    """``block(x, masked)``, through activation checkpointing where asked and where gradients are wanted."""
+    inputs = (x,) if masked is None else (x, masked)
     if checkpointed and torch.is_grad_enabled():
-        return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
-    return block(x)  # type: ignore[no-any-return]
+        return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+    return block(*inputs)  # type: ignore[no-any-return]

@@ -56,7 +56,9 @@ def spans(length: int, tile: int, halo: int) -> Iterator[Span]:
 
 
 @torch.no_grad()
-def encode(vqgan: VQGAN, images: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Tensor:
+def encode(
+    vqgan: VQGAN, images: Tensor, tile: int, halo: int, manner: Manner = "blended", masked: Tensor | None = None
+) -> Tensor:
     """(B, 3, H, W) images, or (B, H, W) maps, to (B, h, w) codes.
 
     Args:
@@ -65,17 +67,24 @@ def encode(vqgan: VQGAN, images: Tensor, tile: int, halo: int, manner: Manner = 
         tile: codes a side that the network sees at once.
         halo: codes at a tile's border that are seen but not kept.
         manner: see the head of this file.
+        masked: (B, H, W) bool, pixels that are to be made anew, for a mask-aware network; see ``VQGAN.latents``.
+
+    Raises:
+        ValueError: a mask, and tiles of shared statistics, which know none.
     """
     if manner == "whole":
-        return vqgan.encode(images).indices
+        return vqgan.encode(images, masked).indices
     if manner == "shared":
+        if masked is not None:
+            raise ValueError("tiles of shared statistics know no mask; encode blended tiles, or the whole image")
         return vqgan.quantize(exact_tiling.latents(vqgan, images, tile)).indices  # type: ignore[no-any-return]
     factor = vqgan.config.factor
     height, width = images.shape[-2:]
     codes = torch.empty(len(images), height // factor, width // factor, dtype=torch.int64, device=images.device)
     for rows, columns in product(spans(codes.shape[1], tile, halo), spans(codes.shape[2], tile, halo)):
-        part = images[..., _pixels(rows.seen, factor), _pixels(columns.seen, factor)]
-        codes[:, rows.kept, columns.kept] = vqgan.encode(part).indices[:, rows.inside, columns.inside]
+        seen = (..., _pixels(rows.seen, factor), _pixels(columns.seen, factor))
+        found = vqgan.encode(images[seen], None if masked is None else masked[seen]).indices
+        codes[:, rows.kept, columns.kept] = found[:, rows.inside, columns.inside]
     return codes
 
 

@@ -45,7 +45,8 @@ def tokenizers_made_in(name: str) -> dict[str, VQGANRun]:
 
 
 def test_every_tokenizer_is_a_packaged_config_or_the_head_says_how_it_is_made():
-    stage1 = [path.stem for path in FOLDER.glob("*.yaml") if "prior" not in path.stem and path.stem != "vqgan_modern"]
+    others = "prior|^editor_|^vqgan_modern$"
+    stage1 = [path.stem for path in FOLDER.glob("*.yaml") if not re.search(others, path.stem)]
     packaged = {run.run_dir: run for run in (read(VQGANRun, name) for name in stage1)}
     for name in NAMES:
         run = read(PriorRun, name)
@@ -68,7 +69,8 @@ def test_every_kind_of_condition_and_prior_has_a_config():
     runs = [read(PriorRun, name) for name in NAMES]
     of_conditions = [kind for union in get_args(ConditionConfig) for kind in get_args(union) or (union,)]
     assert {type(run.condition) for run in runs} == set(of_conditions)
-    assert {type(run.model) for run in runs} == set(get_args(PriorConfig))
+    editors = [read(PriorRun, path.stem) for path in FOLDER.glob("editor_*.yaml")]
+    assert {type(run.model) for run in (*runs, *editors)} == set(get_args(PriorConfig))
 
 
 def small(name: str, folder: Path) -> PriorRun:

@@ -23,7 +23,7 @@ TINY = ("vqgan_tiny", "vqgan_modern_tiny", "depth_tiny", "segmentation_tiny")
 RECIPES = (
     "vqgan_imagenet_f16_1024", "vqgan_imagenet_f16_16384", "vqgan_f8_gumbel", "vqgan_faceshq",
     "vqgan_landscapes_megapixel", "segmentation_landscapes", "segmentation_sflckr", "segmentation_coco", "depth",
-    "vqgan_modern_f16_4096",
+    "vqgan_modern_f16_4096", "vqgan_editor_landscapes",
 )  # fmt: skip
 SIDE, CHANNELS = 32, 16
 SHRUNK = {
@@ -37,7 +37,7 @@ SHRUNK = {
 STEPS = {"vqgan_tiny": 40, "vqgan_modern_tiny": 40, "depth_tiny": 30, "segmentation_tiny": 30}
 
 
-@pytest.mark.parametrize("name", RECIPES + TINY)
+@pytest.mark.parametrize("name", (*RECIPES, *TINY, "vqgan_editor_tiny"))
 def test_a_config_opens_with_what_to_type_what_it_costs_and_what_to_expect(name: str) -> None:
     head = [line for line in (FOLDER / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
     assert any(f"smalti.launch.train {name}" in line for line in head)
@@ -74,7 +74,7 @@ def batch(rebuilds: str) -> dict[str, Any]:
     """One sample of what a recipe rebuilds."""
     image = torch.from_numpy(photo(SIDE, SIDE)).permute(2, 0, 1)[None]
     fields = {"image": image, "segmentation": image[:, 0] // 128, "depth": image[:, 0] / 255}
-    return {rebuilds: fields[rebuilds], "key": ["sample"]}
+    return {rebuilds: fields[rebuilds], "segmentation": fields["segmentation"], "key": ["sample"]}
 
 
 def train_recipes() -> dict[str, Any]:

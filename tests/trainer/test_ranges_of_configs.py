@@ -48,6 +48,7 @@ LEGAL: dict[str, frozenset[float]] = {
             "MonitorsConfig.max_clamped_fraction", "MonitorsConfig.min_codebook_usage", "VQGANRun.ema_decay",
             "PriorRun.ema_decay", "SamplingJobConfig.save_every_s", "SamplingJobConfig.preview_every_s",
             "GPTConfig.token_keep_prob", "NeighborhoodConfig.token_keep_prob", "GPTConfig.bidirectional_prefix",
+            "MaskConfig.grow", "MaskConfig.boxes", "EditorConfig.picks", "EditorConfig.dropout",
         ],
         ZERO,
     ),

@@ -122,16 +122,35 @@ def find_tokenizer(run: Path, named: str, wanted: str) -> TokenizerRef:
     Raises:
         ValueError: it is at none of these places.
     """
+    found = _find(run, named, wanted, "vqgan")
+    if found is None:
+        raise ValueError(
+            f"the tokenizer {wanted[:12]} of {run} is not at {named}, seen from here or from a folder above the run; "
+            "name its folder behind that of the prior"
+        )
+    return found
+
+
+def find_guide(run: Path, named: str, wanted: str) -> Path:
+    """Where the weights of the editor lie that guides that of a run; as ``find_tokenizer``."""
+    found = _find(run, named, wanted, "prior")
+    if found is None:
+        raise ValueError(
+            f"the guide {wanted[:12]} of {run} is not at {named}, seen from here or from a folder above the run; "
+            "name its folder with --guide"
+        )
+    return found.folder
+
+
+def _find(run: Path, named: str, wanted: str, task: str) -> TokenizerRef | None:
     places = [Path(named), *(above / named for above in run.resolve().parents)]
     for place in dict.fromkeys(places):
         with suppress(ValueError):
-            found = tokenizer_ref(place)
-            if found.metadata["digest"] == wanted:
-                return found
-    raise ValueError(
-        f"the tokenizer {wanted[:12]} of {run} is not at {named}, seen from here or from a folder above the run; name "
-        "its folder behind that of the prior"
-    )
+            folder = resolve_weights(place)
+            metadata = model_files.read_metadata(folder, task)
+            if metadata["digest"] == wanted:
+                return TokenizerRef(folder, metadata)
+    return None
 
 
 def load_tokenizer(path: str | Path | TokenizerRef, device: torch.device | str | None = None) -> LoadedTokenizer:

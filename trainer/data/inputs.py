@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...models.pixel_range import from_levels
 from ..distributed import ranks
+from ..keyed_random import mix, text_key
 from .collate import Batch
 
 Field = Literal["image", "depth", "segmentation"]
@@ -27,3 +28,13 @@ def target(batch: Batch, field: Field) -> Tensor:
     if field == "segmentation":
         return values.long()
     return from_levels(values) if field == "image" else values[:, None].float() * 2 - 1
+
+
+def sample_seeds(batch: Batch, *numbers: int) -> list[int]:
+    """A number for each row, from its key and further numbers such as a seed and a step.
+
+    Rows that were lent to a rank without samples of its own have no key; theirs are of the empty one.
+    """
+    rows = len(next(value for value in batch.values() if isinstance(value, Tensor)))
+    keys = batch["key"] or [""] * rows
+    return [mix(*numbers, text_key(str(key))) for key in keys]

@@ -20,7 +20,9 @@ from ...models.conditions import (
     ObjectsConfig,
     TextConfig,
 )
+from ...models.conditions.edit import GUIDE, MASKED
 from ...models.discriminators import DiscriminatorConfig
+from ...models.priors.editor import EditorConfig
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
 from ..distributed.engine import NetworkConfig
 from ..jobs.networks import TrainedNetwork, trained_networks
@@ -81,27 +83,32 @@ def _of_vqgan(run: VQGANRun) -> Costs:
         real = torch.zeros(1, run.model.in_channels, size, size)
         if run.target == "segmentation":
             real = torch.zeros(1, size, size, dtype=torch.int64)
+        masked = () if run.masks is None else (torch.zeros(1, size, size, dtype=torch.bool),)
         with meter():
-            _vqgan_step(run, generator, discriminator, judge, real)
+            _vqgan_step(run, generator, discriminator, judge, (real, *masked))
     frozen = sum(_bytes(network) for network in (judge.lpips, judge.logits) if network is not None)
     networks = trained_networks(run, run.model.codebook_size)
     return Costs(networks, frozen, meter.cost, (size // run.model.factor) ** 2)
 
 
 def _vqgan_step(
-    run: VQGANRun, generator: VQGAN, discriminator: nn.Module | None, judge: ReconstructionLoss, real: Tensor
+    run: VQGANRun,
+    generator: VQGAN,
+    discriminator: nn.Module | None,
+    judge: ReconstructionLoss,
+    inputs: tuple[Tensor, ...],
 ) -> None:
     """A step of ``VQGANTask`` after the adversarial loss has reached its weight."""
     trainer = None
     if discriminator is not None and run.loss.adversarial is not None and run.discriminator_training is not None:
         engine = _Plain(discriminator, run.discriminator_training.engine.zero_stage)
         trainer = DiscriminatorTrainer(run.loss.adversarial, engine)
-    loss = generator_loss(real, generator(real), judge, trainer, generator.last_layer, LATE)
+    loss = generator_loss(inputs[0], generator(*inputs), judge, trainer, generator.last_layer, LATE)
     loss.joined.backward()  # type: ignore[no-untyped-call]
     if trainer is not None and trainer.config.discriminator_fakes == "updated_generator":
         with torch.no_grad():
-            fake = generator(real).reconstruction.float()
-        trainer.train_on_updated_fakes([(real, fake)])
+            fake = generator(*inputs).reconstruction.float()
+        trainer.train_on_updated_fakes([(inputs[0], fake)])
 
 
 class _Plain:
@@ -139,6 +146,8 @@ def _of_prior(run: PriorRun, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
         prior = run.model.build(image.codebook_size, run.condition)
         forget_gradients(prior)
         fields = _fields(run.condition, prior.condition, run.model.window)
+        if isinstance(run.model, EditorConfig):
+            fields |= _edit_fields(run.model)
         codes = torch.zeros(1, *run.model.window, dtype=torch.int64)
         dropped = torch.zeros(1, dtype=torch.bool)
         with meter():
@@ -166,6 +175,15 @@ def _fields(config: ConditionConfig, condition: Condition, window: tuple[int, in
             fields["object_classes"] = torch.zeros(1, part.objects, dtype=torch.int64)
             fields["object_boxes"] = torch.zeros(1, part.objects, 4)
     return fields
+
+
+def _edit_fields(config: EditorConfig) -> dict[str, Tensor]:
+    """What an editor reads besides: a mask, and what a guide looks at."""
+    blocks = config.blocks[0] * config.blocks[1]
+    looks = [torch.zeros(1, layers, config.heads, blocks, blocks, dtype=torch.float32)
+             for layers in (config.encoder_layers, config.decoder_layers, config.decoder_layers)]  # fmt: skip
+    masked = torch.zeros(1, *config.window, dtype=torch.bool)
+    return {MASKED: masked, **dict(zip(GUIDE, looks, strict=True))}
 
 
 def _discriminator(config: DiscriminatorConfig, channels: int, training: NetworkConfig) -> nn.Module:

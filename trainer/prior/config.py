@@ -6,8 +6,10 @@ from typing import Literal
 from ...models.bounds import Count, Decay, Name, Seconds, Seed, Width, check_ranges
 from ...models.conditions import ConditionConfig, UnconditionalConfig
 from ...models.priors import PriorConfig
+from ...models.priors.editor import EditorConfig
 from ...models.priors.gpt import GPTConfig
 from ..checkpoint.best import KeepBestConfig
+from ..data.masks import MaskConfig
 from ..data.stream import DataConfig
 from ..distributed.engine import NetworkConfig
 from ..schema import MAY_CHANGE
@@ -36,6 +38,8 @@ class PriorRun:
     batch: BatchConfig
     model: PriorConfig = field(default_factory=GPTConfig)
     condition: ConditionConfig = field(default_factory=UnconditionalConfig)
+    masks: MaskConfig | None = None  # what is masked in the images that a model of kind editor learns from
+    guide: Name | None = field(default=None, metadata=MAY_CHANGE)  # folder of the editor that guides a guided one
     training: NetworkConfig
     # neighboring ranks that share every sequence; as many fewer share out the batch
     sequence_parallel_size: Width = field(default=1, metadata=MAY_CHANGE)
@@ -70,3 +74,24 @@ class PriorRun:
                 raise ValueError(
                     f"{name}.crop.window must be the prior's model.window {self.model.window}, got {data.crop.output}"
                 )
+        self._check_editor()
+
+    def _check_editor(self) -> None:
+        """An editor has images, masks and, where it is guided, a guide; no other prior has."""
+        model = self.model
+        editor = isinstance(model, EditorConfig)
+        guided = isinstance(model, EditorConfig) and model.attention == "guided"
+        if editor != (self.masks is not None):
+            raise ValueError(
+                f"masks are for a model of kind editor, which needs them, got {self.masks} and {model.kind}; "
+                f"{'set masks: {}' if editor else 'leave masks out'}"
+            )
+        if guided != (self.guide is not None):
+            raise ValueError(
+                f"guide goes together with model.attention: guided, got {self.guide}; "
+                f"{'name the folder of an editor that looks at all blocks' if guided else 'leave guide out'}"
+            )
+        if editor and self.train_data.holds_codes:
+            raise ValueError("an editor learns from images, whose codes depend on the mask; crop images (kind: patch)")
+        if editor and self.training.engine.compile_backend is not None:
+            raise ValueError("training.engine.compile_backend must be null for a model of kind editor")

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...models.conditions import Condition
-from ..checkpoint.loading import TokenizerRef, load_tokenizer, tokenizer_ref
+from ..checkpoint.loading import TokenizerRef, load_prior, load_tokenizer, tokenizer_ref
+from ..data.masks import MaskConfig
 from ..data.stream import Stream
 from ..distributed import ranks
+from ..editing.scene import Guide, SceneEncoder, check_guide
 from ..images.known_values import Check, checked, only_cells, only_labels
 from ..shards.fields import LOCATION_FIELDS, PROVENANCE_KEYS
 from .config import PriorRun
+from .edit_encoder import EditEncoder
 from .online_encoder import SOURCES, OnlineEncoder
 
 
@@ -19,10 +22,11 @@ class CodeSource(NamedTuple):
 
     metadata: dict[str, Any]  # of the images' tokenizer
     condition_tokenizers: dict[str, str]  # digests of the conditions' tokenizers, by the field that they encode
-    encoder: OnlineEncoder | None  # None where shards hold the codes
+    encoder: OnlineEncoder | EditEncoder | None  # None where shards hold the codes
     condition: tuple[str, ...]  # fields that the condition reads
     tokenizer: TokenizerRef | None = None  # of the images, for previews
     condition_refs: Mapping[str, TokenizerRef] = {}  # of the conditions, alike
+    guide: str | None = None  # digest of the editor that guides this one
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -91,14 +95,40 @@ def source(run: PriorRun, tokenizers: Mapping[str, TokenizerRef], condition: Con
                 f"condition_tokenizers.{field} has factor {other.metadata['factor']} and the images' tokenizer "
                 f"{metadata['factor']}; both must have a code for the same pixels"
             )
-    encoder = None
-    if not run.train_data.holds_codes:
+    encoder: OnlineEncoder | EditEncoder | None = None
+    guide = None
+    if run.masks is not None:
+        _check_side(run, metadata["factor"])
+        encoder, guide = _edit_encoder(run, run.masks, image, conditions)
+    elif not run.train_data.holds_codes:
         _check_side(run, metadata["factor"])
         device = ranks.device()
         others = {field: load_tokenizer(other, device) for field, other in conditions.items()}
         encoder = OnlineEncoder(load_tokenizer(image, device), others, condition)
     digests = {field: other.metadata["digest"] for field, other in conditions.items()}
-    return CodeSource(metadata, digests, encoder, condition.fields, image, conditions)
+    return CodeSource(
+        metadata, digests, encoder, condition.fields, image, conditions, None if guide is None else guide.digest
+    )
+
+
+def _edit_encoder(
+    run: PriorRun, masks: MaskConfig, image: TokenizerRef, conditions: Mapping[str, TokenizerRef]
+) -> tuple[EditEncoder, Guide | None]:
+    """What encodes the images of an editor, and its guide.
+
+    Raises:
+        ValueError: the tokenizer knows no masks, or the guide learnt other codes or has another shape.
+    """
+    device = ranks.device()
+    maps = load_tokenizer(conditions["segmentation"], device) if "segmentation" in conditions else None
+    encode = SceneEncoder(load_tokenizer(image, device), maps)
+    guide = None
+    if run.guide is not None:
+        loaded = load_prior(run.guide, device)
+        wanted = {name: ref.metadata["digest"] for name, ref in conditions.items()}
+        check_guide(loaded, image.metadata["digest"], wanted, run.model)
+        guide = Guide(loaded, encode)
+    return EditEncoder(encode, masks, guide, None if maps is None else maps.model.config.num_labels), guide
 
 
 def completed(made: CodeSource, streams: Sequence[Stream], run: PriorRun) -> CodeSource:

@@ -3,7 +3,7 @@
 Shapes: B images of S x S pixels, (h, w) their grids of codes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -52,8 +52,8 @@ class OnlineEncoder:
         return None if tokenizer is None else tokenizer.model.config.num_labels
 
     @torch.no_grad()
-    def __call__(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The fields of a batch of images, on the host, as those of a batch of codes.
+    def __call__(self, fields: Mapping[str, Tensor], seeds: Sequence[int]) -> dict[str, Tensor]:
+        """The fields of a batch of images, on the host, as those of a batch of codes; nothing is drawn.
 
         What a network has made lies on this rank's device, everything else still on the host.
         """

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...models.bounds import PositiveShare, Width, check_ranges
+from ...models.conditions.edit import MASKED
 from ...models.priors.base import Prior
 from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample_steps
 from ...models.vqgan.autoencoder import VQGAN
@@ -81,6 +82,8 @@ def sampled_preview(
 ) -> dict[str, Tensor]:
     """The preview, uint8 (H, W, 3): the images, each one's upper half completed, drawn, drawn greedily; row by row.
 
+    Of an editor: the images, what is masked of each made anew, the same greedily.
+
     Args:
         prior: in evaluation mode; its window is the size of the codes.
         vqgan: gives what decodes the codes, on the prior's device.
@@ -100,7 +103,10 @@ def sampled_preview(
     if how.lanes == 1:  # one forward for all images instead of one for each
         lanes = len(codes) * prior.rows_at_once(columns)
         how = replace(how, lanes=lanes, prefill=lanes)
-    wanted = ((upper, how), (empty, how), (empty, replace(how, greedy=True)))
+    wanted = [(upper, how), (empty, how), (empty, replace(how, greedy=True))]
+    if MASKED in fields:
+        rest = codes.masked_fill(fields[MASKED], UNFILLED)
+        wanted = [(rest, how), (rest, replace(how, greedy=True))]
     cells = sum(int((given[0] == UNFILLED).sum()) for given, _ in wanted)
     shown, done, last = [codes], 0, codes
     for given, sampling in wanted:

@@ -18,12 +18,12 @@ from ...models.vqgan.autoencoder import VQGAN
 from ..checkpoint.loading import LoadedTokenizer, TokenizerRef, load_tokenizer
 from ..config import to_mapping
 from ..data.collate import Batch
+from ..data.inputs import sample_seeds
 from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
 from ..distributed.compilation import uncompiled
 from ..distributed.engine_protocol import ShardedEngine
 from ..distributed.owned_weights import owned
-from ..keyed_random import mix, text_key
 from ..training.early_stopping import EarlyStopping
 from ..training.ema import EMA
 from ..training.evaluation import MetricSums, equal_length_batches, likelihood
@@ -85,16 +85,18 @@ class PriorTask:
             self.engine, self.run.training.optimizer.rate(step, steps, self.run.batch.global_batch_size)
         )
         losses = []
-        for batch in micro_batches:
-            fields = self.fields(batch)
+        read = [self.fields(batch, step) for batch in micro_batches]
+        counted = self._counted(read)
+        for batch, fields in zip(micro_batches, read, strict=True):
             codes = fields["codes"]
-            keys = [mix(self.run.seed, step, text_key(str(key))) for key in batch["key"]]
-            draw = self.prior.draw(codes, keys, step / steps)
-            given = self.prior.condition.for_training(fields, keys)
+            seeds = sample_seeds(batch, self.run.seed, step)
+            draw = self.prior.draw(codes, seeds, step / steps)
+            given = self.prior.condition.for_training(fields, seeds)
             predicted: Prediction = self.engine(
                 draw.inputs, given, targets=codes, dropped=draw.dropped, order=draw.order
             )
-            loss = nats(predicted).mean()
+            each = nats(predicted)
+            loss = each.mean() if counted is None else each.sum() / counted
             self.engine.backward(loss)
             self.engine.step()
             losses.append(loss.detach())
@@ -103,12 +105,28 @@ class PriorTask:
             self.budget.train(time.monotonic() - began)
         return {"nll": torch.stack(losses).mean()}
 
-    def fields(self, batch: Batch) -> dict[str, Tensor]:
-        """The codes and what the condition reads, on this rank's device."""
+    def _counted(self, read: Sequence[Mapping[str, Tensor]]) -> Tensor | None:
+        """How many codes of a micro-batch have a loss, on the mean over this step's on all ranks; None: all have.
+
+        So the loss is the mean over all such codes of the step, however they are dealt out.
+        """
+        counted = [self.prior.counted(fields) for fields in read]
+        numbers = [each.sum() for each in counted if each is not None]
+        if not numbers:
+            return None
+        return ranks.all_reduce_mean_(torch.stack(numbers).float().mean())
+
+    def fields(self, batch: Batch, step: int | None = None) -> dict[str, Tensor]:
+        """The codes and what the condition reads, on this rank's device.
+
+        Args:
+            step: in which masks are drawn; None draws those of validation, always the same.
+        """
         device = ranks.device()
         fields = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         if self.source.encoder is not None:
-            fields = self.source.encoder(fields)
+            when = () if step is None else (step,)
+            fields = self.source.encoder(fields, sample_seeds(batch, self.run.seed, *when))
         fields = {name: value.to(device, non_blocking=True) for name, value in fields.items()}
         if "low" in fields:
             fields["low"] = from_levels(fields["low"])
@@ -124,7 +142,8 @@ class PriorTask:
                 fields = self.fields(batch)
                 each = nats(prior(fields["codes"], fields, targets=fields["codes"]))
                 if counted:
-                    sums.add("nats", each)
+                    of_these = prior.counted(fields)
+                    sums.add("nats", each if of_these is None else each[of_these])
         prior.train()
         figures = likelihood(sums.means()["nats"], self.codes)
         if self.early_stopping is not None:
@@ -217,8 +236,9 @@ class PriorTask:
 
     @property
     def tokenizers(self) -> dict[str, str]:
-        """Digests of the frozen tokenizers that the numbers depend on, by what they encode."""
-        return {"image": self.source.metadata["digest"]} | self.source.condition_tokenizers
+        """Digests of the frozen networks that the numbers depend on: tokenizers by what they encode, and the guide."""
+        guide = {} if self.source.guide is None else {"guide": self.source.guide}
+        return {"image": self.source.metadata["digest"]} | self.source.condition_tokenizers | guide
 
     def metadata(self) -> dict[str, Any]:
         """What the weights are."""
@@ -230,6 +250,7 @@ class PriorTask:
             "factor": self.source.metadata["factor"],
             "tokenizer": self.source.metadata["digest"],
             "condition_tokenizers": self.source.condition_tokenizers,
+            **({} if self.source.guide is None else {"guide": self.source.guide}),
         }
 
 

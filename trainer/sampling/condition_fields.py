@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...models.conditions import Condition
 from ...models.conditions.code_map import majority_label
+from ...models.conditions.edit import MASKED
 from ...models.conditions.low_resolution import LowResolution
 from ...models.conditions.objects import ABSENT, Objects
 from ...models.conditions.whole_image import Text
@@ -67,13 +68,15 @@ class ConditionEncoder:
         self._condition = prior.model.condition
         self._factor: int = prior.metadata["factor"]
         self._tokenizers, self._tiles = tokenizers, tiles
+        if MASKED in self._condition.fields:
+            raise ValueError("this prior makes a part of a photo anew; ask it by smalti edit")
         if unknown := sorted(set(self._condition.fields) - set(SUPPORTED)):
             raise ValueError(
                 f"this prior reads {', '.join(unknown)}, which this command cannot tell it; sample it from Python"
             )
         for field, name in TOKENIZED.items():
             if field in self._condition.fields:
-                _check_tokenizer(prior, name, tokenizers.get(name))
+                check_tokenizer(prior, name, tokenizers.get(name))
 
     def grid(self, values: ConditionValues) -> tuple[int, int] | None:
         """Rows and columns in codes of the image that a map, depth, small image or layout is of, in this order."""
@@ -187,8 +190,12 @@ def check_table(condition: Condition, field: str, values: Tensor) -> None:
             )
 
 
-def _check_tokenizer(prior: LoadedPrior, name: str, tokenizer: LoadedTokenizer | None) -> None:
-    """A map or a depth must become codes as it did in training."""
+def check_tokenizer(prior: LoadedPrior, name: str, tokenizer: LoadedTokenizer | None) -> None:
+    """A map ("segmentation") or a depth must become codes as it did in training.
+
+    Raises:
+        ValueError: this tokenizer, or none, is not what made them then.
+    """
     learnt = (prior.metadata.get("condition_tokenizers") or {}).get(name)
     given = None if tokenizer is None else str(tokenizer.metadata["digest"])
     if learnt is None and name == "depth":

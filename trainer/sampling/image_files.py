@@ -115,14 +115,24 @@ def check_replaceable(path: Path, key: str) -> None:
 
 
 def contact_sheet(images: Sequence[Path], path: Path, side: int = 256) -> None:
+    """A grid of several images in files, each made to fit a square of ``side`` pixels."""
+    small = []
+    for image in images:
+        with open_image(image) as opened:
+            opened.thumbnail((side, side))
+            small.append(opened.convert("RGB"))
+    save(arranged(small, side), path, {IMAGES: [image.name for image in images]})
+
+
+def arranged(images: Sequence[Image.Image], side: int) -> Image.Image:
     """A grid of several images, each made to fit a square of ``side`` pixels."""
     across = math.ceil(math.sqrt(len(images)))
     sheet = Image.new("RGB", (across * side, -(-len(images) // across) * side), "white")
     for number, image in enumerate(images):
-        with open_image(image) as opened:
-            opened.thumbnail((side, side))
-            sheet.paste(opened, (number % across * side, number // across * side))
-    save(sheet, path, {IMAGES: [image.name for image in images]})
+        small = image.convert("RGB")
+        small.thumbnail((side, side))
+        sheet.paste(small, (number % across * side, number // across * side))
+    return sheet
 
 
 def _bands(

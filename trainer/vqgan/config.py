@@ -8,6 +8,7 @@ from ...models.discriminators import DiscriminatorConfig, PatchGANConfig
 from ...models.vqgan.autoencoder import VQGANConfig
 from ..checkpoint.best import KeepBestConfig
 from ..data.inputs import Field
+from ..data.masks import MaskConfig
 from ..data.stream import DataConfig
 from ..distributed.engine import NetworkConfig
 from ..schema import MAY_CHANGE
@@ -24,6 +25,7 @@ class VQGANRun:
     task: Literal["vqgan"] = "vqgan"
     run_dir: Name = field(metadata=MAY_CHANGE)
     target: Field = "image"
+    masks: MaskConfig | None = None  # what is masked for a model.mask_aware; needs label maps beside the images
     train_data: DataConfig
     val_data: DataConfig
     loop: LoopConfig = field(metadata=MAY_CHANGE)
@@ -79,6 +81,11 @@ class VQGANRun:
     def _check_field(self) -> None:
         """The network and its losses fit what is rebuilt."""
         model, loss = self.model, self.loss
+        if model.mask_aware != (self.masks is not None):
+            raise ValueError(
+                f"masks and model.mask_aware go together, got {self.masks} and {model.mask_aware}; "
+                "set masks: {} and model.mask_aware: true, or neither"
+            )
         if (self.target == "segmentation") != (model.num_labels is not None):
             raise ValueError(
                 f"target: segmentation and model.num_labels go together, got {self.target} and {model.num_labels}"

@@ -23,7 +23,8 @@ from ..checkpoint.discriminator_files import load_initial_discriminator
 from ..checkpoint.initial_weights import load_initial_weights
 from ..config import to_mapping
 from ..data.collate import Batch
-from ..data.inputs import target
+from ..data.inputs import sample_seeds, target
+from ..data.masks import draw_masks
 from ..distributed import engine as engines
 from ..distributed import ranks, sharded_parameters
 from ..distributed.compilation import compile_blocks, uncompiled
@@ -117,14 +118,21 @@ class VQGANTask:
         """
         reseed(self.run.seed, step)
         self._set_schedules(step)
-        reals = [self._target(batch) for batch in micro_batches]
+        inputs = [self._inputs(batch, step) for batch in micro_batches]
         if step == 0 and self.quantizer.starts_from_features and self.run.initial_weights is None:
             with torch.no_grad(), uncompiled(self.model):
-                self.codebook.init_from_features([self.model.latents(real) for real in reals])
-        passes = [self._micro_step(real, step) for real in reals]
+                self.codebook.init_from_features([self.model.latents(*each) for each in inputs])
+        passes = [self._micro_step(each, step) for each in inputs]
         scalars = {name: torch.stack([p.scalars[name] for p in passes]).mean() for name in passes[0].scalars}
-        scalars |= self._train_on_updated_fakes(reals, step)
+        scalars |= self._train_on_updated_fakes(inputs, step)
         return self._end_step(micro_batches, passes, scalars, step)
+
+    def _inputs(self, batch: Batch, step: int | None) -> tuple[Tensor, ...]:
+        """What the network gets: what is to be rebuilt, and the mask where it knows masks; None: of validation."""
+        if self.run.masks is None:
+            return (self._target(batch),)
+        seeds = sample_seeds(batch, self.run.seed, *(() if step is None else (step,)))
+        return self._target(batch), draw_masks(target(batch, "segmentation"), seeds, self.run.masks)
 
     def _target(self, batch: Batch) -> Tensor:
         values = target(batch, self.run.target)
@@ -142,10 +150,10 @@ class VQGANTask:
                 )
         self.quantizer.anneal(step)
 
-    def _micro_step(self, real: Tensor, step: int) -> MicroStep:
-        out: Reconstruction = self.generator(real)
+    def _micro_step(self, inputs: tuple[Tensor, ...], step: int) -> MicroStep:
+        out: Reconstruction = self.generator(*inputs)
         trainer = self._active_discriminator_trainer(step)
-        loss = generator_loss(real, out, self.reconstruction_loss, trainer, self.model.last_layer, step)
+        loss = generator_loss(inputs[0], out, self.reconstruction_loss, trainer, self.model.last_layer, step)
         self.generator.backward(loss.joined)
         self.generator.step()
         return MicroStep(EncodedBatch(out.latents.detach(), out.quantized.indices), loss.finite, loss.scalars)
@@ -155,17 +163,17 @@ class VQGANTask:
         adversary = self.discriminator_trainer
         return adversary if adversary is not None and step >= adversary.config.disc_start else None
 
-    def _train_on_updated_fakes(self, reals: list[Tensor], step: int) -> Mapping[str, Tensor]:
+    def _train_on_updated_fakes(self, inputs: list[tuple[Tensor, ...]], step: int) -> Mapping[str, Tensor]:
         """The discriminator's step where it sees what the updated generator makes."""
         adversary = self._active_discriminator_trainer(step)
         if adversary is None or adversary.config.discriminator_fakes == "same_forward":
             return {}
-        return adversary.train_on_updated_fakes((real, self._reconstruct(real)) for real in reals)
+        return adversary.train_on_updated_fakes((each[0], self._reconstruct(each)) for each in inputs)
 
     @torch.no_grad()
-    def _reconstruct(self, real: Tensor) -> Tensor:
+    def _reconstruct(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """What the generator makes of a micro-batch now."""
-        out: Reconstruction = self.model(real)
+        out: Reconstruction = self.model(*inputs)
         return out.reconstruction.float()
 
     def _end_step(
@@ -209,8 +217,9 @@ class VQGANTask:
         module = self.generator.module.eval()
         with self.ema.applied(), uncompiled(module), self.reconstruction_loss.uncompiled():
             for batch, counted in equal_length_batches(batches):
-                real = self._target(batch)
-                out: Reconstruction = module(real)
+                inputs = self._inputs(batch, None)
+                real = inputs[0]
+                out: Reconstruction = module(*inputs)
                 rebuilt = out.reconstruction.float()
                 judged = {} if self.discriminator_trainer is None else self.discriminator_trainer.judge(real, rebuilt)
                 if counted:
@@ -226,12 +235,12 @@ class VQGANTask:
     @torch.no_grad()
     def preview(self, batch: Batch) -> Mapping[str, Tensor]:
         """Validation samples above their reconstructions, with the averaged weights."""
-        real = self._target(batch)[:PREVIEWS]
+        inputs = [each[:PREVIEWS] for each in self._inputs(batch, None)]
         module = self.generator.module.eval()
         with self.ema.applied(), uncompiled(module):
-            rebuilt = module(real).reconstruction.float()
+            rebuilt = module(*inputs).reconstruction.float()
         module.train()
-        return {"reconstructions": grid(side_by_side(self.run.target, real, rebuilt))}
+        return {"reconstructions": grid(side_by_side(self.run.target, inputs[0], rebuilt))}
 
     def state_dict(self) -> dict[str, Any]:
         return {

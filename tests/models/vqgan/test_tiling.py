@@ -9,6 +9,7 @@ from smalti.models.quantizers import VQConfig
 from smalti.models.vqgan import exact_tiling, tiling
 from smalti.models.vqgan.autoencoder import VQGANConfig
 from smalti.models.vqgan.blocks import ResidualBlock, SpatialAttention
+from smalti.models.vqgan.masking import Unchanged
 from smalti.models.vqgan.seams import Seams, seam
 
 GRIDS = [(5, 7), (12, 3), (4, 4), (9, 11)]
@@ -130,10 +131,10 @@ def without_a_view_of_the_whole(vqgan):
     """The network's convolutions alone: then a tile's middle is the whole image's, whatever its statistics."""
     for module in vqgan.modules():
         if isinstance(module, ResidualBlock):
-            module.norm1 = module.norm2 = torch.nn.Identity()
+            module.norm1 = module.norm2 = Unchanged()
         if isinstance(module, SpatialAttention):
             module.forward = lambda x: x
-    vqgan.encoder.norm_out = vqgan.decoder.norm_out = torch.nn.Identity()
+    vqgan.encoder.norm_out = vqgan.decoder.norm_out = Unchanged()
     return vqgan
 
 

@@ -68,7 +68,7 @@ def test_a_batch_encoded_on_line_is_the_batch_of_code_shards(prepared, name):
     images = stream(prepared / "images", CROP, encoder.fields).train_batches()
     for _ in range(3):  # one epoch
         (made,), (given,) = next(cached), next(images)
-        fields = encoder({name: value for name, value in given.items() if name != "key"})
+        fields = encoder({name: value for name, value in given.items() if name != "key"}, ())
         assert made["key"] == given["key"]
         for field in (*read, "box", "source_size", "flip"):
             assert torch.equal(fields[field], made[field]), field

@@ -57,7 +57,7 @@ def exported(config: PriorConfig, weights: Mapping[str, Tensor], metadata: Mappi
         FormatError: GPT-2 cannot do what this prior does.
     """
     if not isinstance(config, GPTConfig):
-        raise FormatError(f"GPT-2 sees all that came before, and a prior of kind {config.kind} a neighborhood")
+        raise FormatError(f"GPT-2 sees all that came before, and a prior of kind {config.kind} does not")
     if config.block != "gpt2":
         raise FormatError(
             f"GPT-2 has learned positions and plain keys; the block {config.block!r} turns its keys by row and column "

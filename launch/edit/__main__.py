@@ -1,0 +1,177 @@
+"""Edit a photo: ``smalti edit PRIOR TOKENIZER --image photo.jpg --segmentation old.png --edited new.png --out folder``.
+
+What differs between the two label maps, and what a mask marks, is made anew in several candidates, ranked by how
+likely the editor finds them. Outside of that, every pixel stays as it is in the photo. The same seed gives the same
+candidates, whatever their number.
+"""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...trainer.exit_code import ExitCode
+from .. import command
+from ..sample import run_of
+
+TELL_EVERY_S = 5.0
+SEGMENTATION = "segmentation"
+EDITED = "edited"  # of a candidate's metadata: how many pixels were made anew
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, build, call."""
+    asked = _parser().parse_args(arguments)
+    return command.ended(lambda: _edit(asked))
+
+
+def _edit(asked: argparse.Namespace) -> int:
+    from ...trainer.editing.photo import read_photo_edit  # torch is slow to import
+    from ...trainer.files import only_command_in
+    from ...trainer.sampling.image_files import check_replaceable
+
+    job, check = _job(asked)
+    edit = read_photo_edit(asked.image, asked.segmentation, asked.edited, asked.mask, check)
+    stem = re.sub(r"[^\w.-]", "_", asked.image.stem)[:60] + f"-seed-{asked.seed}"
+    paths = [asked.out / f"{stem}-{number:02d}.png" for number in range(asked.candidates)]
+    sheet = asked.out / f"{stem}-sheet.png"
+    with only_command_in(asked.out):
+        for path in (*paths, sheet):
+            check_replaceable(path, EDITED)
+        for note in edit.notes:
+            command.note(note)
+        _write(job, edit, asked.seed, paths, sheet)
+    return ExitCode.DONE
+
+
+def _job(asked: argparse.Namespace) -> tuple[Any, Any]:
+    """What edits, from all networks; and the check of labels."""
+    from ...models.sampling import SamplingConfig
+    from ...models.vqgan.tiling import Tiling
+    from ...trainer.checkpoint.loading import find_guide, find_tokenizer, load_prior, load_tokenizer
+    from ...trainer.distributed import ranks
+    from ...trainer.editing.job import EditJob, EditJobConfig, editor_of
+    from ...trainer.editing.scene import Guide, SceneEncoder
+    from ...trainer.images.known_values import only, only_labels
+    from ...trainer.sampling.condition_fields import check_tokenizer
+    from ...trainer.sampling.image_files import DecodeConfig
+    from ...trainer.sampling.job import check_pair
+
+    config = EditJobConfig(asked.candidates, asked.feather)
+    sampling = SamplingConfig(
+        temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, greedy=asked.greedy, lanes=asked.lanes
+    )
+    decode = DecodeConfig(asked.decode, asked.tile, asked.halo)
+    device = ranks.device()
+    prior = load_prior(asked.prior, device, asked.precision or ("bf16" if device.type == "cuda" else "fp32"))
+    editor_of(prior)
+    learnt = prior.metadata
+    named = asked.tokenizer or find_tokenizer(asked.prior, run_of(asked.prior).tokenizer, learnt["tokenizer"])
+    tokenizer = load_tokenizer(named, device)
+    check_pair(prior, tokenizer)
+    of_maps, place = learnt["condition_tokenizers"].get(SEGMENTATION), asked.segmentation_tokenizer
+    if place is None and of_maps is not None:
+        place = find_tokenizer(asked.prior, run_of(asked.prior).condition_tokenizers[SEGMENTATION], of_maps)
+    maps = None if place is None else load_tokenizer(place, device)
+    check_tokenizer(prior, SEGMENTATION, maps)
+    encode = SceneEncoder(tokenizer, maps, Tiling(asked.tile, asked.halo))
+    place = asked.guide
+    if place is None and learnt.get("guide") is not None:
+        place = find_guide(asked.prior, run_of(asked.prior).guide, learnt["guide"])
+    guide = None if place is None else Guide(load_prior(place, device), encode)
+    labels = None if maps is None else maps.model.config.num_labels
+    check = only(prior.model.condition.known["segmentation_codes"]) if labels is None else only_labels(labels)
+    return EditJob(prior, tokenizer, encode, guide, sampling, decode, config), check
+
+
+def _write(job: Any, edit: Any, seed: int, paths: Sequence[Path], sheet: Path) -> None:
+    """Sample the candidates and write them, and all of them small in one more."""
+    from PIL import Image
+
+    from ...trainer.editing.photo import as_image
+    from ...trainer.sampling.image_files import arranged, save
+
+    made, pixels = {"seed": seed, **job.made}, int(edit.masked.sum())
+    candidates = job.run(edit, seed, _Progress())
+    if not candidates:
+        save(as_image(edit.photo.colors, edit.photo), paths[0], {**made, EDITED: 0})
+        command.say(f"{paths[0]}: the edit changes nothing, so this is the photo as it was")
+        return
+    before = Image.fromarray(edit.photo.colors)
+    shown = [before, _colored(edit.labels)]
+    for rank, candidate in enumerate(candidates, start=1):
+        image, path = as_image(candidate.colors, edit.photo), paths[candidate.number]
+        notes = {**made, EDITED: pixels, "candidate": candidate.number, "rank": rank,
+                 "log_likelihood": candidate.likelihood}  # fmt: skip
+        save(image, path, notes)
+        shown.append(image)
+        command.say(f"{path}: rank {rank} of {len(candidates)}, log-likelihood {candidate.likelihood:.1f} nats")
+    save(arranged(shown, 256), sheet, {EDITED: pixels, "candidates": [candidate.number for candidate in candidates]})
+    command.say(f"{sheet}: the photo, the edited map, and the candidates, the likeliest first")
+
+
+def _colored(labels: Any) -> Any:
+    import torch
+    from PIL import Image
+
+    from ...models.pixel_range import to_levels
+    from ...trainer.training.color_maps import color_coded
+
+    colors = to_levels(color_coded(torch.from_numpy(labels.astype("int64"))[None]))[0]
+    return Image.fromarray(colors.byte().permute(1, 2, 0).numpy())
+
+
+class _Progress:
+    """Says every few seconds how far sampling is."""
+
+    def __init__(self) -> None:
+        self.told = time.monotonic()
+
+    def __call__(self, state: Any) -> None:
+        """After every step."""
+        if time.monotonic() - self.told >= TELL_EVERY_S:
+            self.told = time.monotonic()
+            command.note(f"{state.filled}/{state.cells} codes of each of {len(state.codes)} candidates")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser(
+        "edit",
+        __doc__,
+        "smalti edit runs/editor/editor --image photo.jpg --segmentation old.png --edited new.png --seed 1 --out edits",
+    )
+    parser.add_argument("prior", type=Path, help="folder of the editor's run, or of its export")
+    parser.add_argument("tokenizer", type=Path, nargs="?", help="folder of the VQGAN's run or export; else the run's")
+    parser.add_argument("--image", type=Path, required=True, help="the photo, of any size")
+    parser.add_argument("--segmentation", type=Path, required=True, help="its label map, of the same size")
+    parser.add_argument("--edited", type=Path, help="the map as it is to become; what differs is made anew")
+    parser.add_argument("--mask", type=Path, help="what is not black in it is made anew too")
+    parser.add_argument("--segmentation-tokenizer", type=Path, metavar="FOLDER", help="of the maps; else the run's")
+    parser.add_argument("--guide", type=Path, metavar="FOLDER", help="the editor that guides this one; else the run's")
+    parser.add_argument("--candidates", type=int, default=8, metavar="N", help="versions of the photo (8)")
+    parser.add_argument("--seed", type=int, default=0, help="decides all candidates (0)")
+    parser.add_argument("--out", type=Path, default=Path("edits"), metavar="FOLDER", help="for the candidates (edits)")
+    parser.add_argument(
+        "--feather", type=float, default=8.0, metavar="PIXELS", help="in which the new appears; 0: a hard border (8)"
+    )
+    group = parser.add_argument_group("how codes are drawn")
+    group.add_argument("--temperature", type=float, default=1.0, help="below 1: likelier codes (1)")
+    group.add_argument("--top-k", type=int, default=100, metavar="K", help="only the K likeliest codes (100)")
+    group.add_argument("--top-p", type=float, metavar="P", help="only the likeliest codes that hold the share P")
+    group.add_argument("--greedy", action="store_true", help="always the likeliest code")
+    group.add_argument("--lanes", type=int, default=8, metavar="N", help="candidates in a forward (8)")
+    group.add_argument("--precision", choices=("fp32", "bf16"), help="of the editor (bf16 on GPUs, fp32 on a CPU)")
+    group = parser.add_argument_group("how codes become pixels")
+    group.add_argument(
+        "--decode", choices=("whole", "shared", "blended"), default="blended", help="tiles, as of smalti sample"
+    )
+    group.add_argument("--tile", type=int, default=16, metavar="CODES", help="codes a side that are seen at once (16)")
+    group.add_argument("--halo", type=int, default=2, metavar="CODES", help="codes at a tile's border (2)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What a layer of an editor's decoder remembers while a grid is filled: keys and values, and those it looks at now.
+
+Shapes: L lanes, h heads, N blocks of s + 1 rows, D channels of a head, M blocks in a row of a table.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..transformer.block_sparse import block_attention, gather_blocks
+
+
+class EditCache:
+    """The keys and values of one layer.
+
+    Args:
+        memory: the encoder's for this layer, (L, h, N, s, D) each, or (1, ...) where all lanes share them.
+        tables: which blocks each block looks at, among its own rows and the encoder's, (L, h or 1, N, M) each.
+        masks: (N, s + 1, M * (s + 1)) and (N, s + 1, M * s) bool, where a row may look.
+        lanes: L.
+    """
+
+    def __init__(
+        self,
+        memory: tuple[Tensor, Tensor],
+        tables: tuple[Tensor, Tensor],
+        masks: tuple[Tensor, Tensor],
+        lanes: int,
+    ) -> None:
+        _, heads, blocks, cells, channels = memory[0].shape
+        shape = (lanes, heads, blocks, cells + 1, channels)
+        self.memory, self.tables, self.masks = memory, tables, masks
+        self.keys, self.values = memory[0].new_zeros(shape), memory[0].new_zeros(shape)
+        # Keys and values of the blocks that are looked at now, its own rows' and the encoder's.
+        self.own = self.cross = (self.keys[:, :, :0], self.values[:, :, :0])
+
+    def attend_blocks(self, query: Tensor, key: Tensor, value: Tensor, lane: int, run: slice) -> Tensor:
+        """Attention of one lane's run of blocks, (1, h, n, s + 1, D), whose keys and values are kept."""
+        own = slice(lane, lane + 1)
+        self.keys[own, :, run], self.values[own, :, run] = key, value
+        return block_attention(query, self.keys[own], self.values[own], self.tables[0][own, :, run], self.masks[0][run])
+
+    def look_blocks(self, query: Tensor, lane: int, run: slice) -> Tensor:
+        """The same run's look at the encoder."""
+        own = slice(lane, lane + 1)
+        keys, values = (part if len(part) == 1 else part[own] for part in self.memory)
+        return block_attention(query, keys, values, self.tables[1][own, :, run], self.masks[1][run])
+
+    def enter(self, block: int) -> None:
+        """Gather what a block looks at, in all lanes."""
+        own, cross = (table[:, :, block : block + 1] for table in self.tables)
+        self.own = gather_blocks(self.keys, own), gather_blocks(self.values, own)
+        self.cross = gather_blocks(self.memory[0], cross), gather_blocks(self.memory[1], cross)
+
+    def attend_row(self, query: Tensor, key: Tensor, value: Tensor, block: int, row: int) -> Tensor:
+        """Attention of a row of the block that was entered, (L, h, 1, 1, D), whose keys and values are kept."""
+        for kept, gathered, fresh in zip((self.keys, self.values), self.own, (key, value), strict=True):
+            kept[:, :, block, row] = gathered[:, :, 0, row] = fresh[:, :, 0, 0]
+        return _attended(query, *self.own, self.masks[0][block, row])
+
+    def look_row(self, query: Tensor, block: int, row: int) -> Tensor:
+        """The same row's look at the encoder."""
+        return _attended(query, *self.cross, self.masks[1][block, row])
+
+
+def _attended(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Queries (L, h, 1, 1, D) over keys and values (L, h, 1, k, D), where the mask (k,) is true."""
+    mixed = F.scaled_dot_product_attention(query[:, :, 0], keys[:, :, 0], values[:, :, 0], mask[None, None, None])
+    return mixed[:, :, None]

@@ -1,0 +1,233 @@
+"""The editor: nothing leaks, every size of grid, guided by another editor, and cached decoding is teacher forcing."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from smalti.models.conditions import CodeMapConfig, UnconditionalConfig
+from smalti.models.conditions.edit import GUIDE
+from smalti.models.priors.decoding import Cell, DecodingRequest
+from smalti.models.priors.edit_decoder import EditDecoder
+from smalti.models.priors.editor import Editor, EditorConfig
+from smalti.models.sampling import UNFILLED, GridRequest, SamplingConfig, SamplingState, sample, sample_steps
+
+CODES, LABELS = 20, 5
+KINDS = ["dense", "static", "guided"]
+SIZES = [(6, 9), (3, 6), (9, 6)]
+
+
+def editor(attention: str = "static", **settings: Any) -> Editor:
+    """With no parameter left at an innocent 0 or 1, in float64."""
+    shape = {"encoder_layers": 2, "decoder_layers": 2, "heads": 2, "width": 16, "window": (6, 9), "blocks": (3, 3),
+             "picks": 1}  # fmt: skip
+    torch.manual_seed(0)
+    model = EditorConfig(**{**shape, "attention": attention, **settings}).build(CODES, CodeMapConfig(vocab_size=LABELS))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.double().eval()
+
+
+def edit(size: tuple[int, int], images: int = 1, attention: str = "static", mask: str = "middle") -> tuple[Tensor, Any]:
+    """Codes (B, h, w) and the fields of an edit; all images have the same known codes, and guides of their own."""
+    draws = torch.Generator().manual_seed(3)
+    rows = size[0]
+    masked = torch.zeros(1, *size, dtype=torch.bool)
+    if mask == "middle":
+        masked[:, rows // 3 : rows // 3 + 2, 1:-1] = True
+    elif mask == "all":
+        masked[:] = True
+    elif mask != "none":
+        masked.view(-1)[{"first": 0, "last": -1}[mask]] = True
+    whole = torch.randint(CODES, (images, *size), generator=draws)
+    codes = torch.where(masked, whole, whole[:1])
+    labels = torch.randint(LABELS, (1, *size), generator=draws)
+    fields = {"segmentation_codes": labels.expand(images, -1, -1), "masked": masked.expand(images, -1, -1)}
+    if attention == "guided":
+        fields |= editor("dense").affinities(whole, fields)
+        fields["guide_encoder"] = fields["guide_encoder"][:1].expand(images, -1, -1, -1, -1)
+    return codes, fields
+
+
+def sampled(model: Editor, codes: Tensor, fields: Any, ids: list[int], lanes: int = 4, seed: int = 0) -> SamplingState:
+    known = codes.masked_fill(fields["masked"], UNFILLED)
+    size = (codes.shape[1], codes.shape[2])
+    return sample(GridRequest(model, fields, size, ids, seed, SamplingConfig(lanes=lanes), known))
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("attention", KINDS)
+def test_no_logit_depends_on_its_own_code_or_on_any_later_masked_one(attention: str, norm: str):
+    model = editor(attention, norm=norm)
+    for size in SIZES:
+        codes, fields = edit(size, attention=attention, mask="all")
+        with torch.no_grad():
+            before = model(codes, fields).logits
+            order = model.grid(codes).to_blocks(torch.arange(codes[0].numel()).view(1, *size)).flatten()
+            for step in range(0, len(order), 2):
+                later = codes.clone()
+                later.view(-1)[order[step:]] = torch.randint(CODES, (len(order) - step,))
+                after = model(later, fields).logits.view(-1, CODES)[order]
+                assert torch.equal(after[: step + 1], before.view(-1, CODES)[order][: step + 1])
+                if step + 1 < len(order):
+                    assert not torch.equal(after, before.view(-1, CODES)[order])
+
+
+def test_masked_codes_do_not_reach_the_encoder_and_known_ones_have_no_loss():
+    model = editor()
+    codes, fields = edit((6, 9))
+    other = torch.where(fields["masked"], (codes + 7) % CODES, codes)
+    grid = model.grid(codes)
+    looks = model.choice.looks(fields, grid.cells, codes.device)
+    one, two = (model.encode(each, fields, None, grid, looks) for each in (codes, other))
+    assert torch.equal(one.codes, two.codes) and torch.equal(one.places, two.places)
+    loss = model(codes, fields, targets=codes).loss
+    expected = torch.nn.functional.cross_entropy(model(codes, fields).logits.movedim(-1, 1), codes, reduction="none")
+    torch.testing.assert_close(loss, expected * fields["masked"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("attention", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mask", ["middle", "all", "first", "last"])
+def test_decoding_with_caches_is_teacher_forcing_and_leaves_known_codes(
+    attention: str, size: tuple[int, int], mask: str
+):
+    model = editor(attention)
+    codes, fields = edit(size, 3, attention, mask)
+    state = sampled(model, codes, fields, [0, 1, 2])
+    assert torch.equal(state.codes[~fields["masked"]], codes[~fields["masked"]])
+    assert state.cells == int(fields["masked"][0].sum())
+    request = DecodingRequest(fields, size, (0, 1, 2), SamplingConfig(lanes=4))
+    decoder, forced = EditDecoder(model, request), model(state.codes, fields).logits
+    with torch.no_grad():
+        for cell in decoder.order:
+            if fields["masked"][0, cell.row, cell.column]:
+                block, row = decoder.steps[cell]
+                decoder.groups = decoder.groups or decoder._groups(state.codes)
+                found = decoder.groups[0].logits(state.codes, block, row)[:3]
+                torch.testing.assert_close(found, forced[:, cell.row, cell.column], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("attention", KINDS)
+def test_a_candidate_has_the_same_bits_whatever_is_sampled_beside_it(attention: str):
+    model = editor(attention)
+    codes, fields = edit((6, 9), 6, attention)
+    together = sampled(model, codes, fields, list(range(6)))
+    assert len(torch.unique(together.codes.flatten(1), dim=0)) == 6
+    for image in range(6):
+        own = {name: field[image : image + 1] for name, field in fields.items()}
+        alone = sampled(model, codes[image : image + 1], own, [image])
+        assert torch.equal(alone.codes[0], together.codes[image])
+        assert torch.equal(alone.scores[0], together.scores[image])
+
+
+def test_edits_of_different_masks_are_sampled_together_with_the_bits_that_they_have_alone():
+    model, (codes, fields) = editor(), edit((6, 9), 3)
+    fields["masked"] = torch.stack((fields["masked"][0], ~fields["masked"][0], fields["masked"][0].flip(0)))
+    together = sampled(model, codes, fields, [0, 1, 2])
+    for image in range(3):
+        own = {name: field[image : image + 1] for name, field in fields.items()}
+        alone = sampled(model, codes[image : image + 1], own, [image])
+        assert torch.equal(alone.codes[0], together.codes[image])
+        assert torch.equal(alone.scores[0], together.scores[image])
+
+
+def test_the_seed_decides_and_a_sample_that_was_stopped_goes_on_with_the_same_bits():
+    model = editor()
+    codes, fields = edit((6, 9), 2)
+    whole = sampled(model, codes, fields, [0, 1])
+    assert not torch.equal(whole.codes, sampled(model, codes, fields, [0, 1], seed=1).codes)
+    known = codes.masked_fill(fields["masked"], UNFILLED)
+    request = GridRequest(model, fields, (6, 9), [0, 1], 0, SamplingConfig(lanes=4), known)
+    for stop in (1, 5, 11):
+        state = next(itertools.islice(sample_steps(request), stop, None))
+        left = SamplingState(state.codes.clone(), state.scores.clone(), 0, 0)
+        again = sample(request, resume_from=left)
+        assert torch.equal(again.codes, whole.codes) and torch.equal(again.scores, whole.scores)
+
+
+def test_nothing_to_do_gives_the_input_back():
+    codes, fields = edit((6, 9), mask="none")
+    assert torch.equal(sampled(editor(), codes, fields, [0]).codes, codes)
+
+
+def test_an_editor_that_looks_at_all_blocks_has_its_guides_logits():
+    guide = editor("dense")
+    codes, fields = edit((6, 9), 2)
+    fields |= guide.affinities(codes, fields)
+    for attention in ("static", "guided"):
+        whole = editor(attention, picks=9)
+        whole.load_state_dict(guide.state_dict())
+        torch.testing.assert_close(whole(codes, fields).logits, guide(codes, fields).logits, rtol=0, atol=1e-12)
+
+
+def test_what_a_guide_looks_at_is_the_mean_over_the_pairs_of_codes_and_decides_the_blocks():
+    guide = editor("dense")
+    codes, fields = edit((6, 9), 2)
+    seen = guide.affinities(codes, fields)
+    assert {name: tuple(found.shape) for name, found in seen.items()} == dict.fromkeys(GUIDE, (2, 2, 2, 9, 9))
+    torch.testing.assert_close(seen["guide_encoder"].sum(-1), torch.full((2, 2, 2, 9), 1 / 6).double())
+    torch.testing.assert_close(seen["guide_cross"].sum(-1), torch.full((2, 2, 2, 9), 1 / 6).double())
+    assert torch.equal(seen["guide_decoder"], seen["guide_decoder"].tril())
+    model = editor("guided")
+    first = model(codes, fields | seen).logits
+    turned = {name: found.flip(-1).contiguous() for name, found in seen.items()}
+    assert not torch.equal(first, model(codes, fields | turned).logits)
+    with pytest.raises(KeyError, match="guide_encoder"):
+        model(codes, fields)
+    with pytest.raises(ValueError, match="layers, heads and blocks"):
+        model(codes, fields | {name: found[:, :1] for name, found in seen.items()})
+    with pytest.raises(ValueError, match="attention: dense"):
+        model.affinities(codes, fields | seen)
+
+
+@pytest.mark.parametrize("blocks", [(8, 8), (16, 4)])
+def test_a_grid_of_any_blocks_learns_one_image_by_heart(blocks: tuple[int, int]):
+    config = EditorConfig(encoder_layers=1, decoder_layers=1, heads=2, width=32, blocks=blocks, norm="pre")
+    torch.manual_seed(0)
+    model = config.build(CODES, CodeMapConfig(vocab_size=LABELS))
+    codes, fields = edit((16, 16), mask="all")
+    adam = torch.optim.Adam(model.parameters(), 6e-3)
+    for _ in range(250):
+        loss = model(codes, fields, targets=codes).loss.mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        if loss < 0.01:
+            break
+    assert loss < 0.01
+
+
+def test_checkpoints_change_no_gradient_and_every_parameter_learns():
+    codes, fields = edit((6, 9), 2, "guided")
+    gradients = []
+    for checkpointing in (False, True):
+        model = editor("guided", activation_checkpointing=checkpointing)
+        model(codes, fields, targets=codes, dropped=torch.tensor([True, False])).loss.sum().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_fresh_position_generator_adds_nothing_from_the_side():
+    model = EditorConfig(encoder_layers=1, decoder_layers=1, heads=1, width=8, blocks=(2, 2)).build(
+        CODES, CodeMapConfig(vocab_size=LABELS)
+    )
+    for generator in (*model.positions, model.decoder_position):
+        assert int((generator.conv.weight != 0).sum()) == 8  # the middle tap of each channel
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="label map"):
+        EditorConfig().build(CODES, UnconditionalConfig())
+    with pytest.raises(ValueError, match="multiple of blocks"):
+        EditorConfig(window=(16, 20))
+    with pytest.raises(ValueError, match="cannot be cut"):
+        editor()(*edit((6, 10)))
+    codes, fields = edit((6, 9), 2)
+    request = DecodingRequest(fields, (6, 9), (0, 1), SamplingConfig())
+    with pytest.raises(ValueError, match="must be given"):
+        EditDecoder(editor(), request).logits(torch.full_like(codes, UNFILLED), [Cell(2, 2)])

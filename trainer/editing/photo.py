@@ -1,0 +1,114 @@
+"""What a user gives for an edit: a photo, its label map, the map as edited, a mask; checked before computing begins.
+
+Shapes: one photo of H x W pixels.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from ..files import read_regular
+from ..images.decode import LARGEST, Pixels, decode_image, decode_map, open_image
+from ..images.known_values import Check, OutOfRangeError
+
+Array = npt.NDArray[np.uint8]
+
+
+class Photo(NamedTuple):
+    """A photo, upright, with 8 bits a channel."""
+
+    colors: Array  # (H, W, 3)
+    alpha: Array | None  # (H, W), of a photo with transparency
+
+
+class PhotoEdit(NamedTuple):
+    """What is to be made anew of a photo, and by which map."""
+
+    photo: Photo
+    labels: Pixels  # (H, W), as edited
+    masked: npt.NDArray[np.bool_]  # (H, W), true where pixels are to be made anew
+    notes: list[str]  # for the user
+
+
+def read_photo_edit(image: Path, segmentation: Path, edited: Path | None, mask: Path | None, check: Check) -> PhotoEdit:
+    """The edit that files describe: what differs between the two maps is made anew, and what a mask marks.
+
+    Args:
+        image: the photo, of any mode that training reads; transparency is kept as it is.
+        segmentation: its label map.
+        edited: the map as it is to become, with any number of classes painted; by default the same.
+        mask: every pixel that is not black is made anew.
+        check: of the labels.
+
+    Raises:
+        ValueError: a file cannot be used, sizes differ, or a label is unknown.
+    """
+    if edited is None and mask is None:
+        raise ValueError("say what is to be made anew: the edited map with --edited, a mask with --mask, or both")
+    photo = read_photo(image)
+    before = _map_of(segmentation, photo, check)
+    after = before if edited is None else _map_of(edited, photo, check)
+    masked, notes = before != after, []
+    if mask is not None:
+        drawn = _mask_of(mask, photo)
+        gray = int(((drawn > 0) & (drawn < drawn.max())).sum())
+        if gray:
+            notes.append(f"{mask}: {gray} pixels are gray; every pixel that is not black is made anew")
+        masked = masked | (drawn > 0)
+    return PhotoEdit(photo, after, masked, notes)
+
+
+def read_photo(path: Path) -> Photo:
+    """A photo, upright: of any number of channels or bits, its colors as training decodes them.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        data = read_regular(path, LARGEST)
+        with open_image(data) as opened:
+            if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
+                whole = np.asarray(ImageOps.exif_transpose(opened).convert("RGBA"))
+                return Photo(np.ascontiguousarray(whole[..., :3]), np.ascontiguousarray(whole[..., 3]))
+        return Photo(np.ascontiguousarray(decode_image(data)), None)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the photo {path} cannot be used: {error}") from error
+
+
+def _map_of(path: Path, photo: Photo, check: Check) -> Pixels:
+    try:
+        labels = decode_map(read_regular(path, LARGEST))
+        check(labels)
+    except OutOfRangeError as error:
+        raise ValueError(f"the map {path} has a label that the prior does not know: {error}") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the map {path} cannot be used: {error}") from error
+    _check_size("map", path, labels.shape, photo)
+    return labels
+
+
+def _mask_of(path: Path, photo: Photo) -> Pixels:
+    try:
+        with open_image(read_regular(path, LARGEST)) as opened:
+            values = np.asarray(ImageOps.exif_transpose(opened).convert("L"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the mask {path} cannot be used: {error}") from error
+    _check_size("mask", path, values.shape, photo)
+    return values
+
+
+def _check_size(what: str, path: Path, shape: tuple[int, ...], photo: Photo) -> None:
+    if shape != photo.colors.shape[:2]:
+        height, width = photo.colors.shape[:2]
+        raise ValueError(
+            f"the {what} {path} must have the photo's {height} x {width} pixels (rows x columns, upright), got "
+            f"{shape[0]} x {shape[1]}; resize it without smoothing"
+        )
+
+
+def as_image(colors: Array, photo: Photo) -> Image.Image:
+    """Colors with the photo's transparency, if it has any."""
+    return Image.fromarray(colors if photo.alpha is None else np.dstack((colors, photo.alpha)))
