@@ -13,6 +13,7 @@ from pathlib import Path
 from ..trainer.exchange import importing, networks
 from ..trainer.exchange.hints import CONDITIONS, Hints
 from ..trainer.exit_code import ExitCode
+from ..trainer.files import refuse_present
 from . import command
 
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _import(asked: argparse.Namespace) -> int:
-    networks.refuse_present(asked.destination)
+    refuse_present(asked.destination)
     hints = Hints(asked.heads, asked.condition, asked.window, asked.start, asked.tokenizer)
     found, report = importing.read(asked.source, hints, asked.config)
     for line in networks.write(found, report, asked.destination):

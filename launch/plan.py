@@ -14,6 +14,7 @@ from ..trainer.exit_code import ExitCode
 from . import command
 
 SCRIPT = Path(__file__).parent / "slurm" / "train.sbatch"
+MARK = "# Written by smalti plan, which writes over it; change a copy under another name."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,7 +95,8 @@ def _write_script(path: Path, words: Sequence[str], nodes: int, gpus: int) -> No
         ('"$@"', shlex.join(words) + ' "$@"'),
     ):
         text = text.replace(before, after)
-    write_own(path, text.encode(), b"smalti.launch.train")
+    shebang, body = text.split("\n", 1)
+    write_own(path, f"{shebang}\n{MARK}\n{body}".encode(), MARK.encode())
     command.say(f"\n  sbatch {path}")
 
 

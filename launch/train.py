@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ..trainer.checkpoint.save_error import SaveError
     from ..trainer.distributed import ranks
     from ..trainer.distributed.watchdog import Watchdog
-    from ..trainer.jobs import exit_codes
+    from ..trainer.jobs import exit_codes, side_files
     from ..trainer.jobs.failures import FailedError
     from ..trainer.jobs.run import Run, train
     from ..trainer.planning.costs import step_flops
@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(configs.dump(run), end="")
             return ExitCode.DONE
         launched = "RANK" in os.environ
-        stop_request = Path(run.run_dir, exit_codes.ASKED) if ranks.rank_info_from_env(os.environ).rank == 0 else None
+        stop_request = (
+            Path(run.run_dir, side_files.STOP_REQUEST) if ranks.rank_info_from_env(os.environ).rank == 0 else None
+        )
         with Watchdog(run.timeout_s, launched, stop_request), ranks.process_group(run.timeout_s):
             done = train(run, asked.fresh, step_flops, asked.profile and ProfileWindow(*asked.profile))
             return ExitCode.DONE if done else ExitCode.LEFT

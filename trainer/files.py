@@ -1,4 +1,4 @@
-"""Atomic file writes, fsync and SHA-256."""
+"""Atomic writes of files and folders, folders held against other commands, fsync and SHA-256."""
 
 import fcntl
 import hashlib
@@ -57,17 +57,31 @@ def only_command_in(folder: Path, patience_s: float = 10.0) -> Iterator[None]:
         ValueError: another command holds it.
     """
     missing = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    handle = _held(folder, patience_s)
     try:
-        with suppress(OSError):  # no locks here
-            _lock_within(handle, folder, patience_s)
         yield
     finally:
-        os.close(handle)
         if missing:
             with suppress(OSError):  # something was written
                 folder.rmdir()
+        os.close(handle)
+
+
+def _held(folder: Path, patience_s: float) -> int:
+    """The folder, open and locked. Whoever held it before may have removed it, or put another one in its place."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with suppress(OSError):  # no locks here
+                    _lock_within(handle, folder, patience_s)
+                if os.path.samestat(os.fstat(handle), folder.stat()):
+                    return handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
 
 
 def _lock_within(handle: int, folder: Path, patience_s: float) -> None:
@@ -81,6 +95,42 @@ def _lock_within(handle: int, folder: Path, patience_s: float) -> None:
                     f"another command is writing to {folder}; wait for it, or choose another folder"
                 ) from None
             time.sleep(0.1)
+
+
+@contextmanager
+def new_folder(destination: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name, and is on the disk, only when the block ends well.
+
+    Until then it is ``.NAME.part``. What a killed command has left of that is removed by the next one.
+
+    Raises:
+        ValueError: something is there already, or another command fills it.
+    """
+    refuse_present(destination)
+    destination = destination.resolve()  # a link to an empty folder is none that a folder could replace
+    aside = part_of(destination)
+    with only_command_in(destination):
+        refuse_present(destination)  # another command may have been quicker
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        try:
+            yield aside
+            for path in (*aside.rglob("*"), aside):
+                sync(path)
+            aside.replace(destination)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        sync(destination.parent)
+
+
+def refuse_present(destination: Path) -> None:
+    """Make sure that a folder is new, or empty.
+
+    Raises:
+        ValueError: something is there.
+    """
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise ValueError(f"{destination} is there already; name a folder that is not there yet")
 
 
 def part_of(path: Path) -> Path:
@@ -121,13 +171,17 @@ def write_own(path: Path, data: bytes, mark: bytes) -> None:
     Raises:
         ValueError: another file is there.
     """
-    if os.path.lexists(path) and not (path.is_file() and mark in _head(path)):
+    if os.path.lexists(path) and not (path.is_file() and mark in head(path)):
         raise ValueError(f"{path} is there and was not written by this command; move it away, or choose another name")
     write_whole(path, data)
 
 
-def _head(path: Path) -> bytes:
-    """The first bytes of a file, however large it is."""
+def head(path: Path) -> bytes:
+    """The first bytes of a file, however large it is.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read(1 << 16)
 

@@ -11,6 +11,7 @@ import two_nodes
 from fixtures.runs import write_prior
 
 from smalti.trainer.checkpoint import storage
+from smalti.trainer.jobs import hosts
 from smalti.trainer.training import metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(two_nodes.missing()), reason=two_nodes.missing())]
@@ -59,7 +60,7 @@ def test_a_job_that_loses_a_node_ends_names_it_and_goes_on_on_the_other(tmp_path
     verdict = next(line for line in said.splitlines() if line.startswith("supervise: "))
     assert "(ssh has lost a host, see above); restart 1 of 1 from the checkpoint of step " in verdict
     assert f", without {two_nodes.SECOND} (no answer by ssh)" in verdict
-    assert (run / "hosts.txt").read_text() == f"{two_nodes.FIRST} slots=1\n"
+    assert hosts.listed(run / "remaining-hosts.txt") == [two_nodes.FIRST]
     assert "1 rank(s) on 1 host(s)" in said and "which 2 rank(s) saved" in said
     assert [line["step"] for line in metrics.history(run) if "train/nll" in line] == [*range(1, STEPS + 1)]
     last = storage.latest_valid(run)

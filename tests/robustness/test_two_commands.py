@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from fixtures.pairs import write_pair
 from fixtures.shards import encoded, photo, write_images
 
-from smalti.launch import encode, pack
+from smalti.launch import encode, export, pack, sample
 from smalti.trainer import files
 from smalti.trainer.files import only_command_in
 
@@ -46,6 +47,68 @@ def test_encoding_into_a_folder_that_another_encoding_fills_is_refused(tmp_path,
         assert encode.main([str(tokenizer), str(shards), str(tmp_path / "codes"), "--size", "16"]) == 2
     assert "another command is writing to" in capsys.readouterr().err
     assert encode.main([str(tokenizer), str(shards), str(tmp_path / "codes"), "--size", "16"]) == 0
+
+
+def test_sampling_into_a_folder_that_another_sampling_fills_is_refused(tmp_path, capsys):
+    prior, tokenizer = write_pair(tmp_path / "pair")
+    arguments = [str(prior), str(tokenizer), "--size", "16x16", "--out", str(tmp_path / "samples")]
+    with only_command_in(tmp_path / "samples"):
+        assert sample.main(arguments) == 2
+    assert f"another command is writing to {tmp_path / 'samples'}" in capsys.readouterr().err
+    assert sample.main(arguments) == 0
+
+
+@pytest.mark.parametrize("format_", ["smalti", "diffusers"])
+def test_exporting_to_a_folder_that_another_export_fills_is_refused(format_, tmp_path, capsys):
+    tokenizer = write_pair(tmp_path / "pair")[1]
+    arguments = [str(tokenizer), str(tmp_path / "out"), "--format", format_]
+    with only_command_in(tmp_path / "out"):
+        assert export.main(arguments) == 2
+    assert f"another command is writing to {tmp_path / 'out'}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_two_commands_fill_is_the_first_ones_whole(tmp_path):
+    with files.new_folder(tmp_path / "out") as first:
+        (first / "a").touch()
+        with pytest.raises(ValueError, match="another command is writing to"), files.new_folder(tmp_path / "out"):
+            pass
+        (first / "b").touch()
+    with pytest.raises(ValueError, match="is there already"), files.new_folder(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "out"]
+
+
+def test_what_a_killed_command_left_of_a_new_folder_is_gone_after_the_next(tmp_path):
+    child = os.fork()
+    if not child:
+        with files.new_folder(tmp_path / "out") as folder:
+            (folder / "half").touch()
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    with files.new_folder(tmp_path / "out") as folder:
+        (folder / "whole").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "whole"]
+
+
+def test_a_folder_that_is_removed_while_a_command_waits_for_it_is_held_anew(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    entered = threading.Event()
+
+    def first() -> None:
+        with only_command_in(tmp_path / "shards"):  # makes it, and removes it as nothing was written
+            entered.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait()
+    with only_command_in(tmp_path / "shards", patience_s=60.0):
+        with pytest.raises(ValueError, match="another command"), only_command_in(tmp_path / "shards", patience_s=0.0):
+            pass
+        (tmp_path / "shards" / "kept").touch()
+    thread.join()
+    assert (tmp_path / "shards" / "kept").exists()
 
 
 def test_of_packings_at_the_same_time_none_loses_a_shard(tmp_path):

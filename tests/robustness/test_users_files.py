@@ -8,7 +8,8 @@ from fixtures.pairs import write_pair
 from fixtures.shards import encoded, photo, write_images
 from PIL import Image
 
-from smalti.launch import encode, export, index, pack, sample
+from smalti.launch import encode, export, index, pack, plan, sample
+from smalti.trainer.shards.cache import ShardCache
 
 NOTES = "years of notes"
 
@@ -114,3 +115,21 @@ def test_an_image_of_the_users_that_is_called_like_a_preview_stays(pair, tmp_pat
 def test_a_grid_of_the_same_command_is_made_again(pair, tmp_path):
     common = [*map(str, pair), "--size", "16x16", "--out", str(tmp_path / "out"), "--grid"]
     assert [sample.main(common) for _ in range(2)] == [0, 0]
+
+
+def test_a_job_script_of_the_users_that_trains_with_smalti_stays(tmp_path):
+    mine = tmp_path / "job.sbatch"
+    mine.write_text("#!/bin/bash\n#SBATCH --partition=mine\nsrun python -m smalti.launch.train my.yaml\n")
+    before = mine.read_text()
+    with pytest.raises(ValueError, match="move it away"):
+        plan._write_script(mine, ["my.yaml"], nodes=1, gpus=1)
+    assert mine.read_text() == before
+    for _ in range(2):  # one of its own is replaced
+        plan._write_script(tmp_path / "ours.sbatch", ["my.yaml"], nodes=1, gpus=1)
+
+
+def test_a_lock_file_of_the_users_in_the_cache_keeps_its_bytes(tmp_path):
+    mine = notes(tmp_path / "room.lock")
+    for name in "ab":
+        ShardCache(tmp_path, 5).get(name, 4, lambda file: file.write(b"1234"))
+    assert mine.read_text() == NOTES

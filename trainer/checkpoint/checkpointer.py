@@ -33,7 +33,7 @@ from .storage import (
     quarantine,
     verify,
 )
-from .writer import Copy, RetentionPolicy, SaveReport, SaveThread, mark_file
+from .writer import Copy, RetentionPolicy, SaveReport, SaveThread, forget_old, mark_file
 
 __all__ = ["Checkpointable", "Checkpointer", "RetentionPolicy", "SaveError", "SaveReport"]
 
@@ -162,6 +162,8 @@ class Checkpointer:
             for folder in leftovers(self.run, SAVING):
                 _say(f"passing over a save that was interrupted: {folder}")
                 _quarantine(folder)
+            if chosen is not None:
+                forget_old(self.run, self.keep)
         ranks.barrier()
         return chosen
 

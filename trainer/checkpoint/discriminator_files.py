@@ -11,7 +11,7 @@ from ...models.discriminators import PatchGANConfig
 from ..config import to_mapping
 from ..distributed import ranks
 from . import model_files, storage
-from .loading import resolve_weights
+from .loading import of_newest
 
 WEIGHTS = "discriminator.safetensors"
 
@@ -50,8 +50,9 @@ def load_initial_discriminator(network: nn.Module, source: str | None, run: Path
     """
     if source is None or ranks.broadcast_object(bool(storage.list_checkpoints(run))):
         return
-    folder = resolve_weights(Path(source))
-    weights = read(folder, model_files.read_metadata(folder, "vqgan"))
+    weights, folder = of_newest(
+        Path(source), lambda folder: (read(folder, model_files.read_metadata(folder, "vqgan")), folder)
+    )
     if weights is None:
         return
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}

@@ -1,12 +1,13 @@
 """Weights that a new run starts from: those of another run, or of an export."""
 
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..distributed import ranks
 from . import model_files, storage
-from .loading import resolve_weights
+from .loading import of_newest
 
 
 def load_initial_weights(network: nn.Module, source: str | None, run: Path, task: str) -> None:
@@ -22,9 +23,12 @@ def load_initial_weights(network: nn.Module, source: str | None, run: Path, task
     """
     if source is None or ranks.broadcast_object(bool(storage.list_checkpoints(run))):
         return
-    folder = resolve_weights(Path(source))
-    metadata = model_files.read_metadata(folder, task)
-    loaded = model_files.read(folder, metadata)
+
+    def read(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
+        metadata = model_files.read_metadata(folder, task)
+        return folder, metadata, model_files.read(folder, metadata)
+
+    folder, metadata, loaded = of_newest(Path(source), read)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in loaded.items()}
     if wanted != found:

@@ -4,6 +4,7 @@ Shapes: B images of H x W pixels, their grids of h x w codes.
 """
 
 import filecmp
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from ..files import copy_whole
 from . import model_files, storage
 
 Module = TypeVar("Module", bound=nn.Module)
+T = TypeVar("T")
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -94,6 +96,26 @@ def resolve_weights(path: Path) -> Path:
     return found.folder
 
 
+def of_newest(path: Path, read: Callable[[Path], T]) -> T:
+    """What is read of the newest whole weights of a run, or of an export.
+
+    A run that trains meanwhile may remove a checkpoint for a newer one before it is read; that one is read then.
+
+    Args:
+        read: of a folder with weights.
+
+    Raises:
+        OSError, ValueError: there are none, or what ``read`` raises of a folder that is still there.
+    """
+    while True:
+        folder = resolve_weights(path)
+        try:
+            return read(folder)
+        except (OSError, ValueError):
+            if folder.exists():
+                raise
+
+
 class TokenizerRef(NamedTuple):
     """Where a tokenizer's weights lie, and their metadata. Finding them reads every byte of a checkpoint."""
 
@@ -107,8 +129,7 @@ def tokenizer_ref(path: Path) -> TokenizerRef:
     Raises:
         ValueError: there are none, or of another task.
     """
-    folder = resolve_weights(path)
-    return TokenizerRef(folder, model_files.read_metadata(folder, "vqgan"))
+    return of_newest(path, lambda folder: TokenizerRef(folder, model_files.read_metadata(folder, "vqgan")))
 
 
 def find_tokenizer(run: Path, named: str, wanted: str) -> TokenizerRef:
@@ -163,7 +184,12 @@ def load_tokenizer(path: str | Path | TokenizerRef, device: torch.device | str |
     Raises:
         ValueError: no weights there, of another task, or not those that the metadata speaks of.
     """
-    folder, metadata = path if isinstance(path, TokenizerRef) else tokenizer_ref(Path(path))
+    if isinstance(path, TokenizerRef):
+        return _tokenizer(*path, device)
+    return of_newest(Path(path), lambda folder: _tokenizer(folder, model_files.read_metadata(folder, "vqgan"), device))
+
+
+def _tokenizer(folder: Path, metadata: dict[str, Any], device: torch.device | str | None) -> LoadedTokenizer:
     config = from_mapping(VQGANConfig, metadata["model"], f"the metadata in {folder}", saved=True)
     return LoadedTokenizer(_filled(config.build(), folder, metadata, device), metadata)
 
@@ -172,7 +198,10 @@ def load_prior(
     path: str | Path, device: torch.device | str | None = None, precision: Precision = "fp32"
 ) -> LoadedPrior:
     """The prior of a run or an export, in a precision. Other arguments and errors as of ``load_tokenizer``."""
-    folder = resolve_weights(Path(path))
+    return of_newest(Path(path), lambda folder: _prior(folder, device, precision))
+
+
+def _prior(folder: Path, device: torch.device | str | None, precision: Precision) -> LoadedPrior:
     metadata = model_files.read_metadata(folder, "prior")
     source = f"the metadata in {folder}"
     config: Any = from_mapping(PriorConfig, metadata["model"], source, saved=True)
@@ -193,14 +222,17 @@ def export(run: Path, destination: Path) -> dict[str, Any]:
         ValueError: the run has no whole checkpoint, its weights are not what their metadata says, or the destination
             is a run or holds files that no export has left there.
     """
-    source = resolve_weights(run)
-    metadata = model_files.read_metadata(source)
-    model_files.read(source, metadata)
-    _refuse_others(source, destination)
-    destination.mkdir(parents=True, exist_ok=True)
-    for name in (model_files.WEIGHTS, model_files.METADATA):  # the metadata last: a folder with metadata is an export
-        copy_whole(source / name, destination / name)
-    return metadata
+
+    def copied(source: Path) -> dict[str, Any]:
+        metadata = model_files.read_metadata(source)
+        model_files.read(source, metadata)
+        _refuse_others(source, destination)
+        destination.mkdir(parents=True, exist_ok=True)
+        for name in (model_files.WEIGHTS, model_files.METADATA):  # the metadata last: they make a folder an export
+            copy_whole(source / name, destination / name)
+        return metadata
+
+    return of_newest(run, copied)
 
 
 def _refuse_others(source: Path, destination: Path) -> None:

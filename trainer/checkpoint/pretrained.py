@@ -23,7 +23,7 @@ def from_pretrained(
             huggingface_hub, which the Hub needs, is not installed.
     """
     folder = Path(name) if Path(name).is_dir() else _downloaded(str(name), revision)
-    task = model_files.read_metadata(loading.resolve_weights(folder))["task"]
+    task = loading.of_newest(folder, model_files.read_metadata)["task"]
     load = loading.load_tokenizer if task == "vqgan" else loading.load_prior
     return load(folder, device or torch.device("cpu"))
 

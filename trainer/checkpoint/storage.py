@@ -10,6 +10,7 @@ A checkpoint is written aside, synced to the disk, checksummed in a manifest wri
                                      and the sha256 of itself
     RUN/checkpoints/.saving-...      being written, or left by a kill
     RUN/checkpoints/corrupt-...     found damaged or unfinished, set aside; removed after the next good save
+    RUN/checkpoints/.old-...        no longer kept; being removed, or left by a kill
 
 The newest one whose every byte is as the manifest says is the one that is restored; others are named and passed over.
 """
@@ -27,8 +28,9 @@ from . import sealed
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 LATEST = "latest.txt"  # in the run's folder: tells a run that never saved from one whose checkpoints are gone
-SAVING, CORRUPT = ".saving-", "corrupt-"
+SAVING, CORRUPT, OLD = ".saving-", "corrupt-", ".old-"
 _NAME = re.compile(r"step-(\d{8})")
+_OURS = re.compile(r"manifest\.json|rank-\d{4}\.pt|\.part-\d{4}\.json|\.writing-\d{4}")
 
 Described = tuple[int, str]  # size and SHA-256 of a file
 
@@ -112,15 +114,17 @@ def latest_valid(run: Path) -> CheckpointInfo | None:
     Raises:
         ValueError: there were checkpoints, and none is whole.
     """
-    problems = []
-    for checkpoint in list_checkpoints(run):
-        problem = verify(checkpoint.folder)
+    problems: dict[Path, str] = {}
+    while untried := [found for found in list_checkpoints(run) if found.folder not in problems]:
+        newest = untried[0]
+        problem = verify(newest.folder)
         if problem is None:
-            return checkpoint
-        problems.append(f"{checkpoint.folder}: {problem}")
-        print(f"passing over a damaged checkpoint: {problems[-1]}", file=sys.stderr, flush=True)
+            return newest
+        if newest.folder.exists():  # else a run that trains meanwhile has removed it for a newer one
+            problems[newest.folder] = f"{newest.folder}: {problem}"
+            print(f"passing over a damaged checkpoint: {problems[newest.folder]}", file=sys.stderr, flush=True)
     if problems or (run / LATEST).exists():
-        raise ValueError(none_is_whole(run, problems))
+        raise ValueError(none_is_whole(run, list(problems.values())))
     return None
 
 
@@ -131,12 +135,45 @@ def none_is_whole(run: Path, problems: Sequence[str]) -> str:
 
 
 def leftovers(run: Path, mark: str) -> list[Path]:
-    """The folders of unfinished (``SAVING``) or damaged (``CORRUPT``) checkpoints of a run."""
-    return sorted((run / FOLDER).glob(f"{mark}*"))
+    """The folders of unfinished (``SAVING``), damaged (``CORRUPT``) or abandoned (``OLD``) checkpoints of a run."""
+    folder = run / FOLDER
+    found = (path for path in folder.glob(f"{mark}*") if _NAME.fullmatch(path.name.removeprefix(mark)))
+    return sorted(path for path in found if was_written_by_a_run(path))
+
+
+def strangers(run: Path) -> list[Path]:
+    """What has the name of a checkpoint of a run and was written by somebody else."""
+    return [found.folder for found in list_checkpoints(run) if not was_written_by_a_run(found.folder)]
+
+
+def was_written_by_a_run(folder: Path) -> bool:
+    """Whether a folder holds, whole or damaged, what a checkpoint has; or nothing that could be lost."""
+    if not folder.is_dir():
+        return False
+    return any(_OURS.fullmatch(path.name) for path in folder.iterdir()) or not any(
+        path.is_file() or path.is_symlink() for path in folder.rglob("*")
+    )
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint, which whoever reads the run meanwhile sees whole or not at all.
+
+    Raises:
+        OSError: it cannot be removed, or is a link to somewhere else.
+    """
+    if folder.is_symlink():
+        raise OSError(f"{folder} is a link to somewhere else; remove it by hand")
+    aside = folder
+    if not folder.name.startswith((CORRUPT, OLD)):
+        aside = folder.with_name(OLD + folder.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    shutil.rmtree(aside)
 
 
 def quarantine(folder: Path) -> None:
     """Rename a checkpoint that is not whole, so that nothing takes it for one."""
     torn = folder.with_name(CORRUPT + folder.name.removeprefix(SAVING))
-    shutil.rmtree(torn, ignore_errors=True)
+    if torn.exists():
+        remove(torn)
     folder.rename(torn)

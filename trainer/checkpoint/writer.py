@@ -1,7 +1,6 @@
 """Writing a checkpoint in a thread of each rank, and keeping the newest ones."""
 
 import json
-import shutil
 import socket
 import sys
 import threading
@@ -26,6 +25,7 @@ from .storage import (
     CORRUPT,
     LATEST,
     MANIFEST,
+    OLD,
     SAVING,
     CheckpointInfo,
     Described,
@@ -34,6 +34,7 @@ from .storage import (
     list_checkpoints,
     manifest_of,
     quarantine,
+    remove,
 )
 
 GONE_S = 3600.0  # a rank whose part has not come by then is not writing any more
@@ -214,14 +215,22 @@ class SaveThread(threading.Thread):
         return files
 
     def _forget_old(self) -> None:
-        for old in [
-            *(found.folder for found in self._keep.old(list_checkpoints(self._run))),
-            *leftovers(self._run, CORRUPT),
-        ]:
-            try:
-                shutil.rmtree(old)
-            except OSError as error:
-                print(f"could not remove the old checkpoint {old}: {error}", file=sys.stderr, flush=True)
+        forget_old(self._run, self._keep)
+        _remove_all(leftovers(self._run, CORRUPT))
+
+
+def forget_old(run: Path, keep: RetentionPolicy) -> None:
+    """Remove the checkpoints that need not stay, also those that a killed job was about to remove."""
+    _remove_all([*(found.folder for found in keep.old(list_checkpoints(run))), *leftovers(run, OLD)])
+
+
+def _remove_all(folders: Sequence[Path]) -> None:
+    """Remove checkpoints; one that cannot be is named."""
+    for folder in folders:
+        try:
+            remove(folder)
+        except OSError as error:
+            print(f"could not remove the old checkpoint {folder}: {error}", file=sys.stderr, flush=True)
 
 
 def part_file(rank: int) -> str:

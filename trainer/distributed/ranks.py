@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -240,6 +240,26 @@ def all_gather_object(value: T) -> list[T]:
     if world() > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+@contextmanager
+def entered_by_rank_0(resource: AbstractContextManager[Any]) -> Iterator[None]:
+    """Around what rank 0 alone must hold, such as a folder, while every rank works. Every rank must enter.
+
+    Raises:
+        ValueError: rank 0 could not enter; on every rank.
+    """
+    problem = ""
+    with ExitStack() as held:
+        if rank() == 0:
+            try:
+                held.enter_context(resource)
+            except (OSError, ValueError) as error:  # the other ranks wait for rank 0
+                problem = str(error)
+        problem = broadcast_object(problem)
+        if problem:
+            raise ValueError(problem)
+        yield
 
 
 class Interrupt:

@@ -13,7 +13,7 @@ from ...models.priors import PriorConfig
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
 from ..checkpoint import discriminator_files, loading, model_files, shards, storage
 from ..config import from_mapping
-from ..files import copy_whole, write_text
+from ..files import copy_whole, new_folder, only_command_in, write_text
 from . import codebook_subset, folders, model_card
 from .folders import FormatError
 from .formats import diffusers_vqgan, graphs, taming_export, transformers_gpt2
@@ -71,34 +71,41 @@ def opened(path: Path, task: str | None = None, wanted: Weights = "ema") -> Sour
     Raises:
         ValueError: there are none, of another task, damaged, or raw ones of what is no run.
     """
-    folder = loading.resolve_weights(path)
-    metadata = model_files.read_metadata(folder, task)
-    if wanted == "ema":
-        return Source(folder, metadata, model_files.read(folder, metadata))
-    if not (folder / storage.MANIFEST).exists():
-        raise ValueError(f"{path} is an export, which holds one set of weights; raw ones are in the folder of a run")
-    from ..checkpoint.raw_weights import RawWeights  # with it comes DeepSpeed, which takes seconds to import
 
-    weights = RawWeights(folder, metadata)
-    return Source(folder, metadata | {"weights": "raw", "digest": model_files.digest(weights)}, weights)
+    def source(folder: Path) -> Source:
+        metadata = model_files.read_metadata(folder, task)
+        if wanted == "ema":
+            return Source(folder, metadata, model_files.read(folder, metadata))
+        if not (folder / storage.MANIFEST).exists():
+            raise ValueError(
+                f"{path} is an export, which holds one set of weights; raw ones are in the folder of a run"
+            )
+        from ..checkpoint.raw_weights import RawWeights  # with it comes DeepSpeed, which takes seconds to import
+
+        weights = RawWeights(folder, metadata)
+        return Source(folder, metadata | {"weights": "raw", "digest": model_files.digest(weights)}, weights)
+
+    return loading.of_newest(path, source)
 
 
 def export(path: Path, destination: Path, wanted: Format, options: Options) -> list[str]:
     """Write a network in a format; what was written, in a few lines.
 
     Raises:
-        ValueError: there are no weights, the destination is taken, or the format cannot represent them exactly.
+        ValueError: there are no weights, the destination is taken, another command writes there, or the format cannot
+            represent them exactly.
     """
     as_it_is = wanted == "smalti" and options == Options()
     if as_it_is and not list(path.glob(f"*{shards.INDEX}")):
-        metadata = loading.export(path, destination)
-        _beside(loading.resolve_weights(path), path, destination, metadata)
+        with only_command_in(destination):
+            metadata = loading.export(path, destination)
+            _beside(loading.resolve_weights(path), path, destination, metadata)
         return [f"{destination}: {metadata['task']}, weights {metadata['digest'][:12]}"]
     source = opened(path, wanted=options.weights)
     if options.codes is not None:
         weights, smaller = codebook_subset.cut_down(source.weights, source.metadata, options.codes)
         source = Source(source.folder, smaller | {"digest": model_files.digest(weights)}, weights)
-    with folders.new_folder(destination) as folder:
+    with new_folder(destination) as folder:
         try:
             notes = _WRITERS[wanted](folder, path, source, options) or []
         except FormatError as error:

@@ -1,10 +1,6 @@
 """Folders as other projects load them: weights in safetensors, in shards where they are large, and config.json."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +8,6 @@ from torch import Tensor
 
 from .. import bounded_json
 from ..checkpoint import shards
-from .networks import refuse_present
 
 CONFIG = "config.json"
 SHARD_BYTES = 5_000_000_000  # of the weights in one file
@@ -29,23 +24,6 @@ class ModelFolder(NamedTuple):
     weights: dict[str, Tensor]
     config: dict[str, Any]
     beside: dict[str, str]  # the texts of other files, by name
-
-
-@contextmanager
-def new_folder(destination: Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name when the block ends well.
-
-    Raises:
-        ValueError: the name is taken.
-    """
-    refuse_present(destination)
-    aside = destination.with_name(f".{destination.name}.{os.getpid()}.part")
-    aside.mkdir()
-    try:
-        yield aside
-        aside.rename(destination)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write(folder: Path, model: ModelFolder, shard_bytes: int = SHARD_BYTES) -> None:

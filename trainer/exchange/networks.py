@@ -1,8 +1,6 @@
 """Imported networks, as ordinary export folders."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ from ...models.priors.gpt import GPTConfig
 from ...models.vqgan.autoencoder import VQGANConfig
 from ..checkpoint import discriminator_files, model_files
 from ..config import to_mapping
+from ..files import new_folder
 
 REPORT = "import.json"  # beside the weights: what became of every tensor of the source
 
@@ -72,15 +71,13 @@ def write(networks: Mapping[str, Network], report: Mapping[str, Any], destinatio
         A line for each.
 
     Raises:
-        ValueError: the folder is there already.
+        ValueError: the folder is there already, or another command fills it.
     """
-    refuse_present(destination)
-    aside = destination.with_name(f".{destination.name}.{os.getpid()}.part")
     lines = []
-    try:
+    with new_folder(destination) as aside:
         for name, network in networks.items():
             folder = aside / name
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             metadata = network.metadata
             if network.discriminator is not None:
                 metadata = metadata | discriminator_files.write(folder, *network.discriminator)
@@ -88,21 +85,7 @@ def write(networks: Mapping[str, Network], report: Mapping[str, Any], destinatio
             kept = ", with its discriminator" if network.discriminator is not None else ""
             lines.append(f"{destination / name}: {metadata['task']}, weights {network.digest[:12]}{kept}")
         (aside / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        aside.rename(destination)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return lines
-
-
-def refuse_present(destination: Path) -> None:
-    """Make sure that a folder is new, or empty.
-
-    Raises:
-        ValueError: something is there.
-    """
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ValueError(f"{destination} is there already; name a folder that is not there yet")
-    destination.parent.mkdir(parents=True, exist_ok=True)
 
 
 def summary(report: Mapping[str, Mapping[str, str]]) -> Sequence[str]:

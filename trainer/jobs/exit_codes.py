@@ -15,8 +15,8 @@ from ..checkpoint.save_error import SaveError
 from ..distributed import ranks
 from ..exit_code import ExitCode
 from ..files import write_text
-
-ASKED, ENDED = "stop-requested", "exit-code"
+from . import side_files
+from .side_files import EXIT_CODE, STOP_REQUEST
 
 
 class Ending:
@@ -37,7 +37,8 @@ def recorded_exit_code(run: Path) -> Iterator[Ending]:
     finally:
         if ranks.rank() == 0:
             with suppress(OSError):  # a full disk, of which the launcher's code tells
-                write_text(run / ENDED, f"{int(ending.code)}\n")
+                if side_files.is_free(run / EXIT_CODE):
+                    write_text(run / EXIT_CODE, f"{int(ending.code)}\n")
 
 
 def code_of(error: Exception) -> int:
@@ -50,14 +51,14 @@ def code_of(error: Exception) -> int:
 def last(run: Path) -> int | None:
     """What rank 0 of the last job left with; None where it did not come to tell."""
     try:
-        return int((run / ENDED).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return int((run / EXIT_CODE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
 
 
 def forget(run: Path) -> None:
     """Before a job begins: how the one before ended."""
-    (run / ENDED).unlink(missing_ok=True)
+    side_files.remove(run / EXIT_CODE)
 
 
 def request_stop(run: Path) -> None:
@@ -66,9 +67,9 @@ def request_stop(run: Path) -> None:
     To be repeated until the job has ended: a rank that starts takes what it finds for an old request.
     """
     run.mkdir(parents=True, exist_ok=True)
-    (run / ASKED).touch()
+    (run / STOP_REQUEST).touch()
 
 
 def withdraw_stop_request(run: Path) -> None:
     """Nobody asks any more."""
-    (run / ASKED).unlink(missing_ok=True)
+    side_files.remove(run / STOP_REQUEST)

@@ -18,8 +18,9 @@ import torch.distributed as dist
 
 from ..checkpoint.save_error import SaveError
 from ..distributed import ranks
+from . import side_files
+from .side_files import FAILURE
 
-FILE = "failure.txt"
 PATIENCE_S = 3.0  # for the reason of another rank to reach this one's disk
 # What gloo and NCCL say when a peer is gone or silent; torch gives gloo's errors no class of their own.
 LOST_CONTACT = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out", "TCPStore")
@@ -53,15 +54,18 @@ def first_failure_reported(run: Path) -> Iterator[None]:
 
 def forget(run: Path) -> None:
     """Before a job begins: what an earlier one has failed of."""
-    (run / FILE).unlink(missing_ok=True)
+    side_files.remove(run / FAILURE)
 
 
 def reported_failures(run: Path) -> str:
-    """The first cause in one line: rank, host, error; empty where nobody left one."""
-    try:
-        return (run / FILE).read_text(encoding="utf-8").partition("\n")[0]
-    except FileNotFoundError:
+    """The first cause in one line: rank, host, error; empty where nobody left one, or is just writing it."""
+    if not side_files.is_free(run / FAILURE):
         return ""
+    try:
+        line, end, _ = (run / FAILURE).read_text(encoding="utf-8", errors="replace").partition("\n")
+    except OSError:
+        return ""
+    return line if end else ""
 
 
 def _lost_contact(error: Exception) -> bool:
@@ -72,9 +76,9 @@ def _lost_contact(error: Exception) -> bool:
 
 def _first_cause(run: Path) -> str:
     deadline = time.monotonic() + PATIENCE_S
-    while not (run / FILE).exists() and time.monotonic() < deadline:
+    while not (cause := reported_failures(run)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    if cause := reported_failures(run):
+    if cause:
         return f"The first cause: {cause}"
     return "None of them said why: it was killed (out of memory?), or it hangs, or its machine is gone."
 
@@ -82,7 +86,7 @@ def _first_cause(run: Path) -> str:
 def _leave(run: Path, text: str) -> None:
     """Only the first rank's reason stays."""
     try:
-        with (run / FILE).open("x", encoding="utf-8") as file:
+        with (run / FAILURE).open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError:
         return  # there is one already, or the disk is full, and the screen has it anyway

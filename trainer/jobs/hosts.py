@@ -8,6 +8,9 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from ..files import write_own
+from .side_files import HOSTS_MARK
+
 PATIENCE_S = 15.0  # for all hosts together
 _HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_\[][A-Za-z0-9_.:%\]-]*")  # [USER@]NAME or an address
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
@@ -37,9 +40,14 @@ def silent(hosts: Sequence[str], patience_s: float = PATIENCE_S) -> list[str]:
 
 
 def write_without(hostfile: Path, left_out: Collection[str], target: Path) -> None:
-    """A copy of a hostfile without some of its hosts."""
+    """A copy of a hostfile without some of its hosts.
+
+    Raises:
+        ValueError: the target is somebody else's file.
+    """
     lines = hostfile.read_text(encoding="utf-8").splitlines(keepends=True)
-    target.write_text("".join(line for line in lines if _name(line) not in left_out), encoding="utf-8")
+    left = "".join(line for line in lines if _name(line) not in left_out)
+    write_own(target, HOSTS_MARK + left.encode(), HOSTS_MARK)
 
 
 def _name(line: str) -> str:

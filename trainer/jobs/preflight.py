@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 
 from ..distributed import ranks
+from .side_files import SEEN
 
 CLOCKS_S = 30.0  # apart; wandb and file times go wrong beyond
 BYTES = 1 << 24  # of the all-reduce that is timed
@@ -124,18 +125,25 @@ def _facts(config: str, sees: bool) -> Facts:
 
 def _sees(folder: Path) -> bool:
     """Whether a file that rank 0 leaves in the folder is there for this rank."""
-    token = ranks.broadcast_object(f".preflight-{secrets.token_hex(4)}")
-    place = folder / token
+    token = ranks.broadcast_object(secrets.token_hex(8))
+    place = folder / SEEN  # always of the same name, so that what a killed job has left is written over
     if ranks.rank() == 0:
-        place.touch()
+        place.write_text(token, encoding="utf-8")
     ranks.barrier()
     deadline = time.monotonic() + VISIBLE_S
-    while not (seen := place.exists()) and time.monotonic() < deadline:
+    while not (seen := _holds(place, token)) and time.monotonic() < deadline:
         time.sleep(0.1)
     ranks.barrier()
     if ranks.rank() == 0:
-        place.unlink()
+        place.unlink(missing_ok=True)
     return seen
+
+
+def _holds(place: Path, token: str) -> bool:
+    try:
+        return place.read_text(encoding="utf-8") == token
+    except (OSError, ValueError):
+        return False
 
 
 def _gigabytes_per_second() -> float:

@@ -9,7 +9,6 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import socket
 import sys
 import time
@@ -19,23 +18,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import config as configs
+from ..checkpoint import storage
 from ..checkpoint.storage import FOLDER, LATEST, list_checkpoints, manifest_of
 from ..distributed import ranks, signals
 from ..files import write_text
 from ..training import profiling
-from . import exit_codes, failures
+from . import exit_codes, failures, side_files
 
 RESOLVED = "config.yaml"
 RESOLVED_BESIDE = "config.resolved.yaml"  # where config.yaml is the user's own
 MARK = "# Written by smalti: the run as it was resolved. Its changes are not read.\n"
 LOCK_PATIENCE_S = 1800.0
 LEFT = "asked to leave"
-# All that a run leaves in its folder, besides checkpoints and previews.
-OF_A_RUN = (
-    "metrics.jsonl", "latest.txt", "stop-requested", "exit-code", "failure.txt", "hosts.txt", "wandb-id.txt",
-    "wandb-sent.txt", "environment.jsonl", "ranks.json",
-)  # fmt: skip
-_CHECKPOINT = re.compile(r"step-\d{8}|corrupt-.*|\.saving-.*")
+IMAGES = "images"
 _PREVIEW = re.compile(r"(reconstructions|samples)-\d{8}\.png")
 
 
@@ -55,7 +50,8 @@ def claim_run_dir(folder: Path, run: Any, kinds: Any, fresh: bool) -> None:
         fresh: first remove what the folder holds of a run.
 
     Raises:
-        ValueError: the folder holds a run with another config, or rank 0 cannot read or write there.
+        ValueError: the folder holds a run with another config, or files of somebody else's that a run would write over,
+            or rank 0 cannot read or write there.
     """
     problem = ""
     if ranks.rank() == 0:
@@ -70,6 +66,9 @@ def claim_run_dir(folder: Path, run: Any, kinds: Any, fresh: bool) -> None:
 
 def _claimed(folder: Path, run: Any, kinds: Any, fresh: bool) -> str:
     """Do it; what is wrong when it cannot be done, else nothing."""
+    if others := _of_others(folder, fresh):
+        named = ", ".join(map(str, others[:5])) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        return f"{named} would be written over and was not written by a run; move it away, or choose another folder"
     if fresh:
         _clear(folder)
     elif _has_saved(folder) and resolved_config(folder).is_file():
@@ -139,20 +138,44 @@ def _is_ours(config: Path) -> bool:
     return _has_saved(config.parent) and not (config.parent / RESOLVED_BESIDE).exists() and "#" not in text
 
 
+def _of_others(folder: Path, fresh: bool) -> list[Path]:
+    """What somebody else has left under names that a run writes to, or removes.
+
+    In a folder in which a run has begun, files of those names are the run's, damaged or not; checkpoints of other
+    programs would still be taken for damaged ones of ours.
+    """
+    found = [folder / name for name in (FOLDER, IMAGES, profiling.FOLDER) if os.path.lexists(folder / name)]
+    others = [path for path in found if not path.is_dir()]
+    if others or (others := storage.strangers(folder)):
+        return others
+    begun = any(path.is_file() and _is_ours(path) for path in (folder / RESOLVED, folder / RESOLVED_BESIDE))
+    begun = begun or bool(list_checkpoints(folder)) or side_files.is_there(folder / LATEST)
+    return ([] if begun else _shown(folder)) + (side_files.taken(folder) if fresh or not begun else [])
+
+
+def _shown(folder: Path) -> list[Path]:
+    """The files with names of previews and profiles."""
+    places = ((folder / IMAGES, _PREVIEW), (folder / profiling.FOLDER, profiling.NAME))
+    there = ((path, name) for inside, name in places if inside.is_dir() for path in inside.iterdir())
+    return sorted(path for path, name in there if name.fullmatch(path.name))
+
+
 def _clear(folder: Path) -> None:
     """Remove what a run leaves in its folder, by its exact names, and nothing else."""
-    for name, pattern in ((FOLDER, _CHECKPOINT), ("images", _PREVIEW), (profiling.FOLDER, profiling.NAME)):
-        inside = folder / name
-        for path in inside.iterdir() if inside.is_dir() else ():
-            if pattern.fullmatch(path.name):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    checkpoints = [found.folder for found in list_checkpoints(folder)]
+    for mark in (storage.SAVING, storage.CORRUPT, storage.OLD):
+        checkpoints += storage.leftovers(folder, mark)
+    for checkpoint in checkpoints:
+        storage.remove(checkpoint)
+    for file in _shown(folder):
+        file.unlink()
+    for inside in (folder / FOLDER, folder / IMAGES, folder / profiling.FOLDER):
         with suppress(OSError):  # it is not there, or holds files of the user's
             inside.rmdir()
     for config in (folder / RESOLVED, folder / RESOLVED_BESIDE):
         if config.is_file() and _is_ours(config):
             config.unlink()
-    for name in OF_A_RUN:
-        (folder / name).unlink(missing_ok=True)
+    side_files.remove_all(folder)
 
 
 @contextmanager

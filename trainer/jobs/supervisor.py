@@ -2,7 +2,7 @@
 
 A rank cannot restart the others, and a launcher does not know what the run has saved. This stands above both.
 
-    RUN/hosts.txt    the hostfile without the hosts that did not answer before the last restart
+    RUN/remaining-hosts.txt    the hostfile without the hosts that did not answer before the last restart
 """
 
 import os
@@ -19,13 +19,13 @@ from ...models.bounds import Count, check_ranges
 from ..checkpoint import storage
 from ..distributed import ranks
 from ..exit_code import ExitCode
-from . import exit_codes, failures, hosts
+from . import exit_codes, failures, hosts, side_files
+from .side_files import REMAINING_HOSTS
 
 FINAL = (ExitCode.DONE, ExitCode.WRONG, ExitCode.NOT_SAVED, ExitCode.LEFT)
 SSH_FAILED = 255  # ssh's own exit code, which pdsh gives before any other
 LOOK_S = 0.5  # between two looks at whether the job was asked to leave
 ORPHANS_S = 600.0  # for ranks whose launcher died while the job was asked to leave
-REMAINING = "hosts.txt"
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,11 @@ def supervise(command: Sequence[str], run: Path, restarts: int, pool: Hosts | No
         pool: hosts of which those that do not answer are left out of the next start; the command must name its file.
 
     Raises:
-        OSError, ValueError: the command cannot be started, or does not name the hostfile.
+        OSError, ValueError: the command cannot be started, or does not name the hostfile, or a file of the user's has
+            the name of the one that would take its place.
     """
-    if pool is not None and _renamed(command, pool.file, Path(REMAINING)) == list(command):
-        raise ValueError(f"the command must name {pool.file}, so that a host can be left out, got {' '.join(command)}")
+    if pool is not None:
+        _check_hostfile(command, pool.file, run / REMAINING_HOSTS)
     words, started = list(command), 0
     with ranks.Interrupt() as interrupt:
         while not interrupt.raised:
@@ -172,8 +173,22 @@ def _without_dead_hosts(command: Sequence[str], run: Path, pool: Hosts | None) -
         raise TooFewError(f"only {left} host(s) answer, not {', '.join(silent)}, and {pool.minimum} are needed")
     if not silent:
         return list(command), ""
-    hosts.write_without(pool.file, silent, run / REMAINING)
-    return _renamed(command, pool.file, run / REMAINING), f", without {', '.join(silent)} (no answer by ssh)"
+    hosts.write_without(pool.file, silent, run / REMAINING_HOSTS)
+    return _renamed(command, pool.file, run / REMAINING_HOSTS), f", without {', '.join(silent)} (no answer by ssh)"
+
+
+def _check_hostfile(command: Sequence[str], hostfile: Path, remaining: Path) -> None:
+    """Before the first start: could a host be left out?
+
+    Raises:
+        ValueError: it could not.
+    """
+    if _renamed(command, hostfile, Path(REMAINING_HOSTS)) == list(command):
+        raise ValueError(f"the command must name {hostfile}, so that a host can be left out, got {' '.join(command)}")
+    if hostfile.resolve() == remaining.resolve() or not side_files.is_free(remaining):
+        raise ValueError(
+            f"{remaining} is to hold the hosts that are left; move your file away, or give it another name"
+        )
 
 
 def _renamed(command: Sequence[str], old: Path, new: Path) -> list[str]:

@@ -8,7 +8,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -146,24 +145,8 @@ def encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
         TooManySampleErrorsError: more images were left out than ``max_bad_fraction`` allows; all others are encoded.
         SampleError: a shard of images is missing or cannot be reached; run it again, it goes on.
     """
-    with _only_job_in(work.folder):
+    with ranks.entered_by_rank_0(only_command_in(work.folder)):
         return _encode(work, say)
-
-
-@contextmanager
-def _only_job_in(folder: Path) -> Iterator[None]:
-    """Rank 0 holds the folder for all ranks."""
-    problem = ""
-    with ExitStack() as held:
-        if ranks.rank() == 0:
-            try:
-                held.enter_context(only_command_in(folder))
-            except (OSError, ValueError) as error:
-                problem = str(error)
-        problem = ranks.broadcast_object(problem)
-        if problem:
-            raise ValueError(problem)
-        yield
 
 
 def _encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:

@@ -160,8 +160,14 @@ def remote_index(url: str, config: RemoteConfig) -> ShardIndex:
         return ShardIndex(data, beside)
     cache = config.shard_cache()
     made = cache.path(url).with_suffix(".idx")
-    if not made.exists():
-        write_whole(made, scan(cache.get(url, 0, _download(url))).to_bytes())
+    with suppress(FileNotFoundError, ValueError):  # it is not there, or damaged
+        return ShardIndex.read(made)
+    copy = cache.get(url, 0, _download(url))
+    try:
+        write_whole(made, scan(copy).to_bytes())
+    except ValueError:
+        copy.unlink(missing_ok=True)  # a download that was cut is fetched again by the next start
+        raise
     return ShardIndex.read(made)
 
 

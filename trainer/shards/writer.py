@@ -91,9 +91,10 @@ def own_shard(path: Path) -> ShardIndex | None:
         ValueError: a tar has the name and no index of ours, or an index has it that is not ours, so that it must not
             be replaced.
     """
+    there = path.exists()  # before its index is read: a tar that another rank finishes meanwhile has one
     index = finished(path)
     check_replaceable(index_path(path))
-    if index is None and path.exists():
+    if index is None and there:
         raise ValueError(
             f"{path} is there and has no index that fits it, so it was not written by this command; move it away, or "
             "write to another folder"

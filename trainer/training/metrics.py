@@ -6,10 +6,12 @@ RUN/images/NAME-STEP.png   image grids
 """
 
 import json
+import re
 import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -230,11 +232,15 @@ def _lines(path: Path) -> list[tuple[str, dict[str, float]]]:
 
 
 def _identity(run: Path) -> str:
-    """The number under which wandb knows the run, the same one after every restart."""
+    """The number under which wandb knows the run, the same one after every restart; a new one where it is damaged."""
     place = run / "wandb-id.txt"
-    if not place.exists():
-        files.write_text(place, secrets.token_hex(4))
-    return place.read_text(encoding="utf-8").strip()
+    with suppress(OSError, ValueError):
+        known = place.read_text(encoding="utf-8").strip()
+        if re.fullmatch(r"[0-9a-f]{8}", known):
+            return known
+    made = secrets.token_hex(4)
+    files.write_text(place, made)
+    return made
 
 
 def grid(rows: list[Tensor]) -> Tensor:

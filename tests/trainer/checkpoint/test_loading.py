@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,25 @@ def test_a_run_gives_its_newest_whole_checkpoint(tmp_path: Path):
     run = write_run(tmp_path / "run", tmp_path / "export")
     assert loading.resolve_weights(run) == run / "checkpoints" / "step-00000010"
     assert loading.load_tokenizer(run, CPU).metadata == metadata
+
+
+def test_a_checkpoint_that_a_training_run_removes_while_it_is_read_costs_another_look(tmp_path: Path):
+    metadata = write_tokenizer(tmp_path / "export")
+    run = write_run(tmp_path / "run", tmp_path / "export")
+    first = run / "checkpoints" / "step-00000010"
+    seen = []
+
+    def read(folder: Path) -> dict[str, Any]:
+        seen.append(folder.name)
+        if folder == first:
+            shutil.copytree(first, newer := run / "checkpoints" / "step-00000020")
+            manifest = newer / storage.MANIFEST
+            manifest.write_text(manifest.read_text().replace(": 10,", ": 20,"))
+            storage.remove(first)
+        return model_files.read_metadata(folder)
+
+    assert loading.of_newest(run, read) == metadata
+    assert seen == ["step-00000010", "step-00000020"]
 
 
 def test_an_export_is_the_same_pair(tmp_path: Path):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,3 +129,60 @@ def test_a_small_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path: Pa
     write_text(tmp_path / "a.txt", "one")
     write_text(tmp_path / "a.txt", "two")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "two")]
+
+
+def test_a_reader_follows_a_run_that_removes_its_old_checkpoint_for_a_new_one(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+):
+    first = write_checkpoint(tmp_path, 1)
+    plain = storage.verify
+
+    def meanwhile(folder: Path, *shares: int) -> str | None:
+        if folder == first:
+            write_checkpoint(tmp_path, 2)
+            storage.remove(first)
+        return plain(folder, *shares)
+
+    monkeypatch.setattr(storage, "verify", meanwhile)
+    assert latest_valid(tmp_path) == CheckpointInfo(2, tmp_path / "checkpoints" / "step-00000002")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_checkpoint_vanishes_at_once_and_a_killed_removal_is_no_damaged_checkpoint(tmp_path: Path, monkeypatch: Any):
+    folder = write_checkpoint(tmp_path, 1)
+
+    def killed(aside: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            assert not folder.exists()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(storage.shutil, "rmtree", killed)
+        storage.remove(folder)
+    assert list_checkpoints(tmp_path) == []
+    (left,) = storage.leftovers(tmp_path, storage.OLD)
+    storage.remove(left)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_folders_of_other_programs_with_names_of_checkpoints_are_told_apart(tmp_path: Path):
+    write_checkpoint(tmp_path, 1)
+    no_manifest(write_checkpoint(tmp_path, 2))
+    remove(write_checkpoint(tmp_path, 3))
+    foreign = tmp_path / "checkpoints" / "step-00000004"
+    for path in (foreign / "model.safetensors", tmp_path / "checkpoints" / "corrupt-step-00000005" / "photo.jpg"):
+        path.parent.mkdir()
+        path.touch()
+    (tmp_path / "checkpoints" / "step-00000006").mkdir()
+    assert storage.strangers(tmp_path) == [foreign]
+    assert storage.leftovers(tmp_path, storage.CORRUPT) == []
+
+
+def test_a_checkpoint_that_was_moved_and_linked_is_read_and_never_removed(tmp_path: Path):
+    folder = write_checkpoint(tmp_path, 1)
+    moved = folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(moved)
+    assert latest_valid(tmp_path) == CheckpointInfo(1, folder)
+    with pytest.raises(OSError, match="is a link"):
+        storage.remove(folder)
+    assert verify(moved) is None and folder.is_symlink()

@@ -10,6 +10,7 @@ import processes
 from smalti.trainer.distributed import ranks, watchdog
 from smalti.trainer.exit_code import ExitCode
 from smalti.trainer.jobs import exit_codes
+from smalti.trainer.jobs.side_files import STOP_REQUEST
 
 
 def hang() -> None:
@@ -69,8 +70,8 @@ def test_ranks_leave_after_their_launcher_was_killed():
 
 def test_a_request_counts_when_it_is_touched_and_not_when_an_earlier_job_has_left_it(tmp_path: Path):
     exit_codes.request_stop(tmp_path)
-    os.utime(tmp_path / exit_codes.ASKED, ns=(0, 0))
-    with ranks.Interrupt() as interrupt, watchdog.Watchdog(60.0, False, tmp_path / exit_codes.ASKED):
+    os.utime(tmp_path / STOP_REQUEST, ns=(0, 0))
+    with ranks.Interrupt() as interrupt, watchdog.Watchdog(60.0, False, tmp_path / STOP_REQUEST):
         time.sleep(2.5 * watchdog.PERIOD_S)
         assert interrupt.raised is None
         exit_codes.request_stop(tmp_path)

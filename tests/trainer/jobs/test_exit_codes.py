@@ -8,6 +8,7 @@ from smalti.trainer.checkpoint.save_error import SaveError
 from smalti.trainer.exit_code import ExitCode
 from smalti.trainer.jobs import exit_codes
 from smalti.trainer.jobs.failures import FailedError
+from smalti.trainer.jobs.side_files import STOP_REQUEST
 
 
 @pytest.mark.parametrize("code", [ExitCode.DONE, ExitCode.LEFT])
@@ -43,7 +44,7 @@ def test_nothing_is_known_of_a_job_that_was_killed(tmp_path: Path):
 def test_a_request_may_come_before_the_folder_is_there_and_be_withdrawn(tmp_path: Path):
     run = tmp_path / "run"
     exit_codes.request_stop(run)
-    assert (run / exit_codes.ASKED).exists()
+    assert (run / STOP_REQUEST).exists()
     exit_codes.withdraw_stop_request(run)
     exit_codes.withdraw_stop_request(run)
     assert not list(run.iterdir())

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import processes
+import pytest
 import torch
 
 from smalti.trainer.distributed import ranks
@@ -43,3 +44,28 @@ def test_a_rank_that_was_killed_is_said_to_be_gone(tmp_path: Path):
     ended = processes.start(vanish, 2, tmp_path).wait()
     assert ended.codes[1] == -9 and ended.codes[0] == 1
     assert "None of them said why" in ended.outputs[0]
+
+
+def test_a_cause_that_is_just_being_written_is_waited_for(tmp_path: Path):
+    file = tmp_path / "failure.txt"
+    file.touch()
+    assert failures.reported_failures(tmp_path) == ""
+    file.write_text("rank 1 on a: ValueError: no")
+    assert failures.reported_failures(tmp_path) == ""
+    file.write_text("rank 1 on a: ValueError: no\n\nTraceback")
+    assert failures.reported_failures(tmp_path) == "rank 1 on a: ValueError: no"
+
+
+def test_the_cause_may_name_a_file_that_is_not_utf_8(tmp_path: Path):
+    with pytest.raises(failures.FailedError), failures.first_failure_reported(tmp_path):
+        raise ArithmeticError(os.fsdecode(b"caf\xe9.png cannot be divided"))
+    assert r"caf\udce9.png cannot be divided" in failures.reported_failures(tmp_path)
+
+
+def test_a_file_of_the_users_is_neither_removed_nor_taken_for_a_cause(tmp_path: Path):
+    (tmp_path / "failure.txt").write_text("why I failed\nin school\n")
+    failures.forget(tmp_path)
+    with pytest.raises(failures.FailedError), failures.first_failure_reported(tmp_path):
+        raise ArithmeticError
+    assert failures.reported_failures(tmp_path) == ""
+    assert (tmp_path / "failure.txt").read_text() == "why I failed\nin school\n"

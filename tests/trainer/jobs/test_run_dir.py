@@ -15,7 +15,7 @@ from fixtures import runs
 from smalti.trainer import config as configs
 from smalti.trainer.checkpoint import sealed
 from smalti.trainer.distributed import signals
-from smalti.trainer.jobs import run_dir
+from smalti.trainer.jobs import run_dir, side_files
 from smalti.trainer.jobs.run_dir import claim_run_dir, run_dir_lock
 from smalti.trainer.prior.config import PriorRun
 from smalti.trainer.schema import MAY_CHANGE
@@ -143,22 +143,69 @@ def test_what_changes_numbers_by_more_than_rounding_is_harmful(path: str, expect
     assert configs.may_change(run, path) is expected
 
 
+WRITTEN = {  # as a run writes them
+    "metrics.jsonl": '{"step": 0, "seconds": 0.1}\n',
+    "latest.txt": "step-00000001\n",
+    "exit-code": "1\n",
+    "failure.txt": "rank 0 on here: ValueError: no\n",
+    "remaining-hosts.txt": side_files.HOSTS_MARK.decode(),
+    "wandb-id.txt": "0123abcd",
+    "wandb-sent.txt": "4\n",
+}
+
+
+def put(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_fresh_removes_what_the_run_left_and_nothing_else(tmp_path: Path):
     claim_run_dir(tmp_path, Run(), Run, fresh=False)
-    of_the_run = (
-        "checkpoints/step-00000001/a", "checkpoints/corrupt-step-00000002/a", "images/reconstructions-00000004.png",
-        "metrics.jsonl", "latest.txt",
-    )  # fmt: skip
+    of_the_run = WRITTEN | {
+        "checkpoints/step-00000001/manifest.json": "{}",
+        "checkpoints/corrupt-step-00000002/rank-0000.pt": "",
+        "checkpoints/.old-step-00000000/manifest.json": "{}",
+        "images/reconstructions-00000004.png": "",
+    }
     of_the_user = (
-        "notes.md", "notes.txt", "my.yaml", "labels.jsonl", "own/c.txt", "images/holiday-20240115.png",
-        "checkpoints/best/weights.pt",
+        "notes.md", "notes.txt", "my.yaml", "labels.jsonl", "own/c.txt", "images/holiday-20240115.png", "hosts.txt",
+        "checkpoints/best/weights.pt", "checkpoints/corrupt-photos/a.jpg", "checkpoints/corrupt-step-00000003/a.jpg",
     )  # fmt: skip
-    for name in (*of_the_run, *of_the_user):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+    put(tmp_path, of_the_run | dict.fromkeys(of_the_user, "mine"))
     claim_run_dir(tmp_path, Run(loss=2.0), Run, fresh=True)
-    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert left == sorted(["config.yaml", *of_the_user])
+    left = contents(tmp_path)
+    assert left.pop("config.yaml").startswith(run_dir.MARK)
+    assert left == dict.fromkeys(of_the_user, "mine")
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(
+    "name", [*WRITTEN, "checkpoints/step-00001000/pytorch_model.bin", "images/samples-00000010.png"]
+)
+def test_a_new_run_is_refused_where_it_would_write_over_somebody_elses_file(tmp_path: Path, name: str, fresh: bool):
+    put(tmp_path, {name: "mine"})
+    with pytest.raises(ValueError, match=r"was not written by a run; move it away, or choose another folder") as caught:
+        claim_run_dir(tmp_path, Run(), Run, fresh=fresh)
+    assert str(tmp_path / name).startswith(str(caught.value).partition(" would be")[0])
+    assert contents(tmp_path) == {name: "mine"}
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "images"])
+def test_a_file_where_a_run_needs_a_folder_is_refused_before_the_first_step(tmp_path: Path, name: str):
+    put(tmp_path, {name: "mine"})
+    with pytest.raises(ValueError, match="move it away"):
+        claim_run_dir(tmp_path, Run(), Run, fresh=False)
+
+
+def test_side_files_of_a_run_that_are_damaged_do_not_stop_it(tmp_path: Path):
+    claim_run_dir(tmp_path, Run(), Run, fresh=False)
+    put(tmp_path, dict.fromkeys(WRITTEN, "\x00\x01 damaged"))
+    claim_run_dir(tmp_path, Run(), Run, fresh=False)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])

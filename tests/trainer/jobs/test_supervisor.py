@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from smalti.trainer.exit_code import ExitCode
-from smalti.trainer.jobs import exit_codes, hosts, supervisor
+from smalti.trainer.jobs import hosts, supervisor
+from smalti.trainer.jobs.side_files import EXIT_CODE, STOP_REQUEST
 from smalti.trainer.jobs.supervisor import Hosts, supervise
 
 
@@ -70,7 +71,7 @@ def test_what_rank_0_has_said_counts_and_a_launcher_alone_is_not_believed(
 
 
 def test_the_word_of_an_earlier_job_does_not_count(run: Path):
-    (run / exit_codes.ENDED).write_text("0\n")
+    (run / EXIT_CODE).write_text("0\n")
     assert supervise(shell("exit 3"), run, 0) == 3
 
 
@@ -83,7 +84,7 @@ def test_the_first_cause_is_in_the_line(run: Path, capsys: pytest.CaptureFixture
 def test_a_request_to_leave_is_passed_on_by_a_file_until_the_job_has_left(run: Path):
     leaves = "kill -USR1 $PPID; while [ ! -e $1/stop-requested ]; do sleep 0.05; done; echo 75 > $1/exit-code; exit 1"
     assert supervise(shell(leaves, run), run, 3) == ExitCode.LEFT
-    assert not (run / exit_codes.ASKED).exists()
+    assert not (run / STOP_REQUEST).exists()
 
 
 def test_ranks_whose_launcher_dies_of_the_request_are_waited_for(run: Path):
@@ -98,7 +99,7 @@ def test_a_silent_host_is_left_out_of_the_next_start(
     hostfile.write_text("a slots=2\nb slots=2\nc slots=2\n")
     gone = iter([["b"], ["b", "c"], []])
     monkeypatch.setattr(hosts, "silent", lambda listed: next(gone))
-    command = shell("cat $2 >> $1/pools; echo >> $1/pools; exit 1", run, hostfile, f"--hostfile={hostfile}")
+    command = shell("grep -v '^#' $2 >> $1/pools; echo >> $1/pools; exit 1", run, hostfile, f"--hostfile={hostfile}")
     assert supervise(command, run, 3, Hosts(hostfile)) == 1
     pools = (run / "pools").read_text().replace(" slots=2\n", " ").split("\n")
     assert pools == ["a b c ", "a c ", "a ", "a b c ", ""]
@@ -113,6 +114,18 @@ def test_too_few_hosts_end_it(
     monkeypatch.setattr(hosts, "silent", lambda listed: ["b"])
     assert supervise(shell("exit 247", hostfile), run, 3, Hosts(hostfile, minimum=2)) == 247
     assert "only 1 host(s) answer, not b, and 2 are needed" in capsys.readouterr().err
+
+
+def test_a_file_of_the_users_never_becomes_the_list_of_the_hosts_that_are_left(run: Path, tmp_path: Path):
+    taken = run / "remaining-hosts.txt"
+    taken.write_text("a slots=8\n")
+    (tmp_path / "hosts").write_text("a\n")
+    for hostfile in (tmp_path / "hosts", taken):
+        with pytest.raises(
+            ValueError, match=r"remaining-hosts\.txt is to hold the hosts that are left; move your file"
+        ):
+            supervise(shell("exit 1", hostfile), run, 3, Hosts(hostfile))
+    assert taken.read_text() == "a slots=8\n"
 
 
 def test_a_command_that_does_not_name_the_hostfile_is_refused(run: Path, tmp_path: Path):

@@ -190,6 +190,20 @@ def test_shards_without_indexes_are_indexed_once(folder, tmp_path):
     assert count.read_text().count("x") == asked_before + 8  # only for indexes beside, which are not there
 
 
+def test_a_cut_download_or_a_damaged_index_in_the_cache_is_made_again_by_the_next_start(folder, tmp_path):
+    tar, switch = folder / "x-000000.tar", tmp_path / "cut"
+    url = f"pipe:test -e {switch} && head -c 700 {tar} || cat {tar} #.tar"
+    asked = RemoteConfig(cache=str(tmp_path / "cache"))
+    switch.touch()
+    with pytest.raises(ValueError, match=r"cut|end"):
+        ShardSet.open([url], asked)
+    switch.unlink()
+    samples = ShardSet.open([url], asked).samples
+    (index,) = (tmp_path / "cache").glob("*.idx")
+    index.write_bytes(index.read_bytes()[:100])
+    assert ShardSet.open([url], asked).samples == samples == 8
+
+
 def test_a_failing_command_is_told_with_its_words(tmp_path):
     asked = RemoteConfig(cache=str(tmp_path / "cache"))
     with pytest.raises(OSError, match=r"'echo no such bucket >&2; exit 3' ended with status 3: no such bucket"):

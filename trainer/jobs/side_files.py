@@ -1,0 +1,65 @@
+"""The small files that a run leaves in its folder, and how they are told from a user's files of the same names."""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ..checkpoint.storage import LATEST
+from ..files import head
+from ..training.metrics import FILE as METRICS
+from ..training.metrics import RANKS
+from .environment import FILE as ENVIRONMENT
+
+STOP_REQUEST, EXIT_CODE, FAILURE = "stop-requested", "exit-code", "failure.txt"
+SEEN = ".preflight"  # by which the ranks find out whether they see the same folder
+REMAINING_HOSTS = "remaining-hosts.txt"
+HOSTS_MARK = b"# Written by smalti supervise: the hostfile without the hosts that did not answer.\n"
+# How each begins.
+_LOOKS: Mapping[str, re.Pattern[bytes]] = {
+    METRICS: re.compile(rb'\{"step": \d+, "seconds": '),
+    RANKS: re.compile(rb'\{"step": \d+, '),
+    ENVIRONMENT: re.compile(rb'\{"began": "'),
+    LATEST: re.compile(rb"step-\d{8}\n?\Z"),
+    STOP_REQUEST: re.compile(rb"\Z"),
+    EXIT_CODE: re.compile(rb"\d{1,3}\n?\Z"),
+    FAILURE: re.compile(rb"rank \d+ on "),
+    REMAINING_HOSTS: re.compile(re.escape(HOSTS_MARK)),
+    SEEN: re.compile(rb"[0-9a-f]{16}\Z"),
+    "wandb-id.txt": re.compile(rb"[0-9a-f]{8}\n?\Z"),
+    "wandb-sent.txt": re.compile(rb"\d+\n\Z"),
+}
+
+
+def is_free(path: Path) -> bool:
+    """Whether a run may write or remove a file of this name: it is not there, empty, or looks as a run writes it."""
+    try:
+        found = head(path)
+    except FileNotFoundError:
+        return not path.is_symlink()
+    except OSError:
+        return False
+    return not found or _LOOKS[path.name].match(found) is not None
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file of a run's."""
+    return path.exists() and is_free(path)
+
+
+def taken(run: Path) -> list[Path]:
+    """The files of somebody else's in a folder that have names which a run writes to."""
+    return [run / name for name in _LOOKS if not is_free(run / name)]
+
+
+def remove(path: Path) -> None:
+    """Remove a file of a run, if it is there and is one."""
+    if is_free(path):
+        path.unlink(missing_ok=True)
+
+
+def remove_all(run: Path) -> None:
+    """Remove what a run leaves in its folder besides checkpoints, previews and its config."""
+    for name in _LOOKS:
+        with suppress(OSError):
+            remove(run / name)
