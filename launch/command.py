@@ -1,9 +1,12 @@
 """What all commands share: help with an example, sizes, printed lines, and the exit code of an error."""
 
 import argparse
+import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from ..trainer.exit_code import ExitCode
 from ..trainer.schema import listing, suggestion
@@ -78,6 +81,53 @@ def numbers(text: str) -> list[int]:
             )
         found.update(range(first, last + 1))
     return sorted(found)
+
+
+def count(text: str) -> int:
+    """A number of things, at least one, as a type of ``argparse``."""
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+class _Droppable(io.RawIOBase):
+    """A file descriptor to write to; what it does not take is lost."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: Any) -> int:
+        try:
+            return os.write(self._descriptor, data)
+        except OSError:
+            return len(data)
+
+
+def drop_output_that_fails() -> None:
+    """For commands whose results are files: what cannot be printed from now on is dropped, and ends no work.
+
+    The log's disk may be full, its reader may be gone, and a path may have bytes that are no text.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            raw = _Droppable(stream.fileno())
+        except (AttributeError, OSError):  # closed, or kept in memory by a caller
+            continue
+        stream.flush()
+        text = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=stream.encoding, errors="backslashreplace", line_buffering=True
+        )
+        setattr(sys, name, text)
 
 
 def say(line: str) -> None:

@@ -18,6 +18,7 @@ TIMEOUT_S = 7200.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
     asked = _parser().parse_args(arguments)
+    command.drop_output_that_fails()
     return command.ended(lambda: _encode(asked))
 
 

@@ -20,6 +20,7 @@ from . import command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
     asked = _parser().parse_args(arguments)
+    command.drop_output_that_fails()
     return command.ended(lambda: _export(asked))
 
 

@@ -17,6 +17,7 @@ from . import command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
     asked = _parser().parse_args(arguments)
+    command.drop_output_that_fails()
     return command.ended(lambda: _index(asked))
 
 
@@ -31,6 +32,8 @@ def _index(asked: argparse.Namespace) -> int:
         samples += indexed.samples
         for left in indexed.skipped:
             command.note(f"left out: {left.file}: {left.key}: {left.reason}")
+        if indexed.note:
+            command.note(f"note: {indexed.note}")
         if indexed.problem:
             damaged += 1
             command.note(f"no index: {indexed.problem}")

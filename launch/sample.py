@@ -35,6 +35,7 @@ _OF_ONE_IMAGE = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
     asked = _parser().parse_args(arguments)
+    command.drop_output_that_fails()
     return command.ended(lambda: _sample(asked))
 
 
@@ -182,7 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--seed", type=int, default=0, metavar="N", help="decides the images, with the settings below (0)"
     )
-    options.add_argument("--count", type=int, default=1, metavar="N", help="images of each size, class or sample (1)")
+    options.add_argument(
+        "--count", type=command.count, default=1, metavar="N", help="images of each size, class or sample (1)"
+    )
     command.add_local_rank(options)
     _add_what(options.add_argument_group("what to sample"))
     _add_drawing(options.add_argument_group("how codes are drawn"))

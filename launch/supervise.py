@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call."""
     signals.install_early_handlers()  # before the imports, which take seconds
     asked = _parser().parse_args(arguments)
+    command.drop_output_that_fails()
     from ..trainer import config as configs
     from ..trainer.jobs.run import Run
     from ..trainer.jobs.supervisor import Hosts, supervise

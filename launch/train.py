@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.print_config:
             print(configs.dump(run), end="")
             return ExitCode.DONE
+        command.drop_output_that_fails()
         launched = "RANK" in os.environ
         stop_request = (
             Path(run.run_dir, side_files.STOP_REQUEST) if ranks.rank_info_from_env(os.environ).rank == 0 else None

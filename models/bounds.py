@@ -11,6 +11,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
+MOST_PROCESSES = 1024
 NEAR = 1.0  # ranges that end here are named whole; further ends are there because some end must be
 
 
@@ -53,6 +54,7 @@ class NotEmpty(NamedTuple):
 
 Count = Annotated[int, Within(1, 2**31 - 1)]  # of steps, samples, bytes
 Natural = Annotated[int, Within(0, 2**31 - 1)]  # a count that may be none
+Processes = Annotated[int, Within(0, MOST_PROCESSES)]  # beside each other on one machine
 Width = Annotated[int, Within(1, 65_536)]  # of anything a network has: channels, layers, rows
 Depth = Annotated[int, Within(1, 32)]  # of what doubles or halves at every level
 Bytes = Annotated[int, Within(1, 2**53)]

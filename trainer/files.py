@@ -54,8 +54,10 @@ def only_command_in(folder: Path, patience_s: float = 10.0) -> Iterator[None]:
         patience_s: for another command, which may just be ending.
 
     Raises:
-        ValueError: another command holds it.
+        ValueError: another command holds it, or it is no folder.
     """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder} is {kind_of(folder)}, not a folder; name another one")
     missing = not folder.exists()
     handle = _held(folder, patience_s)
     try:
@@ -217,6 +219,8 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 def kind_of(path: Path | str) -> str:
     """What stands under a name, in words."""
+    if not os.path.exists(path):  # noqa: PTH110 (a str too)
+        return "a link to nothing"
     kinds = (
         (stat.S_ISREG, "a file"),
         (stat.S_ISDIR, "a folder"),

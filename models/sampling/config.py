@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from ..bounds import Count, Positive, PositiveShare, Weight, Width, check_ranges
+from ..bounds import Count, Positive, PositiveShare, Weight, Width, Within, check_ranges
+
+Temperature = Annotated[float, Within(1e-4, 1e4)]  # logits divided by less are no numbers any more in float32
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class SamplingConfig:
     codes. Grids as large as the window are sampled whole, with one cache, in either.
     """
 
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     top_k: Count | None = None  # only the k most likely codes; ties with the k-th are kept
     top_p: PositiveShare | None = None  # the fewest most likely codes that hold this probability
     greedy: bool = False  # always the most likely code

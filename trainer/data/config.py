@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ...models.bounds import Count, Name, Natural, Positive, Share, check_ranges
+from ...models.bounds import Count, Name, Natural, Positive, Processes, Share, check_ranges
 from ..schema import MAY_CHANGE
 from ..shards.fields import EXTENSIONS
 from ..shards.remote import RemoteConfig
@@ -58,7 +58,7 @@ class DataConfig:
     lanes: bool = False
     crops_per_image: Count = 1
     max_repeats: Natural = 0
-    num_workers: Natural = field(default=0, metadata=MAY_CHANGE)
+    num_workers: Processes = field(default=0, metadata=MAY_CHANGE)
     prefetch: Count = field(default=2, metadata=MAY_CHANGE)
     max_bad_fraction: Share = field(default=0.01, metadata=MAY_CHANGE)
     remote: RemoteConfig = field(default_factory=RemoteConfig, metadata=MAY_CHANGE)

@@ -21,7 +21,7 @@ from .. import config as configs
 from ..checkpoint import storage
 from ..checkpoint.storage import FOLDER, LATEST, list_checkpoints, manifest_of
 from ..distributed import ranks, signals
-from ..files import write_text
+from ..files import kind_of, write_text
 from ..training import profiling
 from . import exit_codes, failures, side_files
 
@@ -190,6 +190,11 @@ def run_dir_lock(folder: Path) -> Iterator[None]:
     """
     handle: IO[str] | None = None
     problem = ""
+    if ranks.rank() == 0 and os.path.lexists(folder) and not folder.is_dir():
+        problem = f"run_dir: {folder} is {kind_of(folder)}, not a folder; name another one"
+    problem = ranks.broadcast_object(problem)
+    if problem:
+        raise ValueError(problem)
     if ranks.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / ".lock").open("a+", encoding="utf-8")

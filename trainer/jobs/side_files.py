@@ -9,7 +9,6 @@ from ..checkpoint.storage import LATEST
 from ..files import head
 from ..training.metrics import FILE as METRICS
 from ..training.metrics import RANKS
-from .environment import FILE as ENVIRONMENT
 
 STOP_REQUEST, EXIT_CODE, FAILURE = "stop-requested", "exit-code", "failure.txt"
 SEEN = ".preflight"  # by which the ranks find out whether they see the same folder
@@ -19,7 +18,7 @@ HOSTS_MARK = b"# Written by smalti supervise: the hostfile without the hosts tha
 _LOOKS: Mapping[str, re.Pattern[bytes]] = {
     METRICS: re.compile(rb'\{"step": \d+, "seconds": '),
     RANKS: re.compile(rb'\{"step": \d+, '),
-    ENVIRONMENT: re.compile(rb'\{"began": "'),
+    "environment.jsonl": re.compile(rb'\{"began": "'),
     LATEST: re.compile(rb"step-\d{8}\n?\Z"),
     STOP_REQUEST: re.compile(rb"\Z"),
     EXIT_CODE: re.compile(rb"\d{1,3}\n?\Z"),

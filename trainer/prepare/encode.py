@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
-from ...models.bounds import Count, Natural, Seed, Share, Width, check_ranges
+from ...models.bounds import Count, Natural, Processes, Seed, Share, Width, check_ranges
 from ...models.conditions.code_map import LABELS
 from ...models.vqgan.tiling import Tiling
 from ..checkpoint.loading import PRECISIONS, LoadedTokenizer, Precision
@@ -70,7 +70,7 @@ class EncodeConfig:
     low_res: Natural = 0
     batch: Width = 16
     precision: Precision = "fp32"
-    num_workers: Natural = 0
+    num_workers: Processes = 0
     max_bad_fraction: Share = 0.01
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...models.bounds import Count, Limit, Name, Natural, check_ranges
+from ...models.bounds import Count, Limit, Name, Natural, Processes, check_ranges
 from ..files import only_command_in
 from ..keyed_random import text_key
 from ..shards import set_index
@@ -40,13 +40,15 @@ class PackConfig:
     val: Natural = 0
     minimum_side: Count = 1
     depth: DepthForm = "stored"
-    processes: Natural = 0
+    processes: Processes = 0
     prefix: Name = "shard"
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if not self.shard_bytes and not self.shard_samples:
             raise ValueError("one of shard_bytes and shard_samples must limit the shards")
+        if Path(self.prefix).name != self.prefix or self.prefix.startswith("."):
+            raise ValueError(f"prefix must begin a file's name, without slashes or a dot first, got {self.prefix!r}")
 
 
 class PackReport(NamedTuple):

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import TypeVar
 
+from ...models.bounds import MOST_PROCESSES
 from ..distributed.child_processes import end_with
 
 Task = TypeVar("Task")
@@ -19,7 +20,12 @@ def spread(work: Callable[[Task], Result], tasks: Sequence[Task], processes: int
         work: a function of a module, which can be pickled.
         tasks: can be pickled too.
         processes: at once; 0 for one a core.
+
+    Raises:
+        ValueError: nobody could start so many processes.
     """
+    if not 0 <= processes <= MOST_PROCESSES:
+        raise ValueError(f"processes must be from 0 to {MOST_PROCESSES}, got {processes}")
     count = min(processes or os.cpu_count() or 1, len(tasks))
     if count <= 1:
         for task in tasks:

@@ -51,6 +51,7 @@ def sample_asked(job: SamplingJob, asked: AskedImages, tiles: Tiling) -> None:
     folders = class_folders(job.prior.model.condition, asked.out, asked.classes) if asked.classes else [asked.out]
     conditions = ConditionEncoder(job.prior, given.tokenizers, tiles)
     values = condition_files.read(given)
+    _check_keep_rows(asked)
     photo = None if asked.init_image is None else Completion(read_photo(asked.init_image), asked.keep_rows, tiles)
     requests = [build_request(job.tokenizer, conditions, values, size, photo) for size in asked.sizes]
     stem = f"{_named(asked)}seed-{job.seed}"
@@ -71,6 +72,15 @@ def sample_asked(job: SamplingJob, asked: AskedImages, tiles: Tiling) -> None:
             contact_sheet(images, sheet)
         if asked.archive and ranks.rank() == 0:
             write_archive(archive, images)
+
+
+def _check_keep_rows(asked: AskedImages) -> None:
+    if asked.keep_rows is None:
+        return
+    if asked.init_image is None:
+        raise ValueError("--keep-rows is of a photo; give one with --init-image")
+    if not 0 <= asked.keep_rows <= 1:
+        raise ValueError(f"--keep-rows must be in [0, 1], got {asked.keep_rows}")
 
 
 class _Group(NamedTuple):

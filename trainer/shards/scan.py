@@ -6,7 +6,7 @@ checked, and what does not fit is named with its byte.
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -74,6 +74,7 @@ class Indexed(NamedTuple):
     samples: int
     skipped: list[Skipped]
     problem: str | None  # why there is no index
+    note: str | None = None  # what may not be as it was meant
 
 
 def scan(path: Path, minimum_side: int = 1) -> Scanned:
@@ -108,7 +109,20 @@ def write_index_of(path: Path, minimum_side: int = 1) -> Indexed:
         return Indexed(0, [], escaped(str(error)))
     except Exception as error:  # whatever is odd about one tar must not end the work on the others
         return Indexed(0, [], escaped(f"{path} cannot be indexed: {type(error).__name__}: {error}"))
-    return Indexed(len(scanned.rows), scanned.skipped, None)
+    return Indexed(len(scanned.rows), scanned.skipped, None, _without_image(path, scanned.rows))
+
+
+def _without_image(path: Path, rows: Sequence[Row]) -> str | None:
+    """A note about samples of which nothing can be read without further words, as where names differ in a dot only."""
+    known = {*EXTENSIONS["image"], *EXTENSIONS["codes"]}
+    bare = [row for row in rows if not known & row.members.keys()]
+    if not bare:
+        return None
+    files = ", ".join(f".{extension}" for extension in list(bare[0].members)[:3])
+    return escaped(
+        f"{path}: {len(bare)} of {len(rows)} samples have neither an image nor codes, such as {bare[0].key} with "
+        f"{files}; a sample's key ends at the first dot of a file's name, and train_data.extensions can name others"
+    )
 
 
 def rewrite_index_of(path: Path) -> Indexed:
