@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from ..trainer.exit_code import ExitCode
 from ..trainer.schema import listing, suggestion
@@ -91,10 +91,11 @@ def count(text: str) -> int:
 
 
 class _Droppable(io.RawIOBase):
-    """A file descriptor to write to; what it does not take is lost."""
+    """What a stream writes to, without its errors: what is not taken is lost."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream  # which would close the descriptor with its own end
+        self._descriptor = stream.fileno()
 
     def writable(self) -> bool:
         return True
@@ -120,7 +121,7 @@ def drop_output_that_fails() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         try:
-            raw = _Droppable(stream.fileno())
+            raw = _Droppable(stream)
         except (AttributeError, OSError):  # closed, or kept in memory by a caller
             continue
         stream.flush()
