@@ -65,10 +65,8 @@ def _state(folder: Path, run: Run, pace: float | None, age: float | None) -> str
     code = exit_codes.last(folder)
     if code is not None:
         named = ExitCode(code).name if code in list(ExitCode) else "unknown"
-        reason = folder / failures.FILE
-        words = reason.read_text(encoding="utf-8", errors="replace").splitlines() if reason.is_file() else []
-        why = f": {words[0]}" if words else ""
-        return f"ended with {code} ({named}){why}"
+        cause = failures.reported_failures(folder)
+        return f"ended with {code} ({named}){f': {cause}' if cause else ''}"
     if age is None:
         return "has written nothing yet"
     usual = None if pace is None else pace * run.loop.log_every

@@ -48,13 +48,19 @@ def test_files_of_the_users_in_the_folder_stay_however_full_it_is(tmp_path: Path
 
 
 def bytes_on_the_disk(folder: Path) -> int:
-    """Of copies, unfinished ones, and removed ones that a process of ours still has open."""
-    there = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".tar", ".part"))
+    """Of copies, unfinished ones, and removed ones that a process of ours still has open; each file counts once."""
+    sizes = {}
+    for path in folder.iterdir():
+        if path.suffix in (".tar", ".part"):
+            status = path.stat()
+            sizes[status.st_ino] = status.st_size
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
             target = str(link.readlink())
-            there += link.stat().st_size if target.startswith(f"{folder}/") and target.endswith("(deleted)") else 0
-    return there
+            if target.startswith(f"{folder}/") and target.endswith("(deleted)"):
+                status = link.stat()
+                sizes[status.st_ino] = status.st_size
+    return sum(sizes.values())
 
 
 def read_shards(url: str, folder: Path, limit: int, seed: int) -> None:
