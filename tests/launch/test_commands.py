@@ -75,7 +75,7 @@ def test_smalti_lists_all_commands_and_each_is_there(capsys: pytest.CaptureFixtu
     assert launch.main([]) == 0
     said = capsys.readouterr().out
     assert all(f"\n  {name} " in said for name in NAMES)
-    modules = {"bench": "bench.__main__", "import": "import_weights"}
+    modules = {"bench": "bench.__main__", "edit": "edit.__main__", "import": "import_weights"}
     for name in NAMES:
         assert callable(import_module(f"smalti.launch.{modules.get(name, name)}").main)
 
