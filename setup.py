@@ -44,6 +44,7 @@ setup(
     extras_require={
         "fast": ["simplejpeg>=1.7,<2"],
         "http": ["aiohttp>=3.9,<4"],
+        "metrics": ["torch-fidelity>=0.4,<0.5"],
         "hub": ["huggingface_hub>=0.24"],
         "onnx": ["onnx>=1.16", "onnxscript>=0.2"],
         "dev": [

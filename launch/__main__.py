@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, str] = {
     "reconstruct": "write images beside their reconstructions, or the images of codes",
     "sample": "sample images from a prior",
     "edit": "make a part of a photo anew from an edited label map",
+    "evaluate": "measure a tokenizer on a data set",
     "export": "export a run's weights",
     "import": "import weights of other projects",
     "top": "show how runs stand, on a terminal",

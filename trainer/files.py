@@ -173,9 +173,18 @@ def write_own(path: Path, data: bytes, mark: bytes) -> None:
     Raises:
         ValueError: another file is there.
     """
+    check_own(path, mark)
+    write_whole(path, data)
+
+
+def check_own(path: Path, mark: bytes) -> None:
+    """Makes sure, before work is spent, that ``write_own`` will write a file.
+
+    Raises:
+        ValueError: another file is there.
+    """
     if os.path.lexists(path) and not (path.is_file() and mark in head(path)):
         raise ValueError(f"{path} is there and was not written by this command; move it away, or choose another name")
-    write_whole(path, data)
 
 
 def head(path: Path) -> bytes:

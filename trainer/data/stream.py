@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -155,7 +155,9 @@ class Stream:
                 yield [batches[number] for batches in block]
             first = 0
 
-    def eval_batches(self, batch: int, crops: Crops | None = None) -> Iterator[Batch]:
+    def eval_batches(
+        self, batch: int, crops: Crops | None = None, dealt: Literal["samples", "batches"] = "samples"
+    ) -> Iterator[Batch]:
         """Every sample once over all ranks, in the order of the shards; rank r has the samples r, r + R, ...
 
         Samples that cannot be used are left out and counted. The last batch of a rank may be smaller, and ranks may
@@ -166,15 +168,22 @@ class Stream:
             batch: rows of a batch.
             crops: "center" makes the middle of every image, "grid" crops that cover it, a number so many of those
                 that training draws in its first epoch; None covers grids of codes and takes the middle of images.
+            dealt: "batches" gives rank r the batches r, r + R, ... of neighboring samples, so that what is computed
+                together is the same on any number of ranks; a rank may then have none, and gets none for company.
         """
         if crops is None:
             crops = "grid" if self.config.holds_codes else "center"
+        images = EvalDataset(self._readers, self._schedule, self.config.crop, crops)
+        if dealt == "batches":
+            starts = range(self._rank * batch, self.samples, self._world * batch)
+            requests = (BatchRequest(tuple(range(start, min(start + batch, self.samples)))) for start in starts)
+            for delivery in self._load(images, requests):
+                yield from _rebatched(delivery.batches, batch)
+            return
         mine = range(self._rank, self.samples, self._world)
         turns = mine or range(min(self.samples, 1))
-        chunks = (tuple(turns[start : start + batch]) for start in range(0, len(turns), batch))
-        requests = (BatchRequest(chunk) for chunk in chunks)
-        loaded = self._load(EvalDataset(self._readers, self._schedule, self.config.crop, crops), requests)
-        made = _rebatched((made for delivery in loaded for made in delivery.batches), batch)
+        requests = (BatchRequest(tuple(turns[start : start + batch])) for start in range(0, len(turns), batch))
+        made = _rebatched((made for delivery in self._load(images, requests) for made in delivery.batches), batch)
         yield from made if turns is mine else (spare | {"key": []} for spare in islice(made, 1))
 
     def state_dict(self, step: int) -> dict[str, object]:

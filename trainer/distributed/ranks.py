@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -260,6 +260,30 @@ def entered_by_rank_0(resource: AbstractContextManager[Any]) -> Iterator[None]:
         if problem:
             raise ValueError(problem)
         yield
+
+
+class AgreedError(ValueError):
+    """What a user can mend and went wrong on some rank, raised alike on every rank."""
+
+
+def agreed(work: Callable[[], T]) -> T:
+    """What this rank's part of some work gives, once all ranks have done theirs.
+
+    Every rank must call this; the work itself waits for no other rank.
+
+    Raises:
+        AgreedError: the work of some rank raised OSError or ValueError; on every rank, with the first rank's words.
+    """
+    results: list[T] = []
+    problem = ""
+    try:
+        results.append(work())
+    except (OSError, ValueError) as error:
+        problem = f"rank {rank()} on {socket.gethostname()}: {error}" if world() > 1 else str(error)
+    problems = [said for said in all_gather_object(problem) if said]
+    if problems:
+        raise AgreedError(problems[0])
+    return results[0]
 
 
 class Interrupt:

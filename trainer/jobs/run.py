@@ -154,19 +154,15 @@ def _streams(
     """
     rank, world = ranks.rank() // together, ranks.world() // together
     place = {"rank": rank, "world": world, "micro_batch": run.batch.micro_batch_size, "seed": run.seed}
-    problem, streams = "", []
-    try:
-        for data, batch in (
-            (run.train_data, run.batch.global_batch_size),
-            (run.val_data, run.batch.micro_batch_size * world),
-        ):
-            streams.append(Stream(data, fields, global_batch=batch, checks=checks, **place))
-    except (OSError, ValueError) as error:
-        problem = f"rank {ranks.rank()} on {socket.gethostname()}: {error}"
-    problems = [problem for problem in ranks.all_gather_object(problem) if problem]
-    if problems:
-        raise ValueError(problems[0])
-    training, val = streams
+    training, val = ranks.agreed(
+        lambda: [
+            Stream(data, fields, global_batch=batch, checks=checks, **place)
+            for data, batch in (
+                (run.train_data, run.batch.global_batch_size),
+                (run.val_data, run.batch.micro_batch_size * world),
+            )
+        ]
+    )
     _check_same_data(training, val)
     return training, val
 

@@ -83,8 +83,8 @@ def load_logit_loss(config: LogitConfig) -> logit_loss.LogitLoss:
 
 
 def prefetch() -> list[Path]:
-    """Downloads what both losses need into torch's cache; for machines with a network."""
-    return [pretrained.VGG16.prefetch(), pretrained.RESNET50.prefetch()]
+    """Downloads what both losses and the evaluation need into torch's cache; for machines with a network."""
+    return [weights.prefetch() for weights in (pretrained.VGG16, pretrained.RESNET50, pretrained.INCEPTION)]
 
 
 def heads() -> dict[str, Tensor]:

@@ -15,11 +15,13 @@ PREFETCH = "smalti plan --prefetch"
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A file of torchvision's, whose name ends in the first digits of its SHA-256."""
+    """A published file, by default of torchvision's, whose name ends in the first digits of its SHA-256."""
 
     name: str  # without the digits
     digest: str
     megabytes: int
+    folder: str = "https://download.pytorch.org/models"  # where it is published
+    publisher: str = "torchvision"
 
     @property
     def file(self) -> str:
@@ -29,7 +31,7 @@ class PublishedWeights:
     @property
     def address(self) -> str:
         """Where the file is published."""
-        return f"https://download.pytorch.org/models/{self.file}"
+        return f"{self.folder}/{self.file}"
 
     @property
     def cached(self) -> Path:
@@ -94,8 +96,8 @@ class PublishedWeights:
         found = sha256(path)
         if not found.startswith(self.digest):
             raise ValueError(
-                f"{path} is not torchvision's {self.file}: its SHA-256 begins with {found[: len(self.digest)]}, not "
-                f"{self.digest}; delete it and run `{PREFETCH}`"
+                f"{path} is not {self.publisher}'s {self.file}: its SHA-256 begins with {found[: len(self.digest)]}, "
+                f"not {self.digest}; delete it and run `{PREFETCH}`"
             )
         weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         return weights
@@ -103,3 +105,10 @@ class PublishedWeights:
 
 VGG16 = PublishedWeights("vgg16", "397923af", 553)  # trunk of LPIPS
 RESNET50 = PublishedWeights("resnet50", "11ad3fa6", 102)  # classifier of the logit loss
+INCEPTION = PublishedWeights(  # of FID: the network of the published numbers, ported
+    "weights-inception-2015-12-05",
+    "6726825d",
+    96,
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0",
+    "torch-fidelity",
+)

@@ -228,6 +228,22 @@ def test_a_rank_without_a_validation_sample_gets_one_that_does_not_count(tmp_pat
     assert torch.equal(made[0][0]["image"], made[1][0]["image"])
 
 
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_dealt_batches_are_the_same_on_any_number_of_ranks(folder, world):
+    whole = list(make(folder).eval_batches(8, dealt="batches"))
+    assert [len(batch["key"]) for batch in whole] == [8] * 6 + [2]
+    shared = [list(make(folder, rank, world, 8 // world).eval_batches(8, dealt="batches")) for rank in range(world)]
+    for rank, batches in enumerate(shared):
+        assert same(batches, whole[rank::world])
+
+
+def test_dealt_batches_of_crops_stay_within_the_samples_of_a_batch(folder):
+    batches = list(make(folder).eval_batches(8, "grid", dealt="batches"))
+    keys = [set(batch["key"]) for batch in batches]
+    assert all(len(batch["key"]) <= 8 for batch in batches) and len(batches) > 7
+    assert set().union(*keys[:4]) == {f"p{number:03d}" for number in range(8)}
+
+
 def test_what_cannot_work_is_refused_before_training(folder):
     with pytest.raises(ValueError, match=r"global_batch = 8 must be a multiple of micro_batch x world = 3 x 1 = 3"):
         make(folder, micro=3)

@@ -150,3 +150,27 @@ def test_a_second_ctrl_c_is_not_caught():
         assert interrupt.raised == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def what_each_rank_finds(wrong: list[int]) -> str:
+    """What a rank is told by work that fails on some."""
+
+    def work() -> str:
+        if ranks.rank() in wrong:
+            raise OSError(f"no file for rank {ranks.rank()}")
+        return f"found by {ranks.rank()}"
+
+    try:
+        return ranks.agreed(work)
+    except ranks.AgreedError as error:
+        return str(error)
+
+
+def test_work_that_fails_on_one_rank_fails_on_all_with_its_words():
+    assert processes.run(what_each_rank_finds, 2, []) == ["found by 0", "found by 1"]
+    for said in processes.run(what_each_rank_finds, 2, [1]):
+        assert said.startswith("rank 1 on ") and said.endswith(": no file for rank 1")
+
+
+def test_alone_an_error_is_told_without_its_rank():
+    assert what_each_rank_finds([0]) == "no file for rank 0"

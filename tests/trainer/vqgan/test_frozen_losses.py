@@ -137,13 +137,15 @@ def test_heads_that_are_cut_short_or_gone_are_refused(installed: Path) -> None:
         frozen_losses.heads()
 
 
-def test_both_published_files_are_prefetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_all_published_files_are_prefetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     asked: list[str] = []
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda address, *_, **__: asked.append(address))
     paths = frozen_losses.prefetch()
-    assert [path.name for path in paths] == ["vgg16-397923af.pth", "resnet50-11ad3fa6.pth"]
-    assert asked == [pretrained.VGG16.address, pretrained.RESNET50.address]
+    assert [path.name for path in paths] == [
+        "vgg16-397923af.pth", "resnet50-11ad3fa6.pth", "weights-inception-2015-12-05-6726825d.pth"
+    ]  # fmt: skip
+    assert asked == [weights.address for weights in (pretrained.VGG16, pretrained.RESNET50, pretrained.INCEPTION)]
 
 
 def test_configs_that_cannot_be_are_refused() -> None:
