@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "sample": "sample images from a prior",
     "edit": "make a part of a photo anew from an edited label map",
     "evaluate": "measure a tokenizer on a data set",
+    "evaluate": "measure a tokenizer or a prior on a data set",
     "export": "export a run's weights",
     "import": "import weights of other projects",
     "top": "show how runs stand, on a terminal",

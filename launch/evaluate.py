@@ -1,7 +1,8 @@
-"""Evaluate a tokenizer on a data set: ``deepspeed --module smalti.launch.evaluate RUN_OR_EXPORT SHARDS``.
+"""Evaluate a network on a data set: ``deepspeed --module smalti.launch.evaluate RUN_OR_EXPORT SHARDS``.
 
-Every sample counts exactly once, on any number of ranks. The figures are printed with the protocol that they hold
-under: data, crop, filter, rounding, networks and weights. ``python -m smalti.launch.evaluate`` is one process.
+A tokenizer by what it rebuilds, a prior by the likelihood of codes and, on shards of images, by what it samples under
+their conditions. Every sample counts exactly once, on any number of ranks. The figures are printed with the protocol
+that they hold under: data, crop, filter, rounding, networks, weights, sampling.
 """
 
 import argparse
@@ -9,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..trainer.exit_code import ExitCode
 from . import command
@@ -36,29 +36,16 @@ def _evaluate(asked: argparse.Namespace) -> int:
 
 def _evaluate_here(asked: argparse.Namespace) -> None:
     """This rank's share of the samples."""
-    from ..trainer.checkpoint.loading import load_tokenizer
     from ..trainer.distributed import ranks
     from ..trainer.evaluation import results
-    from ..trainer.evaluation.data import EvaluationConfig, crop_of_size, open_data
-    from ..trainer.evaluation.image_sets import ReferenceFiles
-    from ..trainer.evaluation.judges import Judges, JudgesConfig, load_judges
-    from ..trainer.evaluation.tokenizers import checks_of, evaluate_tokenizer, field_of
+    from ..trainer.evaluation.evaluate import EvaluationRequest, evaluate
     from ..trainer.files import check_own
 
     out: Path | None = asked.out
     if out is not None:
         ranks.agreed(partial(check_own, out, results.MARK))
-    config = ranks.agreed(lambda: EvaluationConfig(asked.batch, asked.num_workers, asked.max_bad_fraction))
-    asked_crop = ranks.agreed(lambda: crop_of_size(asked.size, asked.resize))
-    crop = asked_crop or ranks.agreed(lambda: _validation(asked.run).crop)
-    tokenizer = ranks.agreed(lambda: load_tokenizer(asked.run, ranks.device()))
-    field = field_of(tokenizer)
-    data = open_data(asked.shards, crop, [field], checks_of(tokenizer), config)
-    networks = JudgesConfig(asked.features, asked.inception_weights, asked.lpips, asked.lpips_weights)
-    judges = Judges() if field == "segmentation" else load_judges(networks, crop.size)
-    found = evaluate_tokenizer(
-        tokenizer, data, judges, ReferenceFiles(asked.reference, asked.save_statistics), command.note
-    )
+    words = {name: value for name, value in vars(asked).items() if name not in ("out", "local_rank")}
+    found = evaluate(ranks.agreed(lambda: EvaluationRequest(**words)), command.note)
     if ranks.rank() == 0:
         for line in results.lines(found):
             command.say(line)
@@ -66,26 +53,14 @@ def _evaluate_here(asked: argparse.Namespace) -> None:
             results.write(out, found)
 
 
-def _validation(run: Path) -> Any:
-    """The validation data of a run, which say how it cuts images."""
-    from ..trainer import config as configs  # with the runs comes DeepSpeed, which takes seconds to import
-    from ..trainer.jobs.run import Run
-    from ..trainer.jobs.run_dir import resolved_config
-
-    file = resolved_config(run)
-    if not file.is_file():
-        raise ValueError(
-            f"{run} is no run with a {file.name}, so it does not say how images are cut; give --size 256x256"
-        )
-    return configs.read(Run, file, saved=True).val_data
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
         "evaluate", __doc__, "smalti evaluate runs/vqgan data/photos/val --size 256x256 --out vqgan.json"
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the VQGAN's run, or of its export")
-    parser.add_argument("shards", nargs="+", help="folders of image shards, brace patterns or URLs")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a VQGAN's or prior's run, or of an export")
+    parser.add_argument(
+        "shards", nargs="+", help="folders of shards of images (of codes, for priors), patterns or URLs"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="a JSON file for all that is printed (none)")
     command.add_local_rank(parser)
     cut = parser.add_argument_group("which pixels (else as the run validates itself)")
@@ -126,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     sets.add_argument(
         "--save-statistics", type=Path, metavar="FILE", help="write those of these real images, a .npz, for --reference"
     )
+    _add_priors(parser.add_argument_group("priors"))
     going = parser.add_argument_group("how to go about it")
     going.add_argument("--batch", type=int, default=16, metavar="N", help="samples a network sees at once (16)")
     going.add_argument(
@@ -135,6 +111,33 @@ def _parser() -> argparse.ArgumentParser:
         "--max-bad-fraction", type=float, default=0.01, metavar="SHARE", help="of samples left out (0.01)"
     )
     return parser
+
+
+def _add_priors(group: "argparse._ArgumentGroup") -> None:
+    for option, field in (
+        ("--tokenizer", "images"),
+        ("--segmentation-tokenizer", "maps"),
+        ("--depth-tokenizer", "depths"),
+    ):
+        group.add_argument(option, type=Path, metavar="FOLDER", help=f"tokenizer of the {field} (the one of the run)")
+    group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the prior (fp32)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="decides the sampled images (0)")
+    group.add_argument("--temperature", type=float, default=1.0, metavar="T", help="divides the logits (1)")
+    group.add_argument("--top-k", type=int, metavar="K", help="only the k likeliest codes")
+    group.add_argument("--top-p", type=float, metavar="P", help="only the fewest codes that hold this probability")
+    group.add_argument("--greedy", action="store_true", help="always the likeliest code")
+    group.add_argument(
+        "--guidance", type=float, default=1.0, metavar="SCALE", help="classifier-free guidance; 1 is none"
+    )
+    group.add_argument(
+        "--guidance-schedule",
+        choices=("constant", "linear", "cosine"),
+        default="constant",
+        help="how the scale grows from 1 over the codes of an image (constant: it does not)",
+    )
+    group.add_argument(
+        "--segmenter", type=Path, metavar="FILE", help="TorchScript that labels pixels, for mean IoU with the maps"
+    )
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ ROOMS: dict[str, set[str]] = {
     "trainer/editing": {*GROUND, "trainer/images", "trainer/checkpoint", "trainer/sampling"},
     "trainer/prior": {*GROUND, *SHARED, "trainer/editing"},
     "trainer/sampling": {*GROUND, *SHARDS, "trainer/data", "trainer/checkpoint"},
-    "trainer/evaluation": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior", "trainer/sampling"},
+    "trainer/evaluation": {
+        *GROUND, *SHARED, "trainer/vqgan", "trainer/prior", "trainer/sampling", "trainer/jobs"
+    },  # fmt: skip
     "trainer/exchange": {*GROUND, "trainer/checkpoint", "trainer/config"},
     "trainer/jobs": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior"},
     "trainer/reporting": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior", "trainer/jobs"},

@@ -122,6 +122,17 @@ def crop_of_size(size: int, resize: int | None) -> CropConfig | TamingCropConfig
     return CropConfig(size=size, scale=(math.inf, math.inf)) if size else None
 
 
+def protocol_of_samples(data: EvaluationData, samples: int) -> tuple[dict[str, Any], list[str]]:
+    """What a protocol says of how many samples counted, and what must be warned of. Every rank must call this.
+
+    Args:
+        samples: that counted, over all ranks.
+    """
+    left_out = data.left_out()
+    said = ", ".join(f"{number} {kind}" for kind, number in sorted(left_out.items()))
+    return {"samples": samples, "left_out": sum(left_out.values())}, [f"left out: {said}"] if said else []
+
+
 def cut(crop: AnyCropConfig | None) -> dict[str, str]:
     """The crop and the filter of resizing, in the words of a protocol: equal words are equal pixels."""
     if isinstance(crop, CodeCropConfig):

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..distributed import ranks
 from ..files import sha256
 from ..vqgan.pretrained import INCEPTION
+from . import torchscript
 
 EXTRA = "pip install 'smalti[metrics]'"
 
@@ -46,8 +47,7 @@ class FeatureNetwork(NamedTuple):
         Raises:
             ValueError: some are no finite numbers; naming the first image.
         """
-        # The same arithmetic from the first call on: profiled code is not that of later calls.
-        with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        with torchscript.plain_execution():
             found = self.compute(levels)
         for part in found:
             if part is not None and not bool(part.isfinite().all()):
@@ -60,7 +60,7 @@ class FeatureNetwork(NamedTuple):
 
 
 def load_torchscript(path: Path, side: int) -> FeatureNetwork:
-    """The network of a TorchScript file. A TorchScript file is a program: load only what you trust.
+    """The network of a TorchScript file.
 
     It takes (B, 3, H, W) uint8 and gives (B, D) features, or a tuple of them, (B, C) logits and (B, S) spatial
     features, of which the later may be missing. Resizing and normalizing are its own business.
@@ -71,12 +71,7 @@ def load_torchscript(path: Path, side: int) -> FeatureNetwork:
     Raises:
         ValueError: it cannot be read, or does not take or give such tensors.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path} of a feature network; --features wants a TorchScript file")
-    try:
-        network = torch.jit.load(str(path), map_location=ranks.device()).eval()  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is no TorchScript file: {_first_line(error)}; torch.jit.save writes one") from None
+    network = torchscript.load(path)
     arguments = {argument.name for argument in network.forward.schema.arguments}
     options = {"return_features": True} if "return_features" in arguments else {}  # of StyleGAN's Inception
 
@@ -88,7 +83,9 @@ def load_torchscript(path: Path, side: int) -> FeatureNetwork:
     try:
         tried = made.features(torch.zeros(2, 3, side, side, dtype=torch.uint8, device=ranks.device()), ["of zeros"] * 2)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{path} does not take uint8 images of 3 x {side} x {side}: {_first_line(error)}") from None
+        raise ValueError(
+            f"{path} does not take uint8 images of 3 x {side} x {side}: {torchscript.first_line(error)}"
+        ) from None
     wrong = [part for part in tried if part is not None and (part.dim() != 2 or len(part) != 2)]
     if wrong:
         raise ValueError(
@@ -113,8 +110,9 @@ def load_inception(path: Path | None, download: bool = True) -> FeatureNetwork:
         extractors: Any = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch raises RuntimeError
         raise ValueError(
-            f"the published Inception needs torch-fidelity, which cannot be imported ({_first_line(error)}): {EXTRA}; "
-            "else name a TorchScript file with --features FILE, or leave FID out with --features none"
+            f"the published Inception needs torch-fidelity, which cannot be imported "
+            f"({torchscript.first_line(error)}): {EXTRA}; else name a TorchScript file with --features FILE, or leave "
+            "FID out with --features none"
         ) from None
     INCEPTION.load(path, download)
     place = INCEPTION.find(path)
@@ -128,8 +126,3 @@ def load_inception(path: Path | None, download: bool = True) -> FeatureNetwork:
         return Features(pooled, logits)
 
     return FeatureNetwork("inception-v3-compat", sha256(place), compute, 2048, 1008)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -22,7 +22,7 @@ from ..distributed import ranks
 from ..images.known_values import Check, only_labels
 from ..training.evaluation import MetricSums
 from ..vqgan.figures import add_figures, three_channels
-from .data import EvaluationData
+from .data import EvaluationData, protocol_of_samples
 from .image_sets import (
     ROUNDING,
     ReferenceFiles,
@@ -135,11 +135,8 @@ def evaluate_tokenizer(
         if files.save is not None:
             save_reference(files.save, real, protocol)
     figures |= sums.means.means() | _maps(sums) | _codes(sums)
-    left_out = data.left_out()
-    protocol |= {"samples": samples, "left_out": sum(left_out.values())}
-    if left_out:
-        warnings.append(f"left out: {', '.join(f'{number} {kind}' for kind, number in sorted(left_out.items()))}")
-    return Evaluation(figures, protocol, warnings)
+    counted, left_out = protocol_of_samples(data, samples)
+    return Evaluation(figures, protocol | counted, warnings + left_out)
 
 
 def _maps(sums: ReconstructionSums) -> dict[str, float]:

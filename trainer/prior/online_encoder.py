@@ -12,8 +12,11 @@ from torch import Tensor
 from ...models.conditions import Condition
 from ...models.conditions.code_map import majority_label
 from ...models.conditions.low_resolution import LowResolution
+from ...models.pixel_range import from_levels
 from ..checkpoint.loading import LoadedTokenizer
+from ..data.collate import Batch
 from ..data.inputs import Field, target
+from ..distributed import ranks
 from ..images.resize import antialiased
 from ..shards.fields import LOCATION_FIELDS
 
@@ -80,3 +83,18 @@ class OnlineEncoder:
         rows = [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in images]
         small = np.stack([antialiased(row, (height, width)) for row in rows])
         return torch.from_numpy(small).permute(0, 3, 1, 2)
+
+
+def coded(batch: Batch, encoder: OnlineEncoder | None) -> dict[str, Tensor]:
+    """The codes of a batch and what conditions read, as a prior takes them, on this rank's device.
+
+    Args:
+        encoder: of a batch of images; None for one of codes.
+    """
+    fields = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    if encoder is not None:
+        fields = encoder(fields)
+    fields = {name: value.to(ranks.device(), non_blocking=True) for name, value in fields.items()}
+    if "low" in fields:
+        fields["low"] = from_levels(fields["low"])
+    return fields | {"codes": fields["codes"].long()}

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models.pixel_range import from_levels
 from ...models.priors.base import Prediction, Prior
 from ...models.vqgan.autoencoder import VQGAN
 from ..checkpoint.loading import LoadedTokenizer, TokenizerRef, load_tokenizer
@@ -32,6 +31,7 @@ from ..training.metrics import grid
 from .condition_previews import condition_rows
 from .config import PriorRun
 from .data import CodeSource
+from .online_encoder import coded
 from .previews import Budget, sampled_preview
 
 _LOG = logging.getLogger(__name__)
@@ -131,6 +131,9 @@ class PriorTask:
         if "low" in fields:
             fields["low"] = from_levels(fields["low"])
         return fields | {"codes": fields["codes"].long()}
+    def fields(self, batch: Batch) -> dict[str, Tensor]:
+        """The codes and what the condition reads, on this rank's device."""
+        return coded(batch, self.source.encoder)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:

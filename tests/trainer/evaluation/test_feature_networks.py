@@ -51,7 +51,7 @@ def test_files_that_are_no_networks_are_refused(tmp_path):
     (tmp_path / "notes.pt").write_text("years of notes")
     with pytest.raises(ValueError, match="is no TorchScript file"):
         load_torchscript(tmp_path / "notes.pt", 16)
-    with pytest.raises(ValueError, match="there is no file"):
+    with pytest.raises(ValueError, match="there is no TorchScript file"):
         load_torchscript(tmp_path / "nowhere.pt", 16)
 
 
