@@ -27,7 +27,9 @@ def hold_codes(shards: Sequence[str]) -> bool:
     Raises:
         OSError, ValueError: there are no shards.
     """
-    return any(set(EXTENSIONS["codes"]) & set(index.extensions) for index in ShardSet.open(shards).indexes())
+    found = ShardSet.open(shards)
+    filled = next((shard for shard, samples in enumerate(found.counts) if samples), None)
+    return filled is not None and bool(set(EXTENSIONS["codes"]) & set(found.index(filled).extensions))
 
 
 def open_codes(prior: LoadedPrior, shards: Sequence[str], config: EvaluationConfig) -> PriorData:
