@@ -53,7 +53,7 @@ class EvaluationData(NamedTuple):
                 seen += len(batch["key"])
                 if ranks.rank() == 0 and time.monotonic() - told >= TELL_EVERY_S:
                     told = time.monotonic()
-                    say(f"{seen} of about {-(-self.stream.samples // ranks.world())} samples of this rank")
+                    say(f"{seen} crops seen, of about {-(-self.stream.samples // ranks.world())} samples of this rank")
         except TooManySampleErrorsError as error:
             raise ValueError(str(error)) from None
 
