@@ -60,8 +60,13 @@ ROOMS: dict[str, set[str]] = {
     "trainer/prior": {*GROUND, *SHARED, "trainer/editing"},
     "trainer/sampling": {*GROUND, *SHARDS, "trainer/data", "trainer/checkpoint"},
     "trainer/evaluation": {
-        *GROUND, *SHARED, "trainer/vqgan", "trainer/prior", "trainer/sampling", "trainer/jobs"
-    },  # fmt: skip
+        *GROUND,
+        *SHARED,
+        "trainer/vqgan",
+        "trainer/prior",
+        "trainer/sampling",
+        "trainer/jobs",
+    },
     "trainer/exchange": {*GROUND, "trainer/checkpoint", "trainer/config"},
     "trainer/jobs": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior"},
     "trainer/reporting": {*GROUND, *SHARED, "trainer/vqgan", "trainer/prior", "trainer/jobs"},

@@ -1,0 +1,192 @@
+"""PixelSNAIL over grids of codes: gated causal convolutions with causal attention between them. Chen et al. 2018.
+
+The baseline that Esser et al. 2021 compare their transformer with (section 4.1, table 1).
+Shapes: B samples, (h, w) the window, N = h * w codes, K codes, C channels, P tokens of the condition.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..bounds import Count, Decay, PositiveShare, Width, check_ranges
+from ..conditions import Condition, ConditionConfig, Fields
+from ..conditions.base import window_cells
+from .base import Prediction, Prior
+from .decoding import Decoder, DecodingRequest
+from .gpt import CodeHead
+from .recomputing_decoder import RecomputingDecoder
+from .standing_tokens import StandingTokens
+
+PLACE = 2  # channels of a cell's place in the window: its row and its column
+
+
+@dataclass(frozen=True)
+class PixelSNAILConfig:
+    """A PixelSNAIL in raster order; the defaults are about as large as a GPT of 24 x 1024."""
+
+    kind: Literal["pixelsnail"] = "pixelsnail"
+    width: Width = 352  # C, channels of the convolutions
+    blocks: Width = 12  # each of some residual blocks and one attention
+    residual_blocks: Width = 4  # of a block
+    reach: Width = 2  # rows above, and columns to either side, that a convolution sees
+    heads: Width = 8
+    window: tuple[Width, Width] = (16, 16)  # rows and columns of the crops of codes it is trained on
+    dropout: Decay = 0.0  # inside residual blocks
+    token_keep_prob: PositiveShare = 1.0  # the chance that an input code is kept in training, else it is a random one
+    condition_dropout: Decay = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
+    label_smoothing: Decay = 0.0
+    activation_checkpointing: bool = False
+    loss_chunk: Count = 1024  # positions whose logits are alive at a time
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.heads >= 1 and self.width % self.heads:
+            problems.append(f"width (={self.width}) must be a multiple of heads (={self.heads})")
+        check_ranges(self, *problems)
+
+    def build(self, codes: int, condition: ConditionConfig) -> "PixelSNAIL":
+        """A fresh prior over ``codes`` codes."""
+        return PixelSNAIL(self, codes, condition.build(self.width, self.window))
+
+
+class CausalConv2d(nn.Conv2d):
+    """A convolution that sees rows above and, in its own row, what lies to the left; itself only if it may.
+
+    Args:
+        channels, out_channels: of input and output.
+        reach: rows above and columns to either side.
+        itself: whether a cell's own input counts.
+    """
+
+    seen: Tensor  # (reach + 1, 2 * reach + 1) 1 where the kernel looks
+
+    def __init__(self, channels: int, out_channels: int, reach: int, itself: bool) -> None:
+        super().__init__(channels, out_channels, (reach + 1, 2 * reach + 1))
+        self.reach = reach
+        seen = torch.ones(reach + 1, 2 * reach + 1, device="cpu")
+        seen[reach, reach + itself :] = 0
+        self.register_buffer("seen", seen, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C', h, w)."""
+        padded = F.pad(x, (self.reach, self.reach, self.reach, 0))
+        return F.conv2d(padded, self.weight * self.seen.to(self.weight.dtype), self.bias)
+
+
+class GatedResidual(nn.Module):
+    """A residual block whose second convolution is halved by a gate."""
+
+    def __init__(self, width: int, reach: int, dropout: float) -> None:
+        super().__init__()
+        self.first = CausalConv2d(width, width, reach, itself=True)
+        self.local = nn.Conv2d(width, width, 1)
+        self.drop = nn.Dropout(dropout)
+        self.second = CausalConv2d(width, 2 * width, reach, itself=True)
+
+    def forward(self, x: Tensor, local: Tensor) -> Tensor:
+        """(B, C, h, w) features, and what the condition says there."""
+        h = F.elu(self.first(F.elu(x)) + self.local(local))
+        gated: Tensor = F.glu(self.second(self.drop(h)), dim=1)
+        return x + gated
+
+
+class SNAILBlock(nn.Module):
+    """Residual blocks, then attention to all cells before each: keys know their cell's own code too."""
+
+    compiled_alone: ClassVar[bool] = True
+
+    def __init__(self, config: PixelSNAILConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.residuals = nn.ModuleList(
+            GatedResidual(width, config.reach, config.dropout) for _ in range(config.residual_blocks)
+        )
+        self.query = nn.Conv2d(width + PLACE, width, 1)
+        self.key_value = nn.Conv2d(2 * width + PLACE, 2 * width, 1)
+        self.attended = nn.Conv2d(width, width, 1)
+        self.out = GatedResidual(width, 0, config.dropout)
+
+    def forward(self, x: Tensor, read: Tensor, local: Tensor, place: Tensor) -> Tensor:
+        """(B, C, h, w) features, which know the codes before each cell.
+
+        Args:
+            read: (B, C, h, w) the code of each cell itself, which those behind it may know.
+            local: (B, C, h, w) what the condition says at each cell.
+            place: (B, 2, h, w) where each cell is.
+        """
+        height = x.shape[2]
+        for residual in self.residuals:
+            x = residual(x, local)
+        query = self.query(torch.cat((x, place), dim=1))
+        query = rearrange(query, "b (d c) h w -> b d (h w) c", d=self.heads)
+        both = self.key_value(torch.cat((x, read, place), dim=1))
+        both = rearrange(both, "b (two d c) h w -> two b d (h w) c", two=2, d=self.heads)
+        # A key knows its own code, so it is seen from the next cell on; the first cell sees a zero alone.
+        key, value = F.pad(both[:, :, :, :-1], (0, 0, 1, 0))
+        found = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended = self.attended(rearrange(found, "b d (h w) c -> b (d c) h w", h=height))
+        output: Tensor = self.out(x + attended, local)
+        return output
+
+
+class PixelSNAIL(Prior):
+    """The prior. Its condition is added in every residual block where it stands."""
+
+    place: Tensor  # (1, 2, h, w)
+
+    def __init__(self, config: PixelSNAILConfig, codes: int, condition: Condition) -> None:
+        super().__init__(codes, config.window, condition, config.token_keep_prob, config.condition_dropout)
+        self.config = config
+        self.tok_emb = nn.Embedding(codes, config.width)
+        self.enter = CausalConv2d(config.width, config.width, config.reach, itself=False)
+        self.blocks = nn.ModuleList(SNAILBlock(config) for _ in range(config.blocks))
+        self.head = CodeHead(config.width, codes, bias=False)
+        self.standing = StandingTokens(condition)
+        rows, columns = config.window
+        place = window_cells(config.window) / torch.tensor([rows, columns], device="cpu") - 0.5
+        place = rearrange(place, "(h w) two -> 1 two h w", h=rows)
+        self.register_buffer("place", place, persistent=False)
+        nn.init.normal_(self.tok_emb.weight, std=0.02)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def forward(
+        self,
+        indices: Tensor,
+        fields: Fields,
+        targets: Tensor | None = None,
+        dropped: Tensor | None = None,
+        order: Tensor | None = None,
+    ) -> Prediction:
+        """Predict every code from those before it in raster order; see ``GPT.forward``. There is no other order."""
+        self.check_window(indices)
+        if order is not None:
+            raise ValueError("the prior 'pixelsnail' has one order, the raster's; leave order out")
+        said = self.standing(self.condition(fields, len(indices), dropped))
+        local = rearrange(said, "b h w c -> b c h w")
+        read = rearrange(self.tok_emb(indices), "b h w c -> b c h w")
+        x = self.enter(read)
+        place = self.place.to(x.dtype).expand(len(indices), -1, -1, -1)
+        for block in self.blocks:
+            if self.config.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, read, local, place, use_reentrant=False)
+            else:
+                x = block(x, read, local, place)
+        features = rearrange(F.elu(x), "b c h w -> b h w c")
+        if targets is None:
+            return Prediction(self.head(features), None)
+        loss = self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk)
+        return Prediction(None, loss)
+
+    def rows_at_once(self, columns: int) -> int:
+        """One: every code is sampled by itself; see ``Prior``."""
+        return 1
+
+    def decoder(self, request: DecodingRequest) -> Decoder:
+        """What samples grids as large as the window or larger: the window's whole forward for every code."""
+        return RecomputingDecoder(self, request)
