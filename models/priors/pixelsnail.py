@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..bounds import Count, Decay, PositiveShare, Width, check_ranges
+from ..bounds import Count, Decay, Share, Width, check_ranges
 from ..conditions import Condition, ConditionConfig, Fields
 from ..conditions.base import window_cells
 from .base import Prediction, Prior
@@ -37,7 +37,7 @@ class PixelSNAILConfig:
     heads: Width = 8
     window: tuple[Width, Width] = (16, 16)  # rows and columns of the crops of codes it is trained on
     dropout: Decay = 0.0  # inside residual blocks
-    token_keep_prob: PositiveShare = 1.0  # the chance that an input code is kept in training, else it is a random one
+    token_keep_prob: Share = 1.0  # the chance that an input code is kept in training, else it is a random one
     condition_dropout: Decay = 0.0  # the chance that a sample loses its condition; guidance needs some, 0.1 is usual
     label_smoothing: Decay = 0.0
     activation_checkpointing: bool = False
