@@ -20,8 +20,9 @@ from ..data.collate import Batch
 from ..data.inputs import Field, target
 from ..distributed import ranks
 from ..images.known_values import Check, only_labels
+from ..training.color_maps import three_channels
 from ..training.evaluation import MetricSums
-from ..vqgan.figures import add_figures, three_channels
+from ..vqgan.figures import add_figures
 from .data import EvaluationData, protocol_of_samples
 from .image_sets import (
     ROUNDING,
