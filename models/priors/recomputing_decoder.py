@@ -3,7 +3,7 @@
 Shapes: B images, (H, W) their grids, (h, w) the window, n cells, K codes, L lanes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -34,6 +34,7 @@ class RecomputingDecoder:
 
     rows_at_once = 1
     reads_given = False
+    barriers: frozenset[int] = frozenset()
 
     def __init__(self, prior: RecomputedPrior, request: DecodingRequest) -> None:
         self.prior = prior
@@ -48,6 +49,10 @@ class RecomputingDecoder:
     def reach(self, column: int) -> int:
         """Unused, for rows are not staggered: the grid's last column."""
         return self.request.size[1] - 1
+
+    def prepare(self, codes: Tensor, cells: Sequence[Cell]) -> Iterator[None]:
+        """Nothing is read before."""
+        yield from ()
 
     def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
         """See ``Decoder``."""
