@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return command.fail(ValueError(f"smalti has no command {name!r}{command.advice(name, COMMANDS)}"))
     module = {"bench": ".bench.__main__", "edit": ".edit.__main__", "import": ".import_weights"}.get(name, f".{name}")
+    module = {"bench": ".bench.__main__", "evaluate": ".evaluate.__main__", "import": ".import_weights"}.get(
+        name, f".{name}"
+    )
     code: int = import_module(module, __package__).main(rest)
     return code
 

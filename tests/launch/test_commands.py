@@ -75,7 +75,8 @@ def test_smalti_lists_all_commands_and_each_is_there(capsys: pytest.CaptureFixtu
     assert launch.main([]) == 0
     said = capsys.readouterr().out
     assert all(f"\n  {name} " in said for name in NAMES)
-    modules = {"bench": "bench.__main__", "edit": "edit.__main__", "import": "import_weights"}
+    folders = {name: f"{name}.__main__" for name in ("bench", "edit", "evaluate")}
+    modules = folders | {"import": "import_weights"}
     for name in NAMES:
         assert callable(import_module(f"smalti.launch.{modules.get(name, name)}").main)
 

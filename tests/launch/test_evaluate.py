@@ -13,7 +13,7 @@ from fixtures.feature_networks import write_network
 from fixtures.shards import encoded, photo, write_images
 from fixtures.tokenizers import CODES, write_tokenizer
 
-from smalti.launch import evaluate
+from smalti.launch.evaluate import __main__ as evaluate
 from smalti.models.metrics.similarity import ssim
 from smalti.models.pixel_range import from_levels, to_levels
 from smalti.trainer.checkpoint.loading import load_tokenizer

@@ -14,7 +14,7 @@ from fixtures.priors import grids, npy, write_code_shards
 from fixtures.shards import write_images
 from fixtures.tokenizers import CODES, FACTOR, write_tokenizer
 
-from smalti.launch import evaluate
+from smalti.launch.evaluate import __main__ as evaluate
 from smalti.models.pixel_range import from_levels
 from smalti.models.sampling import GridRequest, SamplingConfig, sample
 from smalti.trainer.checkpoint import model_files

@@ -168,16 +168,15 @@ class Stream:
             batch: rows of a batch.
             crops: "center" makes the middle of every image, "grid" crops that cover it, a number so many of those
                 that training draws in its first epoch; None covers grids of codes and takes the middle of images.
-            dealt: "batches" gives rank r the batches r, r + R, ... of neighboring samples, so that what is computed
-                together is the same on any number of ranks; a rank may then have none, and gets none for company.
+            dealt: "batches" gives rank r the batches r, r + R, ... of neighbors, the same on any number of ranks.
         """
         if crops is None:
             crops = "grid" if self.config.holds_codes else "center"
         images = EvalDataset(self._readers, self._schedule, self.config.crop, crops)
         if dealt == "batches":
-            starts = range(self._rank * batch, self.samples, self._world * batch)
-            requests = (BatchRequest(tuple(range(start, min(start + batch, self.samples)))) for start in starts)
-            for delivery in self._load(images, requests):
+            firsts = range(self._rank * batch, self.samples, self._world * batch)
+            wanted = (BatchRequest(tuple(range(self.samples)[first : first + batch])) for first in firsts)
+            for delivery in self._load(images, wanted):
                 yield from _rebatched(delivery.batches, batch)
             return
         mine = range(self._rank, self.samples, self._world)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..trainer.exit_code import ExitCode
-from . import command
+from ...trainer.exit_code import ExitCode
+from .. import command
 
 TIMEOUT_S = 7200.0  # ranks wait for the slowest one's samples
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(asked: argparse.Namespace) -> int:
-    from ..trainer.distributed import ranks  # torch is slow to import
+    from ...trainer.distributed import ranks  # torch is slow to import
 
     with ranks.process_group(TIMEOUT_S):
         try:
@@ -36,10 +36,10 @@ def _evaluate(asked: argparse.Namespace) -> int:
 
 def _evaluate_here(asked: argparse.Namespace) -> None:
     """This rank's share of the samples."""
-    from ..trainer.distributed import ranks
-    from ..trainer.evaluation import results
-    from ..trainer.evaluation.evaluate import EvaluationRequest, evaluate
-    from ..trainer.files import check_own
+    from ...trainer.distributed import ranks
+    from ...trainer.evaluation import results
+    from ...trainer.evaluation.evaluate import EvaluationRequest, evaluate
+    from ...trainer.files import check_own
 
     out: Path | None = asked.out
     if out is not None:

@@ -1,0 +1,1 @@
+"""The command that measures a trained network on a data set."""
