@@ -15,7 +15,6 @@ COMMANDS: Mapping[str, str] = {
     "reconstruct": "write images beside their reconstructions, or the images of codes",
     "sample": "sample images from a prior",
     "edit": "make a part of a photo anew from an edited label map",
-    "evaluate": "measure a tokenizer on a data set",
     "evaluate": "measure a tokenizer or a prior on a data set",
     "export": "export a run's weights",
     "import": "import weights of other projects",
@@ -35,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     if name not in COMMANDS:
         return command.fail(ValueError(f"smalti has no command {name!r}{command.advice(name, COMMANDS)}"))
-    module = {"bench": ".bench.__main__", "edit": ".edit.__main__", "import": ".import_weights"}.get(name, f".{name}")
-    module = {"bench": ".bench.__main__", "evaluate": ".evaluate.__main__", "import": ".import_weights"}.get(
-        name, f".{name}"
-    )
+    modules = {folder: f".{folder}.__main__" for folder in ("bench", "edit", "evaluate")} | {
+        "import": ".import_weights"
+    }
+    module = modules.get(name, f".{name}")
     code: int = import_module(module, __package__).main(rest)
     return code
 

@@ -3,19 +3,7 @@
 from .editor import Editor, EditorConfig
 from .gpt import GPT, GPTConfig
 from .neighborhood import NeighborhoodConfig, NeighborhoodPrior
-from .pixelsnail import PixelSNAIL, PixelSNAILConfig
 
 PriorConfig = GPTConfig | NeighborhoodConfig | EditorConfig
 
 __all__ = ["GPT", "Editor", "EditorConfig", "GPTConfig", "NeighborhoodConfig", "NeighborhoodPrior", "PriorConfig"]
-PriorConfig = GPTConfig | NeighborhoodConfig | PixelSNAILConfig
-
-__all__ = [
-    "GPT",
-    "GPTConfig",
-    "NeighborhoodConfig",
-    "NeighborhoodPrior",
-    "PixelSNAIL",
-    "PixelSNAILConfig",
-    "PriorConfig",
-]

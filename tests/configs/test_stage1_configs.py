@@ -24,7 +24,6 @@ RECIPES = (
     "vqgan_imagenet_f16_1024", "vqgan_imagenet_f16_16384", "vqgan_f8_gumbel", "vqgan_faceshq",
     "vqgan_landscapes_megapixel", "segmentation_landscapes", "segmentation_sflckr", "segmentation_coco", "depth",
     "vqgan_modern_f16_4096", "vqgan_editor_landscapes",
-    "vqgan_modern_f16_4096",
     "vqvae_imagenet_f16_1024", "vqgan_faceshq_f8", "vqgan_faceshq_f4", "vqgan_faceshq_f2",
 )  # fmt: skip
 SIDE, CHANNELS = 32, 16

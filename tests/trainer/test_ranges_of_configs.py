@@ -38,7 +38,6 @@ LEGAL: dict[str, frozenset[float]] = {
             "GPTConfig.condition_dropout", "GPTConfig.label_smoothing", "NeighborhoodConfig.embedding_dropout",
             "NeighborhoodConfig.attention_dropout", "NeighborhoodConfig.residual_dropout",
             "NeighborhoodConfig.condition_dropout", "NeighborhoodConfig.label_smoothing", "AnnealingConfig.start",
-            "PixelSNAILConfig.dropout", "PixelSNAILConfig.condition_dropout", "PixelSNAILConfig.label_smoothing",
             "VQGANLossConfig.pixel_weight", "PerceptualConfig.weight", "LogitConfig.weight", "EntropyConfig.weight",
             "EntropyConfig.per_sample_weight", "EntropyConfig.batch_weight", "GumbelConfig.kl_weight",
             "VQConfig.commitment_weight", "VQConfig.codebook_weight", "CosineConfig.commitment_weight",

@@ -17,6 +17,7 @@ from ...models.pixel_range import to_levels
 from ...models.sampling import GridRequest, SamplingConfig, sample
 from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
 from ..data.collate import Batch
+from ..data.inputs import sample_seeds
 from ..distributed import ranks
 from ..keyed_random import text_key
 from ..prior.online_encoder import coded
@@ -146,7 +147,7 @@ def evaluate_generation(
 
     def go() -> None:
         for batch in data.samples.batches(say):
-            fields = coded(batch, data.encoder)
+            fields = coded(batch, data.encoder, sample_seeds(batch, 0))
             codes.add(fields)
             sums.add(batch, fields)
 

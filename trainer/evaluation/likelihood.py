@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...models.priors.base import Prediction
 from ..checkpoint.loading import LoadedPrior
+from ..data.inputs import sample_seeds
 from ..distributed import ranks
 from ..prior.online_encoder import coded
 from ..training.evaluation import MetricSums, likelihood
@@ -70,7 +71,7 @@ def evaluate_likelihood(prior: LoadedPrior, data: PriorData, say: Callable[[str]
     def go() -> int:
         keys: set[str] = set()
         for batch in data.samples.batches(say):
-            sums.add(coded(batch, data.encoder))
+            sums.add(coded(batch, data.encoder, sample_seeds(batch, 0)))
             keys.update(map(str, batch["key"]))
         return len(keys)
 

@@ -85,15 +85,16 @@ class OnlineEncoder:
         return torch.from_numpy(small).permute(0, 3, 1, 2)
 
 
-def coded(batch: Batch, encoder: OnlineEncoder | None) -> dict[str, Tensor]:
+def coded(batch: Batch, encoder: OnlineEncoder | None, seeds: Sequence[int]) -> dict[str, Tensor]:
     """The codes of a batch and what conditions read, as a prior takes them, on this rank's device.
 
     Args:
         encoder: of a batch of images; None for one of codes.
+        seeds: of what the encoder draws for each sample.
     """
     fields = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
     if encoder is not None:
-        fields = encoder(fields)
+        fields = encoder(fields, seeds)
     fields = {name: value.to(ranks.device(), non_blocking=True) for name, value in fields.items()}
     if "low" in fields:
         fields["low"] = from_levels(fields["low"])

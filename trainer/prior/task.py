@@ -122,18 +122,8 @@ class PriorTask:
         Args:
             step: in which masks are drawn; None draws those of validation, always the same.
         """
-        device = ranks.device()
-        fields = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        if self.source.encoder is not None:
-            when = () if step is None else (step,)
-            fields = self.source.encoder(fields, sample_seeds(batch, self.run.seed, *when))
-        fields = {name: value.to(device, non_blocking=True) for name, value in fields.items()}
-        if "low" in fields:
-            fields["low"] = from_levels(fields["low"])
-        return fields | {"codes": fields["codes"].long()}
-    def fields(self, batch: Batch) -> dict[str, Tensor]:
-        """The codes and what the condition reads, on this rank's device."""
-        return coded(batch, self.source.encoder)
+        when = () if step is None else (step,)
+        return coded(batch, self.source.encoder, sample_seeds(batch, self.run.seed, *when))
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
