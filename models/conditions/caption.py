@@ -41,6 +41,7 @@ class Caption(Condition):
     def __init__(self, config: CaptionConfig, width: int, window: tuple[int, int]) -> None:
         super().__init__(config.tokens, window)
         self.fields = (config.field,)
+        self.text_shape = (config.tokens, config.channels)
         self.absent = nn.Parameter(torch.randn(config.tokens, config.channels) / config.channels**0.5)
         self.project = nn.Sequential(
             nn.Linear(config.channels, width, bias=False), nn.GELU("tanh"), nn.Linear(width, width, bias=False)

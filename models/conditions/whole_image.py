@@ -98,6 +98,7 @@ class Text(SingleCondition):
     def __init__(self, config: TextConfig, width: int, window: tuple[int, int]) -> None:
         super().__init__(config.tokens, width, window)
         self.fields = (config.field,)
+        self.text_shape = (config.tokens, config.channels)
         self.norm = nn.LayerNorm(config.channels)
         self.project = nn.Linear(config.channels, width)
         self.unused = nn.Parameter(0.02 * torch.randn(width))
@@ -105,9 +106,9 @@ class Text(SingleCondition):
     def tokens(self, fields: Fields, batch: int) -> Tensor:
         """(B, P, C)."""
         text = self.field(fields, self.fields[0])
-        if text.shape[1:] != (self.length, self.norm.normalized_shape[0]):
+        if text.shape[1:] != self.text_shape:
             raise ValueError(
-                f"the field {self.fields[0]!r} must be (B, {self.length}, {self.norm.normalized_shape[0]}), "
+                f"the field {self.fields[0]!r} must be (B, {self.text_shape[0]}, {self.text_shape[1]}), "
                 f"got {tuple(text.shape)}; pad or cut the texts when they are embedded"
             )
         used = text.abs().amax(dim=-1, keepdim=True) > 0

@@ -137,7 +137,7 @@ NEEDED: dict[str, Any] = {
     "batch": {"global_batch_size": 4, "micro_batch_size": 2}, "global_batch_size": 4, "micro_batch_size": 2,
     "max_steps": 1, "learning_rate": 1e-4, "shards": ["a"],
     "generator_training": {"optimizer": {"learning_rate": 1e-4}}, "training": {"optimizer": {"learning_rate": 1e-4}},
-    "optimizer": {"learning_rate": 1e-4}, "newest": 3,
+    "optimizer": {"learning_rate": 1e-4}, "newest": 3, "metric": "nll",
 }  # fmt: skip
 EXTRA: dict[str, dict[str, Any]] = {
     "DataConfig": {"shards": ["a"]},

@@ -3,7 +3,7 @@
 Shapes: B images of S x S pixels, (h, w) their grids of codes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -85,7 +85,10 @@ class OnlineEncoder:
         return torch.from_numpy(small).permute(0, 3, 1, 2)
 
 
-def coded(batch: Batch, encoder: OnlineEncoder | None, seeds: Sequence[int]) -> dict[str, Tensor]:
+Encoder = Callable[[Mapping[str, Tensor], Sequence[int]], dict[str, Tensor]]
+
+
+def coded(batch: Batch, encoder: Encoder | None, seeds: Sequence[int]) -> dict[str, Tensor]:
     """The codes of a batch and what conditions read, as a prior takes them, on this rank's device.
 
     Args:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.conditions import Condition
+from ...models.conditions.caption import Caption
 from ...models.conditions.code_map import majority_label
 from ...models.conditions.edit import MASKED
 from ...models.conditions.low_resolution import LowResolution
@@ -154,8 +155,7 @@ class ConditionEncoder:
         return from_levels(torch.from_numpy(np.array(small)).permute(2, 0, 1)[None])
 
     def _text(self, text: Tensor) -> Tensor:
-        part = _part(self._condition, Text)
-        wanted = (part.length, part.norm.normalized_shape[0])
+        wanted = next(part.text_shape for part in self._condition.modules() if isinstance(part, Text | Caption))
         if text.shape != wanted:
             raise ValueError(
                 f"the prior reads texts of {wanted[0]} tokens with {wanted[1]} channels, got {tuple(text.shape)}; "

@@ -26,6 +26,10 @@ from smalti.trainer.planning.tokenizers import tokenizer_configs
 BODY, HEAD, BIG = 302e6, 16.8e6, 1359e6 + 25.2e6
 SHARE = 0.35  # of the peak, in the calculations by hand
 AT_1024 = ("batch.global_batch_size=4096", "batch.micro_batch_size=4", "training.optimizer.lr_scaling=fixed")
+MODERN = (
+    "training.engine={zero_stage: 1, precision: bf16, compile_backend: inductor}", "ema_decay=0.9999",
+    "early_stopping={patience: 10}",
+)  # fmt: skip
 FP32 = (
     *(f"{part}_training.engine.{setting}" for part in ("generator", "discriminator")
       for setting in ("precision=fp32", "compile_backend=null")),
@@ -51,10 +55,10 @@ def attention(layers: int, width: int, tokens: int) -> float:
 
 
 def test_a_sample_of_the_published_prior():
-    costs = costs_of("prior_imagenet_class")[1]
+    run, costs = costs_of("prior_imagenet_class", *MODERN)
     by_hand = 6 * 256 * (BODY + HEAD) + attention(24, 1024, 256)
     assert 490e9 < by_hand < 512e9 and costs.sample.flops == pytest.approx(by_hand, rel=0.05)
-    planned = plan(costs_of("prior_imagenet_class")[0], costs, Machines(mfu=SHARE))
+    planned = plan(run, costs, Machines(mfu=SHARE))
     # bf16 weights, masters and moments, the average, the best of early stopping, the weights for use.
     assert planned.checkpoint == pytest.approx(337e6 * (2 + 12 + 4 + 4 + 4), rel=0.05)
     computing = 300_000 * 128 * by_hand / (8 * 989e12 * SHARE) / 3600
@@ -88,11 +92,12 @@ def test_a_thousand_gpus_spend_their_time_on_gradients_and_weights(name, paramet
     assert ms == pytest.approx(ms - 2e3 * 2 * parameters / 40e9 + 2 * 2 * parameters / 40e6)  # reduced, then gathered
     assert ms / 1e3 * 300_000 / 3600 == pytest.approx(by_hand, rel=0.02)
     machines = Machines(nodes=128, mfu=SHARE)
-    assert hours(name, machines, batch=AT_1024) == pytest.approx(by_hand, rel=0.2)
-    made = plan(config.read(Run, name, list(AT_1024)), costs_of(name)[1], machines)
+    assert hours(name, machines, MODERN, AT_1024) == pytest.approx(by_hand, rel=0.2)
+    run = config.read(Run, name, [*MODERN, *AT_1024])
+    made = plan(run, costs_of(name, *MODERN)[1], machines)
     assert any("most of a step on sending" in reason for reason in made.reasons)
     twice = Machines(nodes=128, mfu=SHARE, bandwidth=80)
-    assert plan(config.read(Run, name, list(AT_1024)), costs_of(name)[1], twice).seconds < 0.7 * made.seconds
+    assert plan(run, costs_of(name, *MODERN)[1], twice).seconds < 0.7 * made.seconds
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -108,7 +113,7 @@ def test_attention_is_counted_as_torch_counts_it_on_gpus_and_half_where_it_is_ca
 
 
 def test_messages_of_each_stage():
-    run, costs = costs_of("prior_imagenet_class")
+    run, costs = costs_of("prior_imagenet_class", *MODERN)
     machines = Machines(nodes=2, gpus=4, bandwidth=10)
     once = 2 * costs.networks[0].parameters * 7 / 8 / 10e9  # of 128 samples each rank has 16: 4 micro-batches
     times = {1: 2, 2: 4 + 1, 3: 3 * 4}
@@ -135,7 +140,7 @@ def test_data_are_asked_for_at_the_pace_of_the_steps():
 
 
 def test_a_save_takes_each_ranks_share_and_on_the_first_the_network_besides():
-    networks = costs_of("prior_imagenet_class")[1].networks
+    networks = costs_of("prior_imagenet_class", *MODERN)[1].networks
     p = networks[0].parameters
     made = saving(networks, EngineConfig(zero_stage=1), Machines(nodes=4, gpus=8))
     assert made.others == pytest.approx(8 * 20 * p / 32)  # masters, moments, average, the best of early stopping

@@ -6,7 +6,15 @@ import pytest
 import torch
 from fixtures.priors import CODES, write_tokenizer
 
-from smalti.models.conditions import ClassConfig, CodeMapConfig, CompositeConfig, ConditionConfig, ObjectsConfig
+from smalti.models.conditions import (
+    CaptionConfig,
+    ClassConfig,
+    CodeMapConfig,
+    CompositeConfig,
+    ConditionConfig,
+    ObjectsConfig,
+    TextConfig,
+)
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.vqgan.tiling import Tiling
 from smalti.trainer.checkpoint.loading import LoadedPrior, load_tokenizer
@@ -60,6 +68,15 @@ def test_a_layout_is_laid_over_the_image_and_filled_up_with_no_object():
         many = ObjectLayout((8, 8), torch.tensor(classes), torch.tensor([[0.0, 0, 4, 4]]).repeat(len(classes), 1))
         with pytest.raises(ValueError, match=said):
             conditions.fields(ConditionValues(objects=many), (2, 2))
+
+
+@pytest.mark.parametrize("config", [TextConfig(tokens=3, channels=8), CaptionConfig(tokens=3, channels=8)])
+def test_a_text_of_the_shape_of_training_is_taken_and_another_refused(config: ConditionConfig):
+    conditions = ConditionEncoder(prior_of(config), {}, Tiling(4, 1))
+    text = torch.randn(3, 8)
+    assert torch.equal(conditions.fields(ConditionValues(text=text), (2, 2))["text"], text[None])
+    with pytest.raises(ValueError, match=r"texts of 3 tokens with 8 channels, got \(2, 8\)"):
+        conditions.fields(ConditionValues(text=text[:2]), (2, 2))
 
 
 def test_of_several_conditions_a_map_says_how_large_the_image_is():
