@@ -21,7 +21,7 @@ from smalti.trainer.distributed.engine import EngineConfig
 from smalti.trainer.distributed.optimizer import OptimizerConfig
 
 CODES, CLASSES = 64, 5
-LARGE = GPTConfig(layers=4, heads=8, width=1024, window=(4, 4))  # 202 MB in fp32
+LARGE = GPTConfig(layers=16, heads=8, width=512, window=(4, 4))  # 202 MB in fp32, a 16th of them in a layer
 SMALL = GPTConfig(layers=1, heads=1, width=8, window=(4, 4))
 ALLOWED = 1.25  # copies of the weights; the rest is buffers and the table that is being turned
 

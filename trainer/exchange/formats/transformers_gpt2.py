@@ -9,7 +9,7 @@ Shapes: V = K + rows + 1 tokens, C channels.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ TURNED = {  # transformers keeps these matrices as (in, out)
     "mlp.0.weight": "mlp.c_fc.weight",
     "mlp.2.weight": "mlp.c_proj.weight",
 }
+EXPANSION = {"mlp.0.weight": (1, 4), "mlp.2.weight": (4, 1)}  # of what is no square: in and out, in widths
 JOINED = ("query", "key", "value")  # in attn.c_attn
 
 
@@ -95,11 +96,32 @@ def exported(config: PriorConfig, weights: Mapping[str, Tensor], metadata: Mappi
 def _exported_layer(weights: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
     ours, theirs = f"blocks.{layer}.", f"transformer.h.{layer}."
     flat = {theirs + there: weights[ours + here] for here, there in PLAIN.items()}
-    flat |= {theirs + there: weights[ours + here].t().contiguous() for here, there in TURNED.items()}
-    for part in ("weight", "bias"):
-        joined = torch.cat([weights[f"{ours}attn.{name}.{part}"] for name in JOINED])
-        flat[f"{theirs}attn.c_attn.{part}"] = joined.t().contiguous() if part == "weight" else joined
+    norm = weights[f"{ours}ln1.weight"]
+    flat |= {
+        theirs + there: _turned(weights, [ours + here], EXPANSION.get(here, (1, 1)), norm)
+        for here, there in TURNED.items()
+    }
+    joined = [f"{ours}attn.{name}.weight" for name in JOINED]
+    flat[f"{theirs}attn.c_attn.weight"] = _turned(weights, joined, (1, len(joined)), norm)
+    flat[f"{theirs}attn.c_attn.bias"] = torch.cat([weights[f"{ours}attn.{name}.bias"] for name in JOINED])
     return flat
+
+
+def _turned(weights: Mapping[str, Tensor], names: Sequence[str], widths: tuple[int, int], like: Tensor) -> Tensor:
+    """The (in, out) form of matrices (out, in) of one shape below each other.
+
+    What stays is allocated before what is read and dropped, which would leave holes in the heap else.
+
+    Args:
+        widths: in and out, in multiples of the length of ``like``, whose type they have.
+    """
+    inputs, outputs = (side * len(like) for side in widths)
+    turned = torch.empty(inputs, outputs, dtype=like.dtype)
+    for piece, name in zip(turned.chunk(len(names), dim=1), names, strict=True):
+        matrix = weights[name]
+        piece.copy_(matrix.t())
+        del matrix  # before the next one is read
+    return turned
 
 
 def condition_table(condition: ConditionConfig, weights: Mapping[str, Tensor]) -> Tensor:
