@@ -56,8 +56,6 @@ def _sample(asked: argparse.Namespace) -> int:
 
 def _sample_here(asked: argparse.Namespace) -> None:
     """This rank's share of the images."""
-    if asked.count < 1:
-        raise ValueError(f"--count must be at least 1, got {asked.count}")
     from ..models.sampling import GuidanceConfig, SamplingConfig
     from ..models.vqgan.tiling import Tiling
     from ..trainer.checkpoint.loading import find_tokenizer, load_prior, load_tokenizer

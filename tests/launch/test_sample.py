@@ -311,12 +311,18 @@ def test_a_photo_that_leaves_nothing_to_sample_is_refused(capsys, tmp_path, of_c
         (["--size", SIZE, "--class", "5"], "the prior knows 5 numbers of cls, 0 to 4, got 5"),
         (["--size", SIZE, "18x28"], "both sides must be multiples of 4, got 18x28"),  # before the first one is sampled
         (["--size", SIZE, "--tile", "4"], "more than twice the halo"),
-        (["--size", SIZE, "--count", "0", "--npz"], "--count must be at least 1, got 0"),
         (["--size", SIZE, "--init-image", "nowhere.png"], "nowhere.png"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(capsys, tmp_path, of_classes, tokenizer, asked, said):
     assert said in refused(capsys, tmp_path, of_classes, tokenizer, "--class", 1, *asked)
+
+
+def test_no_images_at_all_are_refused_before_anything_is_read(capsys):
+    with pytest.raises(SystemExit) as ended:
+        sample.main(["no-prior", "no-tokenizer", "--size", SIZE, "--count", "0", "--out", "nowhere"])
+    assert ended.value.code == 2
+    assert "--count: must be a whole number of at least 1, got '0'" in capsys.readouterr().err
 
 
 def test_what_the_prior_needs_is_asked_for(capsys, tmp_path, of_maps, of_classes, tokenizer):
