@@ -70,12 +70,6 @@ def _slurm_master(environment: Mapping[str, str]) -> tuple[str, str]:
     return hosts.stdout.split()[0], str(20_000 + int(environment["SLURM_JOB_ID"]) % 20_000)
 
 
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 @contextmanager
 def process_group(timeout_s: float) -> Iterator[RankInfo]:
     """The job's process group: NCCL on GPUs, gloo elsewhere. Collectives that wait longer than the timeout raise.
@@ -88,9 +82,14 @@ def process_group(timeout_s: float) -> Iterator[RankInfo]:
         ValueError: two ranks of a machine share a GPU.
     """
     place = rank_info_from_env(os.environ)
+    own_store: Any = None
     if "RANK" not in os.environ:
-        alone = place.world == 1
-        master, port = ("127.0.0.1", _free_port()) if alone else _slurm_master(os.environ)
+        if place.world == 1:
+            # It chooses its port itself: one that is free now may be taken when it is asked for.
+            own_store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
+            master, port = "127.0.0.1", str(own_store.port)
+        else:
+            master, port = _slurm_master(os.environ)
         os.environ.setdefault("MASTER_ADDR", master)
         os.environ.setdefault("MASTER_PORT", port)
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world), LOCAL_RANK=str(place.local_rank))
@@ -98,7 +97,7 @@ def process_group(timeout_s: float) -> Iterator[RankInfo]:
         # Not all cores of the machine: a scheduler may have given this job a few of them.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world))
     try:
-        _join(place, timedelta(seconds=timeout_s))
+        _join(place, timedelta(seconds=timeout_s), own_store)
     except dist.DistError as error:
         raise ConnectError(_unconnected(place, error)) from error
     try:
@@ -110,13 +109,20 @@ def process_group(timeout_s: float) -> Iterator[RankInfo]:
     dist.destroy_process_group()
 
 
-def _join(place: RankInfo, timeout: timedelta) -> None:
-    """Make the process group, on GPUs after each rank has one of its own."""
+def _join(place: RankInfo, timeout: timedelta, own_store: Any) -> None:
+    """Make the process group, on GPUs after each rank has one of its own.
+
+    Args:
+        own_store: of a process that was started alone; None: the ranks meet where the environment says.
+    """
+    if own_store is None:
+        store, rank, world = next(iter(rendezvous("env://", timeout=timeout)))
+    else:
+        store, rank, world = own_store, place.rank, place.world
     if not torch.cuda.is_available():
-        dist.init_process_group("gloo", timeout=timeout)
+        dist.init_process_group("gloo", timeout=timeout, store=store, rank=rank, world_size=world)
         return
     gpu = gpus.take(place.local_rank)
-    store, rank, world = next(iter(rendezvous("env://", timeout=timeout)))
     gpus.claim_for(store, gpu)
     limit = gpus.set_nccl(os.environ, timeout)
     # With its device, the communicator is made now and no barrier guesses one.

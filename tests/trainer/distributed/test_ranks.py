@@ -2,6 +2,9 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import processes
@@ -174,3 +177,14 @@ def test_work_that_fails_on_one_rank_fails_on_all_with_its_words():
 
 def test_alone_an_error_is_told_without_its_rank():
     assert what_each_rank_finds([0]) == "no file for rank 0"
+
+
+def test_a_process_alone_takes_a_port_of_its_own_whatever_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        alone = "from smalti.trainer.distributed import ranks\nwith ranks.process_group(60): print(ranks.world())"
+        ended = subprocess.run([sys.executable, "-c", alone], env=environment, capture_output=True, text=True)
+    assert ended.stdout.split() == ["1"], ended.stderr
