@@ -17,7 +17,7 @@ from ...trainer.exit_code import ExitCode
 from .. import command
 from ..sample import run_of
 
-TELL_EVERY_S = 5.0
+PRINT_EVERY_S = 5.0
 SEGMENTATION = "segmentation"
 EDITED = "edited"  # of a candidate's metadata: how many pixels were made anew
 
@@ -128,12 +128,12 @@ class _Progress:
     """Says every few seconds how far sampling is."""
 
     def __init__(self) -> None:
-        self.told = time.monotonic()
+        self.printed = time.monotonic()
 
     def __call__(self, state: Any) -> None:
         """After every step."""
-        if time.monotonic() - self.told >= TELL_EVERY_S:
-            self.told = time.monotonic()
+        if time.monotonic() - self.printed >= PRINT_EVERY_S:
+            self.printed = time.monotonic()
             command.note(f"{state.filled}/{state.cells} codes of each of {len(state.codes)} candidates")
 
 

@@ -5,7 +5,7 @@ with attention to the encoder, predicts the codes block by block (ASSET, Liu et 
 that the blocks divide are read with the same weights.
 
 Each block of the decoder has s + 1 rows for its s codes: row r reads code r - 1 of the block, the first one a start
-token, and predicts code r; the last one only reads. A row is told, by the encoder's output there, which place it
+token, and predicts code r; the last one only reads. A row knows, by the encoder's output there, which place it
 predicts.
 
 Shapes: B samples, (h, w) a grid, N blocks of s codes, C channels, K codes.

@@ -37,7 +37,7 @@ class VQGANConfig:
     # What the first convolution gets of an image, beyond whose border it sees zeros: its numbers in [-1, 1], or in
     # [0, 1], as in MaskGIT.
     input_range: Literal["signed", "unit"] = "signed"
-    mask_aware: bool = False  # the encoder may be told which pixels are masked: known codes then depend on known ones
+    mask_aware: bool = False  # the encoder may know which pixels are masked: known codes then depend on known ones
     activation_checkpointing: bool = False  # slower by about a third, for much less memory
     quantizer: QuantizerConfig = field(default_factory=VQConfig)
 

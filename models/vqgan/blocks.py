@@ -1,7 +1,7 @@
 """The pieces an encoder and a decoder are made of: residual block, spatial attention, down and up.
 
 Shapes: B images, C channels, H rows, W columns. Names of parameters follow the released VQGAN checkpoints.
-A block of a mask-aware encoder is told which places are masked, see ``masking``: (B, 1, H, W) bool at its resolution.
+A block of a mask-aware encoder knows which places are masked, see ``masking``: (B, 1, H, W) bool at its resolution.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Figures of a tokenizer are the same on any number of ranks, say their protocol, and bad input is told in a line."""
+"""Figures of a tokenizer are the same on any number of ranks, say their protocol, and bad input ends in a line."""
 
 import json
 import math

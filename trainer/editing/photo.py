@@ -39,7 +39,7 @@ def read_photo_edit(image: Path, segmentation: Path, edited: Path | None, mask: 
     Args:
         image: the photo, of any mode that training reads; transparency is kept as it is.
         segmentation: its label map.
-        edited: the map as it is to become, with any number of classes painted; by default the same.
+        edited: the map as it is to become, with any number of classes changed; by default the same.
         mask: every pixel that is not black is made anew.
         check: of the labels.
 

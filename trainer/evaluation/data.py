@@ -19,7 +19,7 @@ from ..shards.errors import TooManySampleErrorsError
 from ..shards.patterns import without_secrets
 from ..shards.reader import ShardSet
 
-TELL_EVERY_S = 10.0
+PRINT_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class EvaluationData(NamedTuple):
         Raises:
             ValueError: too many samples cannot be used.
         """
-        seen, told = 0, time.monotonic()
+        seen, printed = 0, time.monotonic()
         try:
             for batch in self.stream.eval_batches(self.config.batch, dealt="batches"):
                 yield batch
                 seen += len(batch["key"])
-                if ranks.rank() == 0 and time.monotonic() - told >= TELL_EVERY_S:
-                    told = time.monotonic()
+                if ranks.rank() == 0 and time.monotonic() - printed >= PRINT_EVERY_S:
+                    printed = time.monotonic()
                     say(f"{seen} crops seen, of about {-(-self.stream.samples // ranks.world())} samples of this rank")
         except TooManySampleErrorsError as error:
             raise ValueError(str(error)) from None

@@ -1,4 +1,4 @@
-"""The small files that a run leaves in its folder, and how they are told from a user's files of the same names."""
+"""The small files that a run leaves in its folder, and how they differ from a user's of the same names."""
 
 import re
 from collections.abc import Mapping

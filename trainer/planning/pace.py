@@ -16,7 +16,7 @@ from ..jobs.networks import BYTES, TrainedNetwork
 from ..jobs.run import Run
 from ..prior.config import PriorRun
 
-# Dense TFLOP/s of an H100 SXM by its data sheet. Convolutions in fp32 run in TF32 unless torch is told otherwise,
+# Dense TFLOP/s of an H100 SXM by its data sheet. Convolutions in fp32 run in TF32 unless torch is set otherwise,
 # matrix products do not.
 PEAKS = {"bf16": 989.0, "fp16": 989.0, "tf32": 495.0, "fp32": 67.0}
 # Reached on one H200 in bf16, batches of 64 codes' grids and of 32 images, before kernels were fused (2026-11-27).

@@ -43,7 +43,7 @@ class ConditionInputs(NamedTuple):
 
 
 def check_inputs(prior: LoadedPrior, given: ConditionInputs) -> None:
-    """Make sure that a prior is told all that it reads, and nothing else.
+    """Make sure that a prior is given all that it reads, and nothing else.
 
     Raises:
         ValueError: naming the option that is missing, or is too much.

@@ -175,7 +175,7 @@ def write(folder: Path) -> None:
     listed = sorted(name.removesuffix(SUFFIX) for name in os.listdir(folder) if name.endswith(".tar" + SUFFIX))  # noqa: PTH208
     builder = SetIndexBuilder(listed)
     for shard, name in enumerate(listed):
-        with suppress(OSError, ValueError):  # whoever opens the shard is told
+        with suppress(OSError, ValueError):  # whoever opens the shard gets the error
             builder.add(shard, ShardIndex.read(folder / (name + SUFFIX)))
     write_whole(folder / NAME, builder.whole().to_bytes())
 

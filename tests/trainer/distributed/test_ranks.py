@@ -156,7 +156,7 @@ def test_a_second_ctrl_c_is_not_caught():
 
 
 def what_each_rank_finds(wrong: list[int]) -> str:
-    """What a rank is told by work that fails on some."""
+    """What a rank hears of work that fails on some."""
 
     def work() -> str:
         if ranks.rank() in wrong:
