@@ -83,6 +83,7 @@ def process_group(timeout_s: float) -> Iterator[RankInfo]:
     """
     place = rank_info_from_env(os.environ)
     own_store: Any = None
+    added: dict[str, str] = {}
     if "RANK" not in os.environ:
         if place.world == 1:
             # It chooses its port itself: one that is free now may be taken when it is asked for.
@@ -90,23 +91,28 @@ def process_group(timeout_s: float) -> Iterator[RankInfo]:
             master, port = "127.0.0.1", str(own_store.port)
         else:
             master, port = _slurm_master(os.environ)
-        os.environ.setdefault("MASTER_ADDR", master)
-        os.environ.setdefault("MASTER_PORT", port)
-        os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world), LOCAL_RANK=str(place.local_rank))
+        added = {"RANK": str(place.rank), "WORLD_SIZE": str(place.world), "LOCAL_RANK": str(place.local_rank)}
+        added |= {"MASTER_ADDR": master, "MASTER_PORT": port}
+        added = {name: value for name, value in added.items() if name not in os.environ}
+        os.environ.update(added)
     if "OMP_NUM_THREADS" not in os.environ:
         # Not all cores of the machine: a scheduler may have given this job a few of them.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world))
     try:
-        _join(place, timedelta(seconds=timeout_s), own_store)
-    except dist.DistError as error:
-        raise ConnectError(_unconnected(place, error)) from error
-    try:
-        yield place
-    except BaseException:
-        if place.world == 1:  # nobody to wait for
-            dist.destroy_process_group()
-        raise
-    dist.destroy_process_group()
+        try:
+            _join(place, timedelta(seconds=timeout_s), own_store)
+        except dist.DistError as error:
+            raise ConnectError(_unconnected(place, error)) from error
+        try:
+            yield place
+        except BaseException:
+            if place.world == 1:  # nobody to wait for
+                dist.destroy_process_group()
+            raise
+        dist.destroy_process_group()
+    finally:
+        for name in added:  # of this group: the next one has its own
+            os.environ.pop(name, None)
 
 
 def _join(place: RankInfo, timeout: timedelta, own_store: Any) -> None:
