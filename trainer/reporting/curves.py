@@ -64,13 +64,11 @@ def plots(runs: Mapping[str, ReportedRun]) -> Plots:
         runs: by the names that the page gives them.
     """
     names = sorted(dict.fromkeys(name for run in runs.values() for name in metrics_of(run)), key=_order)
-    figures: dict[str, Model] = {
-        name: _figure(name, {title: curve(run.lines, name) for title, run in runs.items()}) for name in names
-    }
+    lines = {name: {title: curve(run.lines, name) for title, run in runs.items()} for name in names}
+    figures: dict[str, Model] = {name: _figure(name, of_runs) for name, of_runs in lines.items()}
     script, places = components(figures) if figures else ("", {})
-    captions = {name: _caption(name, {title: curve(run.lines, name) for title, run in runs.items()}) for name in names}
     library = Resources(mode="inline", components=["bokeh"]).render_js()
-    return Plots(library, script, [Plot(name, captions[name], places[name]) for name in names])
+    return Plots(library, script, [Plot(name, _caption(name, lines[name]), places[name]) for name in names])
 
 
 def metrics_of(run: ReportedRun) -> list[str]:

@@ -1,6 +1,5 @@
 """How a run stands, from its folder alone: a few lines for a terminal."""
 
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,11 @@ from .. import bounded_json
 from ..config import read
 from ..exit_code import ExitCode
 from ..jobs import exit_codes, failures
-from ..jobs.environment import environments
+from ..jobs.environment import Environment, environments
 from ..jobs.run import Run
 from ..jobs.run_dir import RESOLVED, resolved_config
 from ..training.metrics import FILE, RANKS, clock, history
-from .runs import alerts
+from .runs import alerts, has
 
 BAR = 30  # characters
 SILENT = 10.0  # times the time between two lines, after which a run that writes none is called silent
@@ -36,18 +35,19 @@ def status(folder: Path, now: float | None = None) -> list[str]:
     run: Run = read(Run, resolved_config(folder), saved=True)
     path = folder / FILE
     lines = history(folder) if path.is_file() else []
-    trained = [line for line in lines if any(name.startswith("train/") for name in line)]
+    trained = [line for line in lines if has(line, "train/")]
+    starts = environments(folder)
     step, steps = int(lines[-1]["step"]) if lines else 0, run.loop.max_steps
     pace = trained[-1].get("train/seconds_per_step") if trained else None
     age = (time.time() if now is None else now) - path.stat().st_mtime if lines else None
     state = _state(folder, run, pace, age)
     return [
         f"{folder}  {_bar(step / steps)} step {step}/{steps}{_left(pace, steps - step)}  {state}",
-        *_hardware(folder),
+        *_hardware(starts),
         *_figures(trained),
         *_validation(lines),
-        *_alerts(lines),
-        *_ranks(folder),
+        *_alerts(lines, trained),
+        *_ranks(folder, starts),
     ]
 
 
@@ -74,8 +74,7 @@ def _state(folder: Path, run: Run, pace: float | None, age: float | None) -> str
     return f"{'SILENT, ' if silent else ''}last line {clock(age)} ago"
 
 
-def _hardware(folder: Path) -> list[str]:
-    starts = environments(folder)
+def _hardware(starts: Sequence[Environment]) -> list[str]:
     if not starts:
         return []
     last = starts[-1]
@@ -93,7 +92,7 @@ def _figures(trained: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def _validation(lines: Sequence[Mapping[str, float]]) -> list[str]:
-    found = [line for line in lines if any(name.startswith("val/") for name in line)]
+    found = [line for line in lines if has(line, "val/")]
     if not found:
         return []
     values = [
@@ -102,18 +101,15 @@ def _validation(lines: Sequence[Mapping[str, float]]) -> list[str]:
     return [f"  val at step {found[-1]['step']:.0f}  " + "  ".join(values[:SHOWN])]
 
 
-def _alerts(lines: Sequence[Mapping[str, float]]) -> list[str]:
-    trained = [line["step"] for line in lines if any(name.startswith("train/") for name in line)]
-    return [
-        f"  ALERT {alert.name} since step {alert.first}" for alert in alerts(lines) if alert.last == int(trained[-1])
-    ]
+def _alerts(lines: Sequence[Mapping[str, float]], trained: Sequence[Mapping[str, float]]) -> list[str]:
+    last = trained[-1]["step"] if trained else None
+    return [f"  ALERT {alert.name} since step {alert.first}" for alert in alerts(lines) if alert.last == last]
 
 
-def _ranks(folder: Path) -> list[str]:
+def _ranks(folder: Path, starts: Sequence[Environment]) -> list[str]:
     """Who waits longest for data, and who is fullest, by rank and host."""
     try:
         seen = bounded_json.read(folder / RANKS)
-        starts = environments(folder)
         hosts = starts[-1].hosts if starts else []
         columns = [("data_wait", "waits longest for data", "{:.0%}"), ("gpu_memory", "fullest GPU", "{:.1f} GiB")]
         said = []
@@ -125,5 +121,5 @@ def _ranks(folder: Path) -> list[str]:
                 middle = form.format(statistics.median(values))
                 said.append(f"{words}: rank {most}{where}, {form.format(values[most])} (median {middle})")
         return [f"  {'; '.join(said)}"] if said else []
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return []  # of an older run, or just being replaced

@@ -40,6 +40,11 @@ def curve(lines: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, 
     return [(line["step"], line[name]) for line in lines if name in line]
 
 
+def has(line: Mapping[str, float], group: str) -> bool:
+    """Whether a line holds metrics whose names begin so, such as ``train/``."""
+    return any(name.startswith(group) for name in line)
+
+
 def seconds(path: Path) -> dict[str, float]:
     """Seconds by part from lines ``NAME SECONDS``; a part that was gone on with has several, which add up."""
     spent: dict[str, float] = {}
@@ -94,7 +99,7 @@ def alerts(lines: Sequence[Mapping[str, float]]) -> list[Alert]:
     found: list[Alert] = []
     before: set[str] = set()
     for line in lines:
-        if not any(name.startswith("train/") for name in line):
+        if not has(line, "train/"):
             continue  # of an evaluation, which watches nothing
         now = {name.removeprefix("train/alert_") for name in line if name.startswith("train/alert_")}
         for name in sorted(now - before):
