@@ -3,7 +3,18 @@
 from .editor import Editor, EditorConfig
 from .gpt import GPT, GPTConfig
 from .neighborhood import NeighborhoodConfig, NeighborhoodPrior
+from .pixelsnail import PixelSNAIL, PixelSNAILConfig
 
-PriorConfig = GPTConfig | NeighborhoodConfig | EditorConfig
+PriorConfig = GPTConfig | NeighborhoodConfig | PixelSNAILConfig | EditorConfig
 
-__all__ = ["GPT", "Editor", "EditorConfig", "GPTConfig", "NeighborhoodConfig", "NeighborhoodPrior", "PriorConfig"]
+__all__ = [
+    "GPT",
+    "Editor",
+    "EditorConfig",
+    "GPTConfig",
+    "NeighborhoodConfig",
+    "NeighborhoodPrior",
+    "PixelSNAIL",
+    "PixelSNAILConfig",
+    "PriorConfig",
+]

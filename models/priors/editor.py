@@ -28,8 +28,8 @@ from ..transformer.block_layers import DecoderLayer, EncoderLayer, NormPlace, Po
 from ..transformer.block_sparse import BlockGrid, Neighbors, block_grid
 from .base import Prediction, Prior
 from .block_choice import AttentionKind, BlockChoice, Looks
+from .decoders.edit_decoder import EditDecoder
 from .decoding import Decoder, DecodingRequest
-from .edit_decoder import EditDecoder
 from .gpt import CodeHead
 
 

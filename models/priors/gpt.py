@@ -24,9 +24,9 @@ from ..transformer.key_value_cache import KeyValueCache
 from ..transformer.rope import RopeTables, paired, rope_tables
 from ..transformer.sequence_parallel import Exchange, part
 from .base import Prediction, Prior
+from .decoders.window_decoder import WindowDecoder
 from .decoding import Decoder, DecodingRequest
 from .orders import AnnealingConfig, OrderConfig
-from .window_decoder import WindowDecoder
 
 
 @dataclass(frozen=True)

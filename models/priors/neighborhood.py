@@ -19,15 +19,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..bounds import Count, Decay, Share, Width, check_ranges
-from ..conditions import WHOLE_IMAGE, Condition, ConditionConfig, Fields
+from ..conditions import Condition, ConditionConfig, Fields
 from ..conditions.base import window_cells
 from ..transformer.block import Block, final_norm, initialize
 from ..transformer.rope import paired, rope_tables
 from .base import Prediction, Prior
+from .decoders.rolling_cache import LanePositions, RollingCache
+from .decoders.rolling_decoder import RollingDecoder
 from .decoding import Decoder, DecodingRequest
 from .gpt import CodeHead
-from .rolling_cache import LanePositions, RollingCache
-from .rolling_decoder import RollingDecoder
+from .standing_tokens import StandingTokens
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,6 @@ class NeighborhoodPrior(Prior):
 
     cells: Tensor  # (h * (w + 1), 2) rows and columns of the positions
     mask: Tensor  # (h * (w + 1), h * (w + 1)) bool
-    standing: Tensor  # numbers of the condition's tokens that stand at a cell
-    stands_at: Tensor  # the raster numbers of their cells
-    nowhere: Tensor  # numbers of the others
 
     def __init__(self, config: NeighborhoodConfig, codes: int, condition: Condition) -> None:
         super().__init__(codes, config.window, condition, config.token_keep_prob, config.condition_dropout)
@@ -88,16 +86,10 @@ class NeighborhoodPrior(Prior):
         self.head = CodeHead(config.width, codes, bias=False)
         rows, columns = config.window
         cells = window_cells((rows, columns + 1))
-        tokens = condition.cells()
-        stands = tokens[:, 0] != WHOLE_IMAGE
-        for name, buffer in {
-            "cells": cells,
-            "mask": causal_neighborhood(cells, config.rows_above, config.columns_beside),
-            "standing": stands.nonzero()[:, 0],
-            "stands_at": (tokens[:, 0] * columns + tokens[:, 1])[stands],
-            "nowhere": (~stands).nonzero()[:, 0],
-        }.items():
-            self.register_buffer(name, buffer, persistent=False)
+        self.register_buffer("cells", cells, persistent=False)
+        mask = causal_neighborhood(cells, config.rows_above, config.columns_beside)
+        self.register_buffer("mask", mask, persistent=False)
+        self.standing = StandingTokens(condition)
         self.apply(initialize)
 
     def forward(
@@ -131,13 +123,8 @@ class NeighborhoodPrior(Prior):
 
     def local(self, fields: Fields, batch: int, dropped: Tensor | None = None) -> Tensor:
         """(B, h, w, C): what the condition says at every cell of a window."""
-        tokens: Tensor = self.condition(fields, batch, dropped)
-        rows, columns = self.window
-        local = tokens.new_zeros(batch, rows * columns, tokens.shape[2])
-        local = local.index_add(1, self.stands_at, tokens[:, self.standing])
-        if len(self.nowhere):
-            local = local + tokens[:, self.nowhere].mean(dim=1, keepdim=True)
-        return rearrange(local, "b (h w) c -> b h w c", h=rows)
+        local: Tensor = self.standing(self.condition(fields, batch, dropped))
+        return local
 
     def rows_at_once(self, columns: int) -> int:
         """A row waits for the neighborhood in the row above; see ``Prior``."""

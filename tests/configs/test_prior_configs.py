@@ -88,6 +88,9 @@ def small(name: str, folder: Path) -> PriorRun:
     }  # fmt: skip
     changes |= {f"{data}.crop.{'size' if images else 'window'}": 16 if images else [4, 4]
                 for data in ("train_data", "val_data")}  # fmt: skip
+    if name == "prior_pixelsnail":
+        del changes["model.layers"]
+        changes |= {"model.blocks": 2, "model.residual_blocks": 1}
     changes |= {"condition.tokens": 3, "condition.channels": 8} if name in ("prior_text", "prior_caption") else {}
     run = read(PriorRun, name)
     changes |= {f"condition_tokenizers.{field}": folder / f"of {field}" for field in run.condition_tokenizers}

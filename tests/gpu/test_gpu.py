@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smalti.models.conditions import ClassConfig, UnconditionalConfig
-from smalti.models.priors import step_graph
+from smalti.models.priors.decoders import step_graph
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig
 from smalti.models.sampling import GridRequest, GuidanceConfig, SamplingConfig, sample

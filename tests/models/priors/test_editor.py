@@ -9,8 +9,8 @@ from torch import Tensor
 
 from smalti.models.conditions import CodeMapConfig, UnconditionalConfig
 from smalti.models.conditions.edit import GUIDE
+from smalti.models.priors.decoders.edit_decoder import EditDecoder
 from smalti.models.priors.decoding import Cell, DecodingRequest
-from smalti.models.priors.edit_decoder import EditDecoder
 from smalti.models.priors.editor import Editor, EditorConfig
 from smalti.models.sampling import UNFILLED, GridRequest, SamplingConfig, SamplingState, sample, sample_steps
 

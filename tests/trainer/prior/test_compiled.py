@@ -11,6 +11,7 @@ from smalti.models.conditions import UnconditionalConfig
 from smalti.models.priors import PriorConfig
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig
+from smalti.models.priors.pixelsnail import PixelSNAILConfig
 from smalti.trainer.distributed import engine as engines
 from smalti.trainer.distributed.compilation import uncompiled
 from smalti.trainer.distributed.engine import EngineConfig
@@ -23,6 +24,7 @@ MODELS: dict[str, PriorConfig] = {
     "llama": GPTConfig(**SMALL, block="llama"),
     "checkpointed": GPTConfig(**SMALL, block="llama", activation_checkpointing=True),
     "neighborhood": NeighborhoodConfig(**SMALL),
+    "pixelsnail": PixelSNAILConfig(blocks=2, residual_blocks=1, heads=2, width=16, window=WINDOW),
 }
 
 

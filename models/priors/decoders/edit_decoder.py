@@ -18,12 +18,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..conditions import Fields
-from ..conditions.edit import GUIDE, MASKED
-from ..transformer.block_layers import DecoderLayer
-from ..transformer.block_sparse import BlockGrid
-from .block_choice import BlockChoice, Looks
-from .decoding import Cell, DecodingRequest, Logits
+from ...conditions import Fields
+from ...conditions.edit import GUIDE, MASKED
+from ...transformer.block_layers import DecoderLayer
+from ...transformer.block_sparse import BlockGrid
+from ..block_choice import BlockChoice, Looks
+from ..decoding import Cell, DecodingRequest, Logits
 from .edit_cache import EditCache
 
 

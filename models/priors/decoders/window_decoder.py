@@ -16,17 +16,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..conditions import Condition, CropLocation, Fields
-from ..transformer.block import StepWeights
-from ..transformer.key_value_cache import KeyValueCache
-from .decoding import Cell, DecodingRequest, Logits, strided_start
+from ...conditions import Condition, CropLocation, Fields
+from ..decoding import Cell, DecodingRequest, Logits, strided_start
 from .step_graph import StepGraph
 
 Array = npt.NDArray[np.int64]
 
 
+class LaneCache(Protocol):
+    """What a prior remembers of the windows in some lanes."""
+
+    spare: int
+    """The lane for windows that are read in vain."""
+
+
 class WindowPrior(Protocol):
-    """What the decoder needs of a prior; a ``GPT`` has it."""
+    """What the decoder needs of a prior; a ``GPT`` and a ``PixelSNAIL`` have it. Caches and weights are its own."""
 
     codes: int
     window: tuple[int, int]
@@ -38,18 +43,18 @@ class WindowPrior(Protocol):
     def rows_at_once(self, columns: int) -> int:
         """How many rows can be sampled staggered."""
 
-    def step_weights(self) -> list[StepWeights]:
+    def step_weights(self) -> Any:
         """What every step multiplies by, prepared once for all caches."""
 
-    def cache(self, lanes: int, weights: Sequence[StepWeights]) -> KeyValueCache:
+    def cache(self, lanes: int, weights: Any) -> LaneCache:
         """An empty cache for ``lanes`` windows."""
 
     def prefill(
-        self, codes: Tensor, held: Tensor, fields: Fields, dropped: Tensor, cache: KeyValueCache, lanes: Tensor
+        self, codes: Tensor, held: Tensor, fields: Fields, dropped: Tensor, cache: Any, lanes: Tensor
     ) -> Tensor:
         """Read the first codes of some windows and predict the next."""
 
-    def step(self, codes: Tensor, cache: KeyValueCache, live: Tensor) -> Tensor:
+    def step(self, codes: Tensor, cache: Any, live: Tensor) -> Tensor:
         """Read one more code of every lane and predict the next."""
 
 
@@ -82,7 +87,7 @@ class Lanes(NamedTuple):
 
 
 class WindowDecoder:
-    """Samples with a ``GPT``; see ``Decoder``."""
+    """Samples with a ``GPT`` or a ``PixelSNAIL``; see ``Decoder``."""
 
     reads_given = False
 
@@ -118,7 +123,7 @@ class WindowDecoder:
         self.branches = 2 if request.guided else 1
         self.weights = prior.step_weights()
         # By forward; the second half of the lanes has no condition.
-        self.caches: dict[int, KeyValueCache] = {}
+        self.caches: dict[int, LaneCache] = {}
         self.graphs: dict[int, StepGraph] = {}
         self.held: dict[int, Held] = {}  # by a row's slot
 
@@ -201,7 +206,7 @@ class WindowDecoder:
             chosen = (forwards == forward).nonzero()[0]
             yield Lanes(int(forward), chosen, rows[chosen])
 
-    def _cache(self, number: int) -> KeyValueCache:
+    def _cache(self, number: int) -> LaneCache:
         if number not in self.caches:
             prior, cache = self.prior, self.prior.cache(self.branches * self.request.config.lanes, self.weights)
             self.caches[number] = cache

@@ -5,8 +5,8 @@ import contextlib
 import pytest
 import torch
 
-from smalti.models.priors import step_graph
-from smalti.models.priors.step_graph import StepGraph
+from smalti.models.priors.decoders import step_graph
+from smalti.models.priors.decoders.step_graph import StepGraph
 
 
 class Played(torch.Tensor):

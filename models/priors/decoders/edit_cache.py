@@ -6,7 +6,7 @@ Shapes: L lanes, h heads, N blocks of s + 1 rows, D channels of a head, M blocks
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..transformer.block_sparse import block_attention, gather_blocks
+from ...transformer.block_sparse import block_attention, gather_blocks
 
 
 class EditCache:

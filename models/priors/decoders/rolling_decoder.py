@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..conditions import Condition, CropLocation, Fields
-from .decoding import Cell, DecodingRequest, Logits, window_start
+from ...conditions import Condition, CropLocation, Fields
+from ..decoding import Cell, DecodingRequest, Logits, window_start
 from .rolling_cache import LanePositions, RollingCache
 from .step_graph import StepGraph
 

@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..transformer.block import StepWeights
+from ...transformer.block import StepWeights
 
 
 class LanePositions(NamedTuple):

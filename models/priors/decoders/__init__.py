@@ -1,0 +1,1 @@
+"""How the priors sample grids code by code, with what they remember between codes."""
