@@ -1,5 +1,6 @@
 """The train command in real ranks: the same command goes on where a kill left the run, bit for bit."""
 
+import json
 import shutil
 import signal
 import time
@@ -7,11 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import processes
 import pytest
 import torch
-from fixtures.runs import STEPS, lines, write_prior, write_vqgan
+from fixtures.runs import STEPS, lines, write_pixelsnail, write_prior, write_vqgan
+from PIL import Image
 
+from smalti.launch.evaluate.__main__ import main as evaluate_main
+from smalti.launch.export import main as export_main
+from smalti.launch.sample import main as sample_main
 from smalti.trainer import config as configs
 from smalti.trainer.checkpoint import storage
 from smalti.trainer.distributed import engine as engines
@@ -126,6 +132,25 @@ def test_both_stages_go_on_bit_for_bit_at_every_zero_stage_and_precision(world: 
         for zero, precision in rest
     ]
     assert processes.run(gone_on, world, [str(recipe) for recipe in recipes]) == [[[]] * len(recipes)] * world
+
+
+def test_a_pixelsnail_goes_on_bit_for_bit_and_is_sampled_evaluated_and_exported(tmp_path: Path):
+    quick = {"loop__max_steps": 3, "loop__save_every": 2, "loop__eval_every": 3, "loop__preview_every": 100}
+    recipes = [write_pixelsnail(tmp_path, zero, name=f"zero{zero}", **quick) for zero in (1, 3)]
+    assert processes.run(gone_on, 2, [str(recipe) for recipe in recipes]) == [[[]] * 2] * 2
+    run, export, images = tmp_path / "zero3", tmp_path / "export", tmp_path / "images"
+    assert export_main([str(run), str(export)]) == 0
+    found = []
+    for prior in (run, export):
+        tokenizer = [] if prior == run else [str(tmp_path / "tokenizer")]
+        assert sample_main([str(prior), *tokenizer, "--size", "24x32", "--out", str(images / prior.name)]) == 0
+        assert evaluate_main([str(prior), str(tmp_path / "codes"), "--out", str(tmp_path / "figures.json")]) == 0
+        (image,) = (images / prior.name).glob("*.png")
+        figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+        found.append((np.asarray(Image.open(image)), figures["nll"]))
+    assert np.array_equal(found[0][0], found[1][0]) and found[0][0].shape == (24, 32, 3)
+    # Random codes of 16 kinds: after three steps little more is known of them than that.
+    assert found[0][1] == found[1][1] == pytest.approx(np.log(16), abs=0.3)
 
 
 def test_a_checkpoint_takes_the_same_bytes_on_any_number_of_ranks(tmp_path: Path):
