@@ -160,7 +160,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def copy_whole(source: Path, path: Path) -> None:
     """Copies a file of any size, whole or not at all, with little of it in memory."""
-    with source.open("rb") as original, whole_file(path) as file:
+    with os.fdopen(open_regular(source), "rb") as original, whole_file(path) as file:
         shutil.copyfileobj(original, file, 1 << 22)
 
 
@@ -243,9 +243,13 @@ def kind_of(path: Path | str) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
+    """The hexadecimal SHA-256 of a file.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..files import read_regular
-from ..images.decode import LARGEST, Pixels, decode_image, decode_map, open_image
+from ..images.decode import LARGEST, Pixels, decode_map, decode_with_alpha, open_image
 from ..images.known_values import Check, OutOfRangeError
 
 Array = npt.NDArray[np.uint8]
@@ -40,7 +40,7 @@ def read_photo_edit(image: Path, segmentation: Path, edited: Path | None, mask: 
         image: the photo, of any mode that training reads; transparency is kept as it is.
         segmentation: its label map.
         edited: the map as it is to become, with any number of classes changed; by default the same.
-        mask: every pixel that is not black is made anew.
+        mask: every pixel that is neither black nor transparent is made anew.
         check: of the labels.
 
     Raises:
@@ -69,11 +69,11 @@ def read_photo(path: Path) -> Photo:
     """
     try:
         data = read_regular(path, LARGEST)
-        with open_image(data) as opened:
-            if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
-                whole = np.asarray(ImageOps.exif_transpose(opened).convert("RGBA"))
-                return Photo(np.ascontiguousarray(whole[..., :3]), np.ascontiguousarray(whole[..., 3]))
-        return Photo(np.ascontiguousarray(decode_image(data)), None)
+        whole = decode_with_alpha(data)
+        with open_image(data, header_only=True) as opened:
+            transparent = opened.has_transparency_data
+        alpha = np.ascontiguousarray(whole[..., 3]) if transparent else None
+        return Photo(np.ascontiguousarray(whole[..., :3]), alpha)
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"the photo {path} cannot be used: {error}") from error
 
@@ -91,13 +91,13 @@ def _map_of(path: Path, photo: Photo, check: Check) -> Pixels:
 
 
 def _mask_of(path: Path, photo: Photo) -> Pixels:
+    """(H, W) uint8, 0 where a mask is black or transparent."""
     try:
-        with open_image(read_regular(path, LARGEST)) as opened:
-            values = np.asarray(ImageOps.exif_transpose(opened).convert("L"))
+        pixels = decode_with_alpha(read_regular(path, LARGEST))
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"the mask {path} cannot be used: {error}") from error
-    _check_size("mask", path, values.shape, photo)
-    return values
+    _check_size("mask", path, pixels.shape[:2], photo)
+    return np.where(pixels[..., 3] > 0, pixels[..., :3].max(axis=2), 0)  # what lies below transparency is anything
 
 
 def _check_size(what: str, path: Path, shape: tuple[int, ...], photo: Photo) -> None:

@@ -1,15 +1,17 @@
 """Images and label maps as bytes and as arrays."""
 
 import io
+import os
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ..files import head, open_regular
 from .geometry import Measured, Region
 from .modes import Pixels as Pixels
-from .modes import depth_numbers, labels, rgb
+from .modes import depth_numbers, labels, rgb, rgba
 
 try:
     import simplejpeg
@@ -21,6 +23,7 @@ LARGEST = 1 << 32  # bytes of a file
 MAX_PIXELS = 1 << 30  # decoded at once; 4 GiB inside Pillow
 _LARGE = 1 << 28  # pixels above which a file's own size must be in some proportion to them
 _PIXELS_PER_BYTE = 1 << 14  # twice what deflate can do with one bit a pixel
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how one begins
 _NUMPY = b"\x93NUMPY"  # how a .npy file begins
 Image.MAX_IMAGE_PIXELS = None  # 179 megapixels are less than a panorama, and than we sample: open_image has a limit
 
@@ -49,11 +52,18 @@ def open_image(source: bytes | Path, header_only: bool = False) -> Image.Image:
 
     Raises:
         OSError: the file cannot be read, or is no image of these formats.
-        ValueError: the image has too many pixels to be decoded.
+        ValueError: the image has too many pixels to be decoded, or is a TIFF of a kind that is not read.
     """
     try:
+        if not isinstance(source, bytes):
+            os.close(open_regular(source))  # Pillow would wait for the writer of a named pipe
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except UnidentifiedImageError:  # whose text has an address in memory
+        first = source[:4] if isinstance(source, bytes) else head(source)[:4]
+        if first in _TIFF:
+            raise ValueError(
+                "a TIFF that is damaged, or of numbers or channels that are not read; save it with 8 or 16 bits"
+            ) from None
         raise UnidentifiedImageError(f"not an image of a format that is read ({', '.join(FORMATS)})") from None
     if not header_only:
         try:
@@ -101,6 +111,16 @@ def decode_image(data: bytes) -> Pixels:
         OSError, ValueError, SyntaxError: the bytes are damaged or not an image.
     """
     return oriented(decode_stored(data), measure(data).orientation)
+
+
+def decode_with_alpha(data: bytes) -> Pixels:
+    """(H, W, 4) uint8 RGB and alpha of an image, upright, of any mode that ``modes.rgb`` knows.
+
+    Raises:
+        OSError, ValueError, SyntaxError: the bytes are damaged or not an image.
+    """
+    with open_image(data) as image:
+        return oriented(rgba(image), measure(data).orientation)
 
 
 def decode_stored(data: bytes, strict: bool = True, shrink: int = 1) -> Pixels:
@@ -196,7 +216,7 @@ def decode_numbers(data: bytes) -> Pixels:
             raise ValueError(
                 f"a depth map is a matrix of numbers, this one is {depth.dtype} of the shape {depth.shape}"
             )
-        if depth.dtype.kind in "ui" and depth.dtype.itemsize != 1 and depth.dtype != np.uint16:
+        if depth.dtype.kind in "ui" and depth.dtype not in (np.uint8, np.uint16):
             depth = _as_16_bits(depth)
     if depth.dtype.kind == "f" and not np.isfinite(depth).all():
         raise ValueError("a depth map has numbers that are not finite; write 0 or another depth there")
@@ -227,7 +247,7 @@ def min_max_normalized(depth: Pixels) -> Pixels:
 
 
 def _as_16_bits(depth: Pixels) -> Pixels:
-    if depth.size and not 0 <= depth.min() <= depth.max() < 1 << 16:
+    if depth.size and (depth.dtype.itemsize == 1 or not 0 <= depth.min() <= depth.max() < 1 << 16):
         raise ValueError(
             f"depths from {depth.min()} to {depth.max()} in {depth.dtype} have no known largest; save them as uint16, "
             "or as floating-point numbers between 0 and 1"

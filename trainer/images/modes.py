@@ -13,7 +13,9 @@ Pixels = npt.NDArray[Any]
 
 BACKGROUND = (255, 255, 255)  # what transparent images are composed over
 WHITE_16 = (1 << 16) - 1
-_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
+# TIFF 6.0, section 8 and 19
+_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339
+_WHITE_IS_ZERO, _APART, _SIGNED = 0, 2, 2
 _LOSSLESS = ("PNG", "TIFF", "GIF", "BMP", "DIB")  # formats of maps: they keep every number
 
 
@@ -25,23 +27,60 @@ def rgb(image: Image.Image) -> Pixels:
     Raises:
         ValueError: the numbers have no known range, as of floating point or 32 bits, or the colors are CIE L*a*b*.
     """
+    colors = _colors(image)
+    if colors.mode == "RGB":
+        return np.asarray(colors)
+    page = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+    return np.asarray(Image.alpha_composite(page, colors).convert("RGB"))
+
+
+def rgba(image: Image.Image) -> Pixels:
+    """(H, W, 4) uint8 RGB and alpha of an image of any mode; the colors are not multiplied by alpha.
+
+    Raises:
+        ValueError: as of ``rgb``.
+    """
+    return np.asarray(_colors(image).convert("RGBA"))
+
+
+def _colors(image: Image.Image) -> Image.Image:
+    """An image in RGB or, where it says anything of transparency, in RGBA."""
     if image.mode.startswith("I"):
-        gray = gray_16(image)
-        levels = ((gray.astype(np.uint32) * 255 + WHITE_16 // 2) // WHITE_16).astype(np.uint8)
-        transparent = image.info.get("transparency")
-        if isinstance(transparent, int):
-            levels[np.asarray(image) == transparent] = BACKGROUND[0]
-        return np.repeat(levels[..., None], 3, axis=2)
+        return _colors_of_16_bits(image)
     if image.mode == "F":
         raise ValueError("an image of floating-point numbers has no known white; save it with 8 or 16 bits")
     if image.mode == "LAB":
         raise ValueError("an image in CIE L*a*b* is not read; save it as RGB")
+    _check_samples(image)
+    if _tiff_tag(image, _SAMPLE_FORMAT, 1) == _SIGNED:
+        raise ValueError("signed numbers of 8 bits have no known white; save it with 8 or 16 bits")
     if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
+        return image.convert("RGB")
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
-    page = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-    return np.asarray(Image.alpha_composite(page, image.convert("RGBA")).convert("RGB"))
+    transparent = image.info.get("transparency")
+    if image.mode == "L" and isinstance(transparent, int):  # in the bits of the file, where Pillow scales the pixels
+        image.info["transparency"] = transparent * (255 // ((1 << _gray_bits(image)) - 1))
+    if "RGB;16B" in _raw_modes(image):  # decoded to 8 bits, in which other colors may be equal to the transparent one
+        raise ValueError("a transparent color among colors of 16 bits is not read; save it with alpha, or with 8 bits")
+    return image.convert("RGBA")
+
+
+def _colors_of_16_bits(image: Image.Image) -> Image.Image:
+    levels = ((gray_16(image).astype(np.uint32) * 255 + WHITE_16 // 2) // WHITE_16).astype(np.uint8)
+    gray = Image.fromarray(levels)
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
+        return gray.convert("RGB")
+    alpha = np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
+    return Image.merge("RGBA", (gray, gray, gray, Image.fromarray(alpha)))
+
+
+def _check_samples(image: Image.Image) -> None:
+    """Refuse a TIFF that Pillow would read as another image, without a word."""
+    apart = _tiff_tag(image, _PLANES, 1) == _APART and _tiff_tag(image, _BITS, 8) == 16
+    if apart and any(tile[0] == "raw" for tile in getattr(image, "tile", ())):
+        raise ValueError("a TIFF of 16 bits whose channels lie apart is not read; save it in one plane, or with 8 bits")
 
 
 def gray_16(image: Image.Image) -> Pixels:
@@ -78,7 +117,7 @@ def labels(image: Image.Image) -> Pixels:
     if form not in _LOSSLESS:
         raise ValueError(f"a map must be in a format that keeps every number ({', '.join(_LOSSLESS)}), this is {form}")
     bits = _gray_bits(image)
-    numbers = np.asarray(image)
+    numbers = _whole_numbers(image)
     if numbers.ndim != 2 or numbers.dtype.kind not in "uib":
         raise ValueError(f"a map has one channel of whole numbers, this one is {image.mode} of {numbers.dtype}")
     if numbers.dtype.kind == "b":
@@ -92,24 +131,41 @@ def labels(image: Image.Image) -> Pixels:
     return numbers // (255 // ((1 << bits) - 1)) if image.mode == "L" and bits in (2, 4) else numbers
 
 
+def _whole_numbers(image: Image.Image) -> Pixels:
+    """The numbers of an image of one channel; Pillow takes signed ones of 8 bits and unsigned ones of 32 for others."""
+    signed = _tiff_tag(image, _SAMPLE_FORMAT, 1) == _SIGNED
+    wide = _tiff_tag(image, _BITS, 8) == 32
+    numbers = np.asarray(image)
+    if image.mode == "L" and signed:
+        return numbers.view(np.int8)
+    return numbers.view(np.uint32).astype(np.int64) if image.mode == "I" and wide and not signed else numbers
+
+
 def depth_numbers(image: Image.Image) -> Pixels:
     """(H, W) numbers of a depth map: uint8 or uint16, whose largest is 1, or float32.
 
     Raises:
-        ValueError: it has several channels, or whole numbers of 32 bits.
+        ValueError: it has several channels or a palette, or whole numbers of 32 bits or with a sign.
     """
     if image.mode.startswith("I"):
         return gray_16(image)
-    numbers = np.asarray(image)
-    if numbers.ndim != 2:
-        raise ValueError(f"a depth map has one channel, this one is {image.mode}")
-    return numbers
+    if image.mode not in ("1", "L", "F"):
+        what = "a palette of colors" if image.mode == "P" else image.mode
+        raise ValueError(f"a depth map has one channel, this one is {what}")
+    if image.mode == "L" and _tiff_tag(image, _SAMPLE_FORMAT, 1) == _SIGNED:
+        raise ValueError("depths in signed numbers of 8 bits have no known largest; save them without a sign")
+    return np.asarray(image)
+
+
+def _raw_modes(image: Image.Image) -> set[str]:
+    """How the pixels of a PNG lie in the file; known until they are decoded."""
+    return {str(tile[3]) for tile in getattr(image, "tile", ())} if image.format == "PNG" else set()
 
 
 def _gray_bits(image: Image.Image) -> int:
     """Bits of a gray pixel in the file."""
     if image.format == "PNG":
-        raw = {str(tile[3]) for tile in getattr(image, "tile", ())}  # there until the pixels are decoded
+        raw = _raw_modes(image)
         return 2 if "L;2" in raw else 4 if "L;4" in raw else 8
     return _tiff_tag(image, _BITS, 8)
 

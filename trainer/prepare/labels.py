@@ -1,6 +1,7 @@
 """Labels of images out of files and names of folders: whole numbers stay what they are, names are numbered in order."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -112,12 +113,16 @@ def text_of(file: Path) -> str:
 
 def _json_rows(file: Path) -> tuple[list[LabelRow], list[Skipped]]:
     try:
-        said = json.loads(text_of(file))
+        said = json.loads(text_of(file), object_pairs_hook=_Pairs)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON: {error}") from None
-    if not isinstance(said, dict):
+    if not isinstance(said, _Pairs):
         raise ValueError(f"{file} must hold one object, {{file: class, ...}}")
-    return [LabelRow(str(name), _text(label), str(file)) for name, label in said.items()], []
+    return [LabelRow(name, _text(label), str(file)) for name, label in said], []
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The names and values of an object of JSON, those of equal names too, of which a dict would keep the last."""
 
 
 def _text(label: Any) -> str:
@@ -125,11 +130,12 @@ def _text(label: Any) -> str:
 
 
 def _csv_rows(file: Path, is_image: Callable[[str], bool]) -> tuple[list[LabelRow], list[Skipped]]:
-    lines = text_of(file).splitlines()
-    first = next((line for line in lines if line.strip()), "")
+    text = text_of(file)
+    first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=first.count)  # the first of equals, a comma
     try:
-        cells = [(number, row) for number, row in enumerate(csv.reader(lines, delimiter=delimiter), 1) if any(row)]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        cells = [(reader.line_num, row) for row in reader if any(row)]
     except csv.Error as error:
         raise ValueError(f"{file} is no CSV: {error}") from None
     if not cells:
@@ -144,15 +150,19 @@ def _csv_rows(file: Path, is_image: Callable[[str], bool]) -> tuple[list[LabelRo
             f"{file} has more than two columns and no heading that says which holds the class; add a first line such "
             "as file,class"
         )
-    whole = [(number, row) for number, row in cells if len(row) > max(name, label)]
+    whole, odd = [], []
+    for number, row in cells:
+        where = f"{file}, line {number}"
+        if any("\n" in cell for cell in row):
+            reason = "goes over several lines; is a quote not closed?"
+            odd.append(Skipped(escaped(row[0].splitlines()[0]), where, reason))
+        elif len(row) <= max(name, label):
+            odd.append(Skipped(escaped(row[0]), where, "has no cell for a class"))
+        else:
+            whole.append(LabelRow(row[name].strip(), row[label].strip(), where))
     if cells and not whole:
-        raise ValueError(f"{file} must have two columns, file and class, in every line")
-    short = [
-        Skipped(escaped(row[0]), f"{file}, line {number}", "has no cell for a class")
-        for number, row in cells
-        if len(row) <= max(name, label)
-    ]
-    return [LabelRow(row[name].strip(), row[label].strip(), f"{file}, line {number}") for number, row in whole], short
+        raise ValueError(f"{file} must have two columns, file and class, in every line" + _example(odd))
+    return whole, odd
 
 
 def _is_heading(heading: Sequence[str], first: str, is_image: Callable[[str], bool]) -> bool:

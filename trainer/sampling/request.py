@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ...models.pixel_range import from_levels
@@ -18,7 +18,7 @@ from ...models.vqgan import tiling
 from ...models.vqgan.tiling import Tiling
 from ..checkpoint.loading import LoadedTokenizer
 from ..files import read_regular
-from ..images.decode import LARGEST, decode_image, open_image
+from ..images.decode import LARGEST, decode_with_alpha
 from .condition_fields import ConditionEncoder, ConditionValues
 
 
@@ -75,11 +75,7 @@ def read_photo(path: Path) -> Image.Image:
         ValueError: it cannot be read.
     """
     try:
-        data = read_regular(path, LARGEST)
-        with open_image(data) as opened:
-            if opened.mode.startswith(("I", "F")):  # more than 8 bits, without transparency
-                return Image.fromarray(decode_image(data)).convert("RGBA")
-            return ImageOps.exif_transpose(opened).convert("RGBA")
+        return Image.fromarray(np.ascontiguousarray(decode_with_alpha(read_regular(path, LARGEST))))
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"the photo {path} cannot be used: {error}") from error
 

@@ -20,6 +20,7 @@ GRAY = DRAWS.integers(0, 256, (H, W), np.uint8)
 COLOR = DRAWS.integers(0, 256, (H, W, 3), np.uint8)
 ALPHA = DRAWS.integers(0, 256, (H, W), np.uint8)
 WIDE = DRAWS.integers(0, 1 << 16, (H, W), np.uint16)
+WIDE3 = np.random.default_rng(1).integers(0, 1 << 16, (H, W, 3), np.uint16)
 
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -56,6 +57,44 @@ def tiff(bits: int, photometric: int, data: bytes, sample_format: int = 1) -> by
         for tag, kind, value in tags
     )
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + table + bytes(4)
+
+
+def tiff_of_channels(numbers: np.ndarray, extra: tuple[int, ...] = (), apart: bool = False) -> bytes:
+    """A TIFF of (H, W, C) colors, by the specification: channels in turn or, if apart, one behind the other."""
+    channels = numbers.shape[2]
+    data = numbers.transpose(2, 0, 1).tobytes() if apart else numbers.tobytes()
+    pieces = channels if apart else 1
+    size = len(data) // pieces
+    shorts = {258: (8 * numbers.itemsize,) * channels, 259: (1,), 262: (2,), 277: (channels,), 284: (1 + apart,)}
+    shorts |= {338: extra} if extra else {}
+    longs = {256: (W,), 257: (H,), 273: tuple(8 + piece * size for piece in range(pieces)), 278: (H,),
+             279: (size,) * pieces}  # fmt: skip
+    rows, behind, place = [], b"", 8 + len(data) + 2 + 12 * (len(shorts) + len(longs)) + 4
+    for tag in sorted({**shorts, **longs}):
+        values = (shorts | longs)[tag]
+        packed = np.array(values, "<u2" if tag in shorts else "<u4").tobytes()
+        rows.append(struct.pack("<HHI", tag, 3 if tag in shorts else 4, len(values)))
+        if len(packed) <= 4:
+            rows.append(packed.ljust(4, b"\0"))
+        else:
+            rows.append(struct.pack("<I", place + len(behind)))
+            behind += packed
+    table = struct.pack("<H", len(shorts) + len(longs)) + b"".join(rows) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + table + behind
+
+
+def pnm(maxval: int, numbers: np.ndarray) -> bytes:
+    """A PGM or PPM whose largest number is white."""
+    head = b"P%d %d %d %d\n" % (5 if numbers.ndim == 2 else 6, W, H, maxval)
+    return head + numbers.astype(">u2" if maxval > 255 else "u1").tobytes()
+
+
+def bmp(alpha_mask: int) -> bytes:
+    """A BMP of 32 bits with a head of version 5, by the specification."""
+    pixels = np.dstack((COLOR[..., ::-1], ALPHA)).tobytes()
+    head = struct.pack("<IiiHHIIiiII", 124, W, -H, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    head = (head + struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, alpha_mask)).ljust(124, b"\0")
+    return b"BM" + struct.pack("<IHHI", 14 + len(head) + len(pixels), 0, 0, 14 + len(head)) + head + pixels
 
 
 def packed_bits(numbers: np.ndarray, bits: int) -> list[bytes]:
@@ -135,6 +174,39 @@ IMAGES: dict[str, tuple[bytes, np.ndarray, float]] = {  # file, what is right, l
     "RGBA, PNG": (saved(RGBA, "PNG"), over_white(COLOR, ALPHA), 1),
     "RGBA, TIFF": (saved(RGBA, "TIFF"), over_white(COLOR, ALPHA), 1),
     "RGBA, WebP": (saved(RGBA, "WEBP", lossless=True, exact=True), over_white(COLOR, ALPHA), 1),
+    "RGB and a channel of unknown meaning, TIFF": (tiff_of_channels(np.dstack((COLOR, ALPHA)), (0,)), COLOR, 0),
+    "RGBA, premultiplied, TIFF": (
+        tiff_of_channels(np.dstack((np.uint8(np.round(COLOR * (ALPHA[..., None] / 255))), ALPHA)), (1,)),
+        over_white(COLOR, ALPHA), 2,
+    ),
+    "RGB in planes, TIFF": (tiff_of_channels(COLOR, apart=True), COLOR, 0),
+    "RGB of 16 bits, TIFF": (tiff_of_channels(WIDE3), WIDE3 >> 8, 0),
+    "RGBA of 16 bits, PNG": (
+        png(16, 6, [np.dstack((WIDE3, WIDE))[row].astype(">u2").tobytes() for row in range(H)]),
+        over_white(WIDE3 / 257, WIDE / 257), 2,
+    ),
+    "LA of 16 bits, PNG": (
+        png(16, 4, [np.dstack((WIDE, WIDE3[..., 0]))[row].astype(">u2").tobytes() for row in range(H)]),
+        over_white(gray3(WIDE / 257), WIDE3[..., 0] / 257), 2,
+    ),
+    **{
+        f"gray of {bits} bits with a transparent gray, PNG": (
+            png(bits, 0, packed_bits(GRAY >> 8 - bits, bits), (b"tRNS", struct.pack(">H", 1))),
+            gray3(np.where(GRAY >> 8 - bits == 1, 255, (GRAY >> 8 - bits) * (255 // (2**bits - 1)))), 0,
+        )
+        for bits in (1, 2, 4, 8)
+    },
+    **{
+        f"gray of up to {white}, PGM": (pnm(white, WIDE % (white + 1)), gray3(WIDE % (white + 1) / white * 255), 1)
+        for white in (1, 127, 1000, 4095)
+    },
+    "RGB of up to 1000, PPM": (pnm(1000, WIDE3 % 1001), WIDE3 % 1001 / 1000 * 255, 1),
+    "RGBA, BMP": (bmp(0xFF000000), over_white(COLOR, ALPHA), 1),
+    "RGB and a byte that means nothing, BMP": (bmp(0), COLOR, 0),
+    "RGB with a gamma, PNG": (
+        png(8, 2, [row.tobytes() for row in COLOR], (b"gAMA", struct.pack(">I", 100_000))), COLOR, 0
+    ),
+    "YCbCr, TIFF": (saved(Image.fromarray(COLOR).convert("YCbCr"), "TIFF"), COLOR, 3),
     "CMYK, TIFF": (saved(Image.fromarray(CMYK, "CMYK"), "TIFF"), FROM_CMYK, 1),
     "I;16, PNG": (saved(Image.fromarray(WIDE), "PNG"), gray3(np.round(WIDE / 257)), 0),
     "I;16, TIFF": (saved(Image.fromarray(WIDE), "TIFF"), gray3(np.round(WIDE / 257)), 0),
@@ -203,6 +275,14 @@ def test_modes_that_few_files_have_are_known_too(mode):
         (saved(Image.fromarray(GRAY.astype(np.int32)), "TIFF"), "of 32 bits, here .* have no known white; save"),
         (tiff(16, 1, WIDE.tobytes(), sample_format=2), "of 32 bits"),  # signed: Pillow widens it
         (saved(Image.fromarray(COLOR, "LAB"), "TIFF"), r"L\*a\*b\* is not read; save it as RGB"),
+        (tiff(8, 1, GRAY.tobytes(), sample_format=2), "signed numbers of 8 bits have no known white"),
+        (tiff(32, 1, WIDE.astype("<u4").tobytes()), "of 32 bits"),
+        (tiff(16, 1, WIDE.tobytes(), sample_format=3), "a TIFF that is damaged, or of numbers or channels that are"),
+        (tiff_of_channels(WIDE3, apart=True), "of 16 bits whose channels lie apart"),  # Pillow misreads it
+        (
+            png(16, 2, [row.astype(">u2").tobytes() for row in WIDE3], (b"tRNS", WIDE3[2, 2].astype(">u2").tobytes())),
+            "a transparent color among colors of 16 bits is not read",
+        ),
     ],
 )
 def test_numbers_without_a_known_white_are_refused_by_name_and_not_guessed(data, said, tmp_path):
@@ -211,6 +291,14 @@ def test_numbers_without_a_known_white_are_refused_by_name_and_not_guessed(data,
     (tmp_path / "x.tif").write_bytes(data)
     with pytest.raises(UnusableError, match=said):
         prepare(RawSample("key", {"image": tmp_path / "x.tif"}), 1)
+
+
+@pytest.mark.parametrize("name", [name for name in IMAGES if "RGB" in name or "transparent" in name or name[0] in "LP"])
+def test_colors_and_alpha_compose_to_what_training_sees(name):
+    data, right, slack = IMAGES[name]
+    pixels = decode.decode_with_alpha(data)
+    assert pixels.shape == (H, W, 4)
+    assert np.abs(over_white(pixels[..., :3], pixels[..., 3]) - right).max() <= max(slack, 1)
 
 
 UPRIGHT = {
@@ -287,6 +375,9 @@ MAPS: dict[str, tuple[bytes, np.ndarray]] = {
     "I;16 with white at zero, TIFF": (tiff(16, 0, WIDE.astype("<u2").tobytes()), WIDE),
     "I;12, TIFF": (tiff(12, 1, b"".join(packed_bits(WIDE >> 4, 12))), WIDE >> 4),
     "I;16B, TIFF": (IMAGES["I;16B, TIFF"][0], WIDE),
+    "signed, 8 bits, TIFF": (tiff(8, 1, GRAY.tobytes(), sample_format=2), GRAY.view(np.int8)),
+    "signed, 16 bits, TIFF": (tiff(16, 1, WIDE.tobytes(), sample_format=2), WIDE.view(np.int16)),
+    "unsigned, 32 bits, TIFF": (tiff(32, 1, (WIDE.astype("<u4") * 65537).tobytes()), WIDE.astype(np.int64) * 65537),
     "I, TIFF": (saved(Image.fromarray(WIDE.astype(np.int32) * 9), "TIFF"), WIDE.astype(np.int32) * 9),
 }  # fmt: skip
 
@@ -352,6 +443,9 @@ def test_depths_are_scaled_by_what_their_file_can_hold(name):
         npy(np.where(GRAY > 9, FRACTIONS, np.inf).astype(np.float32)),
         saved(Image.fromarray(np.where(GRAY > 9, FRACTIONS, np.nan).astype(np.float32)), "TIFF"),
         npy(FRACTIONS + 1j),
+        npy(GRAY.astype(np.int8)),
+        tiff(8, 1, GRAY.tobytes(), sample_format=2),
+        saved(palette_image(ENTRIES, COLORS), "PNG"),
         npy(np.zeros((H, W, 3))),
         saved(Image.fromarray(COLOR), "PNG"),
     ],

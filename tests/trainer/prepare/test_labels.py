@@ -1,6 +1,7 @@
 """Files of labels as people have them: no odd cell changes the class of another image."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,41 @@ def test_json_of_any_values(folder):
     found, listing = labelled(folder, json.dumps(values), "l.json")
     assert found == {number: number for number in range(COUNT) if number not in (2, 3)}
     assert len(listing.skipped) == 4
+
+
+def test_a_name_twice_in_json_with_two_classes_has_none(folder):
+    text = ", ".join(f'"{number:02d}.jpg": {number}' for number in [*range(COUNT), 4])
+    found, listing = labelled(folder, f'{{{text}, "05.jpg": 6}}', "l.json")
+    assert found == {number: number for number in range(COUNT) if number != 5}
+    assert [left.reason for left in listing.skipped] == ["has another class in a row above", "has no label"]
+
+
+def test_a_quote_that_is_not_closed_is_named_and_costs_no_row_before_it(folder):
+    found, listing = labelled(folder, rows().replace("09.jpg", '"09.jpg'))
+    assert found == {number: number for number in range(9)}
+    assert ("09.jpg,9", "goes over several lines; is a quote not closed?") in [
+        (left.key, left.reason) for left in listing.skipped
+    ]
+
+
+@pytest.mark.parametrize("space", ["\x0b", "\x0c", "\x1c", "\u2028", "\x85"])
+def test_names_with_odd_spaces_are_one_row(tmp_path, space):
+    (tmp_path / "p").mkdir()
+    names = [f"a{space}b.jpg", "c.jpg"]
+    for name in names:
+        (tmp_path / "p" / name).touch()
+    (tmp_path / "l.csv").write_text(f"{names[0]},3\n{names[1]},4\n", encoding="utf-8")
+    found = find_samples(tmp_path / "p", labels=str(tmp_path / "l.csv"))
+    assert sorted(source.label for source in found.sources) == [3, 4]
+
+
+def test_names_in_latin_1_and_a_mark_of_byte_order_are_read(tmp_path):
+    (tmp_path / "p").mkdir()
+    name = b"caf\xe9.jpg"
+    (tmp_path / "p" / os.fsdecode(name)).touch()
+    (tmp_path / "l.csv").write_bytes(b"\xef\xbb\xbf" + b'"file","class"\r\n"' + name + b'","7"\r\n')
+    found = find_samples(tmp_path / "p", labels=str(tmp_path / "l.csv"))
+    assert [source.label for source in found.sources] == [7] and found.skipped == []
 
 
 def test_columns_that_nobody_can_tell_apart_are_refused_with_a_way_out(folder):
