@@ -9,6 +9,7 @@ from . import command
 
 COMMANDS: Mapping[str, str] = {
     "pack": "pack images into tar shards",
+    "prepare": "pack a published data set by its name",
     "index": "write indexes beside shards that are there",
     "train": "train a VQGAN or a prior",
     "encode": "encode image shards into code shards",
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     if name not in COMMANDS:
         return command.fail(ValueError(f"smalti has no command {name!r}{command.advice(name, COMMANDS)}"))
-    modules = {folder: f".{folder}.__main__" for folder in ("bench", "edit", "evaluate")} | {
+    modules = {folder: f".{folder}.__main__" for folder in ("bench", "edit", "evaluate", "prepare")} | {
         "import": ".import_weights"
     }
     module = modules.get(name, f".{name}")

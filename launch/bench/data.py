@@ -27,10 +27,11 @@ from ...trainer.data.crops import CropConfig
 from ...trainer.data.sampler import Schedule
 from ...trainer.data.stream import DataConfig, Stream
 from ...trainer.images import seekable_jpeg
-from ...trainer.images.decode import open_image
+from ...trainer.images.decode import LARGEST, open_image
 from ...trainer.images.geometry import Measured
 from ...trainer.prepare.find_images import find_samples
 from ...trainer.prepare.pack import PackConfig, pack
+from ...trainer.prepare.source_file import read_file
 from ...trainer.shards import set_index
 from ...trainer.shards.index import Member, Row, index_bytes
 from ...trainer.shards.reader import ShardSet
@@ -326,7 +327,7 @@ def _mosaic(height: int, width: int, seed: int, folder: Path) -> Pixels:
     while top < height:
         left, row_height = 0, height - top
         while left < width:
-            with open_image(files[int(draws.integers(len(files)))]) as opened:
+            with open_image(read_file(files[int(draws.integers(len(files)))], LARGEST)) as opened:
                 tile = np.asarray(opened.convert("RGB"))[: height - top, : width - left]
             canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
             left += tile.shape[1]

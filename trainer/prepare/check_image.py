@@ -1,13 +1,11 @@
 """One sample as it goes into a shard: read, checked to the last pixel, and never re-encoded with a loss."""
 
 import io
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..files import read_regular
 from ..images import seekable_jpeg, tiled_tiff
 from ..images.decode import (
     LARGEST,
@@ -25,6 +23,7 @@ from ..images.modes import gray_16, rgb
 from ..shards.folder_walk import escaped
 from ..shards.writer import Sample
 from .find_images import RawSample
+from .source_file import SourceFile, read_file
 
 DepthForm = Literal["stored", "min_max", "float_png"]
 _KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # other formats become PNG
@@ -57,14 +56,20 @@ def prepare(source: RawSample, minimum_side: int, depth: DepthForm = "stored") -
         UnusableError: a file cannot be read or decoded, is too small, or does not fit the others.
     """
     image = source.files["image"]
-    measured, first = _image(_bytes_of(image), minimum_side)
+    data = _bytes_of(image)
+    measured, first = _image(_of_array(data) if image.suffix == ".npy" else data, minimum_side)
     stored = [first]
     for field, path in source.files.items():
         if field != "image":
-            stored.append(_aligned(field, path, _bytes_of(path), measured, depth))
+            stored.append(_aligned(field, path, _bytes_of(path), measured, depth, source.map_shift))
     if source.label is not None:
         stored.append(Stored("cls", str(source.label).encode()))
     members = {member.extension: member.data for member in stored}
+    if source.objects is not None:
+        try:
+            members |= source.objects.members(measured)
+        except ValueError as error:
+            raise UnusableError(str(error)) from None
     return Sample(source.key, members, measured, {member.extension: member.layout for member in stored})
 
 
@@ -106,12 +111,13 @@ def _seekable(data: bytes, pixels: Pixels, orientation: int) -> Stored:
     return Stored("jpg", rewritten, layout.to_bytes()) if layout else Stored("jpg", data)
 
 
-def _aligned(field: str, path: Path, data: bytes, measured: Measured, depth: DepthForm) -> Stored:
+def _aligned(field: str, path: SourceFile, data: bytes, measured: Measured, depth: DepthForm, map_shift: int) -> Stored:
     """A map or depth of an image, of the same proportions; a large one in tiles."""
+    shifted = field == "segmentation" and map_shift != 0
     normalized = field == "depth" and depth != "stored"
     try:
         if field == "segmentation":
-            numbers = decode_map(data)
+            numbers = _shifted(decode_map(data), map_shift) if shifted else decode_map(data)
         else:
             numbers = decode_float_png(data) if depth == "float_png" else decode_numbers(data)
         numbers = min_max_normalized(numbers) if normalized else numbers
@@ -128,6 +134,8 @@ def _aligned(field: str, path: Path, data: bytes, measured: Measured, depth: Dep
         return Stored(f"{field}.tif", packed, layout.to_bytes())
     if normalized:
         return Stored(f"{field}.npy", _npy(numbers))
+    if shifted:
+        return Stored(f"{field}.png", _saved(Image.fromarray(numbers)))
     return Stored(f"{field}{path.suffix.lower().replace('.tiff', '.tif')}", data)
 
 
@@ -150,8 +158,33 @@ def _png(data: bytes) -> bytes:
     return packed.getvalue()
 
 
-def _bytes_of(path: Path) -> bytes:
+def _shifted(labels: Pixels, shift: int) -> Pixels:
+    """8-bit labels plus a number, modulo 256: with 1, the 255 of places without a label becomes 0."""
+    if labels.dtype != np.uint8:
+        raise ValueError(f"labels that are shifted have 8 bits, these are {labels.dtype}")
+    return np.asarray(labels + np.uint8(shift % 256))
+
+
+def _of_array(data: bytes) -> bytes:
+    """A PNG of the pixels in a ``.npy`` file, (3, H, W) or (1, 3, H, W) uint8, as CelebA-HQ's are."""
     try:
-        return read_regular(path, LARGEST)
+        pixels = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # damage leads numpy to all sorts of errors
+        raise UnusableError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+    pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
+    if pixels.ndim != 3 or len(pixels) != 3 or pixels.dtype != np.uint8:
+        raise UnusableError(f"an image as an array is uint8 (3, H, W), this is {pixels.dtype} {pixels.shape}")
+    return _saved(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+
+
+def _saved(image: Image.Image) -> bytes:
+    packed = io.BytesIO()
+    image.save(packed, "PNG")
+    return packed.getvalue()
+
+
+def _bytes_of(path: SourceFile) -> bytes:
+    try:
+        return read_file(path, LARGEST)
     except OSError as error:
         raise UnusableError(f"cannot be read: {escaped(str(error))}") from error

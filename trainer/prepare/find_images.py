@@ -2,13 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
+from typing import NamedTuple, TypeVar
 
 from ..shards.folder_walk import Skipped as Skipped
 from ..shards.folder_walk import Walk, escaped, walk
 from .labels import number_folders, read_labels, text_of
+from .objects import Objects
+from .source_file import SourceFile
 
+File = TypeVar("File")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _SUFFIXES = {
     "image": IMAGE_SUFFIXES,
@@ -22,8 +25,10 @@ class RawSample(NamedTuple):
     """One sample before it is packed."""
 
     key: str
-    files: Mapping[str, Path]  # by field: "image", and "segmentation", "depth" where there are some
+    files: Mapping[str, SourceFile]  # by field: "image", and "segmentation", "depth" where there are some
     label: int | None = None
+    objects: Objects | None = None
+    map_shift: int = 0  # added to each number of an 8-bit map, modulo 256
 
 
 class SampleListing(NamedTuple):
@@ -99,17 +104,17 @@ def _others(walked: Walk) -> list[str]:
 
 def _named(folder: Path, walked: Walk) -> list[tuple[str, Path]]:
     """The files that were found below a folder with their keys, sorted by key."""
-    return _keyed((file.relative_to(folder), file) for file in walked.files)
+    return keyed((file.relative_to(folder), file) for file in walked.files)
 
 
 def _listed(file: Path) -> list[RawSample]:
     """The images that a text file lists; paths are relative to the file."""
     lines = [line.strip() for line in text_of(file).splitlines()]
     names = [Path(line) for line in lines if line and not line.startswith("#")]
-    return [RawSample(key, {"image": path}) for key, path in _keyed((name, file.parent / name) for name in names)]
+    return [RawSample(key, {"image": path}) for key, path in keyed((name, file.parent / name) for name in names)]
 
 
-def _keyed(files: Iterable[tuple[Path, Path]]) -> list[tuple[str, Path]]:
+def keyed(files: Iterable[tuple[PurePath, File]]) -> list[tuple[str, File]]:
     """Keys of files from their names: without suffix, and without dots, which would end the key in a tar.
 
     Files that would share a key (``a.jpg`` beside ``a.png``) get their suffix into it, and a number where that is not
@@ -120,15 +125,15 @@ def _keyed(files: Iterable[tuple[Path, Path]]) -> list[tuple[str, Path]]:
     longer = sorted((key if often[key] == 1 else _key(name.parts), name, path) for key, name, path in plain)
     taken = Counter(key for key, _, _ in longer)
     used: Counter[str] = Counter()
-    keyed = []
+    named = []
     for key, _, path in longer:
         used[key] += 1
         number, unique = used[key], key
         while number > 1 and (unique := f"{key}-{number}") in taken:
             number += 1
         taken[unique] += 1
-        keyed.append((unique, path))
-    return sorted(keyed)
+        named.append((unique, path))
+    return sorted(named)
 
 
 def _key(parts: Sequence[str]) -> str:
@@ -179,6 +184,6 @@ def _by_key(found: Sequence[RawSample], numbers: Mapping[str, int]) -> dict[str,
 
 
 def _label_keys(name: str) -> tuple[str, str]:
-    """The keys of a file as ``_keyed`` makes them: without its suffix, and with it where two would share one."""
+    """The keys of a file as ``keyed`` makes them: without its suffix, and with it where two would share one."""
     path = Path(name)
     return _key((*path.parts[:-1], path.stem)), _key(path.parts)

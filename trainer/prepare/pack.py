@@ -17,6 +17,7 @@ from . import report_file
 from .check_image import DepthForm, UnusableError, is_whole, prepare
 from .find_images import RawSample, SampleListing
 from .process_pool import spread
+from .source_file import stamp
 
 _FEW = 200  # samples that may be decoded once more, to know how many can be used
 
@@ -201,7 +202,7 @@ def _divided(sources: Sequence[RawSample], config: PackConfig) -> Iterator[list[
     shard: list[RawSample] = []
     held = 0
     for source in sources:
-        size = sum(path.stat().st_size for path in source.files.values() if path.exists())
+        size = sum(seen[0] for file in source.files.values() if (seen := stamp(file)) is not None)
         full = config.shard_bytes and held + size > config.shard_bytes
         if shard and (full or len(shard) == config.shard_samples):
             yield shard
@@ -218,9 +219,12 @@ def _digest(sources: Sequence[RawSample], config: PackConfig) -> str:
         seen.update(f" {config.depth}".encode())
     for source in sources:
         seen.update(f"\n{source.key} {source.label}".encode())
-        for field, path in source.files.items():
-            status = path.stat() if path.exists() else None
-            seen.update(f" {field} {status and (status.st_size, status.st_mtime_ns)}".encode())
+        for field, file in source.files.items():
+            seen.update(f" {field} {stamp(file)}".encode())
+        if source.objects is not None:
+            seen.update(f" objects {source.objects.digest}".encode())
+        if source.map_shift:
+            seen.update(f" shifted {source.map_shift}".encode())
     return seen.hexdigest()[:16]
 
 

@@ -1,0 +1,1 @@
+"""The command that packs published data sets, by their names, from the files that their publishers ship."""

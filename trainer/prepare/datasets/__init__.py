@@ -1,0 +1,1 @@
+"""Published data sets, read from the files as their publishers ship them."""
