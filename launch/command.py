@@ -5,13 +5,50 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
+from ..trainer.distributed.process import deepspeed_log
+from ..trainer.distributed.process.rank_info import rank_info_from_env
+from ..trainer.distributed.process.shared_errors import said_by_rank_0
 from ..trainer.exit_code import ExitCode
 from ..trainer.schema import listing, suggestion
 
 _MOST_NUMBERS = 1_000_000
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parses for one rank of a job: what is wrong is said once, and so is all that libraries warn of from then on."""
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        _plain_warnings()
+        return super().parse_known_args(*given, **named)
+
+    def error(self, message: str) -> NoReturn:
+        if said_by_rank_0():
+            sys.exit(ExitCode.WRONG)
+        super().error(message)
+
+
+def _plain_warnings() -> None:
+    """Warnings of Python and of DeepSpeed in a line each, once, from rank 0."""
+    try:
+        rank = rank_info_from_env(os.environ).rank
+    except ValueError:  # which the command will say
+        rank = 0
+    deepspeed_log.collect(rank)
+    warnings.formatwarning = _plain
+    # What libraries will change one day is for those who develop with them.
+    warnings.filterwarnings("ignore", category=FutureWarning, append=True)
+    warnings.filterwarnings("once" if rank == 0 else "ignore", append=True)
+
+
+def _plain(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning without the line of code that gave it, in place of ``warnings.formatwarning``."""
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def parser(name: str, doc: str | None, example: str) -> argparse.ArgumentParser:
@@ -23,7 +60,7 @@ def parser(name: str, doc: str | None, example: str) -> argparse.ArgumentParser:
         example: one line that works as it stands, apart from the paths in it.
     """
     described = re.split(r"(?<=\.)\s|: ``", (doc or "").strip(), maxsplit=1)[0]
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python -m smalti.launch.{name}" if "." in name else f"smalti {name}",
         description=described,
         epilog=f"example:\n  {example}",
@@ -142,8 +179,9 @@ def note(line: str) -> None:
 
 
 def fail(error: BaseException, code: int = ExitCode.WRONG) -> int:
-    """An error in one line on standard error; the exit code."""
-    note(f"error: {error}")
+    """An error on standard error, which is said once where all ranks of a job meet it; the exit code."""
+    if not said_by_rank_0():
+        note(f"error: {error}")
     return code
 
 

@@ -219,8 +219,9 @@ def test_a_full_disk_ends_the_job_with_its_own_code_and_keeps_what_was_saved(hal
     run = half_done.with_suffix("")
     ended = processes.command("full_disk", [half_done], 2).wait()
     assert ended.codes == [ExitCode.NOT_SAVED] * 2, ended.log
-    for said in ended.outputs:
-        assert "could not be written: rank " in said and "make room" in said and "the ones before it" in said
+    said = ended.outputs[0]
+    assert "could not be written: rank " in said and "make room" in said and "the ones before it" in said
+    assert ended.log.count("make room") == 1  # which all ranks know, and one says
     assert steps_on_disk(run)[0] == 5 and storage.verify(run / "checkpoints" / "step-00000005") is None
     assert not storage.leftovers(run, storage.SAVING)
     assert train(half_done, 2).codes == [0, 0]
@@ -246,10 +247,11 @@ def wrong(place: Path, stage: Any, **settings: Any) -> str:
     config = stage(place, name=f"wrong-{len(list(place.glob('wrong-*')))}", **settings)
     ended = processes.command(TRAIN, [config], 2).wait()
     assert ended.codes == [ExitCode.WRONG] * 2, ended.log
+    assert ended.log.count("error: ") == 1, ended.log
     return ended.outputs[0]
 
 
-def test_bad_input_is_refused_on_every_rank_with_a_way_out(place: Path, tmp_path: Path):
+def test_bad_input_is_refused_on_every_rank_and_one_says_the_way_out(place: Path, tmp_path: Path):
     assert "no such key" in wrong(place, write_prior, sed=3)
     assert "set repeats" in wrong(
         place, write_prior, batch__global_batch_size=48, batch__micro_batch_size=24, train_data__max_repeats=1

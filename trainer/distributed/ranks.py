@@ -7,12 +7,11 @@ else the job is one process. Outside ``group`` every function here also works: a
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from types import FrameType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,54 +19,13 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from . import gpus, signals
+from .process.rank_info import RankInfo, address, rank_info_from_env
 
 T = TypeVar("T")
 
 
 class ConnectError(RuntimeError):
     """The ranks did not find each other, or their network does not carry messages."""
-
-
-class RankInfo(NamedTuple):
-    """Where this process stands in its job."""
-
-    rank: int
-    world: int
-    local_rank: int
-    local_world: int
-
-
-def rank_info_from_env(environment: Mapping[str, str]) -> RankInfo:
-    """The place that the launcher's variables name; a world of one where there are none.
-
-    SLURM's variables count only inside a step (SLURM_STEP_ID): the batch shell has SLURM_PROCID=0 too.
-
-    Raises:
-        ValueError: RANK is there without the rest.
-    """
-    if "RANK" in environment:
-        missing = [name for name in ("WORLD_SIZE", "LOCAL_RANK") if name not in environment]
-        if missing:
-            raise ValueError(f"RANK={environment['RANK']} is set without {', '.join(missing)}; launch with deepspeed")
-        world = int(environment["WORLD_SIZE"])
-        local_world = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", world)))
-        return RankInfo(int(environment["RANK"]), world, int(environment["LOCAL_RANK"]), local_world)
-    if "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
-        world = int(environment["SLURM_NTASKS"])
-        per_node = environment.get("SLURM_NTASKS_PER_NODE") or environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0]
-        return RankInfo(
-            int(environment["SLURM_PROCID"]), world, int(environment["SLURM_LOCALID"]), int(per_node.split(",")[0])
-        )
-    return RankInfo(0, 1, 0, 1)
-
-
-def _slurm_master(environment: Mapping[str, str]) -> tuple[str, str]:
-    """The first host of the job and a port derived from its number, the same on every rank."""
-    hosts = subprocess.run(
-        ["scontrol", "show", "hostnames", environment["SLURM_STEP_NODELIST"]],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return hosts.stdout.split()[0], str(20_000 + int(environment["SLURM_JOB_ID"]) % 20_000)
 
 
 @contextmanager
@@ -90,7 +48,7 @@ def process_group(timeout_s: float) -> Iterator[RankInfo]:
             own_store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
             master, port = "127.0.0.1", str(own_store.port)
         else:
-            master, port = _slurm_master(os.environ)
+            master, port = address(os.environ)
         added = {"RANK": str(place.rank), "WORLD_SIZE": str(place.world), "LOCAL_RANK": str(place.local_rank)}
         added |= {"MASTER_ADDR": master, "MASTER_PORT": port}
         added = {name: value for name, value in added.items() if name not in os.environ}

@@ -15,6 +15,7 @@ from ..checkpoint.writer import RetentionPolicy
 from ..data.stream import Stream
 from ..distributed import ranks
 from ..distributed.determinism import deterministic_algorithms
+from ..distributed.process import deepspeed_log
 from ..distributed.sequence_parallel import SequenceGroup
 from ..exit_code import ExitCode
 from ..images.known_values import Check, only_labels
@@ -69,6 +70,7 @@ def train(
         if ranks.rank() == 0:
             print(about, flush=True)
         environment.record(folder)
+        deepspeed_log.write_to(folder)
         flops = None
         if step_flops is not None and own_peak() is not None and ranks.rank() == 0:
             flops = _known(step_flops, run, codes)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..checkpoint.storage import LATEST
+from ..distributed.process import deepspeed_log
 from ..files import head
 from ..training.metrics import FILE as METRICS
 from ..training.metrics import RANKS
@@ -19,6 +20,7 @@ _LOOKS: Mapping[str, re.Pattern[bytes]] = {
     METRICS: re.compile(rb'\{"step": \d+, "seconds": '),
     RANKS: re.compile(rb'\{"step": \d+, '),
     "environment.jsonl": re.compile(rb'\{"began": "'),
+    deepspeed_log.FILE: re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ "),
     LATEST: re.compile(rb"step-\d{8}\n?\Z"),
     STOP_REQUEST: re.compile(rb"\Z"),
     EXIT_CODE: re.compile(rb"\d{1,3}\n?\Z"),
