@@ -14,6 +14,7 @@ from ..trainer.distributed.process.rank_info import rank_info_from_env
 from ..trainer.distributed.process.shared_errors import said_by_rank_0
 from ..trainer.exit_code import ExitCode
 from ..trainer.schema import listing, suggestion
+from ..trainer.shards.errors import SampleError, TooManySampleErrorsError
 
 _MOST_NUMBERS = 1_000_000
 
@@ -186,8 +187,13 @@ def fail(error: BaseException, code: int = ExitCode.WRONG) -> int:
 
 
 def ended(work: Callable[[], int]) -> int:
-    """What its work returns, or ``ExitCode.WRONG`` and a line for what a user can mend."""
+    """What its work returns, or a line for what a user can mend and the code of it.
+
+    ``ExitCode.FAILED`` where too many samples were left out, else ``ExitCode.WRONG``.
+    """
     try:
         return work()
-    except (OSError, ValueError) as error:
+    except TooManySampleErrorsError as error:
+        return fail(error, ExitCode.FAILED)
+    except (OSError, ValueError, SampleError) as error:
         return fail(error)

@@ -27,7 +27,6 @@ def _encode(asked: argparse.Namespace) -> int:
     from ..trainer.data.crops import CropConfig, TamingCropConfig
     from ..trainer.distributed import ranks
     from ..trainer.prepare.encode import EncodeConfig, EncodeJob, encode
-    from ..trainer.shards.errors import SampleError, TooManySampleErrorsError
     from ..trainer.shards.reader import ShardSet
 
     crop: CropConfig | TamingCropConfig | None = None
@@ -50,18 +49,13 @@ def _encode(asked: argparse.Namespace) -> int:
         max_bad_fraction=asked.max_bad_fraction,
     )
     named = (("segmentation", asked.segmentation_tokenizer), ("depth", asked.depth_tokenizer))
-    try:
-        with ranks.process_group(TIMEOUT_S):
-            tokenizer = load_tokenizer(asked.tokenizer, ranks.device())
-            others = {field: load_tokenizer(path, ranks.device()) for field, path in named if path is not None}
-            work = EncodeJob(ShardSet.open(asked.shards), asked.destination, tokenizer, others, config)
-            report = encode(work, command.say)
-            if ranks.rank() == 0:
-                command.say(f"{report.samples} grids in {report.shards} shards, {len(report.skipped)} images left out")
-    except TooManySampleErrorsError as error:
-        return command.fail(error, ExitCode.FAILED)
-    except SampleError as error:
-        return command.fail(error)
+    with ranks.process_group(TIMEOUT_S):
+        tokenizer = load_tokenizer(asked.tokenizer, ranks.device())
+        others = {field: load_tokenizer(path, ranks.device()) for field, path in named if path is not None}
+        work = EncodeJob(ShardSet.open(asked.shards), asked.destination, tokenizer, others, config)
+        report = encode(work, command.say)
+        if ranks.rank() == 0:
+            command.say(f"{report.samples} grids in {report.shards} shards, {len(report.skipped)} images left out")
     return ExitCode.DONE
 
 

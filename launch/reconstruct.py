@@ -28,7 +28,6 @@ def _reconstruct(asked: argparse.Namespace) -> int:
     from ..trainer.distributed import ranks
     from ..trainer.sampling.image_files import DecodeConfig
     from ..trainer.sampling.reconstruct import ReconstructConfig, reconstruct_set
-    from ..trainer.shards.errors import SampleError, TooManySampleErrorsError
     from ..trainer.shards.reader import ShardSet
 
     crop: CropConfig | TamingCropConfig | None = None
@@ -38,16 +37,11 @@ def _reconstruct(asked: argparse.Namespace) -> int:
         crop = CropConfig(size=asked.size, scale=tuple(asked.scale), flip=0.0)
     manner: Manner = asked.decode or ("blended" if crop is None else "whole")
     config = ReconstructConfig(crop, DecodeConfig(manner, asked.tile, asked.halo), asked.batch)
-    try:
-        with ranks.process_group(TIMEOUT_S):
-            tokenizer = load_tokenizer(asked.tokenizer, ranks.device())
-            report = reconstruct_set(ShardSet.open(asked.shards), tokenizer, asked.out, config, command.say)
-            if ranks.rank() == 0:
-                command.say(f"{len(report.images)} images, {len(report.left_out)} samples left out")
-    except TooManySampleErrorsError as error:
-        return command.fail(error, ExitCode.FAILED)
-    except SampleError as error:
-        return command.fail(error)
+    with ranks.process_group(TIMEOUT_S):
+        tokenizer = load_tokenizer(asked.tokenizer, ranks.device())
+        report = reconstruct_set(ShardSet.open(asked.shards), tokenizer, asked.out, config, command.say)
+        if ranks.rank() == 0:
+            command.say(f"{len(report.images)} images, {len(report.left_out)} samples left out")
     return ExitCode.DONE
 
 

@@ -42,15 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _sample(asked: argparse.Namespace) -> int:
     from ..trainer.distributed import ranks  # torch is slow to import
     from ..trainer.files import only_command_in
-    from ..trainer.shards.errors import SampleError, TooManySampleErrorsError
 
-    try:
-        with ranks.process_group(TIMEOUT_S), ranks.entered_by_rank_0(only_command_in(asked.out)):
-            _sample_here(asked)
-    except TooManySampleErrorsError as error:
-        return command.fail(error, ExitCode.FAILED)
-    except SampleError as error:
-        return command.fail(error)
+    with ranks.process_group(TIMEOUT_S), ranks.entered_by_rank_0(only_command_in(asked.out)):
+        _sample_here(asked)
     return ExitCode.DONE
 
 

@@ -113,6 +113,15 @@ def test_a_tokenizer_of_the_codes_in_use_gives_the_same_images_under_new_numbers
     assert torch.equal(small.decode(renumbered), whole.decode(codes))
 
 
+@pytest.mark.parametrize("grid", [torch.tensor([[3, 16]]), torch.tensor([[-1, 2]]), torch.tensor([[0.5, 1.0]])])
+def test_codes_that_the_tokenizer_has_not_are_named_by_their_sample(grid, tmp_path, capsys):
+    metadata = write_vqgan(tmp_path / "vqgan")
+    write_code_shards(tmp_path / "codes", metadata, [{"codes.npy": npy(grid.numpy())}])
+    assert export.main([str(tmp_path / "vqgan"), str(tmp_path / "small"), "--used-in", str(tmp_path / "codes")]) == 2
+    said = capsys.readouterr().err
+    assert "p000 in" in said and "Traceback" not in said and not (tmp_path / "small").exists()
+
+
 def test_codes_of_another_tokenizer_are_no_reason_to_cut_this_one(tmp_path, capsys):
     write_vqgan(tmp_path / "vqgan")
     other = write_vqgan(tmp_path / "other", seed=5)

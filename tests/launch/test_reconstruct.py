@@ -8,12 +8,14 @@ import numpy as np
 import processes
 import pytest
 import torch
+from fixtures.priors import npy, write_code_shards
 from fixtures.shards import write_images
 from fixtures.tokenizers import write_tokenizer
 from PIL import Image
 
 from smalti.launch import encode, reconstruct
 from smalti.trainer.checkpoint.loading import load_tokenizer
+from smalti.trainer.checkpoint.model_files import read_metadata
 from smalti.trainer.shards.reader import ShardSet
 from smalti.trainer.shards.writer import ShardWriter
 
@@ -95,6 +97,18 @@ def test_ranks_that_are_killed_go_on_alone_to_the_same_bytes(place, tmp_path):
     assert len(list((tmp_path / "killed").rglob("*.png"))) < 240
     assert reconstruct.main(arguments) == 0
     assert files(tmp_path / "killed") == files(tmp_path / "whole") and len(files(tmp_path / "whole")) == 240
+
+
+def test_a_code_that_the_tokenizer_has_not_costs_its_image_alone(place, tmp_path, capsys):
+    metadata = read_metadata(place / "tokenizer")
+    codes = np.arange(9).reshape(3, 3) % metadata["codes"]
+    write_code_shards(
+        tmp_path / "codes", metadata, [{"codes.npy": npy(grid)} for grid in (codes, codes + metadata["codes"], -codes)]
+    )
+    assert reconstruct.main(asked(place, tmp_path / "codes", tmp_path / "out")) == 1
+    said = capsys.readouterr()
+    assert "left out: out of range: p001 in" in said.out and "2 of 3 samples were left out" in said.err
+    assert sorted(pixels(tmp_path / "out")) == ["p000.png"]
 
 
 def test_what_cannot_be_rebuilt_is_refused(place, tmp_path, capsys):

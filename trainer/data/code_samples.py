@@ -27,7 +27,7 @@ class CodeReader(SampleReader):
             if field in CODE_FIELDS and field != "low":
                 extension = self._extension(place, field)
                 with sample_errors(self.shards, place, extension):
-                    grids[field] = _grid(self.shards.read(*place, extension))
+                    grids[field] = decode_grid(self.shards.read(*place, extension))
                     self._check(field, grids[field])
         shapes = {grid.shape for grid in grids.values()}
         if len(shapes) != 1:
@@ -91,7 +91,12 @@ def _window(crop: Crop, scale: int = 1) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def _grid(data: bytes) -> Pixels:
+def decode_grid(data: bytes) -> Pixels:
+    """(h, w) codes of a ``.npy`` file.
+
+    Raises:
+        ValueError: it is no matrix of whole numbers.
+    """
     grid = np.load(io.BytesIO(data), allow_pickle=False)
     if grid.ndim != 2 or grid.dtype.kind not in "ui":
         raise ValueError(f"a grid of codes is a matrix of whole numbers, this one is {grid.dtype} {grid.shape}")

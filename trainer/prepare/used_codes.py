@@ -1,12 +1,13 @@
 """Which of a tokenizer's codes some code shards use."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..data.code_samples import decode_grid
 from ..data.region_reader import sample_errors
+from ..images.known_values import only
 from ..shards.fields import EXTENSIONS
 from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
@@ -20,8 +21,8 @@ def used_codes(patterns: Sequence[str], metadata: dict[str, Any]) -> list[int]:
         metadata: of the tokenizer that made them.
 
     Raises:
-        ValueError: another tokenizer made them, or they hold codes that it has not.
-        SampleError: a grid is missing or damaged.
+        ValueError: another tokenizer made them.
+        SampleError: a grid is missing or damaged, or holds codes that the tokenizer has not.
     """
     shards = ShardSet.open(patterns)
     made_by = shards.provenance.get("tokenizer")
@@ -32,12 +33,12 @@ def used_codes(patterns: Sequence[str], metadata: dict[str, Any]) -> list[int]:
         )
     (extension,) = EXTENSIONS["codes"]
     seen = np.zeros(metadata["codes"], dtype=bool)
+    known = only(range(len(seen)))
     for shard, count in enumerate(shards.counts):
         for sample in range(count):
             place = SampleLocation(shard, sample)
             with sample_errors(shards, place, extension):
-                grid = np.load(io.BytesIO(shards.read(*place, extension)), allow_pickle=False)
-                if grid.size and not 0 <= grid.min() <= grid.max() < len(seen):
-                    raise ValueError(f"its codes are {grid.min()} to {grid.max()}, of {len(seen)}")
+                grid = decode_grid(shards.read(*place, extension))
+                known(grid)
             seen[grid] = True
     return [int(code) for code in np.flatnonzero(seen)]

@@ -22,6 +22,7 @@ from ..data.code_samples import CodeReader
 from ..data.crops import CropConfig, TamingCropConfig
 from ..data.image_samples import ImageReader
 from ..images.geometry import Crop
+from ..images.known_values import only
 from ..shards.reader import ShardSet
 from .image_files import DecodeConfig, read_metadata, save
 from .shard_requests import SampleNames
@@ -91,7 +92,8 @@ class _Reconstructor:
                     f"the codes in {shards.names[0]} were made by the tokenizer "
                     f"{str(shards.provenance.get('tokenizer'))[:12]}, and this one is {digest[:12]}; name that one"
                 )
-            self._reader = CodeReader(shards, ("codes",), None, {}, {})
+            known = only(range(tokenizer.metadata["codes"]))
+            self._reader = CodeReader(shards, ("codes",), None, {}, {"codes": known})
         else:
             self._reader = ImageReader(shards, ("image",), config.crop, {}, {})
         self._reader.check_fields()
