@@ -75,7 +75,7 @@ def test_smalti_lists_all_commands_and_each_is_there(capsys: pytest.CaptureFixtu
     assert launch.main([]) == 0
     said = capsys.readouterr().out
     assert all(f"\n  {name} " in said for name in NAMES)
-    folders = {name: f"{name}.__main__" for name in ("bench", "edit", "evaluate")}
+    folders = {name: f"{name}.__main__" for name in ("bench", "edit", "evaluate", "prepare")}
     modules = folders | {"import": "import_weights"}
     for name in NAMES:
         assert callable(import_module(f"smalti.launch.{modules.get(name, name)}").main)
@@ -83,7 +83,7 @@ def test_smalti_lists_all_commands_and_each_is_there(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("typed", "advice"),
-    [("trian", "did you mean 'train'?"), ("sampel", "did you mean 'sample'?"), ("xyz", "there are pack, index")],
+    [("trian", "did you mean 'train'?"), ("sampel", "did you mean 'sample'?"), ("xyz", "there are pack, ")],
 )
 def test_a_typo_is_answered_with_the_nearest_command(typed: str, advice: str, capsys: pytest.CaptureFixture[str]):
     assert launch.main([typed, "--help"]) == 2

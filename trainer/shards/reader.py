@@ -5,6 +5,7 @@ has one; the indexes of the shards themselves are read when they are first neede
 """
 
 import hashlib
+import shlex
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -331,7 +332,7 @@ def _index_of(name: str, remote: RemoteConfig) -> ShardIndex:
         return _of_the_whole(ShardIndex.read(path), name)
     except FileNotFoundError:
         if Path(name).exists():
-            raise FileNotFoundError(f"{name} has no index; make one with: smalti index {name}") from None
+            raise FileNotFoundError(f"{name} has no index; make one with: smalti index {shlex.quote(name)}") from None
         raise FileNotFoundError(f"there is no shard {name}, and no index {path} of one") from None
 
 
@@ -342,6 +343,6 @@ def _of_the_whole(index: ShardIndex, name: str) -> ShardIndex:
     if tar_bytes > index.tar_bytes:
         raise ValueError(
             f"{name} has grown from {index.tar_bytes} to {tar_bytes} bytes since it was indexed; index it again with: "
-            f"smalti index {name}"
+            f"smalti index {shlex.quote(name)}"
         )
     return index
