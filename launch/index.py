@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from ..trainer.exit_code import ExitCode
+from ..trainer.prepare.pack_codes import pack_codes
 from ..trainer.prepare.process_pool import spread
 from ..trainer.shards import set_index
 from ..trainer.shards.patterns import expand
+from ..trainer.shards.reader import ShardSet
 from ..trainer.shards.scan import rewrite_index_of, write_index_of
 from . import command
 
@@ -22,6 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _index(asked: argparse.Namespace) -> int:
+    if asked.packed is not None:
+        made = pack_codes(ShardSet.open(asked.shards), asked.packed, asked.processes, command.note)
+        if made.as_files:
+            command.note(f"{made.as_files} shards keep a file for each grid: their samples differ in shape or fields")
+        command.say(f"{made.samples} samples in {made.shards} shards in {asked.packed}")
+        return ExitCode.DONE
     shards = [Path(shard) for shard in expand(asked.shards)]
     samples, damaged = 0, 0
     folders = sorted({shard.parent for shard in shards})
@@ -53,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
         "--keep",
         action="store_true",
         help="where an index is there and fits its tar, write it in the present format and do not read the tar",
+    )
+    parser.add_argument(
+        "--packed",
+        type=Path,
+        metavar="FOLDER",
+        help="write code shards of a file each grid anew into this folder, as arrays, with their indexes; runs that "
+        "read the old ones go on with the new ones",
     )
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="work so many at once (default: cores)")
     return parser

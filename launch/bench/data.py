@@ -37,6 +37,7 @@ from ...trainer.shards.index import Member, Row, index_bytes
 from ...trainer.shards.reader import ShardSet
 from ...trainer.shards.remote import RemoteConfig
 from ...trainer.shards.writer import ShardWriter
+from .reading import codes
 
 _CROP = 256
 _BATCH = 32
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     resume_vs_cold: wall time to the first batch at half an epoch, over that at the beginning.
     crop_vs_pillow_16mp, crop_vs_pillow_16mp_unpacked: crops of megapixel photos against decoding and cutting with
         Pillow, from shards that ``pack`` made and from such that hold the photos as they were.
+    codes_us: microseconds of CPU for a sample of codes and its class out of packed shards.
     start_s_10k_shards: CPU seconds until a stream over 10 000 shards of 1000 samples is there.
     cache_over_limit: the most bytes that the cache of whole shards took, with removed ones still open, over its limit.
     """
@@ -85,6 +87,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         figures = _small_images(Path(folder), arguments)
         figures |= _large_images(Path(folder), arguments)
+        figures["codes_us"] = codes.measure(Path(folder) / "codes", arguments.rounds)
         figures |= _starting(Path(folder) / "many", arguments)
         figures |= _caching(Path(folder) / "cached")
     for name, value in figures.items():

@@ -45,6 +45,14 @@ def join(batches: Sequence[Batch]) -> Batch:
     return joined
 
 
+def reordered(batch: Batch, order: Sequence[int]) -> Batch:
+    """The rows of a batch in another order."""
+    return {
+        field: values[list(order)] if isinstance(values, Tensor) else [values[row] for row in order]
+        for field, values in batch.items()
+    }
+
+
 def part_of(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch."""
     return {field: values[rows] for field, values in batch.items()}

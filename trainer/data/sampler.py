@@ -5,7 +5,7 @@ A permutation is computed, not stored, so that any position can be had without t
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ class SampleDraw(NamedTuple):
     attempt: int = 0  # counts the samples that were tried in its place and could not be used
 
 
-_ROUNDS = 6
+_ROUND_KEYS = ((0, 1 << 56), (2 << 56, 3 << 56), (4 << 56, 5 << 56))  # six rounds, in pairs
+_KEYS = 4096  # of windows and lanes that are kept
 _CYCLE = 1024  # positions in which the sources of a mixture have their exact shares
 
 
@@ -48,11 +49,12 @@ def permute(position: int, length: int, key: int) -> int:
     low_bits = bits // 2
     low_mask = (1 << low_bits) - 1
     high_mask = (1 << (bits - low_bits)) - 1
+    mixed = splitmix64  # looked up once: this is the innermost loop of reading codes
     while True:
         high, low = position >> low_bits, position & low_mask
-        for step in range(0, _ROUNDS, 2):
-            high ^= splitmix64(key ^ (step << 56) ^ low) & high_mask
-            low ^= splitmix64(key ^ ((step + 1) << 56) ^ high) & low_mask
+        for upper, lower in _ROUND_KEYS:
+            high ^= mixed(key ^ upper ^ low) & high_mask
+            low ^= mixed(key ^ lower ^ high) & low_mask
         position = high << low_bits | low
         if position < length:
             return position
@@ -107,6 +109,7 @@ class ShardOrder:
         self._window = window or len(counts)
         self._rows = rows
         self._arrange = lru_cache(maxsize=2)(self._arrangement)
+        self._key = lru_cache(maxsize=_KEYS)(partial(mix, seed))  # of a window, or of a lane of one
 
     def place(self, epoch: int, position: int) -> SampleLocation:
         """The sample at ``position``, 0 <= position < length, of an epoch."""
@@ -119,9 +122,9 @@ class ShardOrder:
         if self._rows:
             turn, row = (position - begin) // self._rows, (epoch * self.length + position) % self._rows
             own = lane(row, (epoch * self.length + begin) % self._rows, self._rows, length)
-            inside = permute(turn, own.length, mix(self._seed, epoch, first, row)) + own.begin + begin
+            inside = permute(turn, own.length, self._key(epoch, first, row)) + own.begin + begin
         else:
-            inside = permute(position - begin, length, mix(self._seed, epoch, first)) + begin
+            inside = permute(position - begin, length, self._key(epoch, first)) + begin
         slot = bisect_right(starts, inside) - 1
         return SampleLocation(shards[slot], inside - starts[slot])
 
@@ -168,6 +171,8 @@ class Mixture:
 
     def turn(self, visit: int) -> SourceDraw:
         """The source, its epoch and the number in that epoch of the ``visit``-th visit, counted from 0."""
+        if len(self._lengths) == 1:
+            return SourceDraw(0, *divmod(visit, self._lengths[0]))
         cycle, inside = divmod(visit, self._starts[-1])
         slot = permute(inside, self._starts[-1], mix(self._seed, cycle, 2))
         source = bisect_right(self._starts, slot) - 1

@@ -16,13 +16,14 @@ from ..shards.errors import SampleError
 from ..shards.fields import EXTENSIONS
 from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
-from .collate import LoadedSample
+from .collate import Batch, LoadedSample
 from .crops import AnyCropConfig, TooSmallError
 from .region_reader import sample_errors
 
 _TRIED = 32  # samples that are looked at before training
 _CHANCE = 0.25  # by how much their share of errors may exceed the limit, if they are not all samples
 Choose = Callable[[str, int, int], list[Crop]]  # (key, height, width) -> the crops to make of a sample
+ChooseAt = Callable[[int, str, int, int], Crop]  # (number in a batch, key, height, width) -> the crop of that sample
 
 
 class SampleReader(ABC):
@@ -111,6 +112,14 @@ class SampleReader(ABC):
         Raises:
             SampleError: a member is missing, damaged or cannot be decoded.
         """
+
+    def read_batch(self, places: Sequence[SampleLocation], choose: ChooseAt) -> Batch | None:
+        """A batch of one crop of each sample, made at once; None where samples must be read one by one.
+
+        Raises:
+            SampleError: one of them cannot be used.
+        """
+        return None
 
     def _middle(self, key: str, height: int, width: int) -> list[Crop]:
         return [Crop(0, 0, width, height) if self._crop is None else self._crop.center(height, width)]

@@ -140,7 +140,7 @@ class Stream:
         self._check_size()
         for shards in self._sets:
             window = self.config.shuffle_window or len(shards.names)
-            shards.check_cache(-(-window // self._world) if self.config.lanes else window)
+            shards.files.check_cache(-(-window // self._world) if self.config.lanes else window)
         return self._train_batches(start_step)
 
     def _train_batches(self, start_step: int) -> Iterator[list[Batch]]:

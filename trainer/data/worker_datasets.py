@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from ..images.geometry import Crop
 from ..shards.errors import SampleError, TooManySampleErrorsError
 from ..shards.index import SampleLocation
-from .collate import Batch, LoadedSample, collate
+from .collate import Batch, LoadedSample, collate, join, reordered
 from .crops import AnyCropConfig, crop_box
 from .sampler import SampleDraw, Schedule
 from .samples import SampleReader
@@ -47,10 +47,33 @@ class TrainDataset(Dataset[LoadedBatch]):
         self._crop = crop
 
     def __getitem__(self, request: BatchRequest) -> LoadedBatch:
+        if len(request.crops) == 1 and (batch := self._at_once(request.visits, request.crops[0])) is not None:
+            return LoadedBatch([batch], [], len(request.visits))
         errors: list[SampleError] = []
         rows = [self._rows(number, request.crops, errors) for number in request.visits]
         batches = [collate([crops[place] for crops in rows]) for place in range(len(request.crops))]
         return LoadedBatch(batches, errors, len(rows))
+
+    def _at_once(self, numbers: Sequence[int], crop: int) -> Batch | None:
+        """A batch that readers make whole; None where one of them cannot, or a sample has a fault."""
+        visits = [self._schedule.visit(number) for number in numbers]
+        parts: list[Batch] = []
+        order: list[int] = []
+        for source in sorted({visit.source for visit in visits}):
+            rows = [row for row, visit in enumerate(visits) if visit.source == source]
+            chosen = partial(self._choose_at, [visits[row] for row in rows], crop)
+            try:
+                part = self._readers[source].read_batch([visits[row].place for row in rows], chosen)
+            except SampleError:  # found again when its sample is read alone, and counted then
+                return None
+            if part is None:
+                return None
+            parts.append(part)
+            order += rows
+        return parts[0] if len(parts) == 1 else reordered(join(parts), np.argsort(order).tolist())
+
+    def _choose_at(self, visits: Sequence[SampleDraw], crop: int, row: int, key: str, height: int, width: int) -> Crop:
+        return self._choose(visits[row], (crop,), key, height, width)[0]
 
     def _rows(self, number: int, crops: Sequence[int], errors: list[SampleError]) -> list[LoadedSample]:
         visit = self._schedule.visit(number)

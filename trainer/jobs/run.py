@@ -22,7 +22,7 @@ from ..images.known_values import Check, only_labels
 from ..prior import data as prior_data
 from ..prior.config import PriorRun
 from ..prior.task import PriorTask
-from ..shards.reader import agreed_classes
+from ..shards.set_index import agreed_classes
 from ..training.loop import fit
 from ..training.metrics import Metrics
 from ..training.profiling import ProfileWindow, profiled

@@ -183,7 +183,7 @@ def _encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
         }
         samples = _samples(work.source.names[shard], islice(reads, count), coder, config, notes["skipped"], say)
         path = _path(work, shard)
-        made = write_shard(path, samples, made_as, notes)
+        made = write_shard(path, samples, made_as, notes, packed=True)
         say(f"{path}: {made} grids of {count} images")
     ranks.barrier()
     return _reported(work)

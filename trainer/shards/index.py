@@ -11,7 +11,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import bounded_json
-from ..files import open_regular, read_regular, write_whole
+from ..files import open_regular, read_regular
 from ..images.geometry import Measured
 from . import columns
+from .packed import layout
+from .packed.layout import Column
 
 
 class SampleLocation(NamedTuple):
@@ -82,6 +84,7 @@ class ShardIndex:
         notes: what concerns this shard alone.
         digest: tells whether two tars hold the same members at the same places, whatever the format of their indexes.
         order: alike, but blind to the bytes of members: keys and the sizes of images.
+        packed: the columns of a packed shard by name, whose samples have no members of their own; else empty.
         nbytes: how much memory its columns take.
     """
 
@@ -120,6 +123,7 @@ class ShardIndex:
             self.digest, self.order, self._tar_order = header["identity"], header["order"], header["tar_order"]
             self._columns = arrays
         columns.check(self._columns, self.samples, self._tar_order, self.tar_bytes)
+        self.packed = layout.parsed(header.get("packed", ()), self.samples, self.tar_bytes)
         if not isinstance(self.provenance, dict) or not isinstance(self.notes, dict):
             raise ValueError("provenance and notes are not mappings")
         if len(set(self.extensions)) < len(self.extensions) or len(self.extensions) != len(self._tar_order):
@@ -130,6 +134,8 @@ class ShardIndex:
         if not 0 <= self.tar_bytes < 1 << 62 or max(self.digest, self.order) >> 32 or min(self.digest, self.order) < 0:
             raise ValueError("a number is out of range")
         self._numbers = {extension: column for column, extension in enumerate(self.extensions)}
+        self._packed_files = layout.extensions(self.packed)
+        self.extensions = self._packed_files or self.extensions
         self._key_begins = columns.begins_of(self._columns["key_sizes"], self.samples)
         self.nbytes = self._key_begins.nbytes + sum(array.nbytes for array in self._columns.values())
 
@@ -146,9 +152,9 @@ class ShardIndex:
 
     def to_bytes(self) -> bytes:
         """The index as it is stored."""
-        header = {
+        header: dict[str, Any] = {
             "samples": self.samples,
-            "extensions": list(self.extensions),
+            "extensions": list(self._numbers),
             "tar_bytes": self.tar_bytes,
             "provenance": self.provenance,
             "notes": self.notes,
@@ -156,6 +162,8 @@ class ShardIndex:
             "order": self.order,
             "tar_order": self._tar_order,
         }
+        if self.packed:
+            header["packed"] = list(self.packed.values())
         return _stored(header, self._columns)
 
     @property
@@ -180,15 +188,17 @@ class ShardIndex:
         return Measured(*(columns.at(self._columns[name], sample) for name in ("heights", "widths", "orientations")))
 
     def has(self, sample: int, extension: str) -> bool:
-        """Whether a sample has a member of this kind."""
+        """Whether a sample has a member of this kind, or rows of columns that stand for one."""
         column = self._numbers.get(extension)
-        return column is not None and columns.at(self._columns[f"sizes.{column}"], sample) > 0
+        if column is None:
+            return extension in self._packed_files
+        return columns.at(self._columns[f"sizes.{column}"], sample) > 0
 
     def member(self, sample: int, extension: str) -> Member:
         """Where a member lies.
 
         Raises:
-            KeyError: the sample has no member of this kind.
+            KeyError: the sample has no member of this kind, or none of its own.
             ValueError: the index is damaged.
         """
         if not self.has(sample, extension):
@@ -256,15 +266,14 @@ def _check_first(arrays: columns.Columns, samples: int, kinds: int) -> None:
             raise ValueError(f"{ends} do not fit")
 
 
-def write_index(
-    path: Path, rows: Iterable[Row], tar_bytes: int, provenance: Mapping[str, Any], notes: Mapping[str, Any]
-) -> None:
-    """Writes an index, whole or not at all."""
-    write_whole(path, index_bytes(list(rows), tar_bytes, provenance, notes))
-
-
-def index_bytes(rows: list[Row], tar_bytes: int, provenance: Mapping[str, Any], notes: Mapping[str, Any]) -> bytes:
-    """The bytes of an index."""
+def index_bytes(
+    rows: list[Row],
+    tar_bytes: int,
+    provenance: Mapping[str, Any],
+    notes: Mapping[str, Any],
+    packed: Sequence[Column] = (),
+) -> bytes:
+    """The bytes of an index; of a packed shard, whose rows have no members, with its columns."""
     extensions = sorted({extension for row in rows for extension in row.members})
     absent = Member(0, -1, 0)
     table = [[row.members.get(extension, absent) for extension in extensions] for row in rows]
@@ -286,7 +295,7 @@ def index_bytes(rows: list[Row], tar_bytes: int, provenance: Mapping[str, Any], 
     wide = {name: np.array(numbers[name], dtype) for name, dtype in columns.WIDE.items()}
     wide |= {name: wide[name].reshape(shape) for name in ("offsets", "sizes", "crcs")}
     order = columns.tar_order(wide)
-    header = {
+    header: dict[str, Any] = {
         "samples": len(rows),
         "extensions": extensions,
         "tar_bytes": tar_bytes,
@@ -296,6 +305,9 @@ def index_bytes(rows: list[Row], tar_bytes: int, provenance: Mapping[str, Any], 
         "order": columns.order_checksum(wide),
         "tar_order": order,
     }
+    if packed:
+        header["packed"] = [list(column) for column in packed]
+        header["identity"] = zlib.crc32(json.dumps(header["packed"]).encode(), header["identity"])
     return _stored(header, columns.packed(wide, order))
 
 

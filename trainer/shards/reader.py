@@ -5,7 +5,6 @@ has one; the indexes of the shards themselves are read when they are first neede
 """
 
 import hashlib
-import shlex
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -17,18 +16,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..files import ChecksumError
 from ..images.geometry import Measured
 from . import set_index
-from .byte_ranges import LocalFile, Ranges
+from .access.indexes import index_of
+from .access.shard_files import ShardFiles
 from .errors import Kind, SampleError
 from .fields import EXTENSIONS
-from .index import SUFFIX, Member, ShardIndex
+from .index import Member, SampleLocation, ShardIndex
+from .packed.layout import Array
+from .packed.rows import PackedRows
 from .patterns import expand, is_remote, without_secrets
-from .remote import RemoteConfig, fetched_whole, open_remote, remote_index, remote_set_index
-from .set_index import SetIndex, SetIndexBuilder, by_folder
+from .remote import RemoteConfig, remote_set_index
+from .set_index import SetIndex, SetIndexBuilder, agreed_classes, by_folder
 
 _REQUESTS = 16  # at once
-_OPEN_FILES = 64  # a process; far below the usual limit of 1024
 _KEPT = 256 << 20  # bytes of indexes that a process keeps
 _CHUNK = 1024  # indexes on their way at once
 LOOKED_AT = 512  # shards of a local set whose every index is read when it is opened
@@ -45,12 +47,13 @@ class ShardSet:
 
     def __init__(self, names: Sequence[str], remote: RemoteConfig, known: SetIndex | None = None) -> None:
         self._remote = remote
-        self._files: OrderedDict[int, Ranges] = OrderedDict()
         self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._packed: dict[int, PackedRows] = {}  # of shards whose index is kept
         self._kept = 0
         self.unlisted = 0  # shards whose indexes had to be read because no set's index tells of them
         self._known = self._looked_up(names) if known is None else known
         self.names = self._known.names
+        self.files = ShardFiles(self.names, self._known.rows["tar_bytes"], remote)
 
     def _looked_up(self, names: Sequence[str]) -> SetIndex:
         """What is known of all shards: read in one go where there is an index of the set."""
@@ -71,7 +74,7 @@ class ShardSet:
             for start in range(0, len(rest), _CHUNK):
                 chunk = rest[start : start + _CHUNK]
                 wanted = [names[shard] for shard in chunk]
-                for shard, index in zip(chunk, pool.map(partial(_index_of, remote=self._remote), wanted), strict=True):
+                for shard, index in zip(chunk, pool.map(partial(index_of, remote=self._remote), wanted), strict=True):
                     builder.add(shard, index)
                     self._keep(shard, index)
         return builder.whole()
@@ -167,7 +170,7 @@ class ShardSet:
         """
         index = self._indexes.get(shard)
         if index is None:
-            index = _index_of(self.names[shard], self._remote)
+            index = index_of(self.names[shard], self._remote)
             if not self._known.agrees(shard, index):
                 raise ValueError(
                     f"the index of {self.names[shard]} is not the one of which {set_index.NAME} tells; make that again "
@@ -183,7 +186,9 @@ class ShardSet:
         self._indexes[shard] = index
         self._kept += index.nbytes
         while self._kept > _KEPT and len(self._indexes) > 1:
-            self._kept -= self._indexes.popitem(last=False)[1].nbytes
+            gone, old = self._indexes.popitem(last=False)
+            packed = self._packed.pop(gone, None)
+            self._kept -= old.nbytes + (packed.nbytes if packed else 0)
 
     def _index_for(self, shard: int, sample: int) -> ShardIndex:
         """The index of a shard of which a sample is wanted; a SampleError where there is none that can be used."""
@@ -226,11 +231,17 @@ class ShardSet:
             raise self.sample_error(shard, sample, "damaged member", str(error)) from error
 
     def read(self, shard: int, sample: int, extension: str) -> bytes:
-        """All bytes of a member, checked against the index.
+        """All bytes of a member, checked against the index; of a packed shard, those that it would have.
 
         Raises:
             SampleError: they are not there, cannot be reached or are not what was packed.
         """
+        packed = self._packed_rows(shard, sample)
+        if packed is not None and self.has(shard, sample, extension):
+            try:
+                return packed.file(extension, sample, partial(self.read_ranges, shard, sample))
+            except ChecksumError as error:
+                raise self.sample_error(shard, sample, "damaged member", str(error)) from error
         member = self.member(shard, sample, extension)
         data = self.read_ranges(shard, sample, [(member.offset, member.size)])[0]
         if zlib.crc32(data) != member.crc:
@@ -239,25 +250,54 @@ class ShardSet:
             )
         return data
 
-    def check_cache(self, in_use: int) -> None:
-        """Makes sure that the shards of which samples are mixed fit the local cache, where whole shards go through it.
+    def read_rows(self, places: Sequence[SampleLocation], names: Iterable[str]) -> dict[str, Array]:
+        """(m, ...) the row of each of m samples in some columns of their packed shards, by the columns' names.
 
-        Args:
-            in_use: shards at a time.
+        A column is left out where a shard has none of its name, or rows would differ in shape or type.
 
         Raises:
-            ValueError: they do not; each would be fetched again for nearly every sample.
+            SampleError: rows are not there, cannot be reached or are not what was packed.
         """
-        through = [is_remote(name) and fetched_whole(name, self._remote) for name in self.names]
-        sizes = np.sort(self._known.rows["tar_bytes"][through])[::-1].astype(np.int64)
-        limit = int(self._remote.cache_gigabytes * 1e9)
-        fitting = int(np.searchsorted(np.cumsum(sizes), limit, side="right"))
-        if fitting < min(in_use, len(sizes)):
-            raise ValueError(
-                f"shuffle_window mixes {min(in_use, len(sizes))} shards that are fetched whole, of the largest only "
-                f"{fitting} fit {self._remote.cache_gigabytes:g} GB; set shuffle_window to at most {max(fitting, 1)}, "
-                "or raise remote.cache_gigabytes"
-            )
+        rows: list[PackedRows] = []
+        for place in places:
+            packed = self._packed_rows(*place)
+            if packed is None:
+                return {}
+            rows.append(packed)
+        found: dict[str, Array] = {}
+        for name in names:
+            forms = {packed.forms.get(name) for packed in rows}
+            if len(forms) > 1 or None in forms:
+                continue
+            if name in rows[0].small:
+                small = [packed.small[name][place[1]] for packed, place in zip(rows, places, strict=True)]
+                found[name] = np.array(small, rows[0].columns[name].type)
+            else:
+                data = [self._row(place, packed, name) for packed, place in zip(rows, places, strict=True)]
+                found[name] = rows[0].columns[name].rows(b"".join(data))
+        return found
+
+    def _row(self, place: SampleLocation, packed: PackedRows, name: str) -> bytes:
+        """The checked bytes of a row of a large column."""
+        (data,) = self.read_ranges(*place, (packed.place(name, place[1]),))
+        if not packed.is_sound(name, place[1], data):
+            raise self.sample_error(*place, "damaged member", packed.damage(name, place[1]))
+        return data
+
+    def _packed_rows(self, shard: int, sample: int) -> PackedRows | None:
+        """The rows of a shard; None where it is not packed."""
+        if shard in self._packed:
+            return self._packed[shard]
+        index = self._index_for(shard, sample)
+        if not index.packed:
+            return None
+        try:
+            packed = PackedRows(index.packed, index.samples, partial(self.read_ranges, shard, sample))
+        except ChecksumError as error:
+            raise self.sample_error(shard, sample, "damaged member", str(error)) from error
+        self._packed[shard] = packed
+        self._kept += packed.nbytes
+        return packed
 
     def read_ranges(self, shard: int, sample: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Stretches (offset, size) of a tar that belong to a sample, unchecked but for their lengths.
@@ -266,7 +306,7 @@ class ShardSet:
             SampleError: they are not there or cannot be reached.
         """
         try:
-            found = self._file(shard).read_many(ranges)
+            found = self.files.read_many(shard, ranges)
         except FileNotFoundError as error:
             raise self.sample_error(shard, sample, "missing shard", str(error)) from error
         except OSError as error:
@@ -281,68 +321,5 @@ class ShardSet:
         """An error of a sample of this set, to be raised."""
         return SampleError(kind, without_secrets(self.names[shard]), self.key(shard, sample), without_secrets(detail))
 
-    def _file(self, shard: int) -> Ranges:
-        file = self._files.get(shard)
-        if file is None:
-            name = self.names[shard]
-            tar_bytes = int(self._known.rows["tar_bytes"][shard])
-            file = open_remote(name, tar_bytes, self._remote) if is_remote(name) else LocalFile(name)
-            self._files[shard] = file
-            if len(self._files) > _OPEN_FILES:
-                self._files.popitem(last=False)[1].close()
-        self._files.move_to_end(shard)
-        return file
-
     def __reduce__(self) -> tuple[type["ShardSet"], tuple[Any, ...]]:
         return ShardSet, (self.names, self._remote, self._known)
-
-
-def agreed_classes(named: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
-    """The names of classes in the order of their numbers, as all shards have them that have names.
-
-    Args:
-        named: what holds samples, and the names of its classes; one may know more of them than another.
-
-    Raises:
-        ValueError: a number has two names.
-    """
-    first, agreed = "", tuple[str, ...]()
-    for shard, classes in named:
-        for number, (one, other) in enumerate(zip(agreed, classes, strict=False)):
-            if one != other:
-                raise ValueError(
-                    f"class {number} is {one!r} in {first} and {other!r} in {shard}; pack them again together (smalti "
-                    "pack --val N), or the second with --classes and the folder of the first"
-                )
-        if len(classes) > len(agreed):
-            first, agreed = shard, classes
-    return agreed
-
-
-def _index_of(name: str, remote: RemoteConfig) -> ShardIndex:
-    """The index of one shard."""
-    if is_remote(name):
-        try:
-            return remote_index(name, remote)
-        except (FileNotFoundError, OSError, ValueError) as error:
-            kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(error, kind))
-            raise kind(without_secrets(str(error))) from None  # stores name the whole URL
-    path = Path(name + SUFFIX)
-    try:
-        return _of_the_whole(ShardIndex.read(path), name)
-    except FileNotFoundError:
-        if Path(name).exists():
-            raise FileNotFoundError(f"{name} has no index; make one with: smalti index {shlex.quote(name)}") from None
-        raise FileNotFoundError(f"there is no shard {name}, and no index {path} of one") from None
-
-
-def _of_the_whole(index: ShardIndex, name: str) -> ShardIndex:
-    """The index, unless its tar has grown: what is new would be lost. (What is gone or cut off is a counted error.)"""
-    tar = Path(name)
-    tar_bytes = tar.stat().st_size if tar.exists() else 0
-    if tar_bytes > index.tar_bytes:
-        raise ValueError(
-            f"{name} has grown from {index.tar_bytes} to {tar_bytes} bytes since it was indexed; index it again with: "
-            f"smalti index {shlex.quote(name)}"
-        )
-    return index

@@ -14,9 +14,12 @@ from ..files import open_regular, write_whole
 from ..images import seekable_jpeg
 from ..images.decode import measure
 from ..images.geometry import Measured
+from .access.tar_headers import name_of, number, pax_records, plain_name
 from .fields import EXTENSIONS
 from .folder_walk import Skipped, escaped
 from .index import Member, Row, check_replaceable, index_bytes
+from .packed.layout import KEYS, Column
+from .packed.scanning import columns_in
 from .writer import finished, index_path
 
 _BLOCK = 512
@@ -61,11 +64,12 @@ class Scanned(NamedTuple):
     rows: list[Row]
     skipped: list[Skipped]
     tar_bytes: int
+    packed: Sequence[Column] = ()  # of a packed shard
 
     def to_bytes(self) -> bytes:
         """The index as it is stored."""
         notes = {"skipped": [list(left) for left in self.skipped]}
-        return index_bytes(self.rows, self.tar_bytes, {}, notes)
+        return index_bytes(self.rows, self.tar_bytes, {}, notes, self.packed)
 
 
 class Indexed(NamedTuple):
@@ -92,11 +96,22 @@ def scan(path: Path, minimum_side: int = 1) -> Scanned:
     finished: set[str] = set()
     with os.fdopen(open_regular(path), "rb") as tar:
         for key, files in _samples(_files(tar, path, skipped), finished, path):
+            if KEYS in files:
+                return _scanned_packed(files, path, tar.seek(0, 2))
             try:
                 rows.append(_row(key, files, minimum_side))
             except ValueError as error:
                 skipped.append(Skipped(key, str(path), str(error)))
         return Scanned(rows, _with_hidden_counted(skipped, path), tar.seek(0, 2))
+
+
+def _scanned_packed(files: dict[str, _File], path: Path, tar_bytes: int) -> Scanned:
+    """The samples of a packed shard, whose files are the columns of all of them."""
+    try:
+        found = columns_in({extension: (file.offset, file.data) for extension, file in files.items()})
+    except (ValueError, EOFError) as error:
+        raise DamagedTarError(f"{path} is a packed shard whose columns cannot be used: {error}") from error
+    return Scanned([Row(key, {}) for key in found.keys], [], tar_bytes, found.columns)
 
 
 def write_index_of(path: Path, minimum_side: int = 1) -> Indexed:
@@ -109,7 +124,8 @@ def write_index_of(path: Path, minimum_side: int = 1) -> Indexed:
         return Indexed(0, [], escaped(str(error)))
     except Exception as error:  # whatever is odd about one tar must not end the work on the others
         return Indexed(0, [], escaped(f"{path} cannot be indexed: {type(error).__name__}: {error}"))
-    return Indexed(len(scanned.rows), scanned.skipped, None, _without_image(path, scanned.rows))
+    note = None if scanned.packed else _without_image(path, scanned.rows)
+    return Indexed(len(scanned.rows), scanned.skipped, None, note)
 
 
 def _without_image(path: Path, rows: Sequence[Row]) -> str | None:
@@ -215,7 +231,7 @@ def _files(tar: BinaryIO, path: Path, skipped: list[Skipped]) -> Iterator[_File]
                 f"{path} is cut off at byte {tar_bytes}, inside the file whose header is at {place}: it should have "
                 f"{length} bytes"
             )
-        name = said.get("path") or _plain_name(header)
+        name = said.get("path") or plain_name(header)
         reason = _reason_to_leave(kind, name, length, said)
         data = b"" if reason else tar.read(length)
         tar.seek(begin + length + -length % _BLOCK)
@@ -254,7 +270,7 @@ def _size(header: bytes, kind: bytes, said: dict[str, str], path: Path, place: i
         stated = said.get("size") if kind in _REGULAR else None
         if stated is not None and not stated.isdecimal():
             raise ValueError
-        return _number(header[124:136]) if stated is None else int(stated)
+        return number(header[124:136]) if stated is None else int(stated)
     except ValueError:
         raise DamagedTarError(f"{path}, byte {place}: the header is damaged, its size is no number") from None
 
@@ -262,11 +278,11 @@ def _size(header: bytes, kind: bytes, said: dict[str, str], path: Path, place: i
 def _said_ahead(kind: bytes, data: bytes, path: Path, place: int) -> dict[str, str]:
     """What an extended header says of the next file."""
     if kind == b"L":
-        return {"path": _name_of(data.rstrip(b"\0"))}
+        return {"path": name_of(data.rstrip(b"\0"))}
     if kind != b"x":
         return {}  # the target of a link, or what concerns all files
     try:
-        return _pax_records(data)
+        return pax_records(data)
     except (ValueError, IndexError):
         raise DamagedTarError(f"{path}, byte {place}: the extended (pax) header is malformed") from None
 
@@ -294,7 +310,7 @@ def _check_header(header: bytes, path: Path, place: int) -> None:
         raise DamagedTarError(f"{path} is cut off at byte {place + len(header)}: the end of the archive is missing")
     total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     try:
-        sound = _number(header[148:156]) == total
+        sound = number(header[148:156]) == total
     except ValueError:
         sound = False
     if not sound:
@@ -311,37 +327,3 @@ def _check_end(tar: BinaryIO, path: Path, place: int) -> None:
         at += len(rest)
     if at < place + 2 * _BLOCK:
         raise DamagedTarError(f"{path} is cut off at byte {at}: the end of the archive is missing")
-
-
-def _number(field: bytes) -> int:
-    """A number in a header: octal, or binary with the first bit set."""
-    if field[0] & 0x80:
-        return int.from_bytes(bytes((field[0] & 0x7F,)) + field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
-
-
-def _plain_name(header: bytes) -> str:
-    name = header[:100].partition(b"\0")[0]
-    prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
-    return _name_of(prefix + b"/" + name if prefix else name)
-
-
-def _name_of(name: bytes) -> str:
-    """A member's name as text for a key: printable, below the folder, whatever its bytes are."""
-    parts = escaped(name).lstrip("/").split("/")
-    return "/".join("__" if part == ".." else part for part in parts)
-
-
-def _pax_records(data: bytes) -> dict[str, str]:
-    """The records "LENGTH NAME=VALUE" of an extended header."""
-    records = {}
-    while data.rstrip(b"\0"):
-        length = int(data.split(b" ", 1)[0])
-        if not 0 < length <= len(data):
-            raise ValueError(length)
-        name, equals, value = data[:length].split(b" ", 1)[1].rstrip(b"\n").partition(b"=")
-        if not equals:
-            raise ValueError(name)
-        records[escaped(name)] = _name_of(value) if name == b"path" else escaped(value)
-        data = data[length:]
-    return records

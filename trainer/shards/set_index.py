@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,3 +192,25 @@ def by_folder(names: Sequence[str]) -> Mapping[str, list[int]]:
     for number, name in enumerate(names):
         folders[name[: name.rfind("/") + 1]].append(number)
     return folders
+
+
+def agreed_classes(named: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
+    """The names of classes in the order of their numbers, as all shards have them that have names.
+
+    Args:
+        named: what holds samples, and the names of its classes; one may know more of them than another.
+
+    Raises:
+        ValueError: a number has two names.
+    """
+    first, agreed = "", tuple[str, ...]()
+    for shard, classes in named:
+        for number, (one, other) in enumerate(zip(agreed, classes, strict=False)):
+            if one != other:
+                raise ValueError(
+                    f"class {number} is {one!r} in {first} and {other!r} in {shard}; pack them again together (smalti "
+                    "pack --val N), or the second with --classes and the folder of the first"
+                )
+        if len(classes) > len(agreed):
+            first, agreed = shard, classes
+    return agreed

@@ -1,17 +1,22 @@
 """Writing shards that are whole or not there, so that a killed writer can be started again."""
 
+import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
-from ..files import part_of, whole_file
+import numpy as np
+
+from ..files import part_of, whole_file, write_whole
 from ..images.geometry import Measured
 from . import set_index
-from .index import SUFFIX, Member, Row, ShardIndex, check_replaceable, write_index
+from .index import SUFFIX, Member, Row, ShardIndex, check_replaceable, index_bytes
+from .packed import layout
+from .packed.layout import Column
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -26,7 +31,11 @@ class Sample(NamedTuple):
 
 
 def write_shard(
-    path: Path, samples: Iterable[Sample], provenance: Mapping[str, Any], notes: Mapping[str, Any] | None = None
+    path: Path,
+    samples: Iterable[Sample],
+    provenance: Mapping[str, Any],
+    notes: Mapping[str, Any] | None = None,
+    packed: bool = False,
 ) -> int:
     """Writes one tar in the conventions of WebDataset and, last, its index; gives the number of samples.
 
@@ -37,29 +46,28 @@ def write_shard(
         path: of the tar; the index lies beside it with ``.idx`` appended.
         provenance: how the samples came about, as JSON; equal in all shards of one making.
         notes: what concerns this shard alone, as JSON; may be filled while the samples are drawn.
+        packed: writes samples of codes as rows of arrays, where they fit; they are held in memory until then.
 
     Raises:
         ValueError: two samples have one key, or another program's tar has the name.
     """
     own_shard(path)
     notes = {} if notes is None else notes
-    rows: list[Row] = []
-    keys: set[str] = set()
+    columns: list[Column] = []
     with whole_file(path) as file:
-        for sample in samples:
-            if sample.key in keys:
-                raise ValueError(f"two samples for {path} have the key {sample.key!r}; keys must differ")
-            keys.add(sample.key)
-            members = {
-                extension: _append(file, f"{sample.key}.{extension}", data, sample.layouts.get(extension, b""))
-                for extension, data in sample.members.items()
-            }
-            rows.append(Row(sample.key, members, sample.measured))
+        if packed:
+            samples = list(_of_different_keys(samples, path))
+            arrays = layout.columns_of([sample.members for sample in samples])
+            columns = _append_arrays(file, path.stem, [sample.key for sample in samples], arrays or {})
+        if columns:
+            rows = [Row(sample.key, {}) for sample in samples]
+        else:
+            rows = [_appended(file, sample) for sample in _of_different_keys(samples, path)]
         file.write(bytes(2 * _BLOCK))  # the end of an archive
         if path.exists():  # a shard of ours that is written again: no tar ever lies beside another's index
             set_index.remove(path.parent)
             path.unlink()
-        write_index(index_path(path), rows, file.tell(), provenance, notes)
+        write_whole(index_path(path), index_bytes(rows, file.tell(), provenance, notes, columns))
     return len(rows)
 
 
@@ -168,6 +176,43 @@ class ShardWriter:
                 return  # the last shard of a run that ended: written again, for more samples may follow
             self.samples_done += index.samples
             self._shards_done += 1
+
+
+def _of_different_keys(samples: Iterable[Sample], path: Path) -> Iterator[Sample]:
+    keys: set[str] = set()
+    for sample in samples:
+        if sample.key in keys:
+            raise ValueError(f"two samples for {path} have the key {sample.key!r}; keys must differ")
+        keys.add(sample.key)
+        yield sample
+
+
+def _appended(file: BinaryIO, sample: Sample) -> Row:
+    """Adds a file for each member of a sample to an open tar."""
+    members = {
+        extension: _append(file, f"{sample.key}.{extension}", data, sample.layouts.get(extension, b""))
+        for extension, data in sample.members.items()
+    }
+    return Row(sample.key, members, sample.measured)
+
+
+def _append_arrays(file: BinaryIO, stem: str, keys: Sequence[str], arrays: Mapping[str, layout.Array]) -> list[Column]:
+    """Adds the columns of all samples to an open tar, small ones first, so that they can be read in one piece."""
+    if not arrays:
+        return []
+    said = json.dumps({"format": layout.FORMAT, "keys": list(keys)}).encode()
+    _append(file, f"{stem}.{layout.KEYS}", said, b"")
+    large = [name for name, array in arrays.items() if layout.is_checked_by_row(array.nbytes, len(keys))]
+    crcs = {name + layout.CHECKSUM: np.array([zlib.crc32(row) for row in arrays[name]], "<u4") for name in large}
+    small = {name: array for name, array in arrays.items() if name not in large}
+    columns = []
+    for name, array in (*small.items(), *crcs.items(), *((name, arrays[name]) for name in large)):
+        packed = io.BytesIO()
+        np.save(packed, array)
+        member = _append(file, f"{stem}.{name}.npy", packed.getvalue(), b"")
+        begin = member.offset + member.size - array.nbytes
+        columns.append(Column(name, array.dtype.str, array.shape[1:], begin, zlib.crc32(array.data)))
+    return columns
 
 
 def _append(file: BinaryIO, name: str, data: bytes, layout: bytes) -> Member:

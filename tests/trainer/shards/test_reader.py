@@ -52,7 +52,7 @@ def test_many_shards_do_not_need_as_many_open_files(tmp_path):
     write_images(tmp_path, 70, per_shard=1)
     shards = ShardSet.open([str(tmp_path)])
     assert [shards.read(shard, 0, "cls") for shard in range(70)] == [b"%d" % number for number in range(70)]
-    assert len(shards._files) == 64
+    assert len(shards.files._open) == 64
     assert shards.read(0, 0, "cls") == b"0"
 
 

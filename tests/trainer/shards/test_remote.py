@@ -165,7 +165,7 @@ def test_a_shard_that_is_gone_or_unreachable_is_a_fault(folder, server, tmp_path
 def make_again(stream):
     """The same stream; its indexes are read, its files are not yet."""
     for shards in stream._sets:
-        shards._files.clear()
+        shards.files.clear()
     stream.sample_errors.clear()
     return stream
 
