@@ -9,11 +9,13 @@ from . import command
 
 COMMANDS: Mapping[str, str] = {
     "pack": "pack images into tar shards",
-    "prepare": "pack a published data set by its name",
     "index": "write indexes beside shards that are there",
+    "prepare": "pack a published data set by its name",
+    "annotate": "make edges, label maps or depths of images",
     "train": "train a VQGAN or a prior",
     "encode": "encode image shards into code shards",
-    "reconstruct": "write images beside their reconstructions, or the images of codes",
+    "reconstruct": "write images beside their reconstructions",
+    "decode": "write the images of code shards",
     "sample": "sample images from a prior",
     "edit": "make a part of a photo anew from an edited label map",
     "evaluate": "measure a tokenizer or a prior on a data set",
@@ -26,6 +28,12 @@ COMMANDS: Mapping[str, str] = {
     "bench": "measure a part of the project on this machine",
 }
 
+MODULES: Mapping[str, str] = {  # of commands that are not called as their modules are
+    **{folder: f".{folder}.__main__" for folder in ("annotate", "bench", "edit", "evaluate", "prepare", "reconstruct")},
+    "decode": ".reconstruct.decode",
+    "import": ".import_weights",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Find the command and run it; its exit code. Only the module of that command is imported."""
@@ -35,10 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     if name not in COMMANDS:
         return command.fail(ValueError(f"smalti has no command {name!r}{command.advice(name, COMMANDS)}"))
-    modules = {folder: f".{folder}.__main__" for folder in ("bench", "edit", "evaluate", "prepare")} | {
-        "import": ".import_weights"
-    }
-    module = modules.get(name, f".{name}")
+    module = MODULES.get(name, f".{name}")
     code: int = import_module(module, __package__).main(rest)
     return code
 

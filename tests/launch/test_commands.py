@@ -75,10 +75,8 @@ def test_smalti_lists_all_commands_and_each_is_there(capsys: pytest.CaptureFixtu
     assert launch.main([]) == 0
     said = capsys.readouterr().out
     assert all(f"\n  {name} " in said for name in NAMES)
-    folders = {name: f"{name}.__main__" for name in ("bench", "edit", "evaluate", "prepare")}
-    modules = folders | {"import": "import_weights"}
     for name in NAMES:
-        assert callable(import_module(f"smalti.launch.{modules.get(name, name)}").main)
+        assert callable(import_module(launch.MODULES.get(name, f".{name}"), "smalti.launch").main)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from fixtures.shards import write_images
 from fixtures.tokenizers import write_tokenizer
 from PIL import Image
 
-from smalti.launch import encode, reconstruct
+from smalti.launch import encode
+from smalti.launch.reconstruct import __main__ as reconstruct
+from smalti.launch.reconstruct import decode
 from smalti.trainer.checkpoint.loading import load_tokenizer
 from smalti.trainer.checkpoint.model_files import read_metadata
 from smalti.trainer.shards.reader import ShardSet
@@ -73,7 +75,7 @@ def test_originals_stand_beside_what_the_tokenizer_makes_of_them(place, tmp_path
 
 def test_code_shards_are_decoded_to_the_same_images(place, tmp_path):
     assert reconstruct.main(asked(place, place / "images", tmp_path / "pairs")) == 0
-    assert reconstruct.main(asked(place, place / "codes", tmp_path / "decoded")) == 0
+    assert decode.main(asked(place, place / "codes", tmp_path / "decoded")) == 0
     pairs, decoded = pixels(tmp_path / "pairs" / "reconstructions"), pixels(tmp_path / "decoded")
     assert pairs.keys() == decoded.keys() and len(decoded) == COUNT
     assert all(np.array_equal(pairs[name], decoded[name]) for name in pairs)
@@ -105,7 +107,7 @@ def test_a_code_that_the_tokenizer_has_not_costs_its_image_alone(place, tmp_path
     write_code_shards(
         tmp_path / "codes", metadata, [{"codes.npy": npy(grid)} for grid in (codes, codes + metadata["codes"], -codes)]
     )
-    assert reconstruct.main(asked(place, tmp_path / "codes", tmp_path / "out")) == 1
+    assert decode.main(asked(place, tmp_path / "codes", tmp_path / "out")) == 1
     said = capsys.readouterr()
     assert "left out: out of range: p001 in" in said.out and "2 of 3 samples were left out" in said.err
     assert sorted(pixels(tmp_path / "out")) == ["p000.png"]
@@ -116,11 +118,16 @@ def test_what_cannot_be_rebuilt_is_refused(place, tmp_path, capsys):
     write_tokenizer(tmp_path / "other", seed=1)
     for arguments, said in (
         ([tmp_path / "maps", place / "images"], "must be one of images"),
-        ([tmp_path / "other", place / "codes"], "were made by the tokenizer"),
-        ([place / "tokenizer", place / "codes", "--size", 16], "omit the crop's size"),
+        ([place / "tokenizer", place / "codes"], "holds codes; smalti decode shows them"),
         ([place / "tokenizer", place / "images", "--batch", 0], "batch"),
     ):
         assert reconstruct.main([str(part) for part in (*arguments, "--out", tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+    for arguments, said in (
+        ([tmp_path / "other", place / "codes"], "were made by the tokenizer"),
+        ([place / "tokenizer", place / "images"], "holds images; smalti reconstruct"),
+    ):
+        assert decode.main([str(part) for part in (*arguments, "--out", tmp_path / "out")]) == 2
         assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
     (tmp_path / "out" / "originals").mkdir(parents=True)
     Image.new("RGB", (3, 3)).save(tmp_path / "out" / "originals" / "p000.png")

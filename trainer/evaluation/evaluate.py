@@ -19,6 +19,7 @@ from ..checkpoint.loading import (
     resolve_weights,
 )
 from ..distributed import ranks
+from ..frozen_networks.segmenters import load_segmenter
 from ..jobs.run import Run
 from ..jobs.run_dir import resolved_config
 from . import prior_data
@@ -28,7 +29,6 @@ from .image_sets import ReferenceFiles
 from .judges import INCEPTION, Judges, JudgesConfig, load_judges
 from .likelihood import evaluate_likelihood
 from .results import Evaluation
-from .segmenters import load_segmenter
 from .tokenizers import checks_of, evaluate_tokenizer, field_of
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..distributed import ranks
 from ..files import sha256
+from ..frozen_networks import torchscript
 from ..vqgan.pretrained import INCEPTION
-from . import torchscript
 
 EXTRA = "pip install 'smalti[metrics]'"
 
@@ -71,7 +71,7 @@ def load_torchscript(path: Path, side: int) -> FeatureNetwork:
     Raises:
         ValueError: it cannot be read, or does not take or give such tensors.
     """
-    network = torchscript.load(path)
+    network = torchscript.load(path, ranks.device())
     arguments = {argument.name for argument in network.forward.schema.arguments}
     options = {"return_features": True} if "return_features" in arguments else {}  # of StyleGAN's Inception
 

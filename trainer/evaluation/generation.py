@@ -19,6 +19,7 @@ from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
 from ..data.collate import Batch
 from ..data.inputs import sample_seeds
 from ..distributed import ranks
+from ..frozen_networks.segmenters import Segmenter
 from ..keyed_random import text_key
 from ..prior.online_encoder import coded
 from ..sampling.job import check_pair
@@ -37,7 +38,6 @@ from .image_sets import (
 from .likelihood import LikelihoodSums, likelihood_protocol
 from .prior_data import PriorData
 from .results import Evaluation
-from .segmenters import Segmenter
 
 NEIGHBORS = 3  # of precision and recall, as in their paper
 

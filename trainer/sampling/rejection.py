@@ -16,6 +16,7 @@ import torch
 from ...models.pixel_range import from_levels
 from ...models.sampling import class_log_likelihood
 from ..files import sha256
+from ..frozen_networks import torchscript
 from ..images.decode import open_image
 from . import partial
 from .job import ImageJob, SamplingJob
@@ -44,13 +45,8 @@ def load_rejection(file: Path, keep_share: float, device: torch.device) -> Rejec
     """
     if not 0 < keep_share <= 1:
         raise ValueError(f"the share of candidates to keep must be in (0, 1], got {keep_share}")
-    try:
-        classifier = torch.jit.load(str(file), map_location=device).eval()  # type: ignore[no-untyped-call]
-        digest = sha256(file)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[:1]
-        raise ValueError(f"the classifier {file} is no TorchScript file that can be loaded: {reason}") from error
-    return Rejection(classifier, device, digest, keep_share)
+    classifier = torchscript.load(file, device)
+    return Rejection(classifier, device, sha256(file), keep_share)
 
 
 def keep_best(job: SamplingJob, rejection: Rejection, tasks: Sequence[ImageJob], label: int, keep: int) -> list[Path]:

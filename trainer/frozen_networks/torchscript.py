@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 
-from ..distributed import ranks
 
-
-def load(path: Path) -> Any:
-    """The network of a file, in evaluation mode on this rank's device.
+def load(path: Path, device: torch.device) -> Any:
+    """The network of a file, in evaluation mode on a device.
 
     Raises:
         ValueError: it is not there, or no TorchScript.
@@ -19,9 +17,11 @@ def load(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"there is no TorchScript file {path}")
     try:
-        return torch.jit.load(str(path), map_location=ranks.device()).eval()  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is no TorchScript file: {first_line(error)}; torch.jit.save writes one") from None
+        return torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no TorchScript file that can be loaded: {first_line(error)}; torch.jit.save writes one"
+        ) from None
 
 
 @contextmanager

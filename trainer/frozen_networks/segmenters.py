@@ -1,4 +1,4 @@
-"""A frozen network that names every pixel of an image, for the protocol of semantic synthesis.
+"""A frozen network that names every pixel of an image.
 
 Shapes: B images of H x W pixels, N labels.
 """
@@ -42,7 +42,7 @@ def load_segmenter(path: Path, side: int) -> Segmenter:
     Raises:
         ValueError: it cannot be read, or does not take or give such tensors.
     """
-    network = torchscript.load(path)
+    network = torchscript.load(path, ranks.device())
     try:
         with torchscript.plain_execution():
             tried = network(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=ranks.device()))

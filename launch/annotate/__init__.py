@@ -1,0 +1,1 @@
+"""The command that makes maps and depths for images that have none."""

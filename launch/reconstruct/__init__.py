@@ -1,0 +1,1 @@
+"""The commands that send images through a tokenizer, or the codes of some back into images."""

@@ -1,0 +1,1 @@
+"""Frozen networks in TorchScript files that users name: how they are loaded, and what they say of images."""
