@@ -159,7 +159,8 @@ def lanes_and_prefill(asked: argparse.Namespace, rows_at_once: int, many: bool) 
     """Lanes and prefill: on a CPU few, on a GPU as many as the images that are sampled together can use."""
     lanes, prefill = asked.lanes, asked.prefill
     if lanes is None:
-        lanes = -(-asked.batch * rows_at_once // 16) * 16 if many else 4
+        lanes = asked.batch * rows_at_once if many else 4  # an empty lane costs as much as a full one
+        lanes = lanes if lanes <= 32 else -(-lanes // 16) * 16  # which has a divisor near 32
     if prefill is None:
         prefill = max(size for size in range(1, min(lanes, 32) + 1) if lanes % size == 0) if many and lanes > 0 else 1
     return lanes, prefill

@@ -15,7 +15,9 @@ from pathlib import Path
 from ...trainer.exit_code import ExitCode
 from .. import command
 
-_SHARED = ("__main__", "gpu_parts", "published", "sampling_classes", "timing")
+_SHARED = ("__main__", "gpt2", "gpu_parts", "published", "sampling_classes", "timing")
+FORMER = {"stage1": "vqgan_step", "stage2": "prior_step"}
+"""Names that measurements had before; they are still answered."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "name", metavar="NAME", help=f"one of {', '.join(names())}; NAME --help shows the options of a measurement"
     )
     name: str = chooser.parse_args(given[:1]).name
+    if name in FORMER:
+        command.note(f"bench {name} is called bench {FORMER[name]} now")
+        name = FORMER[name]
     if name not in names():
         return command.fail(ValueError(f"there is no measurement {name!r}{command.advice(name, names())}"))
     return command.ended(lambda: _measure(name, given[1:]))
@@ -35,7 +40,7 @@ def _measure(name: str, given: Sequence[str]) -> int:
     module = import_module(f".{name}", __package__)
     parser = command.parser(f"bench {name}", module.__doc__, f"smalti bench {name}")
     module.add_arguments(parser)
-    figures: dict[str, float] = module.run(parser.parse_args(given))
+    figures: dict[str, float | None] = module.run(parser.parse_args(given))
     print(json.dumps(figures), flush=True)
     return ExitCode.DONE
 

@@ -1,10 +1,11 @@
 """The parts of the measurement on a GPU: each yields a row of the table as soon as it is measured.
 
-MFU is against 989 TFLOP/s, the datasheet's dense bf16 of H100 and H200, by the operations that torch's counters see.
+MFU is against 989 TFLOP/s, the datasheet's dense bf16 of H100 and H200, by the operations that torch's counters see;
+of sampling by twice the prior's parameters for each code, which is the least that a code needs.
 """
 
 import argparse
-import importlib.util
+import gc
 import os
 import statistics
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from ...models.conditions import CodeMapConfig
 from ...models.pixel_range import from_levels
+from ...models.priors.base import Prior
 from ...models.priors.gpt import GPTConfig
 from ...models.priors.neighborhood import NeighborhoodConfig
 from ...models.sampling import GridRequest, SamplingConfig, sample
@@ -34,7 +37,8 @@ from ...trainer.prior.data import CodeSource
 from ...trainer.prior.task import PriorTask
 from ...trainer.vqgan.frozen_losses import load_lpips
 from ...trainer.vqgan.task import VQGANTask
-from . import vqgan_step
+from ..sample import lanes_and_prefill
+from . import gpt2, vqgan_step
 from .published import PublishedLoop
 from .timing import Flops, wait
 
@@ -80,19 +84,20 @@ class Measured(NamedTuple):
 
     def row(self, name: str, batch: int, items: int, figures: dict[str, float]) -> Row:
         """The line; ``items`` are done in a step."""
-        mfu = self.flops / self.seconds / PEAK_FLOPS
-        line = f"| {name} | {batch} | {items / self.seconds:.1f} | {1000 * self.seconds:.1f} | {mfu:.3f} |"
+        mfu = f"{self.flops / self.seconds / PEAK_FLOPS:.3f}" if self.flops else "-"
+        line = f"| {name} | {batch} | {items / self.seconds:.1f} | {1000 * self.seconds:.1f} | {mfu} |"
         return Row(f"{line} {self.peak:.1f} |", figures)
 
 
-def gpu_name() -> str:
-    """What is measured on, in words."""
+def machine() -> str:
+    """What is measured on, with what, and when, in words."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return f"{name}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+    versions = f"torch {torch.__version__}, deepspeed {version('deepspeed')}"
+    return f"{name}, {versions}, {len(os.sched_getaffinity(0))} cores, {time.strftime('%Y-%m-%d')}"
 
 
 def measured(steps: dict[str, Step], sizes: Sizes) -> dict[str, Measured]:
-    """Steps that take turns, each after two that are left out."""
+    """Steps that take turns, each after two that are left out. Only what is measured lies on the GPU meanwhile."""
     device, flops, peaks = ranks.device(), dict[str, float](), dict[str, float]()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for name, step in steps.items():
@@ -102,16 +107,32 @@ def measured(steps: dict[str, Step], sizes: Sizes) -> dict[str, Measured]:
         step(2)
     for turn in range(sizes.turns):
         for name, step in steps.items():
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
+            _reset_peak()
             wait(device)
             began = time.perf_counter()
             for number in range(sizes.steps):
                 step(3 + turn * sizes.steps + number)
             wait(device)
             seconds[name].append((time.perf_counter() - began) / sizes.steps)
-            peaks[name] = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+            peaks[name] = _peak()
     return {name: Measured(statistics.median(seconds[name]), flops[name], peaks[name]) for name in steps}
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak() -> float:
+    """GiB since the last reset."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+
+
+def freed() -> None:
+    """Take back the memory of engines that nothing holds any more but each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def vqgan(sizes: Sizes, _: Path) -> Iterator[Row]:
@@ -123,17 +144,29 @@ def vqgan(sizes: Sizes, _: Path) -> Iterator[Row]:
         rate = {"vqgan_images_per_second": batch / ours.seconds}
         yield published.row("published VQGAN", batch, batch, {})
         yield ours.row("VQGAN", batch, batch, rate | {"vqgan_vs_published": published.seconds / ours.seconds})
+        freed()
         compiled = measured({"compiled": _vqgan_step(sizes, batch, sizes.compiler)}, sizes)["compiled"]
         compiled = compiled._replace(flops=ours.flops)
         best = min(ours.seconds, compiled.seconds)
         rate = {"vqgan_images_per_second": batch / best}
         yield compiled.row("VQGAN compiled", batch, batch, rate | {"vqgan_vs_published": published.seconds / best})
-        full = _filling(batch, max(ours.peak, compiled.peak))
         kind = sizes.compiler if compiled.seconds < ours.seconds else None
-        filled = measured({"compiled": _vqgan_step(sizes, full, kind)}, sizes)["compiled"]
+        full, filled = _filled(sizes, _filling(batch, max(ours.peak, compiled.peak)), kind)
         filled = filled._replace(flops=ours.flops * full / batch)
         rate = {"vqgan_images_per_second": max(full / filled.seconds, batch / best)}
         yield filled.row(f"VQGAN {'compiled' if kind else 'eager'}, filling", full, full, rate)
+
+
+def _filled(sizes: Sizes, batch: int, compiler: str | None) -> tuple[int, Measured]:
+    """A step at a batch that fills the GPU, or at half of it where that is too much."""
+    freed()
+    try:
+        return batch, measured({"compiled": _vqgan_step(sizes, batch, compiler)}, sizes)["compiled"]
+    except torch.cuda.OutOfMemoryError:
+        pass  # outside of the handler, which holds the step that failed
+    torch._dynamo.reset()
+    freed()
+    return batch // 2, measured({"compiled": _vqgan_step(sizes, batch // 2, compiler)}, sizes)["compiled"]
 
 
 def _filling(batch: int, peak: float) -> int:
@@ -149,9 +182,13 @@ def _vqgan_config(sizes: Sizes, batch: int, compiler: str | None) -> Any:
     return vqgan_step.config(shape, precision="bf16", channels_last=True, compile=compiler)
 
 
-def _vqgan_step(sizes: Sizes, batch: int, compiler: str | None = None) -> Step:
+def _vqgan_task(sizes: Sizes, batch: int, compiler: str | None) -> VQGANTask:
     torch.manual_seed(0)
-    task = VQGANTask(_vqgan_config(sizes, batch, compiler), accumulation=1)
+    return VQGANTask(_vqgan_config(sizes, batch, compiler), accumulation=1)
+
+
+def _vqgan_step(sizes: Sizes, batch: int, compiler: str | None = None) -> Step:
+    task = _vqgan_task(sizes, batch, compiler)
     images: Batch = {"image": vqgan_step.image(batch, sizes.side), "key": ["none"] * batch}
     return lambda number: task.step([images], number)
 
@@ -172,21 +209,24 @@ def _published_vqgan(sizes: Sizes) -> Step:
 
 
 def prior(sizes: Sizes, _: Path) -> Iterator[Row]:
-    """Our step of a prior, eager and compiled, beside transformers' GPT2 under torch.compile, where it is installed."""
+    """Our step of a prior, eager and compiled, beside GPT-2 under torch.compile: transformers', or ``gpt2``'s own."""
     tokens = sizes.prior_batch * 2 * WINDOW**2
     with ranks.process_group(600.0):
         ours = measured({"prior": _prior_step(sizes, None)}, sizes)["prior"]
         yield ours.row("prior, tokens", sizes.prior_batch, tokens, {"prior_tokens_per_second": tokens / ours.seconds})
+        freed()
         steps = {"prior compiled": _prior_step(sizes, sizes.compiler)}
-        if importlib.util.find_spec("transformers"):
-            steps["GPT2 compiled"] = _gpt2_step(sizes)
-        found = measured(steps, sizes)
-        best = min(ours.seconds, found["prior compiled"].seconds)
-        for name, taken in found.items():
-            figures = {"prior_tokens_per_second": tokens / best}
-            if name == "GPT2 compiled":
-                figures["prior_vs_transformers"] = taken.seconds / best
-            yield taken._replace(flops=ours.flops).row(f"{name}, tokens", sizes.prior_batch, tokens, figures)
+        compiled = measured(steps, sizes)["prior compiled"]
+        best = min(ours.seconds, compiled.seconds)
+        rate = {"prior_tokens_per_second": tokens / best}
+        yield compiled._replace(flops=ours.flops).row("prior compiled, tokens", sizes.prior_batch, tokens, rate)
+        theirs = "transformers' GPT2" if gpt2.is_installed() else "GPT-2 in plain torch"
+        steps[f"{theirs} compiled"] = _gpt2_step(sizes)
+        both = measured(steps, sizes)  # in turns
+        best = min(ours.seconds, both["prior compiled"].seconds)
+        taken = both[f"{theirs} compiled"]
+        figures = {"prior_vs_transformers": taken.seconds / best}
+        yield taken._replace(flops=ours.flops).row(f"{theirs} compiled, tokens", sizes.prior_batch, tokens, figures)
 
 
 def _prior_step(sizes: Sizes, compiler: str | None) -> Step:
@@ -209,18 +249,15 @@ def _prior_step(sizes: Sizes, compiler: str | None) -> Step:
 
 
 def _gpt2_step(sizes: Sizes) -> Step:
-    from transformers import GPT2Config, GPT2LMHeadModel  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
     length, device = 2 * WINDOW**2, ranks.device()
-    shape = {"n_layer": sizes.layers, "n_head": sizes.heads, "n_embd": sizes.width, "n_positions": length}
-    network: Any = GPT2LMHeadModel(GPT2Config(vocab_size=CODES, **shape)).to(device)
+    network = gpt2.build(sizes.layers, sizes.heads, sizes.width, CODES, length).to(device)
     adam = torch.optim.AdamW(network.parameters(), 1e-5, fused=True)
     compiled = torch.compile(network, backend=sizes.compiler)
     tokens = torch.randint(CODES, (sizes.prior_batch, length), device=device)
 
     def step(_: int) -> None:
         with torch.autocast(device.type, torch.bfloat16):
-            loss = compiled(tokens, labels=tokens).loss  # type: ignore[no-untyped-call,unused-ignore]
+            loss = compiled(tokens, labels=tokens).loss
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         adam.step()
@@ -249,19 +286,18 @@ def sampling(sizes: Sizes, _: Path) -> Iterator[Row]:
             yield taken.row(f"sampling, {name}, codes", sizes.many, codes, rate)
 
 
-def _sampled(network: Any, grid: int, images: int) -> Measured:
+def _sampled(network: Prior, grid: int, images: int) -> Measured:
+    """Sampled as the command does it."""
     fields: dict[str, Tensor] = {"segmentation_codes": torch.randint(CODES, (images, grid, grid)).to(ranks.device())}
-    lanes = 16 * max(images // 2, 1)
+    asked = argparse.Namespace(lanes=None, prefill=None, batch=images)
+    lanes, prefill = lanes_and_prefill(asked, network.rows_at_once(grid), many=True)
+    _reset_peak()
     wait(ranks.device())
     began = time.perf_counter()
-    sample(
-        GridRequest(
-            network, fields, (grid, grid), range(images), 1, SamplingConfig(lanes=lanes, prefill=min(lanes, 16))
-        )
-    )
+    sample(GridRequest(network, fields, (grid, grid), range(images), 1, SamplingConfig(lanes=lanes, prefill=prefill)))
     wait(ranks.device())
-    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    return Measured(time.perf_counter() - began, 0.0, peak)
+    flops = 2.0 * sum(parameter.numel() for parameter in network.parameters()) * images * grid**2
+    return Measured(time.perf_counter() - began, flops, _peak())
 
 
 def loader(sizes: Sizes, out: Path) -> Iterator[Row]:
@@ -276,15 +312,26 @@ def loader(sizes: Sizes, out: Path) -> Iterator[Row]:
         cores = 0 if sizes is TINY else len(os.sched_getaffinity(0))
         data = {"shards": [str(shards)], "crop": {"size": sizes.side}, "num_workers": cores}
         stream = Stream(from_mapping(DataConfig, data), ("image",), global_batch=batch, micro_batch=batch, seed=0)
-        batches = stream.train_batches(0)
+        task, batches, numbers = _vqgan_task(sizes, batch, None), stream.train_batches(0), iter(range(1, 1 << 30))
         for _ in range(2 + 2 * cores):  # what the workers have made ready while they started
             next(batches)
-        began, count = time.perf_counter(), 4 if sizes is TINY else 100
-        for _ in range(count):
-            next(batches)
-        seconds = (time.perf_counter() - began) / count
+        count = 4 if sizes is TINY else 100
+        seconds = _seconds(count, lambda: next(batches))
         ratio = {"loader_vs_step": step.seconds / seconds}
         yield Measured(seconds, 0.0, 0.0).row(f"loader, {cores} workers", batch, batch, ratio)
+        _seconds(2, lambda: task.step(next(batches), next(numbers)))  # fill the optimizer's state
+        seconds = _seconds(count // 4, lambda: task.step(next(batches), next(numbers)))
+        yield step._replace(seconds=seconds).row("VQGAN from shards", batch, batch, {})
+
+
+def _seconds(count: int, work: Callable[[], object]) -> float:
+    """Of one of so many calls."""
+    wait(ranks.device())
+    began = time.perf_counter()
+    for _ in range(count):
+        work()
+    wait(ranks.device())
+    return (time.perf_counter() - began) / count
 
 
 def _photos(folder: Path, count: int, side: int) -> None:

@@ -43,11 +43,13 @@ class StepGraph:
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
         """Record the function, without running it; where that cannot be done, it stays as it is, and that is said."""
         graph, held = torch.cuda.CUDAGraph(), tuple(given.clone() for given in inputs)
+        stream = torch.cuda.current_stream()
         try:
             # Other threads may use the device meanwhile, as those of a training's collectives do.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 output = self._function(*held)
         except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # a capture that fails as it ends leaves its own stream the current one
             warnings.warn(f"a step of sampling stays without a CUDA graph, and slower: {error}", stacklevel=3)
             return
         self._graph, self._inputs, self._output = graph, held, output

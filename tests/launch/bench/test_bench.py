@@ -39,6 +39,18 @@ def test_a_measurement_explains_its_options(offered, capsys):
     assert left.value.code == 0 and "How fast." in said and "--pairs" in said
 
 
+def test_the_former_name_of_a_measurement_is_answered_by_it_and_that_is_said(offered, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "FORMER", {"old": "speed"})
+    assert bench.main(["old", "--pairs", "3"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1])["pairs"] == 3 and said.err == "bench old is called bench speed now\n"
+
+
+def test_every_former_name_is_of_a_measurement_that_is_there():
+    assert bench.FORMER == {"stage1": "vqgan_step", "stage2": "prior_step"}
+    assert set(bench.FORMER.values()) <= set(bench.names()) and not set(bench.FORMER) & set(bench.names())
+
+
 def test_only_measurements_that_are_there_are_offered(capsys):
     assert "data" in bench.names() and not {"__main__", "published", "timing"} & set(bench.names())
     assert bench.main(["nonsense"]) == 2

@@ -37,6 +37,7 @@ def cuda(monkeypatch):
         yield
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the stream of the caller")
     monkeypatch.setattr(torch.cuda, "graph", graph)
     return made
 
@@ -75,9 +76,12 @@ def test_a_step_that_cannot_be_recorded_stays_as_it_is_and_that_is_said(cuda, mo
         yield
 
     monkeypatch.setattr(torch.cuda, "graph", refused)
+    streams = []
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     step = StepGraph(lambda x: x + 1)
     for number in range(2):
         step(played([float(number)]))
     with pytest.warns(UserWarning, match="without a CUDA graph.*not permitted"):
         assert step(played([2.0])).item() == 3
     assert step(played([3.0])).item() == 4
+    assert streams == ["the stream of the caller"]
