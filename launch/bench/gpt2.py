@@ -65,7 +65,8 @@ class GPT2Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to the same shape."""
         joined = rearrange(self.joined(self.first(x)), "b t (three h d) -> three b h t d", three=3, h=self.heads)
-        mixed = F.scaled_dot_product_attention(*joined, is_causal=True)
+        query, key, value = joined
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.projection(rearrange(mixed, "b h t d -> b t (h d)"))
         output: Tensor = x + self.down(F.gelu(self.up(self.second(x)), approximate="tanh"))
         return output
