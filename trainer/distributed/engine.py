@@ -30,14 +30,15 @@ from ...models.bounds import Name, Positive, check_ranges
 from ..schema import MAY_CHANGE
 from .compilation import compile_blocks
 from .engine_protocol import ShardedEngine
-from .gradient_norms import fuse, not_finite, total_norm
+from .gradients.norms import fuse, not_finite, total_norm
+from .gradients.reduction import install
 from .optimizer import OptimizerConfig
 
 logger.setLevel(logging.WARNING)
 
 
 BUCKET = 500_000_000
-"""Most numbers in an engine's buffer of gradients on their way; there is no more than the network has parameters."""
+"""Most numbers in DeepSpeed's own buffer of gradients on their way: at stage 3, and where states are offloaded."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,10 @@ def build(
         engine.clip_fp32_gradients = partial(_clip, engine)
     if config.zero_stage == 0 and dist.get_world_size() == 1:
         engine.enable_backward_allreduce = False  # it would copy all gradients to a buffer and back, for nobody
-    problem = fuse(engine.optimizer) if config.zero_stage in (1, 2) else ""
-    if problem and dist.get_rank() == 0:
+    problems = []
+    if config.zero_stage in (1, 2):
+        problems = [fuse(engine.optimizer), install(engine.optimizer, engine.module, accumulation)]
+    for problem in filter(None, problems if dist.get_rank() == 0 else ()):
         logger.warning(problem)
     engine.checkpoint_engine = DeferredCheckpointEngine()
     engine._get_all_ckpt_names = partial(_model_files, engine)

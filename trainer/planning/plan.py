@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..distributed.engine import BUCKET, EngineConfig
+from ..distributed.gradients.reduction import BUCKET as REDUCED
+from ..distributed.gradients.reduction import IN_FLIGHT
 from ..jobs.networks import BYTES, TrainedNetwork, checkpoint_bytes
 from ..jobs.run import Run
 from .costs import Costs
@@ -90,11 +92,14 @@ def held(network: TrainedNetwork, engine: EngineConfig, ranks: int) -> Held:
     share = p / ranks
     weights = b * (share if engine.zero_stage == 3 else p)
     # Stage 1 reduces at the end of the accumulation: until then a rank has the whole gradient, then its own part too.
-    gradients = {0: b * p, 1: b * (p + share), 2: b * share, 3: b * share}[engine.zero_stage]
+    # What is summed over ranks or micro-batches is float32.
+    gradients = {0: b * p, 1: 4 * (p + share), 2: 4 * share, 3: b * share}[engine.zero_stage]
     masters = 0.0 if engine.zero_stage == 0 else 4 * share
     moments = 8.0 * (p if engine.zero_stage == 0 else share)
     average = 4.0 * share if network.averaged else 0.0
-    buffers = 0 if engine.zero_stage == 0 else min(BUCKET, p) * (4 if engine.zero_stage == 1 else b)
+    buffers = {0: 0, 1: 4 * min(IN_FLIGHT * REDUCED, p), 2: 4 * min(IN_FLIGHT * REDUCED, p), 3: b * min(BUCKET, p)}[
+        engine.zero_stage
+    ]
     host = 0.0
     if engine.offload_optimizer:
         host, masters, moments = host + masters + moments, 0.0, 0.0

@@ -10,7 +10,7 @@ from fixtures.engines import STEPS, built, trained
 
 from smalti.trainer.distributed import ranks
 from smalti.trainer.distributed.engine import steps_applied
-from smalti.trainer.distributed.gradient_norms import REPLACED, fuse, total_norm
+from smalti.trainer.distributed.gradients.norms import REPLACED, fuse, total_norm
 from smalti.trainer.distributed.sharded_parameters import full_state_dict
 
 
