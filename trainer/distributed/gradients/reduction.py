@@ -7,7 +7,7 @@ by the job's own communicator, so that no message ever meets another one of the 
 micro-batches is one of float32 too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -165,9 +165,7 @@ class Reduction:
         if len(bucket.slices) > OWNERS:
             work = [dist.all_reduce(buffer, async_op=True)]
         else:
-            work = [
-                dist.reduce(buffer[part.start : part.end], dst=part.owner, async_op=True) for part in bucket.slices
-            ]
+            work = [dist.reduce(buffer[part.start : part.end], dst=part.owner, async_op=True) for part in bucket.slices]
         self._on_their_way.append(Sent(bucket, buffer, work))
 
     def _collected(self, index: int) -> Tensor:
