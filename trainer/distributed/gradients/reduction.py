@@ -56,7 +56,7 @@ class Bucket(NamedTuple):
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """Each parameter's place in a flat buffer."""
-        pieces = buffer.split([parameter.numel() for parameter in self.parameters])
+        pieces = torch.split(buffer, [parameter.numel() for parameter in self.parameters])
         return [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters, strict=True)]
 
 
@@ -118,7 +118,10 @@ class Reduction:
 
     def watch(self) -> list[Any]:
         """Let every parameter say when it has its gradient."""
-        return [parameter.register_post_accumulate_grad_hook(self.ready) for parameter in self._bucket_of]
+        return [
+            parameter.register_post_accumulate_grad_hook(self.ready)  # type: ignore[no-untyped-call]
+            for parameter in self._bucket_of
+        ]
 
     def _begin(self) -> None:
         self._missing = [len(bucket.parameters) for bucket in self._buckets_in_order]
