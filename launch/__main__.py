@@ -13,6 +13,7 @@ COMMANDS: Mapping[str, str] = {
     "prepare": "pack a published data set by its name",
     "annotate": "make edges, label maps or depths of images",
     "train": "train a VQGAN or a prior",
+    "palette": "find a palette of colors, for priors over pixels",
     "encode": "encode image shards into code shards",
     "reconstruct": "write images beside their reconstructions",
     "decode": "write the images of code shards",
@@ -28,8 +29,9 @@ COMMANDS: Mapping[str, str] = {
     "bench": "measure a part of the project on this machine",
 }
 
+FOLDERS = ("annotate", "bench", "edit", "evaluate", "palette", "prepare", "reconstruct")
 MODULES: Mapping[str, str] = {  # of commands that are not called as their modules are
-    **{folder: f".{folder}.__main__" for folder in ("annotate", "bench", "edit", "evaluate", "prepare", "reconstruct")},
+    **{folder: f".{folder}.__main__" for folder in FOLDERS},
     "decode": ".reconstruct.decode",
     "import": ".import_weights",
 }

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import exact_tiling
 from .autoencoder import VQGAN
+from .palette import Palette
 
 
 class Tiling(NamedTuple):
@@ -57,12 +58,17 @@ def spans(length: int, tile: int, halo: int) -> Iterator[Span]:
 
 @torch.no_grad()
 def encode(
-    vqgan: VQGAN, images: Tensor, tile: int, halo: int, manner: Manner = "blended", masked: Tensor | None = None
+    vqgan: VQGAN | Palette,
+    images: Tensor,
+    tile: int,
+    halo: int,
+    manner: Manner = "blended",
+    masked: Tensor | None = None,
 ) -> Tensor:
     """(B, 3, H, W) images, or (B, H, W) maps, to (B, h, w) codes.
 
     Args:
-        vqgan: in evaluation mode.
+        vqgan: in evaluation mode; a palette sees single pixels, so tiles change nothing of what it gives.
         images: on its device, in [-1, 1]; maps of labels for a network of maps.
         tile: codes a side that the network sees at once.
         halo: codes at a tile's border that are seen but not kept.
@@ -72,7 +78,7 @@ def encode(
     Raises:
         ValueError: a mask, and tiles of shared statistics, which know none.
     """
-    if manner == "whole":
+    if manner == "whole" or isinstance(vqgan, Palette):
         return vqgan.encode(images, masked).indices
     if manner == "shared":
         if masked is not None:
@@ -88,14 +94,14 @@ def encode(
     return codes
 
 
-def decode(vqgan: VQGAN, codes: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Tensor:
+def decode(vqgan: VQGAN | Palette, codes: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Tensor:
     """(B, h, w) codes to (B, 3, H, W) float32 images on the CPU; the arguments are those of ``encode``."""
     return torch.cat(list(bands(vqgan, codes, tile, halo, manner)), dim=2)
 
 
-def bands(vqgan: VQGAN, codes: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Iterator[Tensor]:
+def bands(vqgan: VQGAN | Palette, codes: Tensor, tile: int, halo: int, manner: Manner = "blended") -> Iterator[Tensor]:
     """The same images as bands of rows from top to bottom, (B, 3, rows, W), so that no whole image is ever held."""
-    if manner == "whole":
+    if manner == "whole" or isinstance(vqgan, Palette):
         yield _decode(vqgan, codes)
     elif manner == "shared":
         yield from exact_tiling.bands(vqgan, codes, tile)
@@ -165,7 +171,7 @@ def fades(tiles: list[Span], halo: int, factor: int) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _decode(vqgan: VQGAN, codes: Tensor) -> Tensor:
+def _decode(vqgan: VQGAN | Palette, codes: Tensor) -> Tensor:
     return vqgan.decode_codes(codes).float().cpu()
 
 

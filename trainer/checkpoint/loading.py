@@ -16,6 +16,7 @@ from ...models.conditions import ConditionConfig
 from ...models.priors import PriorConfig
 from ...models.priors.base import Prior as PriorNetwork
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
+from ...models.vqgan.palette import Palette, PaletteConfig
 from ..config import from_mapping
 from ..distributed import ranks
 from ..files import copy_whole
@@ -29,9 +30,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class LoadedTokenizer(NamedTuple):
-    """A VQGAN in evaluation mode, and its metadata."""
+    """A VQGAN, or a palette of colors, in evaluation mode, and its metadata."""
 
-    model: VQGAN
+    model: VQGAN | Palette
     metadata: dict[str, Any]
 
     @torch.no_grad()
@@ -190,8 +191,20 @@ def load_tokenizer(path: str | Path | TokenizerRef, device: torch.device | str |
 
 
 def _tokenizer(folder: Path, metadata: dict[str, Any], device: torch.device | str | None) -> LoadedTokenizer:
-    config = from_mapping(VQGANConfig, metadata["model"], f"the metadata in {folder}", saved=True)
-    return LoadedTokenizer(_filled(config.build(), folder, metadata, device), metadata)
+    model: VQGAN | Palette = tokenizer_config(TokenizerRef(folder, metadata)).build()
+    return LoadedTokenizer(_filled(model, folder, metadata, device), metadata)
+
+
+def tokenizer_config(ref: TokenizerRef) -> VQGANConfig | PaletteConfig:
+    """The config of a tokenizer, as its metadata have it.
+
+    Raises:
+        ValueError: they are of no such network.
+    """
+    kind: Any = PaletteConfig if ref.metadata["model"].get("kind") == "palette" else VQGANConfig
+    config: VQGANConfig | PaletteConfig
+    config = from_mapping(kind, ref.metadata["model"], f"the metadata in {ref.folder}", saved=True)
+    return config
 
 
 def load_prior(

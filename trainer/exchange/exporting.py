@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...models.conditions import ConditionConfig
 from ...models.priors import PriorConfig
-from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
+from ...models.vqgan.autoencoder import VQGAN
 from ..checkpoint import discriminator_files, loading, model_files, shards, storage
 from ..config import from_mapping
 from ..files import copy_whole, new_folder, only_command_in, write_text
@@ -49,7 +49,9 @@ class Source(NamedTuple):
     @property
     def config(self) -> Any:
         """The config of the network."""
-        kind: Any = VQGANConfig if self.metadata["task"] == "vqgan" else PriorConfig
+        if self.metadata["task"] == "vqgan":
+            return loading.tokenizer_config(loading.TokenizerRef(self.folder, self.metadata))
+        kind: Any = PriorConfig
         return from_mapping(kind, self.metadata["model"], f"the metadata in {self.folder}", saved=True)
 
     @property

@@ -24,6 +24,7 @@ from ...models.conditions.edit import GUIDE, MASKED
 from ...models.discriminators import DiscriminatorConfig
 from ...models.priors.editor import EditorConfig
 from ...models.vqgan.autoencoder import VQGAN, VQGANConfig
+from ...models.vqgan.palette import PaletteConfig
 from ..distributed.engine import NetworkConfig
 from ..jobs.networks import TrainedNetwork, trained_networks
 from ..jobs.run import Run
@@ -48,7 +49,7 @@ class Costs(NamedTuple):
     tokens: int  # codes of a sample
 
 
-def measure(run: Run, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
+def measure(run: Run, tokenizers: Mapping[str, VQGANConfig | PaletteConfig]) -> Costs:
     """Simulates one step of one sample. Nothing is read but the installed package, and no network is filled.
 
     Args:
@@ -130,7 +131,7 @@ class _Plain:
         return self._stage
 
 
-def _of_prior(run: PriorRun, tokenizers: Mapping[str, VQGANConfig]) -> Costs:
+def _of_prior(run: PriorRun, tokenizers: Mapping[str, VQGANConfig | PaletteConfig]) -> Costs:
     image = tokenizers["image"]
     meter = Meter()
     on_line = not run.train_data.holds_codes
@@ -206,7 +207,7 @@ def _judge(config: VQGANLossConfig, maps: bool) -> ReconstructionLoss:
     return judge
 
 
-def _input_of(config: VQGANConfig, window: tuple[int, int]) -> Tensor:
+def _input_of(config: VQGANConfig | PaletteConfig, window: tuple[int, int]) -> Tensor:
     height, width = (side * config.factor for side in window)
     if config.num_labels is not None:
         return torch.zeros(1, height, width, dtype=torch.int64)

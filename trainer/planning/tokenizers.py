@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from ...models.vqgan.autoencoder import VQGANConfig
+from ...models.vqgan.palette import PaletteConfig
 from .. import config as configs
-from ..checkpoint.loading import tokenizer_ref
+from ..checkpoint.loading import tokenizer_config, tokenizer_ref
 from ..jobs.run import Run
 from ..prior.config import PriorRun
 
 
-def tokenizer_configs(run: Run, codes: int | None = None) -> dict[str, VQGANConfig]:
+def tokenizer_configs(run: Run, codes: int | None = None) -> dict[str, VQGANConfig | PaletteConfig]:
     """The tokenizers of a prior's run, the images' under "image" and others by their field; none of a VQGAN's.
 
     Args:
@@ -22,13 +23,13 @@ def tokenizer_configs(run: Run, codes: int | None = None) -> dict[str, VQGANConf
         return {}
     if codes is not None:
         return {"image": _with_codes(codes)}
-    found = {}
+    found: dict[str, VQGANConfig | PaletteConfig] = {}
     for field, folder in {"image": run.tokenizer, **run.condition_tokenizers}.items():
         try:
             ref = tokenizer_ref(Path(folder))
         except ValueError as error:
             raise ValueError(f"{error}; or give the number of its codes with --codes") from None
-        found[field] = configs.from_mapping(VQGANConfig, ref.metadata["model"], str(ref.folder), saved=True)
+        found[field] = tokenizer_config(ref)
     return found
 
 

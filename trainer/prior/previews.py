@@ -16,6 +16,7 @@ from ...models.conditions.edit import MASKED
 from ...models.priors.base import Prior
 from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample_steps
 from ...models.vqgan.autoencoder import VQGAN
+from ...models.vqgan.palette import Palette
 from ..distributed import ranks
 from ..training.metrics import grid
 
@@ -74,7 +75,7 @@ class Budget:
 
 def sampled_preview(
     prior: Prior,
-    vqgan: Callable[[], VQGAN],
+    vqgan: Callable[[], VQGAN | Palette],
     fields: Mapping[str, Tensor],
     codes: Tensor,
     config: PreviewConfig,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...models.priors.base import Prediction, Prior
 from ...models.vqgan.autoencoder import VQGAN
+from ...models.vqgan.palette import Palette
 from ..checkpoint.loading import LoadedTokenizer, TokenizerRef, load_tokenizer
 from ..config import to_mapping
 from ..data.collate import Batch
@@ -190,7 +191,7 @@ class PriorTask:
         shown = condition_rows(given, fields, tokenizers, (rows, columns))
         return {"conditions": grid(shown)} if shown else {}
 
-    def _tokenizer(self) -> VQGAN:
+    def _tokenizer(self) -> VQGAN | Palette:
         return self._loaded(self.source.tokenizer or self.run.tokenizer).model
 
     @staticmethod

@@ -1,0 +1,1 @@
+"""The command that finds a palette of colors for priors over pixels."""
