@@ -16,27 +16,28 @@ class StandingTokens(nn.Module):
         condition: whose tokens they are. It stays the prior's own.
     """
 
-    standing: Tensor  # numbers of the condition's tokens that stand at a cell
-    stands_at: Tensor  # the raster numbers of their cells
-    nowhere: Tensor  # numbers of the others
+    stands: Tensor  # (P, 1) 1 for tokens that stand at a cell
+    stands_at: Tensor  # (P,) the raster numbers of their cells, 0 for the others
+    everywhere: Tensor  # (P, 1) how much the others count at every cell
 
     def __init__(self, condition: Condition) -> None:
         super().__init__()
         self.window = condition.window
+        # Shapes know nothing of the numbers, so that a prior can be laid out where there are none.
         tokens = condition.cells()
         stands = tokens[:, 0] != WHOLE_IMAGE
+        others = (~stands).float()
         for name, buffer in {
-            "standing": stands.nonzero()[:, 0],
-            "stands_at": (tokens[:, 0] * self.window[1] + tokens[:, 1])[stands],
-            "nowhere": (~stands).nonzero()[:, 0],
+            "stands": stands.float()[:, None],
+            "stands_at": (tokens[:, 0] * self.window[1] + tokens[:, 1]).where(stands, 0),
+            "everywhere": (others / others.sum().clamp(min=1))[:, None],
         }.items():
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, P, C) tokens to (B, h, w, C); the mean of tokens that stand nowhere is added everywhere."""
         rows, columns = self.window
-        local = tokens.new_zeros(len(tokens), rows * columns, tokens.shape[2])
-        local = local.index_add(1, self.stands_at, tokens[:, self.standing])
-        if len(self.nowhere):
-            local = local + tokens[:, self.nowhere].mean(dim=1, keepdim=True)
+        local = (tokens * self.everywhere.to(tokens.dtype)).sum(dim=1, keepdim=True)
+        local = local.expand(-1, rows * columns, -1)
+        local = local.index_add(1, self.stands_at, tokens * self.stands.to(tokens.dtype))
         return rearrange(local, "b (h w) c -> b h w c", h=rows)

@@ -115,6 +115,17 @@ def test_what_is_kept_for_the_backward_is_what_the_networks_really_keep(tmp_path
     assert costs.networks[0].parameters == sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.mark.parametrize("condition", ["unconditional", "code_map"])
+@pytest.mark.parametrize("kind", ["gpt", "neighborhood", "pixelsnail"])
+def test_a_prior_of_every_kind_can_be_laid_out_without_numbers(tmp_path, kind, condition):
+    model = {"kind": kind, "width": 16, "heads": 2, "window": [4, 4]}
+    maps = {} if condition == "unconditional" else {"field": "segmentation_codes", "vocab_size": 16}
+    run = config.read(Run, write_prior(tmp_path, model=model, condition={"kind": condition, **maps}))
+    costs = measure(run, {"image": config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model})
+    real = run.model.build(16, run.condition)
+    assert costs.networks[0].parameters == sum(parameter.numel() for parameter in real.parameters())
+
+
 WIDE = {"model__layers": 2, "model__width": 128}
 BEST = {"early_stopping": {"patience": 9}, "ema_decay": 0.0}
 
