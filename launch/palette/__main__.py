@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _palette(asked: argparse.Namespace) -> int:
     from ...models.vqgan.palette import PaletteConfig  # torch is slow to import
     from ...trainer.data.crops import CropConfig, TamingCropConfig
-    from ...trainer.prepare.palette import write_palette
+    from ...trainer.prepare.colors.palette import write_palette
 
     crop: CropConfig | TamingCropConfig = CropConfig(size=asked.size, scale=(math.inf, math.inf))
     if asked.resize is not None:

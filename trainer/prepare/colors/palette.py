@@ -8,14 +8,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...models.pixel_range import from_levels
-from ...models.vqgan.palette import Palette, PaletteConfig
-from ..checkpoint import model_files
-from ..config import to_mapping
-from ..data.config import DataConfig
-from ..data.crops import CropConfig, TamingCropConfig
-from ..data.stream import Stream
-from ..files import new_folder
+from ....models.pixel_range import from_levels
+from ....models.vqgan.palette import Palette, PaletteConfig
+from ...checkpoint import model_files
+from ...config import to_mapping
+from ...data.config import DataConfig
+from ...data.crops import CropConfig, TamingCropConfig
+from ...data.stream import Stream
+from ...files import new_folder
 
 BATCH = 32  # images read at a time
 MOST_PIXELS = 2**24  # of which torch draws

@@ -1,0 +1,1 @@
+"""Palettes of colors, found in the images of a data set."""
