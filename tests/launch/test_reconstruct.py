@@ -2,6 +2,7 @@
 
 import io
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -13,7 +14,7 @@ from fixtures.shards import write_images
 from fixtures.tokenizers import write_tokenizer
 from PIL import Image
 
-from smalti.launch import encode
+from smalti.launch import encode, index
 from smalti.launch.reconstruct import __main__ as reconstruct
 from smalti.launch.reconstruct import decode
 from smalti.trainer.checkpoint.loading import load_tokenizer
@@ -99,6 +100,18 @@ def test_ranks_that_are_killed_go_on_alone_to_the_same_bytes(place, tmp_path):
     assert len(list((tmp_path / "killed").rglob("*.png"))) < 240
     assert reconstruct.main(arguments) == 0
     assert files(tmp_path / "killed") == files(tmp_path / "whole") and len(files(tmp_path / "whole")) == 240
+
+
+def test_samples_of_a_tar_of_a_whole_folder_are_called_by_their_files(place, tmp_path, capsys):
+    for name in ("a", "b"):
+        Image.new("RGB", (24, 24), (9, 200, 30)).save(tmp_path / f"{name}.png")
+    (tmp_path / "shards").mkdir()
+    subprocess.run(["tar", "-cf", "shards/x.tar", "./a.png", "./b.png"], cwd=tmp_path, check=True)
+    assert index.main([str(tmp_path / "shards"), "--processes", "1"]) == 0
+    assert reconstruct.main(asked(place, tmp_path / "shards", tmp_path / "out")) == 0
+    assert "2 images, 0 samples left out" in capsys.readouterr().out
+    names = [f"{kind}/{name}.png" for kind in ("originals", "reconstructions") for name in "ab"]
+    assert sorted(pixels(tmp_path / "out")) == names
 
 
 def test_a_code_that_the_tokenizer_has_not_costs_its_image_alone(place, tmp_path, capsys):

@@ -67,7 +67,7 @@ class SampleReader(ABC):
             if not set(extensions) & set(index.extensions):
                 raise ValueError(
                     f"field {field!r} needs members named {' or '.join('.' + e for e in extensions)}, but {name} has "
-                    f"only {', '.join('.' + e for e in index.extensions)}; name the right one under members, or pack it"
+                    f"only {', '.join('.' + e for e in index.extensions)}; pack it, or name the right one in extensions"
                 )
 
     def check_sides(self) -> None:  # noqa: B027 (grids of codes have none to check: an index has no sizes of them)

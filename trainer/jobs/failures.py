@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from ..checkpoint.save_error import SaveError
 from ..distributed import ranks
+from ..shards.errors import TooManySampleErrorsError
 from . import side_files
 from .side_files import FAILURE
 
@@ -48,7 +49,8 @@ def first_failure_reported(run: Path) -> Iterator[None]:
         else:
             reason = "".join(traceback.format_exception(error))
             _leave(run, f"{here}: {type(error).__name__}: {error}\n\n{reason}")
-            print(f"{reason}{here} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            shown = "" if isinstance(error, TooManySampleErrorsError) else reason  # whose words say all of it
+            print(f"{shown}{here} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         raise FailedError from None
 
 

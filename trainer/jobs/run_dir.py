@@ -185,20 +185,17 @@ def run_dir_lock(folder: Path) -> Iterator[None]:
     The successor waits; the lock falls with the process that held it.
 
     Raises:
-        ValueError: the other job did not leave in time.
+        ValueError: the other job did not leave in time, or rank 0 cannot write there; on every rank.
         StopRequestedError: rank 0 was asked to leave while it waited.
     """
     handle: IO[str] | None = None
     problem = ""
-    if ranks.rank() == 0 and os.path.lexists(folder) and not folder.is_dir():
-        problem = f"run_dir: {folder} is {kind_of(folder)}, not a folder; name another one"
-    problem = ranks.broadcast_object(problem)
-    if problem:
-        raise ValueError(problem)
     if ranks.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("a+", encoding="utf-8")
-        problem = _lock(handle, folder)
+        try:
+            handle = _opened_lock(folder)
+            problem = _lock(handle, folder)
+        except (OSError, ValueError) as error:  # the other ranks wait for rank 0
+            problem = f"run_dir: {error}"
     problem = ranks.broadcast_object(problem)
     if problem == LEFT:
         raise signals.StopRequestedError
@@ -209,6 +206,22 @@ def run_dir_lock(folder: Path) -> Iterator[None]:
     finally:
         if handle is not None:
             handle.close()
+
+
+def _opened_lock(folder: Path) -> IO[str]:
+    """The file that is held, in a run's folder, which is made if missing.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: the folder is none, or the file is somebody else's.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder} is {kind_of(folder)}, not a folder; name another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / side_files.LOCK
+    if not side_files.is_free(path) and not _has_saved(folder):  # a damaged one of a run is taken over
+        raise ValueError(f"{path} was not written by a run; move it away, or choose another folder")
+    return path.open("a+", encoding="utf-8", errors="replace")
 
 
 def _lock(handle: IO[str], folder: Path) -> str:

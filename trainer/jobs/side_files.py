@@ -12,6 +12,7 @@ from ..training.metrics import FILE as METRICS
 from ..training.metrics import RANKS
 
 STOP_REQUEST, EXIT_CODE, FAILURE = "stop-requested", "exit-code", "failure.txt"
+LOCK = ".lock"
 SEEN = ".preflight"  # by which the ranks find out whether they see the same folder
 REMAINING_HOSTS = "remaining-hosts.txt"
 HOSTS_MARK = b"# Written by smalti supervise: the hostfile without the hosts that did not answer.\n"
@@ -26,6 +27,7 @@ _LOOKS: Mapping[str, re.Pattern[bytes]] = {
     EXIT_CODE: re.compile(rb"\d{1,3}\n?\Z"),
     FAILURE: re.compile(rb"rank \d+ on "),
     REMAINING_HOSTS: re.compile(re.escape(HOSTS_MARK)),
+    LOCK: re.compile(rb"process \d+ on "),
     SEEN: re.compile(rb"[0-9a-f]{16}\Z"),
     "wandb-id.txt": re.compile(rb"[0-9a-f]{8}\n?\Z"),
     "wandb-sent.txt": re.compile(rb"\d+\n\Z"),
@@ -60,7 +62,7 @@ def remove(path: Path) -> None:
 
 
 def remove_all(run: Path) -> None:
-    """Remove what a run leaves in its folder besides checkpoints, previews and its config."""
-    for name in _LOOKS:
+    """Remove what a run leaves in its folder besides checkpoints, previews, its config and the lock, which is held."""
+    for name in set(_LOOKS) - {LOCK}:
         with suppress(OSError):
             remove(run / name)

@@ -37,7 +37,7 @@ class SampleNames:
     def __init__(self, shards: ShardSet) -> None:
         self.shards = shards
         self._ends = np.cumsum(shards.counts)  # of each shard: the number of the first sample behind it
-        keys = Counter(shards.key(*self.location(number)) for number in range(shards.samples))
+        keys = Counter(_plain(shards.key(*self.location(number))) for number in range(shards.samples))
         twice, often = keys.most_common(1)[0] if keys else ("", 0)
         if often > 1:
             raise ValueError(f"{often} samples have the key {twice!r}, and so one file; take the sets apart")
@@ -55,10 +55,15 @@ class SampleNames:
         """
         location = self.location(number)
         key = self.shards.key(*location)
-        parts = key.split("/")
+        parts = _plain(key).split("/")
         if any(part in ("", ".", "..") for part in parts) or "\0" in key:
             raise self.shards.sample_error(*location, "damaged member", f"its key {key!r} is no path below a folder")
         return Path(*parts)
+
+
+def _plain(key: str) -> str:
+    """A key without the ``./`` that ``tar -C FOLDER .`` puts before every name."""
+    return key.removeprefix("./")
 
 
 class ShardRequests:

@@ -11,6 +11,7 @@ import torch
 
 from smalti.trainer.distributed import ranks
 from smalti.trainer.jobs import failures
+from smalti.trainer.shards.errors import TooManySampleErrorsError
 
 
 def fail(folder: str) -> None:
@@ -30,6 +31,14 @@ def test_every_rank_says_the_first_cause(tmp_path: Path):
     assert "lost contact with another rank. The first cause: rank 1 on " in ended.outputs[0]
     assert cause in ended.outputs[0]
     assert "in fail" in ended.outputs[1]  # where it happened
+
+
+def test_too_many_bad_samples_are_a_line_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(failures.FailedError), failures.first_failure_reported(tmp_path):
+        raise TooManySampleErrorsError("3 of 4 samples could not be used")
+    said = f"rank 0 on {socket.gethostname()} failed: TooManySampleErrorsError: 3 of 4 samples could not be used\n"
+    assert capsys.readouterr().err == said
+    assert "Traceback" in (tmp_path / "failure.txt").read_text()
 
 
 def vanish(folder: str) -> None:

@@ -240,3 +240,35 @@ def test_the_lock_falls_after_an_error(tmp_path: Path):
         raise RuntimeError
     with (tmp_path / ".lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_lock_file_that_is_the_users_stays_as_it_is(tmp_path: Path):
+    put(tmp_path, {".lock": "years of notes"})
+    with pytest.raises(ValueError, match=r"\.lock was not written by a run; move it away"), run_dir_lock(tmp_path):
+        pass
+    assert contents(tmp_path) == {".lock": "years of notes"}
+    put(tmp_path, {"latest.txt": "step-00000001\n"})  # in a run's folder it is the run's, damaged
+    with run_dir_lock(tmp_path):
+        assert (tmp_path / ".lock").read_text().startswith("process ")
+
+
+def test_fresh_keeps_the_lock_that_is_held(tmp_path: Path):
+    with run_dir_lock(tmp_path):
+        claim_run_dir(tmp_path, Run(), Run, fresh=True)
+        assert (tmp_path / ".lock").exists()
+
+
+def hold(folder: str) -> None:
+    """Exit code 3 where the folder cannot be held, and why."""
+    try:
+        with run_dir_lock(Path(folder)):
+            pass
+    except ValueError as error:
+        print(error)
+        os._exit(3)
+
+
+def test_a_folder_that_cannot_be_written_is_told_to_every_rank(tmp_path: Path):
+    ended = processes.start(hold, 2, "/proc/no-folder-of-a-run").wait()
+    assert ended.codes == [3, 3], ended.log
+    assert all("/proc/no-folder-of-a-run" in said for said in ended.outputs)

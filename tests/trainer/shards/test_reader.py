@@ -1,6 +1,7 @@
 """Reading samples out of sets of shards."""
 
 import pickle
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -105,6 +106,10 @@ def test_a_shard_without_index_names_the_way_out(folder, tmp_path):
     (folder / "x-000001.tar.idx").unlink()
     with pytest.raises(FileNotFoundError, match=r"x-000001.tar has no index; make one with: smalti index"):
         ShardSet.open([str(folder)])
+    odd = tmp_path / "touch run #.tar"
+    odd.touch()
+    with pytest.raises(FileNotFoundError, match=rf"make one with: smalti index '{re.escape(str(odd))}'$"):
+        ShardSet.open([str(odd)])
     with pytest.raises(FileNotFoundError, match=r"there is no shard .*none\.tar"):
         ShardSet.open([str(tmp_path / "none.tar")])
 
