@@ -45,9 +45,7 @@ def _plain_warnings() -> None:
     warnings.filterwarnings("once" if rank == 0 else "ignore", append=True)
 
 
-def _plain(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
+def _plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """A warning without the line of code that gave it, in place of ``warnings.formatwarning``."""
     return f"warning: {' '.join(str(message).split())}\n"
 

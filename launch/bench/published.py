@@ -34,7 +34,7 @@ class PublishedLoop:
         with timed("adaptive weight"):
             last = self.generator.last_layer.weight
             both = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (rec_loss, g_loss)]
-            adaptive = adversarial.adaptive_weight(both[0], both[1])
+            adaptive = adversarial.adaptive_weight(both[0], both[1]).clamp(max=1e4)
         with timed("generator backward"):
             torch.autograd.backward(rec_loss + self.weight * adaptive * g_loss + out.quantized.loss)
         with timed("optimizers"):

@@ -66,24 +66,23 @@ def last_layer_gradient(features: Tensor, image_gradient: Tensor, layer: nn.Conv
     return gradient.float()
 
 
-def adaptive_weight(
-    reconstruction_gradient: Tensor, adversarial_gradient: Tensor, epsilon: float = 1e-4, clamp: float = 1e4
-) -> Tensor:
+def adaptive_weight(reconstruction_gradient: Tensor, adversarial_gradient: Tensor, epsilon: float = 1e-4) -> Tensor:
     """The weight that balances adversarial and reconstruction gradient: Esser et al. 2021, equation 7.
+
+    The published system clamps it to at most 1e4.
 
     Args:
         reconstruction_gradient: gradient of the reconstruction loss at the last layer, averaged over ranks.
         adversarial_gradient: gradient of the generator's adversarial loss there, averaged over ranks.
         epsilon: keeps the quotient finite. The paper prints 1e-6; its models were trained with 1e-4.
-        clamp: the largest weight.
 
     Returns:
-        () float32 in [0, clamp]. The same on all ranks when both gradients are.
+        () float32 from 0 on. The same on all ranks when both gradients are.
     """
     rec_norm = torch.linalg.vector_norm(reconstruction_gradient.detach().float())
     adv_norm = torch.linalg.vector_norm(adversarial_gradient.detach().float())
     weight: Tensor = rec_norm / (adv_norm + epsilon)
-    return weight.clamp(max=clamp)
+    return weight
 
 
 def r1(judge: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:

@@ -45,3 +45,20 @@ def code_cross_entropy(
     pieces = zip(torch.split(features, rows), torch.split(targets, rows), strict=True)
     losses: list[Tensor] = [checkpoint(piece, part, wanted, use_reentrant=False) for part, wanted in pieces]
     return torch.cat(losses)
+
+
+@torch.no_grad()
+def target_ranks(head: Callable[[Tensor], Tensor], features: Tensor, targets: Tensor, rows: int = 1024) -> Tensor:
+    """How many codes have a larger logit than the target: below 1 it is the likeliest, below 5 one of the first five.
+
+    Args:
+        as ``code_cross_entropy``.
+
+    Returns:
+        (N,) int64; where the target is ``IGNORED``, that of code 0.
+    """
+    found = []
+    for part, wanted in zip(torch.split(features, rows), torch.split(targets, rows), strict=True):
+        logits = head(part)
+        found.append((logits > logits.gather(1, wanted.clamp(min=0)[:, None])).sum(1))
+    return torch.cat(found)

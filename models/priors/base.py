@@ -19,6 +19,7 @@ class Prediction(NamedTuple):
 
     logits: Tensor | None  # (B, h, w, K)
     loss: Tensor | None  # (B, h, w) float32: nats per code, 0 where the target is ignored
+    ranks: Tensor | None = None  # (B, h, w) int64, in evaluation mode: how many codes were likelier than the target
 
 
 class TrainingInputs(NamedTuple):

@@ -133,7 +133,8 @@ class Editor(Prior):
         if targets is None:
             return Prediction(grid.from_blocks(self.head(hidden)), None)
         wanted = grid.to_blocks(targets.where(fields[MASKED], IGNORED))
-        return Prediction(None, grid.from_blocks(self.head(hidden, wanted, 0.0, self.config.loss_chunk)))
+        loss, ranks = self.head(hidden, wanted, 0.0, self.config.loss_chunk)
+        return Prediction(None, grid.from_blocks(loss), None if ranks is None else grid.from_blocks(ranks))
 
     def counted(self, fields: Fields) -> Tensor | None:
         """The masked codes."""

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..bounds import Count, Decay, Natural, Share, Width, check_ranges
 from ..conditions import Condition, ConditionConfig, Fields
-from ..losses.chunked_cross_entropy import code_cross_entropy
+from ..losses.chunked_cross_entropy import code_cross_entropy, target_ranks
 from ..transformer.attention import Attention
 from ..transformer.block import Activation, Block, BlockKind, StepWeights, final_norm, initialize
 from ..transformer.key_value_cache import KeyValueCache
@@ -71,19 +71,20 @@ class GPTConfig:
 
 
 class CodeHead(nn.Linear):
-    """Features to logits, or with targets to losses, so that the weight is used in this module's call alone.
+    """Features to logits or, with targets, to what is thought of them, so that the weight is used in this call alone.
 
     ZeRO stage 3 has the weight at hand only there.
     """
 
-    def forward(
+    def forward(  # type: ignore[override]  # with targets it gives what no other linear layer does
         self, features: Tensor, targets: Tensor | None = None, smoothing: float = 0.0, rows: int = 1024
-    ) -> Tensor:
-        """(..., C) to logits (..., K); with targets (...) to losses (...)."""
+    ) -> Tensor | tuple[Tensor, Tensor | None]:
+        """(..., C) to logits (..., K); with targets (...) to their losses and, in evaluation, ranks, (...) each."""
         if targets is None:
             return super().forward(features)
-        head = partial(F.linear, weight=self.weight)
-        return code_cross_entropy(head, features.flatten(0, -2), targets.flatten(), smoothing, rows).view_as(targets)
+        head, flat, wanted = partial(F.linear, weight=self.weight), features.flatten(0, -2), targets.flatten()
+        ranks = None if self.training else target_ranks(head, flat, wanted, rows).view_as(targets)
+        return code_cross_entropy(head, flat, wanted, smoothing, rows).view_as(targets), ranks
 
 
 class GPT(Prior):
@@ -167,8 +168,7 @@ class GPT(Prior):
         features = rearrange(features, "b (h w) c -> b h w c", h=self.window[0])
         if targets is None:
             return Prediction(self.head(features), None)
-        loss = self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk)
-        return Prediction(None, loss)
+        return Prediction(None, *self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk))
 
     def share_sequence(self, exchange: Exchange) -> None:
         """Let ``forward`` hold one rank's share of the positions; see ``Prior``."""

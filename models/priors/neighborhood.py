@@ -118,8 +118,7 @@ class NeighborhoodPrior(Prior):
         features = rearrange(self.ln_f(x), "b (h w) c -> b h w c", h=self.window[0])[:, :, :-1]
         if targets is None:
             return Prediction(self.head(features), None)
-        loss = self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk)
-        return Prediction(None, loss)
+        return Prediction(None, *self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk))
 
     def local(self, fields: Fields, batch: int, dropped: Tensor | None = None) -> Tensor:
         """(B, h, w, C): what the condition says at every cell of a window."""

@@ -238,8 +238,7 @@ class PixelSNAIL(Prior):
         features = rearrange(F.elu(x), "b c h w -> b h w c")
         if targets is None:
             return Prediction(self.head(features), None)
-        loss = self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk)
-        return Prediction(None, loss)
+        return Prediction(None, *self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk))
 
     def rows_at_once(self, columns: int) -> int:
         """A row waits for the window of the row above; see ``Prior``."""

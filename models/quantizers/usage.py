@@ -19,6 +19,10 @@ def usage(counts: Tensor) -> Tensor:
     return (counts > 0).float().mean()
 
 
+USE_OCTAVES = 8  # from uniform use down, and up, that the bins of a histogram of code use reach
+USE_BINS = 4 * USE_OCTAVES  # half an octave each; what lies beyond is in the first and in the last
+
+
 class RollingUse(Float32Buffers):
     """The use of a codebook over its last steps. Its buffers are state: they belong in the checkpoint.
 
@@ -52,3 +56,18 @@ class RollingUse(Float32Buffers):
     def perplexity(self) -> Tensor:
         """Of the decayed counts, ()."""
         return perplexity(self.counts)
+
+    def dead(self) -> Tensor:
+        """The number of codes that were not chosen in the window, ()."""
+        return (self.age >= self.window).float().sum()
+
+    def histogram(self) -> Tensor:
+        """How many codes are used how often: (1 + USE_BINS,) numbers of codes that add up to K.
+
+        The first is of those that were not chosen in the window. Bin b of the others has those whose decayed count is
+        from 2 ** (b / 2 - USE_OCTAVES) times that of uniform use on.
+        """
+        alive = self.age < self.window
+        relative = self.counts * len(self.counts) / self.counts.sum().clamp(min=1e-30)
+        bins = (2 * (relative.clamp(min=1e-30).log2() + USE_OCTAVES)).floor().long().clamp(0, USE_BINS - 1) + 1
+        return torch.where(alive, bins, 0).bincount(minlength=1 + USE_BINS).float()

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..checkpoint.storage import LATEST
 from ..distributed.process import deepspeed_log
 from ..files import head
+from ..training.arrays import FILE as ARRAYS
 from ..training.metrics import FILE as METRICS
 from ..training.metrics import RANKS
 
@@ -19,6 +20,7 @@ HOSTS_MARK = b"# Written by smalti supervise: the hostfile without the hosts tha
 # How each begins.
 _LOOKS: Mapping[str, re.Pattern[bytes]] = {
     METRICS: re.compile(rb'\{"step": \d+, "seconds": '),
+    ARRAYS: re.compile(rb'\{"step": \d+, "name": "'),
     RANKS: re.compile(rb'\{"step": \d+, '),
     "environment.jsonl": re.compile(rb'\{"began": "'),
     deepspeed_log.FILE: re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ "),

@@ -24,6 +24,7 @@ from ..distributed import ranks, sharded_parameters
 from ..distributed.compilation import uncompiled
 from ..distributed.engine_protocol import ShardedEngine
 from ..distributed.owned_weights import owned
+from ..training.arrays import NLL_BY_POSITION, GridMeans
 from ..training.early_stopping import EarlyStopping
 from ..training.ema import EMA
 from ..training.evaluation import MetricSums, equal_length_batches, likelihood
@@ -66,6 +67,7 @@ class PriorTask:
         self.ema = EMA(owned(self.engine), run.ema_decay)
         self.early_stopping = None if run.early_stopping is None else EarlyStopping(run.early_stopping)
         self.budget = None if run.previews is None else Budget(run.previews.share)
+        self._nll_by_position: Tensor | None = None  # (h, w), once evaluated
 
     @property
     def prior(self) -> Prior:
@@ -128,21 +130,37 @@ class PriorTask:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
-        """Validation nats and bits per code, perplexity and share of ln K, with the averaged weights."""
-        sums = MetricSums()
+        """Validation figures over all ranks' batches, with the averaged weights.
+
+        Returns:
+            ``nll`` and ``bits_per_code`` in nats and bits, ``perplexity``, ``normalized_nll``, the share of ln K;
+            ``top1`` and ``top5``, the share of codes that were the likeliest, or one of the five likeliest.
+        """
+        sums, places = MetricSums(), GridMeans()
         prior = self.prior.eval()
         with self.ema.applied(), uncompiled(prior):
             for batch, counted in equal_length_batches(batches):
                 fields = self.fields(batch)
-                each = nats(prior(fields["codes"], fields, targets=fields["codes"]))
+                predicted = prior(fields["codes"], fields, targets=fields["codes"])
+                each, of_these = nats(predicted), prior.counted(fields)
+                if of_these is None:
+                    of_these = torch.ones_like(each, dtype=torch.bool)
+                places.add(each, of_these & counted)
                 if counted:
-                    of_these = prior.counted(fields)
-                    sums.add("nats", each if of_these is None else each[of_these])
+                    sums.add("nats", each[of_these])
+                    for first in (1, 5):
+                        sums.add(f"top{first}", (predicted.ranks < first)[of_these])
         prior.train()
-        figures = likelihood(sums.means()["nats"], self.codes)
+        self._nll_by_position = places.means()
+        means = sums.means()
+        figures = likelihood(means.pop("nats"), self.codes) | means
         if self.early_stopping is not None:
             self.early_stopping.update(figures["nll"], self.ema.values)
         return figures
+
+    def arrays(self) -> Mapping[str, Tensor]:
+        """The nats per code of the last evaluation by where in the window a code lies."""
+        return {} if self._nll_by_position is None else {NLL_BY_POSITION: self._nll_by_position}
 
     def finished(self) -> bool:
         """Whether the validation loss has stopped falling. Alike on all ranks."""

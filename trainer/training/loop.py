@@ -50,6 +50,9 @@ class TrainTask(Protocol):
     def evaluate(self, batches: Iterable[Batch]) -> Mapping[str, float]:
         """Figures over all ranks' validation batches, agreed by all. Every rank must call this."""
 
+    def arrays(self) -> Mapping[str, Tensor]:
+        """Small arrays that describe the run at the last evaluation, by name; the same on all ranks."""
+
     def finished(self) -> bool:
         """Whether the last evaluation was the last one; all ranks must agree."""
 
@@ -67,6 +70,8 @@ class Metrics(Protocol):
     def write(self, step: int, state: Mapping[str, float]) -> None: ...
 
     def write_val(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def write_arrays(self, step: int, described: Mapping[str, Tensor]) -> None: ...
 
     def write_images(self, step: int, images: Mapping[str, Tensor]) -> None: ...
 
@@ -147,6 +152,7 @@ def _evaluate(
     """Evaluate and say so; whether the step is among the best."""
     figures = task.evaluate(val.eval_batches(batch))
     metrics.write_val(step, figures)
+    metrics.write_arrays(step, task.arrays())
     return checkpoints.evaluated(step, figures)
 
 

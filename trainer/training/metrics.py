@@ -2,6 +2,7 @@
 
 RUN/metrics.jsonl            a line each time something is written: {"step": 100, "seconds": 12.3, "train/rec_loss": 1}
 RUN/ranks.json             {"step": 100, "data_wait": [0.1, ...], "gpu_memory": [...]}: of every rank, at the last line
+RUN/arrays.jsonl             small arrays of an evaluation
 RUN/images/NAME-STEP.png   image grids
 """
 
@@ -21,10 +22,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...models.pixel_range import to_levels
-from .. import bounded_json, files
+from .. import files
 from ..checkpoint.save_error import needed
 from ..checkpoint.writer import SaveReport
 from ..distributed import ranks
+from . import arrays, json_lines
 from .throughput import Throughput, Workload, own_peak
 from .wandb_logger import WandbConfig, WandbRun
 
@@ -83,10 +85,9 @@ class Metrics:
             return
         if self._bar is not None:
             self._bar.n = step
-        if path.exists():
-            kept = [line for line, said in _lines(path) if 0 < step >= said["step"]]
-            with needed(FILE, self.run):
-                files.write_text(path, "".join(kept))
+        with needed(FILE, self.run):
+            json_lines.rewind(path, step)
+            json_lines.rewind(self.run / arrays.FILE, step)
         wandb, settings = self._watched
         if wandb is not None and self.identity is not None:
             lines = history(self.run) if path.exists() else []
@@ -154,6 +155,17 @@ class Metrics:
         self._throughput.resume()
         self._emit(step, {f"val/{name}": value for name, value in values.items()})
 
+    def write_arrays(self, step: int, described: Mapping[str, Tensor]) -> None:
+        """Write small arrays that describe the run at an evaluation; the same on all ranks."""
+        if ranks.rank() != 0 or not described:
+            return
+        on_host = {name: array.detach().cpu() for name, array in described.items()}
+        with needed(f"a line of {arrays.FILE}", self.run):
+            with (self.run / arrays.FILE).open("a", encoding="utf-8") as file:
+                file.write(arrays.lines(step, on_host))
+            if self._wandb is not None:
+                self._wandb.describe(step, on_host)
+
     def write_images(self, step: int, images: Mapping[str, Tensor]) -> None:
         """Write image grids, uint8 (H, W, 3)."""
         self._throughput.resume()
@@ -212,23 +224,7 @@ def clock(seconds: float) -> str:
 
 def history(run: Path) -> list[dict[str, float]]:
     """Every line of a run's metrics, oldest first; a line that a kill cut short or that is damaged is left out."""
-    return [said for _, said in _lines(run / FILE)]
-
-
-def _lines(path: Path) -> list[tuple[str, dict[str, float]]]:
-    """The whole lines of a file of metrics, each with what it says; others are counted on stderr."""
-    found = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    for line in lines:
-        try:
-            said = bounded_json.parsed(line)
-        except ValueError:
-            continue
-        if line.endswith("\n") and isinstance(said, dict) and type(said.get("step")) is int:
-            found.append((line, said))
-    if len(lines) - len(found) > (1 if lines and not lines[-1].endswith("\n") else 0):
-        print(f"passing over damaged lines of {path}", file=sys.stderr, flush=True)
-    return found
+    return json_lines.read(run / FILE)
 
 
 def _identity(run: Path) -> str:

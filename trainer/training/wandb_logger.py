@@ -19,6 +19,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..files import write_text
+from .arrays import gray_levels
 
 PATIENCE_S = 30.0  # for a server that does not answer
 _SENT = "wandb-sent.txt"
@@ -77,6 +78,19 @@ class WandbRun:
         from wandb import Image
 
         self._run.log({name: Image(image.cpu().numpy()) for name, image in images.items()}, step=step)
+        self._step = step
+
+    def describe(self, step: int, arrays: Mapping[str, Tensor]) -> None:
+        """Small arrays of a step: one axis as a histogram, whose bins are numbered, a grid as gray levels."""
+        from wandb import Histogram, Image
+
+        shown = {
+            name: Histogram(np_histogram=(array.numpy(), range(len(array) + 1)))
+            if array.dim() == 1
+            else Image(gray_levels(array).numpy())
+            for name, array in arrays.items()
+        }
+        self._run.log(shown, step=step)
         self._step = step
 
     def finish(self) -> None:

@@ -94,6 +94,7 @@ class DiscriminatorTrainer:
         config = self.config
         factor = config.factor(step)
         adv_grad, weight = torch.zeros_like(rec_grad), torch.zeros((), device=rec_grad.device)
+        scalars: dict[str, Tensor] = {}
         if factor == 0 and config.discriminator_fakes == "updated_generator":
             return AdversarialGradient(adv_grad, {})
         fake_logits = self.engine.module(
@@ -102,13 +103,12 @@ class DiscriminatorTrainer:
         if factor > 0:
             loss = adversarial.generator_loss(config.kind, fake_logits)
             (adv_grad,) = torch.autograd.grad(loss, reconstruction, retain_graph=not self._walks_once)
-            weight = (
-                self._adaptive_weight(rec_grad, adv_grad, to_last_layer) if config.adaptive else torch.ones_like(weight)
-            )
-        scalars = {"adaptive_weight": weight, "g_weight": factor * weight}
-        if factor > 0:
-            scalars["g_loss"] = loss.detach()
-            scalars["clamped"] = (weight >= config.max_adaptive_weight).float()
+            scalars["g_loss"], weight = loss.detach(), torch.ones_like(weight)
+            if config.adaptive:
+                raw = self._adaptive_weight(rec_grad, adv_grad, to_last_layer)
+                weight = raw.clamp(max=config.max_adaptive_weight)
+                scalars |= {"adaptive_weight_raw": raw, "clamped": (raw >= config.max_adaptive_weight).float()}
+        scalars |= {"adaptive_weight": weight, "g_weight": factor * weight}
         if config.discriminator_fakes == "same_forward":
             if factor > 0 and self._walks_once and not self.frozen:
                 fake_logits = self.engine.module(reconstruction.detach())
@@ -136,14 +136,14 @@ class DiscriminatorTrainer:
             real, rebuilt: (B, D, H, W).
 
         Returns:
-            its loss and the mean logits of both, each ().
+            its loss, the mean logits of both, their gap and the share of right ones, each ().
         """
         module = self.engine.module.eval()
         with uncompiled(module):
             real_logits, fake_logits = module(real).float(), module(rebuilt).float()
         module.train()
         loss = adversarial.discriminator_loss(self.config.kind, real_logits, fake_logits)
-        return {"d_loss": loss, "logits_real": real_logits.mean(), "logits_fake": fake_logits.mean()}
+        return {"d_loss": loss, **_logit_statistics(real_logits, fake_logits)}
 
     def end_step(self, applied: bool) -> None:
         """Closes an optimizer step, whose change of the discriminator was ``applied``, alike on all ranks."""
@@ -162,12 +162,12 @@ class DiscriminatorTrainer:
             self.lecam.load_state_dict(state["lecam"])
 
     def _adaptive_weight(self, rec_grad: Tensor, adv_grad: Tensor, to_last_layer: ToLastLayer) -> Tensor:
-        """The adaptive weight of a micro-batch over all ranks, the same on each."""
+        """The adaptive weight of a micro-batch over all ranks before its clamp, the same on each."""
         both = ranks.all_reduce_mean_(
             to_last_layer(torch.cat([rec_grad, adv_grad], dim=1))
         )  # in one look at the features
         rec_at_layer, adv_at_layer = both.chunk(2)
-        return adversarial.adaptive_weight(rec_at_layer, adv_at_layer, self.config.eps, self.config.max_adaptive_weight)
+        return adversarial.adaptive_weight(rec_at_layer, adv_at_layer, self.config.eps)
 
     def _learn(self, real: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
         """One backward of the discriminator, and its step at the end of the accumulation."""
@@ -195,7 +195,8 @@ class DiscriminatorTrainer:
 
 @torch.no_grad()
 def _logit_statistics(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
-    """Mean logits, and the share of all logits on the right side of 0."""
+    """Mean logits, the gap between them, and the share of all logits on the right side of 0."""
     real, fake = real_logits.detach().float(), fake_logits.detach().float()
     accuracy = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
-    return {"logits_real": real.mean(), "logits_fake": fake.mean(), "discriminator_accuracy": accuracy}
+    means = {"logits_real": real.mean(), "logits_fake": fake.mean()}
+    return means | {"logits_gap": means["logits_real"] - means["logits_fake"], "discriminator_accuracy": accuracy}

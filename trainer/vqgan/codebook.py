@@ -78,6 +78,7 @@ class CodebookUpdater:
             "codebook/usage": usage(counts),
             "codebook/rolling_perplexity": self.rolling.perplexity(),
             "codebook/rolling_usage": self.rolling.usage(),
+            "codebook/dead_codes": self.rolling.dead(),
         }
 
     def _update(self, change: Callable[[], Tensor | None]) -> None:

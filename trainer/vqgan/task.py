@@ -31,6 +31,7 @@ from ..distributed.compilation import compile_blocks, uncompiled
 from ..distributed.engine import NetworkConfig
 from ..distributed.engine_protocol import ShardedEngine
 from ..distributed.owned_weights import owned
+from ..training.arrays import CODE_USE
 from ..training.ema import EMA
 from ..training.evaluation import MetricSums, equal_length_batches
 from ..training.loop import reseed
@@ -210,8 +211,8 @@ class VQGANTask:
         Returns:
             ``psnr`` in dB and ``l1``, of maps ``accuracy`` and ``cross_entropy``; every loss of the training by its
             name there, before its weight, and ``nll_loss``, their weighted sum (``lpips_loss`` is LPIPS);
-            ``quantizer_loss``; with a discriminator, what it says of them: ``d_loss``, ``logits_real`` and
-            ``logits_fake``; ``codebook/usage`` and ``codebook/perplexity``.
+            ``quantizer_loss``; with a discriminator, what it says of them: ``d_loss``, ``logits_real``,
+            ``logits_fake``, ``logits_gap``, ``discriminator_accuracy``; ``codebook/usage``, ``codebook/perplexity``.
         """
         sums, counts = MetricSums(), torch.zeros(self.quantizer.codebook_size, device=ranks.device())
         module = self.generator.module.eval()
@@ -231,6 +232,10 @@ class VQGANTask:
         module.train()
         ranks.all_reduce_sum_(counts)
         return sums.means() | {"codebook/usage": usage(counts).item(), "codebook/perplexity": perplexity(counts).item()}
+
+    def arrays(self) -> Mapping[str, Tensor]:
+        """How many codes are used how often in training, as far back as the monitors look."""
+        return {CODE_USE: self.codebook.rolling.histogram()}
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Mapping[str, Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smalti.models.losses.chunked_cross_entropy import IGNORED, code_cross_entropy
+from smalti.models.losses.chunked_cross_entropy import IGNORED, code_cross_entropy, target_ranks
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 100])
@@ -55,3 +55,15 @@ def test_bfloat16_features_give_float32_losses():
     loss = code_cross_entropy(lambda x: x @ weight.t(), features, targets)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, F.cross_entropy((features @ weight.t()).float(), targets, reduction="none"))
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_the_rank_of_a_target_is_its_place_among_all_codes_by_their_logits(rows):
+    logits = torch.tensor([[0.5, 2.0, -1.0], [3.0, 2.0, 1.0], [0.0, 0.0, 1.0], [1.0, 2.0, 3.0]])
+    targets = torch.tensor([1, 2, 0, IGNORED])
+    found = target_ranks(lambda part: part, logits, targets, rows)
+    assert found[:3].tolist() == [0, 2, 1]
+    generator = torch.Generator().manual_seed(0)
+    many, wanted = torch.randn(50, 9, generator=generator), torch.randint(9, (50,), generator=generator)
+    expected = [row.argsort(descending=True).tolist().index(target) for row, target in zip(many, wanted, strict=True)]
+    assert target_ranks(lambda part: part, many, wanted, rows).tolist() == expected

@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from smalti.models.quantizers import FSQConfig, LFQConfig, Quantizer, QuantizerConfig, RollingUse, perplexity, usage
+from smalti.models.quantizers import (
+    USE_OCTAVES,
+    FSQConfig,
+    LFQConfig,
+    Quantizer,
+    QuantizerConfig,
+    RollingUse,
+    perplexity,
+    usage,
+)
 
 
 def small(config: type[QuantizerConfig]) -> QuantizerConfig:
@@ -139,6 +148,25 @@ def test_rolling_use_forgets_what_lies_behind_its_window() -> None:
     assert use.perplexity().item() == pytest.approx(2)  # the older 8 count half by now
     use.update(torch.tensor([0.0, 4, 0, 0]))
     assert use.usage().item() == 0.25
+
+
+def test_a_histogram_of_use_has_a_bin_for_what_was_not_chosen_and_half_octaves_around_uniform_use() -> None:
+    use = RollingUse(codes=4, window=10)
+    assert use.histogram()[0] == 4 and use.dead() == 4
+    use.update(torch.tensor([0.0, 1, 4, 3]))  # of 8: uniform use is 2, so these are 0, 1/2, 2 and 3/2 of it
+    found = use.histogram()
+    assert found.sum() == 4 and use.dead() == 1
+    uniform = 1 + 2 * USE_OCTAVES  # of the bin that begins at uniform use
+    assert found.nonzero().flatten().tolist() == [0, uniform - 2, uniform + 1, uniform + 2]
+
+
+def test_use_far_from_uniform_is_in_the_outer_bins() -> None:
+    use = RollingUse(codes=4096, window=10**6)
+    counts = torch.ones(4096)
+    counts[0], counts[1] = 1e12, 0.0
+    use.update(counts)
+    found = use.histogram()
+    assert (found[0], found[1], found[-1]) == (1, 4094, 1) and found.sum() == 4096
 
 
 def test_perplexity_counts_equally_used_codes() -> None:

@@ -79,6 +79,7 @@ def trained(folder: str) -> dict[str, Any]:
         for step in range(STEPS):
             losses.append(task.step(next(steps), step)["nll"].item())
             held = dict(task.evaluate(val.eval_batches(5)))  # with other weights, which must leave no trace
+        held |= task.arrays()
         average = task.weights()
         weights = sharded_parameters.full_state_dict(task.prior)
         found = {"losses": losses, "weights": weights, "ema": average, "val": held}
@@ -113,7 +114,25 @@ def plainly_trained(folder: Path) -> dict[str, Any]:
         adam.step()
         keep = (1 + step) / (10 + step)
         average = {name: keep * average[name] + (1 - keep) * p.detach() for name, p in prior.named_parameters()}
-    return {"losses": losses, "weights": prior.state_dict(), "ema": average}
+    weights = {name: value.clone() for name, value in prior.state_dict().items()}
+    return {"losses": losses, "weights": weights, "ema": average, "val": plainly_evaluated(run, prior, average)}
+
+
+@torch.no_grad()
+def plainly_evaluated(run: PriorRun, prior: torch.nn.Module, average: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What all validation windows at once are worth to the averaged weights, from logits alone."""
+    prior.load_state_dict(average, strict=False)
+    data = Stream(run.val_data, ("codes", "segmentation_codes"), global_batch=TOTAL, micro_batch=TOTAL, seed=run.seed)
+    batches = list(data.eval_batches(24))
+    assert sum(len(batch["key"]) for batch in batches) == 4 * 24  # windows that cover a grid
+    codes = torch.cat([batch["codes"] for batch in batches])
+    logits = torch.cat([prior.eval()(batch["codes"], batch).logits for batch in batches])
+    nats = -logits.double().log_softmax(-1).gather(-1, codes[..., None])[..., 0]
+    found = {"nll": nats.mean().item(), "nll_by_position": nats.mean(0)}
+    for first in (1, 5):
+        hits = (logits.topk(first).indices == codes[..., None]).any(-1)
+        found[f"top{first}"] = hits.double().mean().item()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +150,14 @@ def test_ranks_stages_and_accumulation_equal_one_plain_process(prepared, world):
         for layout, left in rank.items():
             torch.testing.assert_close(left["weights"], dict(plain["weights"]), rtol=0, atol=2e-5, msg=layout)
             torch.testing.assert_close(left["ema"], plain["ema"], rtol=0, atol=2e-5, msg=layout)
-            evaluations.append(left["val"]["nll"])
+            evaluations.append(left["val"])
     means = torch.tensor([[left["losses"] for left in rank.values()] for rank in on_ranks]).mean(0)
     torch.testing.assert_close(means, torch.tensor(plain["losses"]).expand_as(means), rtol=1e-5, atol=1e-5)
-    assert evaluations == pytest.approx([evaluations[0]] * len(evaluations), rel=1e-5)
+    for found in evaluations:
+        for name in ("nll", "top1", "top5"):
+            assert found[name] == pytest.approx(plain["val"][name], rel=2e-5), name
+        torch.testing.assert_close(found["nll_by_position"], plain["val"]["nll_by_position"], rtol=1e-4, atol=1e-4)
+    assert 0 < plain["val"]["top1"] < plain["val"]["top5"] < 1
 
 
 def bytes_held(folder: str) -> dict[str, dict[str, int]]:

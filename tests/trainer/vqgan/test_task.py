@@ -15,6 +15,7 @@ WORLD = 2
 CASES: dict[str, dict[str, Any]] = {
     **{f"zero {zero}": {"generator_zero": zero, "discriminator_zero": zero, "micro": 2} for zero in (0, 1, 2, 3)},
     "codes as drawn": {"quantizer": {"codebook_init": "uniform"}, "micro": 2},
+    "weight at its clamp": {"max_adaptive_weight": 0.5, "micro": 2},
     "fixed weight": {"adaptive": False, "disc_weight": 0.1, "generator_zero": 3},
     "sees after": {"discriminator_fakes": "updated_generator", "micro": 2},
     "sees after, zero 3": {"discriminator_fakes": "updated_generator", "generator_zero": 3, "discriminator_zero": 3},
@@ -37,14 +38,16 @@ def play(names: list[str]) -> dict[str, Any]:
         run = game(**settings(name))
         torch.manual_seed(run.seed)
         task = VQGANTask(run, TOTAL // run.batch.micro_batch_size // ranks.world())
-        weights = []
+        weights: dict[str, list[torch.Tensor]] = {"adaptive_weight": [], "adaptive_weight_raw": []}
         for step in range(STEPS):
             scalars = task.step(micro_batches(step, run.batch.micro_batch_size, ranks.rank(), ranks.world()), step)
-            weights.append(scalars["adaptive_weight"])
+            for kind, of_steps in weights.items():
+                of_steps += [scalars[kind]] if kind in scalars else []
         states = {name: sharded_parameters.full_state_dict(engine.module) for name, engine in task.engines.items()}
         lecam = task.discriminator_trainer.lecam
         anchors = None if lecam is None else torch.stack([lecam.real, lecam.fake])
-        results[name] = {**states, "weights": torch.stack(weights), "anchors": anchors}
+        known = {kind: torch.stack(of_steps) for kind, of_steps in weights.items() if of_steps}
+        results[name] = {**states, **known, "anchors": anchors}
     return results
 
 
@@ -70,9 +73,12 @@ def test_ranks_are_one_plain_process_on_the_whole_batch(name: str, played: list[
         assert moved > 1  # it did learn
     for key, expected in plain.ema.items():
         torch.testing.assert_close(mine["generator"][f"quantize.embedding.{key}"], expected.float())
-    weights = torch.tensor(plain.weights).view(STEPS, parts).mean(1)
+    weights, raw = (torch.tensor(each).view(STEPS, parts).mean(1) for each in (plain.weights, plain.raw_weights))
     if run.loss.adversarial.adaptive and not run.loss.adversarial.disc_only_steps:
-        torch.testing.assert_close(mine["weights"], weights, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(mine["adaptive_weight"], weights, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(mine["adaptive_weight_raw"], raw, rtol=1e-3, atol=1e-4)
+    if name == "weight at its clamp":
+        assert (weights < raw).any()
     if run.loss.adversarial.lecam is not None:
         torch.testing.assert_close(mine["anchors"], plain.anchors, rtol=1e-4, atol=1e-6)
 

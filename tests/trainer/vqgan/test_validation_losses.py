@@ -33,7 +33,8 @@ def evaluated(zero: int) -> dict[str, Any]:
     plain = {
         "rec_loss": l1, "lpips_loss": lpips, "nll_loss": l1 + 0.5 * lpips, "quantizer_loss": out.quantized.loss,
         "logits_real": logits[0].mean(), "logits_fake": logits[1].mean(),
-        "d_loss": discriminator_loss("hinge", *logits),
+        "logits_gap": logits[0].mean() - logits[1].mean(), "d_loss": discriminator_loss("hinge", *logits),
+        "discriminator_accuracy": torch.cat([logits[0], -logits[1]]).gt(0).float().mean(),
     }  # fmt: skip
     return {"figures": figures, "plain": {name: float(value) for name, value in plain.items()}}
 
