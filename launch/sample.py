@@ -27,7 +27,6 @@ _OF_ONE_IMAGE = {
     "init_image": "--init-image",
     "keep_rows": "--keep-rows",
     "grid": "--grid",
-    "classifier": "--classifier",
 }
 """Options that a set of shards leaves no room for."""
 
@@ -92,13 +91,13 @@ def _sample_here(asked: argparse.Namespace) -> None:
     config = SamplingJobConfig(asked.batch, asked.save_every, asked.preview)
     job = SamplingJob(prior, tokenizer, asked.seed, sampling, decode, config, command.say)
     tiles = Tiling(asked.tile, asked.halo)
+    rejection = None
+    if asked.classifier is not None:
+        rejection = load_rejection(asked.classifier, asked.keep_share, device)
     if not asked.shards:
         given = ConditionInputs(
             asked.label, asked.segmentation, asked.depth, asked.low_resolution, asked.text, asked.objects, others
         )
-        rejection = None
-        if asked.classifier is not None:
-            rejection = load_rejection(asked.classifier, asked.keep_share, device)
         images = AskedImages(
             asked.out,
             asked.count,
@@ -118,7 +117,7 @@ def _sample_here(asked: argparse.Namespace) -> None:
     archive = asked.out / f"seed-{asked.seed}.npz"
     if asked.npz:
         check_archive(archive)
-    report = sample_set(job, requests, asked.count, asked.out)
+    report = sample_set(job, requests, asked.count, asked.out, rejection)
     if ranks.rank() == 0:
         if asked.npz and report.images:
             write_archive(archive, report.images)
@@ -258,7 +257,7 @@ def _add_drawing(group: "argparse._ArgumentGroup") -> None:
         "--classifier",
         type=Path,
         metavar="FILE",
-        help="TorchScript, images in [-1, 1] to logits: of more images of a class, the --count it is surest of stay",
+        help="TorchScript, images in [-1, 1] to logits: of more images, the --count that it is surest of stay",
     )
     group.add_argument(
         "--keep-share", type=float, default=0.05, metavar="SHARE", help="share of them that stays (0.05)"

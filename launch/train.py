@@ -62,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return ExitCode.DONE
         command.drop_output_that_fails()
         launched = "RANK" in os.environ
-        stop_request = (
-            Path(run.run_dir, side_files.STOP_REQUEST) if rank_info_from_env(os.environ).rank == 0 else None
-        )
+        stop_request = Path(run.run_dir, side_files.STOP_REQUEST) if rank_info_from_env(os.environ).rank == 0 else None
         with Watchdog(run.timeout_s, launched, stop_request), ranks.process_group(run.timeout_s):
             done = train(run, asked.fresh, step_flops, asked.profile and ProfileWindow(*asked.profile))
             return ExitCode.DONE if done else ExitCode.LEFT

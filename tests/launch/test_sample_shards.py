@@ -6,6 +6,7 @@ import time
 import numpy as np
 import processes
 import pytest
+import torch
 from fixtures import pairs
 from fixtures.shards import encoded, photo
 from PIL import Image
@@ -72,6 +73,41 @@ def test_images_and_their_codes_ask_for_the_same_images_in_every_batch(place, tm
     more = pixels(tmp_path / "twice")
     assert len(more) == 10 and all(np.array_equal(more[name[:-4] + "-0000.png"], found[name]) for name in found)
     assert not np.array_equal(more["0/p0-0000.png"], more["0/p0-0001.png"])
+
+
+class Reds(torch.nn.Module):
+    """The redder an image is, the larger the number of its class."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, 0].mean(dim=(1, 2))[:, None] * torch.arange(3)
+
+
+def test_a_classifier_keeps_the_best_candidates_of_every_sample_on_any_number_of_ranks(place, tmp_path, capsys):
+    prior = pairs.write_prior(tmp_path / "prior", place / "tokenizer", "class")
+    torch.jit.script(Reds()).save(str(tmp_path / "reds.pt"))
+    with ShardWriter(tmp_path / "set", "x", 2, {}) as writer:
+        for number in range(3):
+            writer.write(f"p{number}", {"png": encoded(photo(16, 16), "PNG"), "cls": b"%d" % number})
+    common = [str(part) for part in (prior, place / "tokenizer", "--shards", tmp_path / "set", "--size", "16x16")]
+    choice = ["--classifier", str(tmp_path / "reds.pt"), "--keep-share", "0.5", "--npz"]
+    assert sample.main([*common, "--count", "6", "--out", str(tmp_path / "all")]) == 0
+    assert sample.main([*common, "--count", "3", "--out", str(tmp_path / "best"), *choice]) == 0
+    every, best = pixels(tmp_path / "all"), pixels(tmp_path / "best")
+    assert len(every) == 18 and len(best) == 9
+    for number in range(3):
+        logits = {name: (image[..., 0] / 127.5 - 1).mean() * np.arange(3) for name, image in every.items()}
+        sure = {n: np.exp(each[number]) / np.exp(each).sum() for n, each in logits.items() if n[:2] == f"p{number}"}
+        kept = [name for name in best if name[:2] == f"p{number}"]
+        assert len(kept) == 3 and min(sure[n] for n in kept) >= max(sure[n] for n in sure if n not in kept) - 1e-6
+        assert all(np.array_equal(best[name], every[name]) for name in kept)
+    with np.load(tmp_path / "best" / "seed-0.npz") as held:
+        assert len(held["arr_0"]) == 9
+    arguments = [*common, "--count", "3", "--out", str(tmp_path / "ranks"), *choice]
+    job = processes.command("smalti.launch.sample", arguments, 2, {"OMP_NUM_THREADS": "1"})
+    job.wait()
+    assert same(best, pixels(tmp_path / "ranks")), job.output()
+    assert sample.main(asked(place, place / "images", tmp_path / "none", *choice)) == 2
+    assert "this prior reads none; omit --classifier" in capsys.readouterr().err
 
 
 def test_ranks_that_are_killed_go_on_alone_to_the_same_images(place, tmp_path):

@@ -5,6 +5,7 @@ import re
 import torch
 
 from ...models.discriminators import PatchGANConfig
+from ...models.discriminators.patchgan import Norm
 from ...models.quantizers import CosineConfig, GumbelConfig, QuantizerConfig, VQConfig
 from ...models.vqgan.autoencoder import VQGANConfig
 from .sources.ledger import Shapes, numbered
@@ -57,8 +58,6 @@ def vqgan_config(shapes: Shapes, source: str, *, unit_codes: bool = False, norm_
 
 
 def _quantizer(shapes: Shapes, source: str, unit_codes: bool) -> QuantizerConfig:
-    if "quantize.used" in shapes:
-        raise ValueError(f"{source} renumbers its codes (remap), which this project's quantizers cannot do")
     if "quantize.embed.weight" in shapes:
         return GumbelConfig(codebook_size=shapes["quantize.embed.weight"][0])
     if "quantize.embedding.weight" not in shapes:
@@ -79,10 +78,15 @@ def discriminator_config(shapes: Shapes) -> PatchGANConfig | None:
     layers = (
         sum(1 for name, shape in shapes.items() if re.fullmatch(r"main\.\d+\.weight", name) and len(shape) == 4) - 2
     )
-    if layers < 1 or "main.0.weight" not in shapes or "main.3.running_mean" not in shapes:
+    if layers < 1 or "main.0.weight" not in shapes or not {"main.3.running_mean", "main.3.loc"} & shapes.keys():
         return None
-    config = PatchGANConfig(channels=shapes["main.0.weight"][0], layers=layers)
+    norm: Norm = "act" if "main.3.loc" in shapes else "batch"
+    config = PatchGANConfig(channels=shapes["main.0.weight"][0], layers=layers, norm=norm)
     with torch.device("meta"):
         network = config.build(shapes["main.0.weight"][1])
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    wanted = {
+        name: (1, *tensor.shape, 1, 1) if name.endswith((".loc", ".scale")) else tuple(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if not name.endswith((".first_loc", ".first_scale"))  # of ActNorm, which is one number a channel elsewhere
+    }
     return config if wanted == dict(shapes) else None

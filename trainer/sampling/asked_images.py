@@ -111,7 +111,7 @@ def _best(job: SamplingJob, groups: Sequence[_Group], asked: AskedImages) -> lis
     if rejection is None or groups[0].label is None:
         raise ValueError("a classifier chooses among images of a class; give it with --class or --classes")
     many = rejection.candidates(asked.each)
-    made = {"classifier": rejection.digest, "candidates": many, "kept": asked.each}
+    made = rejection.made(asked.each)
     kept: dict[int, list[Path]] = {}
     for place in range(ranks.rank(), len(groups), ranks.world()):
         wanted, label, folder, stem = groups[place]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,10 @@ class Rejection(NamedTuple):
     def candidates(self, each: int) -> int:
         """How many are sampled to keep so many."""
         return math.ceil(each / self.keep_share - 1e-9)
+
+    def made(self, each: int) -> dict[str, Any]:
+        """What the metadata of each image that is kept say of the choice."""
+        return {"classifier": self.digest, "candidates": self.candidates(each), "kept": each}
 
 
 def load_rejection(file: Path, keep_share: float, device: torch.device) -> Rejection:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..distributed import ranks
 from ..shards.errors import PASSING, SampleError, TooManySampleErrorsError
 from .job import ImageJob, SamplingJob
+from .rejection import Rejection, keep_best
 from .shard_requests import ShardRequests
 
 MAX_BAD_FRACTION = 0.01
@@ -87,25 +88,46 @@ def walk_set(
     return SetReport([images[place] for place in sorted(images)], [reasons[number] for number in sorted(reasons)])
 
 
-def sample_set(job: SamplingJob, requests: ShardRequests, count: int, out: Path) -> SetReport:
+def sample_set(
+    job: SamplingJob, requests: ShardRequests, count: int, out: Path, rejection: Rejection | None = None
+) -> SetReport:
     """Sample ``count`` images of every sample; see ``walk_set``.
 
-    Image k of the sample n has the number n + k * samples, whatever ``count`` is.
+    Image k of the sample n has the number n + k * samples, whatever ``count`` is. With a classifier the images are the
+    best of more candidates, by the sample's class.
 
     Raises:
-        ValueError: another image has the name of one of them.
+        ValueError: another image has the name of one of them; or there is a classifier, and the prior reads no class.
     """
     samples = len(requests)
+
+    def task(sample: int, again: int, only: bool, made: Mapping[str, Any] | None = None) -> ImageJob:
+        key, wanted = requests.key(sample), requests.request(sample)
+        stem = key.name if only else f"{key.name}-{again:04d}"
+        return job.image_job(wanted, sample + again * samples, out / key.parent, stem, made)
 
     def work(places: range, left_out: LeftOut) -> dict[int, Path]:
         tasks: dict[int, ImageJob] = {}
         for place in places:
             sample, again = divmod(place, count)
             with left_out.leaving_out(sample):
-                key, wanted = requests.key(sample), requests.request(sample)
-                stem = key.name if count == 1 else f"{key.name}-{again:04d}"
-                tasks[place] = job.image_job(wanted, sample + again * samples, out / key.parent, stem)
+                tasks[place] = task(sample, again, count == 1)
         job.run(list(tasks.values()))
         return {place: task.path for place, task in tasks.items()}
 
-    return walk_set(samples, count, job.config.batch, job.say, work)
+    if rejection is None:
+        return walk_set(samples, count, job.config.batch, job.say, work)
+    if "cls" not in job.prior.model.condition.fields:
+        raise ValueError("a classifier chooses among images of a class, and this prior reads none; omit --classifier")
+    many = rejection.candidates(count)
+    made = rejection.made(count)
+
+    def best(places: range, left_out: LeftOut) -> dict[int, Path]:
+        (sample,) = places
+        with left_out.leaving_out(sample):
+            tasks = [task(sample, again, False, made) for again in range(many)]
+            kept = keep_best(job, rejection, tasks, int(requests.request(sample).fields["cls"]), count)
+            return {sample * count + place: path for place, path in enumerate(kept)}
+        return {}
+
+    return walk_set(samples, 1, 1, job.say, best)

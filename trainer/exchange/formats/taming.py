@@ -15,6 +15,8 @@ from torch import Tensor
 from ....models.conditions import ClassConfig, CodeMapConfig, ConditionConfig, UnconditionalConfig
 from ....models.priors.gpt import GPTConfig
 from ....models.priors.orders import OrderConfig, OrderKind
+from ...checkpoint import model_files
+from ..codebook_subset import cut_down
 from ..hints import Hints
 from ..networks import Network, prior_metadata, vqgan_metadata
 from ..sources.ledger import Ledger
@@ -54,6 +56,7 @@ def import_networks(ledger: Ledger, hints: Hints) -> dict[str, Network]:
 def _vqgan(ledger: Ledger, prefix: str) -> Network:
     """The autoencoder under a prefix, with its discriminator where it has a known one."""
     shapes = {name: shape for name, shape in ledger.shapes(prefix).items() if NETWORK.match(name)}
+    renumbered = shapes.pop("quantize.used", None) is not None
     config = vqgan_config(shapes, ledger.source)
     wanted = network_shapes(config)
     weights = ledger.fill(wanted, {name: prefix + name for name in wanted}, "autoencoder")
@@ -64,7 +67,21 @@ def _vqgan(ledger: Ledger, prefix: str) -> Network:
     ledger.drop(rf"{below}loss\.perceptual_loss\.", "LPIPS, a frozen network of the training")
     ledger.drop(rf"{below}model_ema\.", "averages of weights that are here themselves")
     discriminator = _discriminator(ledger, f"{prefix}loss.discriminator.")
-    return Network(weights, vqgan_metadata(config), discriminator)
+    metadata = vqgan_metadata(config)
+    if renumbered:
+        weights, metadata = _of_the_used_codes(ledger, f"{prefix}quantize.used", weights, metadata)
+    return Network(weights, metadata, discriminator)
+
+
+def _of_the_used_codes(
+    ledger: Ledger, name: str, weights: dict[str, Tensor], metadata: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A network whose codes were renumbered (``remap``), cut down to those that have a number, in their order."""
+    used = ledger.take(name, "which codes have a number").long().tolist()
+    if len(set(used)) != len(used) or not all(0 <= code < metadata["codes"] for code in used):
+        raise ValueError(f"{ledger.source}: {name} must name each of its {metadata['codes']} codes at most once")
+    smaller, said = cut_down(weights, metadata | {"digest": model_files.digest(weights)}, used)
+    return smaller, {name: value for name, value in said.items() if name != "digest"}  # which is that of all codes
 
 
 def _discriminator(ledger: Ledger, prefix: str) -> Any:
@@ -73,7 +90,23 @@ def _discriminator(ledger: Ledger, prefix: str) -> Any:
     if config is None:
         ledger.drop(re.escape(prefix), "a discriminator of a kind that is not known here")
         return None
-    return config, ledger.fill(shapes, {name: prefix + name for name in shapes}, "discriminator")
+    if config.norm == "act":
+        ledger.drop(rf"{re.escape(prefix)}main\.\d+\.initialized$", "whether a norm has begun, which its numbers say")
+        shapes = {name: shape for name, shape in shapes.items() if not name.endswith(".initialized")}
+    weights = ledger.fill(shapes, {name: prefix + name for name in shapes}, "discriminator")
+    return config, _with_act_norms(weights) if config.norm == "act" else weights
+
+
+def _with_act_norms(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The published shifts and scales of ActNorm as those of its first batch, with nothing trained beside them."""
+    norms = [name.removesuffix(".loc") for name in weights if name.endswith(".loc")]
+    made = dict(weights)
+    for norm in norms:
+        shift, scale = (weights[f"{norm}.{part}"].flatten() for part in ("loc", "scale"))
+        made |= {f"{norm}.loc": torch.zeros_like(shift), f"{norm}.scale": torch.zeros_like(scale)}
+        made |= {f"{norm}.first_loc": shift, f"{norm}.first_scale": scale}
+        made[f"{norm}.initialized"] = torch.tensor(bool(shift.any() or (scale != 1).any()))
+    return made
 
 
 class _Net2Net:
