@@ -124,10 +124,10 @@ def sample_set(
 
     def best(places: range, left_out: LeftOut) -> dict[int, Path]:
         (sample,) = places
+        kept: list[Path] = []
         with left_out.leaving_out(sample):
             tasks = [task(sample, again, False, made) for again in range(many)]
             kept = keep_best(job, rejection, tasks, int(requests.request(sample).fields["cls"]), count)
-            return {sample * count + place: path for place, path in enumerate(kept)}
-        return {}
+        return {sample * count + place: path for place, path in enumerate(kept)}
 
     return walk_set(samples, 1, 1, job.say, best)
