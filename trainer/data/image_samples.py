@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..images.decode import Pixels, measure, size_of_numbers
-from ..images.geometry import Crop, Measured
+from ..images.geometry import Crop, Measured, Region
 from ..images.known_values import Check
 from ..images.opencv_resize import needed, resized_depth, resized_image, resized_labels
 from ..images.resize import Box, antialiased, decoder_shrink, nearest_points, region_of, scaled
@@ -18,7 +18,7 @@ from ..shards.index import SampleLocation
 from ..shards.reader import ShardSet
 from .collate import LoadedSample
 from .crops import CropConfig, TamingCropConfig
-from .region_reader import DecodedRegion, RegionSource, open_member, sample_errors
+from .region_reader import DecodedRegion, RegionSource, open_member, sample_errors, stretches_of
 from .samples import Choose, SampleReader, sample_row
 
 
@@ -67,6 +67,28 @@ class ImageReader(SampleReader):
             for row, value in zip(rows, values, strict=True):
                 row[field] = value
         return rows
+
+    def _stretches(self, place: SampleLocation, choose: Choose) -> list[tuple[int, int]]:
+        measured = self.shards.measured(*place)
+        crops = self._chosen(place, choose, measured.height, measured.width) if measured.height else []
+        ranges: list[tuple[int, int]] = []
+        for field in self._fields:
+            extension = self._extension(place, field)
+            member = self.shards.member(*place, extension)
+            if not member.layout or not crops:
+                ranges.append((member.offset, member.size))
+                continue
+            opened = open_member(self.shards, place, field, extension, measured)
+            for region in self._regions(opened, field, crops, measured):
+                ranges += stretches_of(opened, region, member.offset)
+        return ranges
+
+    def _regions(self, opened: RegionSource, field: str, crops: list[Crop], measured: Measured) -> list[Region]:
+        """The pixels of a field that crops need."""
+        if isinstance(self._cut, TamingCropConfig):
+            return [needed(*self._cut.axes(crop, measured[:2], opened.shape)) for crop in crops]
+        factor = _factor(field, opened.shape, measured[:2])
+        return [region_of(scaled(crop, factor), *opened.shape) for crop in crops]
 
     def _field(self, place: SampleLocation, field: str, crops: list[Crop], measured: Measured) -> list[Any]:
         if field == "cls":

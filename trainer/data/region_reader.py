@@ -1,7 +1,7 @@
 """Members of a sample as images of which any region can be had, at the least cost that their storage allows."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, Protocol
 
 from ..files import ChecksumError
@@ -103,6 +103,10 @@ class _SeekableJpeg:
     def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[DecodedRegion]:
         return [self._one(region, shrink) for region, shrink in zip(regions, shrinks, strict=True)]
 
+    def reading_by(self, read_many: geometry.ReadMany) -> "_SeekableJpeg":
+        """The same image, read by another function."""
+        return _SeekableJpeg(self._layout, read_many, Measured(*self.shape, self._orientation))
+
     def _one(self, region: Region, shrink: int) -> DecodedRegion:
         stored = stored_region(region, *self.shape, self._orientation)
         spliced = seekable_jpeg.splice(self._layout, self._read_many, stored)
@@ -121,6 +125,10 @@ class _Tiled:
 
     def parts(self, regions: Sequence[Region], shrinks: Sequence[int]) -> list[DecodedRegion]:
         return [DecodedRegion(self._one(region), region) for region in regions]
+
+    def reading_by(self, read_many: geometry.ReadMany) -> "_Tiled":
+        """The same numbers, read by another function."""
+        return _Tiled(self._layout, read_many, self._is_depth)
 
     def _one(self, region: Region) -> Pixels:
         numbers = tiled_tiff.cut(self._layout, self._read_many, region)
@@ -152,6 +160,28 @@ def open_member(
     if field == "image":
         return _Image(data, measured)
     return _Whole((decode_depth if field == "depth" else decode_map)(data))
+
+
+def stretches_of(source: RegionSource, region: Region, begin: int) -> list[tuple[int, int]]:
+    """(offset, size) in the tar of what a source in parts will read for a region.
+
+    Args:
+        begin: where the member lies in the tar.
+    """
+    asked: list[tuple[int, int]] = []
+
+    def note(ranges: list[tuple[int, int]]) -> list[bytes]:
+        asked.extend((begin + offset, size) for offset, size in ranges)
+        raise _PlannedError
+
+    if isinstance(source, _SeekableJpeg | _Tiled):
+        with suppress(_PlannedError):
+            source.reading_by(note).parts([region], [1])
+    return asked
+
+
+class _PlannedError(Exception):
+    """Ends a reading of which only the plan is wanted."""
 
 
 def _cut(pixels: Pixels, region: Region) -> Pixels:

@@ -4,14 +4,18 @@ Shapes: S the side of a crop in pixels, (h, w) a window of codes.
 """
 
 import io
+import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from ..images.decode import Pixels
 from ..images.geometry import Crop
 from ..images.known_values import Check
+from ..shards.access.requests import PAUSES, Repeated
 from ..shards.errors import SampleError
 from ..shards.fields import EXTENSIONS
 from ..shards.index import SampleLocation
@@ -20,6 +24,7 @@ from .collate import Batch, LoadedSample
 from .crops import AnyCropConfig, TooSmallError
 from .region_reader import sample_errors
 
+_AGAIN = 2  # times that wrong bytes of a remote shard are asked for again
 _TRIED = 32  # samples that are looked at before training
 _CHANCE = 0.25  # by how much their share of errors may exceed the limit, if they are not all samples
 Choose = Callable[[str, int, int], list[Crop]]  # (key, height, width) -> the crops to make of a sample
@@ -120,6 +125,38 @@ class SampleReader(ABC):
             SampleError: one of them cannot be used.
         """
         return None
+
+    def read_surely(self, place: SampleLocation, choose: Choose) -> list[LoadedSample]:
+        """As ``read``; of a remote shard of which wrong bytes came, asks for them once more.
+
+        Raises:
+            SampleError: it cannot be used.
+        """
+        for pause in PAUSES[:_AGAIN]:
+            try:
+                return self.read(place, choose)
+            except SampleError as error:
+                if not self.shards.may_be_better(error, place.shard):
+                    raise
+            Repeated.count += 1
+            self.shards.files.renew(place.shard)
+            time.sleep(pause)
+        return self.read(place, choose)
+
+    def gather(self, wanted: Sequence[tuple[SampleLocation, Choose]]) -> None:
+        """Fetches what the samples will need of remote shards in one go; what cannot be had is left to reading them."""
+        if not self.shards.files.are_asked:
+            return
+        self.shards.look_ahead(place.shard for place, _ in wanted)
+        ranges: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for place, choose in wanted:
+            with suppress(SampleError, TooSmallError, ValueError):
+                ranges[place.shard] += self._stretches(place, choose)
+        self.shards.files.gather(ranges)
+
+    def _stretches(self, place: SampleLocation, choose: Choose) -> list[tuple[int, int]]:
+        """(offset, size) of what a sample will need of its tar."""
+        return [each for field in self._fields for each in self.shards.stretches(*place, self._extension(place, field))]
 
     def _middle(self, key: str, height: int, width: int) -> list[Crop]:
         return [Crop(0, 0, width, height) if self._crop is None else self._crop.center(height, width)]

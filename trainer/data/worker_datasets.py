@@ -3,7 +3,8 @@
 Letters: m samples in a micro-batch, K crops of a visited image.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -11,12 +12,13 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ..images.geometry import Crop
+from ..shards.access.requests import Repeated
 from ..shards.errors import SampleError, TooManySampleErrorsError
 from ..shards.index import SampleLocation
 from .collate import Batch, LoadedSample, collate, join, reordered
 from .crops import AnyCropConfig, crop_box
 from .sampler import SampleDraw, Schedule
-from .samples import SampleReader
+from .samples import Choose, SampleReader
 
 Crops = Literal["center", "grid"] | int
 
@@ -36,6 +38,7 @@ class LoadedBatch(NamedTuple):
     batches: list[Batch]
     errors: list[SampleError]
     seen: int  # samples asked for
+    repeated: int = 0  # requests to remote shards that had to be made again
 
 
 class TrainDataset(Dataset[LoadedBatch]):
@@ -47,6 +50,13 @@ class TrainDataset(Dataset[LoadedBatch]):
         self._crop = crop
 
     def __getitem__(self, request: BatchRequest) -> LoadedBatch:
+        before = Repeated.count
+        _gather(
+            self._readers, map(self._schedule.visit, request.visits), lambda v: partial(self._choose, v, request.crops)
+        )
+        return self._loaded(request)._replace(repeated=Repeated.count - before)
+
+    def _loaded(self, request: BatchRequest) -> LoadedBatch:
         if len(request.crops) == 1 and (batch := self._at_once(request.visits, request.crops[0])) is not None:
             return LoadedBatch([batch], [], len(request.visits))
         errors: list[SampleError] = []
@@ -80,7 +90,7 @@ class TrainDataset(Dataset[LoadedBatch]):
         for _ in range(_ATTEMPTS):
             reader = self._readers[visit.source]
             try:
-                return reader.read(visit.place, partial(self._choose, visit, crops))
+                return reader.read_surely(visit.place, partial(self._choose, visit, crops))
             except SampleError as error:
                 errors.append(error)
                 visit = self._schedule.substitute(number, visit)
@@ -108,13 +118,14 @@ class EvalDataset(Dataset[LoadedBatch]):
     def __getitem__(self, request: BatchRequest) -> LoadedBatch:
         errors: list[SampleError] = []
         rows: list[LoadedSample] = []
-        for number in request.visits:
-            visit = self._visit(number)
+        before, visits = Repeated.count, [self._visit(number) for number in request.visits]
+        _gather(self._readers, visits, lambda visit: partial(self._choose, visit))
+        for visit in visits:
             try:
-                rows += self._readers[visit.source].read(visit.place, partial(self._choose, visit))
+                rows += self._readers[visit.source].read_surely(visit.place, partial(self._choose, visit))
             except SampleError as error:
                 errors.append(error)
-        return LoadedBatch([collate(rows)] if rows else [], errors, len(request.visits))
+        return LoadedBatch([collate(rows)] if rows else [], errors, len(visits), Repeated.count - before)
 
     def _visit(self, number: int) -> SampleDraw:
         slot = int(np.searchsorted(self._ends, number, side="right"))
@@ -131,3 +142,16 @@ class EvalDataset(Dataset[LoadedBatch]):
             return self._crop.grid(height, width)
         keys = [self._schedule.crop_key(visit, key, crop) for crop in range(self._crops)]
         return [self._crop.draw(height, width, crop_key) for crop_key in keys]
+
+
+def _gather(
+    readers: Sequence[SampleReader], visits: Iterable[SampleDraw], choose: Callable[[SampleDraw], Choose]
+) -> None:
+    """Fetches what a batch needs of remote shards at once, for each source."""
+    if not any(reader.shards.files.are_asked for reader in readers):
+        return
+    wanted: dict[int, list[tuple[SampleLocation, Choose]]] = defaultdict(list)
+    for visit in visits:
+        wanted[visit.source].append((visit.place, choose(visit)))
+    for source, samples in wanted.items():
+        readers[source].gather(samples)

@@ -23,6 +23,10 @@ class Ranges(Protocol):
         """Lets go of the file."""
         ...
 
+    def renew(self) -> None:
+        """Lets go of what is kept of its bytes, which are not those that were packed."""
+        ...
+
 
 class LocalFile:
     """A file of the local file system. Safe to use in forked processes at once, for it has no position."""
@@ -46,3 +50,6 @@ class LocalFile:
     def close(self) -> None:
         """Closes the file."""
         os.close(self._handle)
+
+    def renew(self) -> None:
+        """Nothing is kept."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..files import whole_file
+from ..files import whole_file, write_whole
 
 _COPY = re.compile(r"[0-9a-f]{24}\.tar")
 
@@ -63,6 +63,25 @@ class ShardCache:
                     self._has_room(0, path)
             os.utime(path)
         return path
+
+    def one_copy(self, url: str, is_current: Callable[[bytes], bool], fetch: Callable[[], bytes]) -> bytes:
+        """The bytes of a file that all processes of a machine want at once, fetched by the first of them.
+
+        Args:
+            url: names the file.
+            is_current: whether bytes that were fetched before are those that it has now.
+            fetch: gives its bytes.
+        """
+        copy = self.path(url).with_suffix(".copy")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with _locked(copy.with_suffix(".lock")):
+            with suppress(FileNotFoundError):
+                data = copy.read_bytes()
+                if is_current(data):
+                    return data
+            data = fetch()
+            write_whole(copy, data)
+        return data
 
     def path(self, url: str) -> Path:
         """Where the copy of a shard lies, if there is one."""

@@ -6,9 +6,8 @@ has one; the indexes of the shards themselves are read when they are first neede
 
 import hashlib
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,18 @@ import numpy.typing as npt
 from ..files import ChecksumError
 from ..images.geometry import Measured
 from . import set_index
-from .access.indexes import index_of
+from .access.indexes import KeptIndexes, index_of, indexes_of, indexes_there
 from .access.shard_files import ShardFiles
 from .errors import Kind, SampleError
 from .fields import EXTENSIONS
 from .index import Member, SampleLocation, ShardIndex
+from .packed import layout
 from .packed.layout import Array
 from .packed.rows import PackedRows
 from .patterns import expand, is_remote, without_secrets
 from .remote import RemoteConfig, remote_set_index
 from .set_index import SetIndex, SetIndexBuilder, agreed_classes, by_folder
 
-_REQUESTS = 16  # at once
-_KEPT = 256 << 20  # bytes of indexes that a process keeps
 _CHUNK = 1024  # indexes on their way at once
 LOOKED_AT = 512  # shards of a local set whose every index is read when it is opened
 
@@ -47,9 +45,7 @@ class ShardSet:
 
     def __init__(self, names: Sequence[str], remote: RemoteConfig, known: SetIndex | None = None) -> None:
         self._remote = remote
-        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
-        self._packed: dict[int, PackedRows] = {}  # of shards whose index is kept
-        self._kept = 0
+        self._indexes = KeptIndexes()
         self.unlisted = 0  # shards whose indexes had to be read because no set's index tells of them
         self._known = self._looked_up(names) if known is None else known
         self.names = self._known.names
@@ -70,13 +66,11 @@ class ShardSet:
                 builder.add_rows(listed, found, [place_of[names[shard]] for shard in listed])
         rest = builder.unknown()
         self.unlisted = len(rest)
-        with ThreadPoolExecutor(_REQUESTS) as pool:  # each may be a request to a distant store
-            for start in range(0, len(rest), _CHUNK):
-                chunk = rest[start : start + _CHUNK]
-                wanted = [names[shard] for shard in chunk]
-                for shard, index in zip(chunk, pool.map(partial(index_of, remote=self._remote), wanted), strict=True):
-                    builder.add(shard, index)
-                    self._keep(shard, index)
+        for start in range(0, len(rest), _CHUNK):
+            chunk = rest[start : start + _CHUNK]
+            for shard, index in zip(chunk, indexes_of([names[each] for each in chunk], self._remote), strict=True):
+                builder.add(shard, index)
+                self._indexes.add(shard, index)
         return builder.whole()
 
     @classmethod
@@ -176,19 +170,8 @@ class ShardSet:
                     f"the index of {self.names[shard]} is not the one of which {set_index.NAME} tells; make that again "
                     "with: smalti index --keep FOLDER"
                 )
-            self._keep(shard, index)
-        self._indexes.move_to_end(shard)
+            self._indexes.add(shard, index)
         return index
-
-    def _keep(self, shard: int, index: ShardIndex) -> None:
-        """Keeps an index, without the texts that all shards share, and lets go of those used longest ago."""
-        index.provenance, index.notes = {}, {}
-        self._indexes[shard] = index
-        self._kept += index.nbytes
-        while self._kept > _KEPT and len(self._indexes) > 1:
-            gone, old = self._indexes.popitem(last=False)
-            packed = self._packed.pop(gone, None)
-            self._kept -= old.nbytes + (packed.nbytes if packed else 0)
 
     def _index_for(self, shard: int, sample: int) -> ShardIndex:
         """The index of a shard of which a sample is wanted; a SampleError where there is none that can be used."""
@@ -286,8 +269,9 @@ class ShardSet:
 
     def _packed_rows(self, shard: int, sample: int) -> PackedRows | None:
         """The rows of a shard; None where it is not packed."""
-        if shard in self._packed:
-            return self._packed[shard]
+        packed = self._indexes.rows(shard)
+        if packed is not None:
+            return packed
         index = self._index_for(shard, sample)
         if not index.packed:
             return None
@@ -295,8 +279,7 @@ class ShardSet:
             packed = PackedRows(index.packed, index.samples, partial(self.read_ranges, shard, sample))
         except ChecksumError as error:
             raise self.sample_error(shard, sample, "damaged member", str(error)) from error
-        self._packed[shard] = packed
-        self._kept += packed.nbytes
+        self._indexes.add_rows(shard, packed)
         return packed
 
     def read_ranges(self, shard: int, sample: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -316,6 +299,41 @@ class ShardSet:
                 detail = f"the file ends at byte {offset + len(data)}, {offset + size} are needed"
                 raise self.sample_error(shard, sample, "truncated shard", detail)
         return found
+
+    def look_ahead(self, shards: Iterable[int]) -> None:
+        """Fetches what has to be known of remote shards of which samples are wanted, of all of them at once.
+
+        What cannot be had is left to the reading of the samples, whose errors it will be.
+        """
+        kept = set(self._indexes)
+        missing = [each for each in dict.fromkeys(shards) if each not in kept and self.files.is_asked(each)]
+        found = indexes_there([self.names[each] for each in missing], self._remote) if missing else []
+        packed = {}
+        for shard, index in zip(missing, found, strict=True):
+            if index is not None and self._known.agrees(shard, index):
+                self._indexes.add(shard, index)
+                if index.packed:
+                    packed[shard] = index.packed
+        self.files.gather({shard: layout.small_ranges(packed[shard], self.counts[shard]) for shard in packed})
+        for shard in packed:
+            with suppress(SampleError):
+                self._packed_rows(shard, 0)
+
+    def stretches(self, shard: int, sample: int, extension: str) -> list[tuple[int, int]]:
+        """(offset, size) of the bytes in the tar that a file of a sample is read from; none where it is in memory.
+
+        Raises:
+            SampleError: there is no such file.
+        """
+        packed = self._packed_rows(shard, sample)
+        if packed is not None:
+            return [packed.place(name, sample) for name in layout.columns_behind(extension) if name not in packed.small]
+        member = self.member(shard, sample, extension)
+        return [(member.offset, member.size)]
+
+    def may_be_better(self, error: SampleError, shard: int) -> bool:
+        """Whether reading a sample once more may end well: wrong bytes came, and over a network."""
+        return error.kind in ("damaged member", "truncated shard") and is_remote(self.names[shard])
 
     def sample_error(self, shard: int, sample: int, kind: Kind, detail: str) -> SampleError:
         """An error of a sample of this set, to be raised."""

@@ -2,18 +2,20 @@
 
 import os
 import subprocess
-import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal
 
 import fsspec
 
 from ...models.bounds import Name, Positive, check_ranges
 from ..files import write_whole
 from . import set_index
+from .access.requests import Stretch, fetch, merged, patiently
 from .byte_ranges import LocalFile, Ranges
 from .cache import ShardCache
 from .index import SUFFIX, ShardIndex
@@ -22,13 +24,11 @@ from .scan import scan
 from .set_index import SetIndex
 
 _PIPE = "pipe:"
-_PAUSES = (0.5, 1.0, 2.0)  # seconds between attempts; a store that is busy answers soon
-_GAP = 256 * 1024  # bytes; nearer stretches are fetched together, which costs less than another request
 _CHUNK = 1 << 20
+_GIVES_RANGES: dict[str, bool] = {}  # what is known of stores, by scheme and host
+_HEAD = 1 << 16  # bytes
 _TIMES = 5  # that a shard may be gone from the cache when it is wanted
 _SECONDS = 3600  # for a command; one that never ends must not hold up the run for ever
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class RemoteConfig:
             to the local cache, which suits small samples read with a small ``shuffle_window``.
         cache: folder for whole shards and for indexes that had to be made.
         cache_gigabytes: room for whole shards; the one used longest ago goes first.
+        timeout: seconds that an answer of a store may take before it is asked again.
     """
 
     fetch: Literal["ranges", "shards"] = "ranges"
     cache: Name = "~/.cache/smalti"
     cache_gigabytes: Positive = 50.0
+    timeout: Positive = 60.0
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -55,42 +57,70 @@ class RemoteConfig:
 
 
 class RemoteFile:
-    """A file that can be read in parts through fsspec. May be used after a fork: it connects anew."""
+    """A file that can be read in parts through fsspec. May be used after a fork: it connects anew.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: of the file.
+        seconds: that one answer may take.
+    """
+
+    def __init__(self, url: str, seconds: float) -> None:
         self._url = url
-        self._connect()
+        self._seconds = seconds
+        self._process = 0
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of each (offset, size), near ones fetched together; fewer than asked only where the file ends."""
-        if os.getpid() != self._process:
-            self._connect()
-        spans = _merged(ranges)
-        found = _patiently(lambda: self._fetch(spans))
-        starts = [start for start, _ in spans]
-        parts = []
-        for offset, size in ranges:
-            place = max(i for i, start in enumerate(starts) if start <= offset)
-            begin = offset - starts[place]
-            parts.append(found[place][begin : begin + size])
-        return parts
+        found = []
+        for answer in fetch(self.system, self.stretches(ranges), self._seconds):
+            if isinstance(answer, Exception):
+                raise answer
+            found.append(answer)
+        return parts_of(merged(ranges), found, ranges)
+
+    def stretches(self, ranges: Sequence[tuple[int, int]]) -> list[Stretch]:
+        """What is to be fetched to have all ranges (offset, size)."""
+        self._connect()
+        return [Stretch(self._path, start, end) for start, end in merged(ranges)]
+
+    @property
+    def system(self) -> Any:
+        """The file system of fsspec that it lies in."""
+        self._connect()
+        return self._system
 
     def close(self) -> None:
         """Nothing is held open."""
 
+    def renew(self) -> None:
+        """Nothing is kept that could be wrong."""
+
     def gives_ranges(self) -> bool:
         """Whether the store sends parts; some web servers send the whole file whatever they are asked for."""
-        return len(_patiently(lambda: self._fetch([(0, 16)]))[0]) <= 16
+        store = "/".join(self._url.split("/")[:3])
+        if store not in _GIVES_RANGES:
+            self._connect()
+            first: bytes = patiently(lambda: self._system.cat_file(self._path, start=0, end=16))
+            _GIVES_RANGES[store] = len(first) <= 16
+        return _GIVES_RANGES[store]
 
     def _connect(self) -> None:
-        self._process = os.getpid()
-        self._system, self._path = fsspec.core.url_to_fs(self._url)
+        if os.getpid() != self._process:
+            self._process = os.getpid()
+            self._system, self._path = fsspec.core.url_to_fs(self._url)
 
-    def _fetch(self, spans: list[tuple[int, int]]) -> list[bytes]:
-        starts = [start for start, _ in spans]
-        ends = [end for _, end in spans]
-        found: list[bytes] = self._system.cat_ranges([self._path] * len(spans), starts, ends, on_error="raise")
-        return found
+
+def parts_of(
+    spans: Sequence[tuple[int, int]], found: Sequence[bytes], ranges: Sequence[tuple[int, int]]
+) -> list[bytes]:
+    """The bytes of each range (offset, size) out of those of the stretches (start, end) that hold all ranges."""
+    parts = []
+    starts = [start for start, _ in spans]
+    for offset, size in ranges:
+        place = bisect_right(starts, offset) - 1
+        begin = offset - starts[place]
+        parts.append(found[place][begin : begin + size])
+    return parts
 
 
 class CachedShard:
@@ -126,6 +156,10 @@ class CachedShard:
     def close(self) -> None:
         """Nothing is held open."""
 
+    def renew(self) -> None:
+        """Removes the copy, whose bytes are not those that were packed, so that it is fetched again."""
+        self._path.unlink(missing_ok=True)
+
 
 def fetched_whole(url: str, config: RemoteConfig) -> bool:
     """Whether a remote shard goes through the local cache in any case."""
@@ -140,10 +174,24 @@ def open_remote(url: str, tar_bytes: int, config: RemoteConfig) -> Ranges:
         OSError: it cannot be reached.
     """
     if not fetched_whole(url, config):
-        file = RemoteFile(url)
+        file = RemoteFile(url, config.timeout)
         if file.gives_ranges():
             return file
-    return CachedShard(lambda: config.shard_cache().get(url, tar_bytes, _download(url)))
+    return CachedShard(lambda: bring(url, tar_bytes, config))
+
+
+def bring(url: str, tar_bytes: int, config: RemoteConfig) -> Path:
+    """The copy of a shard in the local cache, fetched if it is not there.
+
+    Args:
+        tar_bytes: of the shard, as its index says; 0 if that is not known yet.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be reached, or has another size.
+        ValueError: it is larger than the cache.
+    """
+    return config.shard_cache().get(url, tar_bytes, _download(url, tar_bytes))
 
 
 def remote_index(url: str, config: RemoteConfig) -> ShardIndex:
@@ -155,14 +203,14 @@ def remote_index(url: str, config: RemoteConfig) -> ShardIndex:
         ValueError: the index or the tar is damaged.
     """
     beside = _index_url(url)
-    data = _patiently(lambda: _all_bytes(beside)) if beside else None
+    data = patiently(lambda: _all_bytes(beside)) if beside else None
     if data is not None:
         return ShardIndex(data, beside)
     cache = config.shard_cache()
     made = cache.path(url).with_suffix(".idx")
     with suppress(FileNotFoundError, ValueError):  # it is not there, or damaged
         return ShardIndex.read(made)
-    copy = cache.get(url, 0, _download(url))
+    copy = bring(url, 0, config)
     try:
         write_whole(made, scan(copy).to_bytes())
     except ValueError:
@@ -181,11 +229,26 @@ def remote_set_index(folder: str, config: RemoteConfig) -> SetIndex | None:
         ValueError: it is damaged.
     """
     try:
-        data = _all_bytes(folder + set_index.NAME)
+        data = _once_a_machine(folder + set_index.NAME, config)
     except Exception:  # stores say in many ways that they have no such file; the shards' own indexes do as well
         return None
     known = data is not None and data.startswith(set_index.MARK)
     return SetIndex.parsed(data, without_secrets(folder) + set_index.NAME) if data is not None and known else None
+
+
+def _once_a_machine(url: str, config: RemoteConfig) -> bytes | None:
+    """The bytes of a file that may be large, which one process fetches for all of this machine; None if it is missing.
+
+    Its beginning, which holds the checksum of the rest, is asked for by each, and tells whether a copy is current.
+    """
+    if url.startswith(_PIPE):
+        return _all_bytes(url)
+    system, path = fsspec.core.url_to_fs(url)
+    head: bytes = system.cat_file(path, start=0, end=_HEAD)
+    if len(head) != _HEAD:
+        return head  # all of it
+    fetched = partial(system.cat_file, path)
+    return config.shard_cache().one_copy(url, lambda data: data.startswith(head), fetched)
 
 
 def _index_url(url: str) -> str:
@@ -213,8 +276,8 @@ def _all_bytes(url: str) -> bytes | None:
     return data
 
 
-def _download(url: str) -> Callable[[BinaryIO], None]:
-    """What writes a whole shard into a file."""
+def _download(url: str, size: int) -> Callable[[BinaryIO], None]:
+    """What writes a whole shard of so many bytes into a file; 0 if that is not known yet."""
 
     def from_command(file: BinaryIO) -> None:
         command = url.removeprefix(_PIPE)
@@ -234,35 +297,9 @@ def _download(url: str) -> Callable[[BinaryIO], None]:
             with fsspec.open(url, "rb") as source:
                 while chunk := source.read(_CHUNK):
                     file.write(chunk)
+            if size and file.tell() != size:
+                raise OSError(f"{file.tell()} bytes came, of {size} that its index says")
 
-        _patiently(copy)
+        patiently(copy)
 
     return from_command if url.startswith(_PIPE) else from_store
-
-
-def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Stretches (start, end) that hold all ranges (offset, size), near ones in one."""
-    spans: list[tuple[int, int]] = []
-    for offset, size in sorted(ranges):
-        if spans and offset - spans[-1][1] <= _GAP:
-            spans[-1] = spans[-1][0], max(spans[-1][1], offset + size)
-        else:
-            spans.append((offset, offset + size))
-    return spans
-
-
-def _patiently(action: Callable[[], T]) -> T:
-    """Does something that may fail for a moment; what is not there is not asked for again."""
-    for pause in _PAUSES:
-        try:
-            return action()
-        except FileNotFoundError:
-            raise
-        except Exception:  # each store has errors of its own
-            time.sleep(pause)
-    try:
-        return action()
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"{type(error).__name__}: {error}") from error

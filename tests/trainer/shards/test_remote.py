@@ -18,7 +18,7 @@ from fixtures.streams import global_batches, make, same
 from smalti.trainer.data.crops import CropConfig
 from smalti.trainer.images import seekable_jpeg
 from smalti.trainer.images.geometry import Measured
-from smalti.trainer.shards import remote
+from smalti.trainer.shards.access import requests
 from smalti.trainer.shards.cache import ShardCache
 from smalti.trainer.shards.reader import ShardSet
 from smalti.trainer.shards.remote import RemoteConfig
@@ -46,10 +46,10 @@ class WithRanges(http.server.SimpleHTTPRequestHandler):
             data = part
         else:
             self.send_response(200)
+        self.server.sent[path.name] += len(data)  # before the client has it, and looks
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
-        self.server.sent[path.name] += len(data)
         return None
 
     def log_message(self, *_: object) -> None:
@@ -74,7 +74,7 @@ def server(folder) -> Iterator[http.server.ThreadingHTTPServer]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(remote, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(requests, "PAUSES", (0.0, 0.0))
 
 
 def options(url: str, tmp_path: Path, **config) -> dict:
@@ -252,4 +252,4 @@ def read_eleven(shards: ShardSet) -> None:
 
 
 def test_near_stretches_are_asked_for_together():
-    assert remote._merged([(0, 10), (100, 10), (10**7, 5)]) == [(0, 110), (10**7, 10**7 + 5)]
+    assert requests.merged([(0, 10), (100, 10), (10**7, 5)]) == [(0, 110), (10**7, 10**7 + 5)]

@@ -16,6 +16,7 @@ from fixtures.streams import global_batches, make, same
 
 from smalti.launch import index as index_command
 from smalti.trainer.shards import reader, set_index
+from smalti.trainer.shards.access import indexes
 from smalti.trainer.shards.errors import SampleError
 from smalti.trainer.shards.index import ShardIndex
 from smalti.trainer.shards.reader import ShardSet
@@ -90,7 +91,7 @@ def test_another_process_gets_what_is_known_and_reads_no_more(folder):
 @pytest.mark.usefixtures("believed")
 def test_only_so_many_indexes_are_kept(folder, monkeypatch):
     shards = ShardSet.open([str(folder)])
-    monkeypatch.setattr(reader, "_KEPT", 2 * shards.index(0).nbytes + 10)
+    monkeypatch.setattr(indexes, "_KEPT", 2 * shards.index(0).nbytes + 10)
     for _ in range(2):
         assert [shards.key(shard, 0) for shard in range(5)] == ["p000", "p004", "p008", "p012", "p016"]
         assert list(shards._indexes) == [3, 4]

@@ -1,14 +1,19 @@
 """The tars of a set of shards: opened where they are read, and only so many at a time."""
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..byte_ranges import LocalFile, Ranges
 from ..patterns import is_remote
-from ..remote import RemoteConfig, fetched_whole, open_remote
+from ..remote import RemoteConfig, RemoteFile, fetched_whole, open_remote
+from .requests import Stretch, fetch
 
 _OPEN_FILES = 64  # a process; far below the usual limit of 1024
 
@@ -27,6 +32,7 @@ class ShardFiles:
         self._tar_bytes = tar_bytes
         self._remote = remote
         self._open: OrderedDict[int, Ranges] = OrderedDict()
+        self._gathered: dict[int, KeptStretches] = {}
 
     def read_many(self, shard: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of each (offset, size) of a tar, in order; fewer than ``size`` only where it ends.
@@ -35,6 +41,47 @@ class ShardFiles:
             FileNotFoundError: there is no such shard.
             OSError: it cannot be reached.
         """
+        kept = self._gathered.get(shard)
+        if kept is not None and (found := kept.parts(ranges)) is not None:
+            return found
+        return self._file(shard).read_many(ranges)
+
+    @cached_property
+    def are_asked(self) -> bool:
+        """Whether there are shards of which each reading is a request, so that many are better made at once."""
+        return any(map(self.is_asked, range(len(self._names))))
+
+    def is_asked(self, shard: int) -> bool:
+        """Whether a shard is read in parts from where it lies."""
+        return is_remote(self._names[shard]) and not fetched_whole(self._names[shard], self._remote)
+
+    def gather(self, wanted: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+        """Fetches the stretches (offset, size) of remote shards, all at once, for ``read_many`` to give out.
+
+        They are kept until the next call. What cannot be had is left to ``read_many``, which knows whose fault it is.
+        """
+        self._gathered.clear()
+        systems: dict[int, Any] = {}
+        asked: dict[int, list[tuple[int, Stretch]]] = defaultdict(list)  # by file system, each with its shard
+        for shard, ranges in wanted.items():
+            with suppress(OSError, ValueError):
+                file = self._file(shard) if ranges and self.is_asked(shard) else None
+                if isinstance(file, RemoteFile):
+                    systems[id(file.system)] = file.system
+                    asked[id(file.system)] += [(shard, stretch) for stretch in file.stretches(ranges)]
+        for number, system in systems.items():
+            answers = fetch(system, [stretch for _, stretch in asked[number]], self._remote.timeout)
+            for (shard, stretch), answer in zip(asked[number], answers, strict=True):
+                if isinstance(answer, bytes):
+                    self._gathered.setdefault(shard, KeptStretches()).add(stretch.start, answer)
+
+    def renew(self, shard: int) -> None:
+        """Lets go of what is kept of a shard, whose bytes turned out not to be those that were packed."""
+        self._gathered.pop(shard, None)
+        if shard in self._open:
+            self._open[shard].renew()
+
+    def _file(self, shard: int) -> Ranges:
         file = self._open.get(shard)
         if file is None:
             name = self._names[shard]
@@ -43,10 +90,11 @@ class ShardFiles:
             if len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(shard)
-        return file.read_many(ranges)
+        return file
 
     def clear(self) -> None:
         """Lets go of all files."""
+        self._gathered.clear()
         while self._open:
             self._open.popitem()[1].close()
 
@@ -69,3 +117,28 @@ class ShardFiles:
                 f"{fitting} fit {self._remote.cache_gigabytes:g} GB; set shuffle_window to at most {max(fitting, 1)}, "
                 "or raise remote.cache_gigabytes"
             )
+
+
+class KeptStretches:
+    """Stretches of a file that are in memory, added in the order in which they lie."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._pieces: list[bytes] = []
+
+    def add(self, start: int, data: bytes) -> None:
+        """Keeps one."""
+        self._starts.append(start)
+        self._pieces.append(data)
+
+    def parts(self, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        """The bytes of each (offset, size), or None where some are not here."""
+        found = []
+        for offset, size in ranges:
+            place = bisect_right(self._starts, offset) - 1
+            begin = offset - self._starts[max(place, 0)] if self._starts else 0
+            part = self._pieces[place][begin : begin + size] if place >= 0 else b""
+            if len(part) < size:
+                return None
+            found.append(part)
+        return found

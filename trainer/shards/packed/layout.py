@@ -88,6 +88,12 @@ def columns_behind(extension: str) -> tuple[str, ...]:
     return PLACE if extension == "json" else (extension.removesuffix(".npy"),)
 
 
+def small_ranges(columns: Mapping[str, Column], samples: int) -> list[tuple[int, int]]:
+    """(offset, size) of the columns that are read as a whole."""
+    small = (column for column in columns.values() if not is_checked_by_row(column.row_bytes, 1))
+    return [(column.offset, samples * column.row_bytes) for column in small]
+
+
 def as_file(extension: str, rows: Sequence[Array]) -> bytes:
     """The bytes of a sample's file, from its row in each of the columns behind it."""
     if extension == "cls":

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 from ...files import ChecksumError
-from .layout import CHECKSUM, Array, Column, as_file, columns_behind, is_checked_by_row
+from .layout import CHECKSUM, Array, Column, as_file, columns_behind, is_checked_by_row, small_ranges
 
 ReadMany = Callable[[Sequence[tuple[int, int]]], list[bytes]]  # [(offset, size), ...] in the tar -> their bytes
 
@@ -33,7 +33,7 @@ class PackedRows:
         self.columns = columns
         self.forms = {column.name: (column.type, column.shape) for column in columns.values()}
         self.small: dict[str, Array] = {}
-        found = read_many([(column.offset, samples * column.row_bytes) for column in small])
+        found = read_many(small_ranges(columns, samples))
         for column, data in zip(small, found, strict=True):
             if zlib.crc32(data) != column.crc:
                 raise ChecksumError(f"the column {column.name} at byte {column.offset} has a wrong CRC")
