@@ -1,6 +1,6 @@
 """Samples to batches: padding, stacking, joining and cutting micro-batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,3 +56,17 @@ def reordered(batch: Batch, order: Sequence[int]) -> Batch:
 def part_of(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch."""
     return {field: values[rows] for field, values in batch.items()}
+
+
+def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The same rows in batches of ``size``; the last may be smaller."""
+    waiting: list[Batch] = []
+    for batch in batches:
+        waiting.append(batch)
+        while sum(len(part["key"]) for part in waiting) >= size:
+            joined = join(waiting)
+            yield part_of(joined, slice(size))
+            rest = part_of(joined, slice(size, None))
+            waiting = [rest] if rest["key"] else []
+    if waiting:
+        yield join(waiting)

@@ -1,10 +1,11 @@
 """Where samples come from, and how they are cut."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...models.bounds import Count, Name, Natural, Positive, Processes, Share, check_ranges
 from ..schema import MAY_CHANGE
-from ..shards.fields import EXTENSIONS
+from ..shards.fields import CODE_FIELDS, EXTENSIONS, IMAGE_FIELDS
 from ..shards.remote import RemoteConfig
 from .crops import AnyCropConfig, CodeCropConfig, CropConfig
 
@@ -82,3 +83,40 @@ class DataConfig:
     def sources(self) -> tuple[SourceConfig, ...]:
         """The data sets, one or several."""
         return self.mixture or (SourceConfig(self.shards),)
+
+
+def accumulation_of(global_batch: int, micro_batch: int, rank: int, world: int) -> int:
+    """Micro-batches of each rank in a step.
+
+    Raises:
+        ValueError: the batches do not divide.
+    """
+    if min(global_batch, micro_batch, world) < 1 or not 0 <= rank < world:
+        raise ValueError(
+            f"batches and world must be at least 1 and 0 <= rank < world, got global_batch={global_batch}, "
+            f"micro_batch={micro_batch}, rank={rank}, world={world}"
+        )
+    if global_batch % (micro_batch * world):
+        raise ValueError(
+            f"global_batch = {global_batch} must be a multiple of micro_batch x world = {micro_batch} x {world} = "
+            f"{micro_batch * world}; change one of them"
+        )
+    return global_batch // (micro_batch * world)
+
+
+def check_fields(fields: Sequence[str], config: DataConfig) -> None:
+    """Makes sure that the fields exist and go with the crop.
+
+    Raises:
+        ValueError: they do not.
+    """
+    unknown = sorted(set(fields) - set(EXTENSIONS))
+    if unknown:
+        raise ValueError(f"unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
+    wrong = [name for name in fields if name in (IMAGE_FIELDS if config.holds_codes else CODE_FIELDS)]
+    if wrong:
+        needed = "a crop of kind 'patch' or 'taming'" if config.holds_codes else "a crop of kind 'codes'"
+        kind = "none" if config.crop is None else config.crop.kind
+        raise ValueError(f"fields {wrong} need {needed}, the data section has {kind!r}")
+    if not set(fields) - {"cls"}:
+        raise ValueError(f"fields must name something besides 'cls', got {list(fields)}")

@@ -130,15 +130,30 @@ class ShardOrder:
 
     def read_by(self, epoch: int, rows: range) -> list[list[int]]:
         """The shards of which some neighboring rows read samples in an epoch, window after window; needs lanes."""
+        return [self._of_window(epoch, first, rows) for first in range(0, len(self._arrange(epoch)[0]), self._window)]
+
+    def window_at(self, count: int) -> tuple[int, int]:
+        """The window of the ``count``-th visit, counted from 0 without end: its epoch and its first shard's place."""
+        epoch, position = divmod(count, self.length)
+        return epoch, (bisect_right(self._arrange(epoch)[1], position) - 1) // self._window * self._window
+
+    def now_and_next(self, window: tuple[int, int], rows: range) -> tuple[list[int], list[int]]:
+        """The shards of a window, and of the one after it, that some neighboring rows read: without lanes, all."""
+        epoch, first = window
+        follows = first + self._window
+        after = (epoch, follows) if follows < len(self._arrange(epoch)[0]) else (epoch + 1, 0)
+        return self._of_window(epoch, first, rows), self._of_window(*after, rows)
+
+    def _of_window(self, epoch: int, first: int, rows: range) -> list[int]:
+        """The shards of a window of which these rows read samples."""
         shards, starts = self._arrange(epoch)
-        found = []
-        for first in range(0, len(shards), self._window):
-            begin, end = starts[first], starts[min(first + self._window, len(shards))]
-            first_row = (epoch * self.length + begin) % self._rows
-            head, last = (lane(row, first_row, self._rows, end - begin) for row in (rows[0], rows[-1]))
-            low, high = begin + head.begin, begin + last.begin + last.length
-            found.append(shards[bisect_right(starts, low) - 1 : bisect_left(starts, high)] if low < high else [])
-        return found
+        if not self._rows:
+            return shards[first : first + self._window]
+        begin, end = starts[first], starts[min(first + self._window, len(shards))]
+        first_row = (epoch * self.length + begin) % self._rows
+        head, last = (lane(row, first_row, self._rows, end - begin) for row in (rows[0], rows[-1]))
+        low, high = begin + head.begin, begin + last.begin + last.length
+        return shards[bisect_right(starts, low) - 1 : bisect_left(starts, high)] if low < high else []
 
     def _arrangement(self, epoch: int) -> tuple[list[int], list[int]]:
         """The shards of an epoch in their order, and the position at which each begins (and the last ends)."""
@@ -179,6 +194,10 @@ class Mixture:
         count = cycle * self._shares[source] + slot - self._starts[source]
         epoch, number = divmod(count, self._lengths[source])
         return SourceDraw(source, epoch, number)
+
+    def counts(self, visit: int) -> list[int]:
+        """How often each source has been visited where a run of 1024 visits begins."""
+        return [visit // self._starts[-1] * share for share in self._shares]
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:
@@ -233,6 +252,15 @@ class Schedule:
         attempt = failed.attempt + 1
         position = mix(self._seed, number, attempt, 3) % order.length
         return SampleDraw(failed.source, failed.epoch, order.place(failed.epoch, position), attempt)
+
+    def windows_at(self, number: int) -> tuple[tuple[int, int], ...]:
+        """The window of each source at a visit: of several, to within 1024 visits."""
+        counts = self._mixture.counts(number)
+        return tuple(order.window_at(count) for order, count in zip(self._orders, counts, strict=True))
+
+    def now_and_next(self, windows: tuple[tuple[int, int], ...], rows: range) -> list[tuple[list[int], list[int]]]:
+        """For each source, the shards of a window and of the one after it that some neighboring rows read."""
+        return [order.now_and_next(window, rows) for order, window in zip(self._orders, windows, strict=True)]
 
     def crop_key(self, visit: SampleDraw, key: str, crop: int) -> int:
         """The key of the randomness of one crop of the sample that a visit goes to."""

@@ -11,6 +11,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -19,19 +20,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..distributed.child_processes import end_with
+from ..distributed.process.rank_info import rank_info_from_env
 from ..images.known_values import Check
 from ..shards.errors import SampleErrorLog
-from ..shards.fields import CODE_FIELDS, EXTENSIONS, IMAGE_FIELDS
 from ..shards.reader import LOOKED_AT, ShardSet
 from .code_samples import CodeReader
 from .collate import Batch as Batch
-from .collate import join, part_of
+from .collate import rebatched
 from .config import DataConfig as DataConfig
 from .config import SourceConfig as SourceConfig
+from .config import accumulation_of, check_fields
 from .crops import CodeCropConfig
 from .image_samples import ImageReader
 from .sampler import Schedule
 from .samples import SampleReader
+from .shards_ahead import ShardsAhead
 from .worker_datasets import BatchRequest, Crops, EvalDataset, LoadedBatch, TrainDataset
 from .worker_memory import receive, send
 
@@ -59,6 +62,7 @@ class Stream:
         fingerprint: of the data set.
         accumulation: micro-batches in a step of this rank, A.
         config: as given.
+        repeated_requests: of this rank to remote shards, that failed, came too late or with wrong bytes.
 
     Raises:
         ValueError: the batches do not divide, a field is nowhere in the shards, or images are too small for the
@@ -78,7 +82,7 @@ class Stream:
         seed: int = 0,
         checks: Mapping[str, Check] | None = None,
     ) -> None:
-        self.accumulation = _accumulation(global_batch, micro_batch, rank, world)
+        self.accumulation = accumulation_of(global_batch, micro_batch, rank, world)
         self.config = config
         self._global_batch = global_batch
         self._micro_batch = micro_batch
@@ -88,18 +92,19 @@ class Stream:
         self._sets = [ShardSet.open(source.shards, config.remote) for source in config.sources]
         self.samples = sum(shards.samples for shards in self._sets)
         self.fingerprint = "-".join(shards.fingerprint for shards in self._sets)
-        _check_fields(fields, config)
+        check_fields(fields, config)
         self._readers = [_reader(shards, fields, config, checks or {}) for shards in self._sets]
         for reader in self._readers:
             reader.check_fields()
             reader.check_sides()
             if rank == 0:  # whose word holds for all
                 reader.check_values(config.max_bad_fraction)
-                _say_unlisted(reader.shards)
+                say_unlisted(reader.shards)
         weights = [source.weight for source in config.sources]
         counts = [shards.counts for shards in self._sets]
         self._schedule = Schedule(counts, weights, seed, config.shuffle_window, global_batch if config.lanes else 0)
         self._shared_memory_full = False
+        self.repeated_requests = 0
         self._errors = SampleErrorLog(config.max_bad_fraction, self.samples)
 
     @property
@@ -148,12 +153,23 @@ class Stream:
         deliveries = self._load(
             TrainDataset(self._readers, self._schedule, self.config.crop), self._requests(start_step)
         )
-        first = start_step % crops_each
-        while True:
-            block = [next(deliveries).batches for _ in range(self.accumulation)]
-            for number in range(crops_each - first):
-                yield [batches[number] for batches in block]
-            first = 0
+        first, step = start_step % crops_each, start_step
+        with closing(ShardsAhead(self._sets, self._schedule, self._own_rows())) as ahead:
+            while True:
+                block = [next(deliveries).batches for _ in range(self.accumulation)]
+                ahead.at(step // crops_each * self._global_batch)
+                for number in range(crops_each - first):
+                    step += 1
+                    yield [batches[number] for batches in block]
+                first = 0
+
+    def _own_rows(self) -> range:
+        """The rows of a global batch that this machine reads, if this rank fetches shards for it; else none."""
+        place = rank_info_from_env(os.environ)
+        if place.local_rank:
+            return range(0)
+        each = self._global_batch // self._world
+        return range(self._rank * each, min(self._rank + place.local_world, self._world) * each)
 
     def eval_batches(
         self, batch: int, crops: Crops | None = None, dealt: Literal["samples", "batches"] = "samples"
@@ -177,12 +193,12 @@ class Stream:
             firsts = range(self._rank * batch, self.samples, self._world * batch)
             wanted = (BatchRequest(tuple(range(self.samples)[first : first + batch])) for first in firsts)
             for delivery in self._load(images, wanted):
-                yield from _rebatched(delivery.batches, batch)
+                yield from rebatched(delivery.batches, batch)
             return
         mine = range(self._rank, self.samples, self._world)
         turns = mine or range(min(self.samples, 1))
         requests = (BatchRequest(tuple(turns[start : start + batch])) for start in range(0, len(turns), batch))
-        made = _rebatched((made for delivery in self._load(images, requests) for made in delivery.batches), batch)
+        made = rebatched((made for delivery in self._load(images, requests) for made in delivery.batches), batch)
         yield from made if turns is mine else (spare | {"key": []} for spare in islice(made, 1))
 
     def state_dict(self, step: int) -> dict[str, object]:
@@ -267,8 +283,15 @@ class Stream:
                     "num_workers, prefetch or micro_batch_size",
                     self._rank, workers,
                 )  # fmt: skip
+            self._count_repeated(delivery.repeated)
             self._errors.add(delivery.seen, delivery.errors)
             yield delivery
+
+    def _count_repeated(self, requests: int) -> None:
+        """Counts requests that were made again, and says so, the more seldom the more there are."""
+        before, self.repeated_requests = self.repeated_requests, self.repeated_requests + requests
+        if len(str(self.repeated_requests)) > len(str(before)) or (requests and not before):
+            _LOG.warning("rank %d: %d requests to remote shards were made again", self._rank, self.repeated_requests)
 
     def _check_size(self) -> None:
         """Makes sure that the samples fill a global batch, some of them several times if need be."""
@@ -290,21 +313,6 @@ class Stream:
             )  # fmt: skip
 
 
-def _accumulation(global_batch: int, micro_batch: int, rank: int, world: int) -> int:
-    """Micro-batches of each rank in a step."""
-    if min(global_batch, micro_batch, world) < 1 or not 0 <= rank < world:
-        raise ValueError(
-            f"batches and world must be at least 1 and 0 <= rank < world, got global_batch={global_batch}, "
-            f"micro_batch={micro_batch}, rank={rank}, world={world}"
-        )
-    if global_batch % (micro_batch * world):
-        raise ValueError(
-            f"global_batch = {global_batch} must be a multiple of micro_batch x world = {micro_batch} x {world} = "
-            f"{micro_batch * world}; change one of them"
-        )
-    return global_batch // (micro_batch * world)
-
-
 def _reader(shards: ShardSet, fields: Sequence[str], config: DataConfig, checks: Mapping[str, Check]) -> SampleReader:
     """The reader of a kind of data."""
     if isinstance(config.crop, CodeCropConfig):
@@ -312,7 +320,7 @@ def _reader(shards: ShardSet, fields: Sequence[str], config: DataConfig, checks:
     return ImageReader(shards, fields, config.crop, config.extensions, checks)
 
 
-def _say_unlisted(shards: ShardSet) -> None:
+def say_unlisted(shards: ShardSet) -> None:
     """Says how starting can be made fast, where it was not."""
     if shards.unlisted > LOOKED_AT:
         _LOG.warning(
@@ -320,31 +328,3 @@ def _say_unlisted(shards: ShardSet) -> None:
             "smalti index --keep FOLDER",
             shards.unlisted,
         )
-
-
-def _check_fields(fields: Sequence[str], config: DataConfig) -> None:
-    """Makes sure that the fields exist and go with the crop."""
-    unknown = sorted(set(fields) - set(EXTENSIONS))
-    if unknown:
-        raise ValueError(f"unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
-    wrong = [name for name in fields if name in (IMAGE_FIELDS if config.holds_codes else CODE_FIELDS)]
-    if wrong:
-        needed = "a crop of kind 'patch' or 'taming'" if config.holds_codes else "a crop of kind 'codes'"
-        kind = "none" if config.crop is None else config.crop.kind
-        raise ValueError(f"fields {wrong} need {needed}, the data section has {kind!r}")
-    if not set(fields) - {"cls"}:
-        raise ValueError(f"fields must name something besides 'cls', got {list(fields)}")
-
-
-def _rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """The same rows in batches of ``size``; the last may be smaller."""
-    waiting: list[Batch] = []
-    for batch in batches:
-        waiting.append(batch)
-        while sum(len(part["key"]) for part in waiting) >= size:
-            joined = join(waiting)
-            yield part_of(joined, slice(size))
-            rest = part_of(joined, slice(size, None))
-            waiting = [rest] if rest["key"] else []
-    if waiting:
-        yield join(waiting)

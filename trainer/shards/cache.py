@@ -156,4 +156,8 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:  # what its holder has written there stays
         with suppress(OSError):  # a file system without locks: two processes may download one shard
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:  # not by closing alone: a process that was forked meanwhile holds it open too
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..byte_ranges import LocalFile, Ranges
 from ..patterns import is_remote
-from ..remote import RemoteConfig, RemoteFile, fetched_whole, open_remote
+from ..remote import RemoteConfig, RemoteFile, bring, fetched_whole, open_remote
 from .requests import Stretch, fetch
 
 _OPEN_FILES = 64  # a process; far below the usual limit of 1024
@@ -51,9 +51,36 @@ class ShardFiles:
         """Whether there are shards of which each reading is a request, so that many are better made at once."""
         return any(map(self.is_asked, range(len(self._names))))
 
+    @cached_property
+    def fetches_whole(self) -> bool:
+        """Whether there are shards that go through the local cache."""
+        return any(map(self.is_fetched_whole, range(len(self._names))))
+
     def is_asked(self, shard: int) -> bool:
         """Whether a shard is read in parts from where it lies."""
         return is_remote(self._names[shard]) and not fetched_whole(self._names[shard], self._remote)
+
+    def is_fetched_whole(self, shard: int) -> bool:
+        """Whether a remote shard goes through the local cache."""
+        return is_remote(self._names[shard]) and fetched_whole(self._names[shard], self._remote)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Room of the local cache."""
+        return int(self._remote.cache_gigabytes * 1e9)
+
+    def bytes_in_cache(self, shard: int) -> int:
+        """What a shard takes of the local cache."""
+        return int(self._tar_bytes[shard]) if self.is_fetched_whole(shard) else 0
+
+    def bring(self, shard: int) -> None:
+        """Fetches a shard into the local cache, if it is not there.
+
+        Raises:
+            OSError: it cannot be fetched.
+            ValueError: it is larger than the cache.
+        """
+        bring(self._names[shard], int(self._tar_bytes[shard]), self._remote)
 
     def gather(self, wanted: Mapping[int, Sequence[tuple[int, int]]]) -> None:
         """Fetches the stretches (offset, size) of remote shards, all at once, for ``read_many`` to give out.
@@ -107,9 +134,9 @@ class ShardFiles:
         Raises:
             ValueError: they do not; each would be fetched again for nearly every sample.
         """
-        through = [is_remote(name) and fetched_whole(name, self._remote) for name in self._names]
+        through = list(map(self.is_fetched_whole, range(len(self._names))))
         sizes = np.sort(self._tar_bytes[through])[::-1].astype(np.int64)
-        limit = int(self._remote.cache_gigabytes * 1e9)
+        limit = self.cache_bytes
         fitting = int(np.searchsorted(np.cumsum(sizes), limit, side="right"))
         if fitting < min(in_use, len(sizes)):
             raise ValueError(
