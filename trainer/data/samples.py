@@ -15,7 +15,7 @@ import numpy as np
 from ..images.decode import Pixels
 from ..images.geometry import Crop
 from ..images.known_values import Check
-from ..shards.access.requests import PAUSES, Repeated
+from ..shards.access import requests
 from ..shards.errors import SampleError
 from ..shards.fields import EXTENSIONS
 from ..shards.index import SampleLocation
@@ -132,13 +132,13 @@ class SampleReader(ABC):
         Raises:
             SampleError: it cannot be used.
         """
-        for pause in PAUSES[:_AGAIN]:
+        for pause in requests.PAUSES[:_AGAIN]:
             try:
                 return self.read(place, choose)
             except SampleError as error:
                 if not self.shards.may_be_better(error, place.shard):
                     raise
-            Repeated.count += 1
+            requests.Repeated.count += 1
             self.shards.files.renew(place.shard)
             time.sleep(pause)
         return self.read(place, choose)
