@@ -9,13 +9,12 @@ from .gumbel import GumbelConfig
 from .ibq import IBQConfig
 from .lfq import LFQConfig
 from .simvq import SimVQConfig
-from .usage import USE_OCTAVES, RollingUse, perplexity, usage
+from .usage import RollingUse, perplexity, usage
 from .vq import VQConfig
 
 QuantizerConfig = VQConfig | EMAConfig | GumbelConfig | CosineConfig | FSQConfig | LFQConfig | SimVQConfig | IBQConfig
 
 __all__ = [
-    "USE_OCTAVES",
     "CodeStatistics",
     "CosineConfig",
     "EMAConfig",

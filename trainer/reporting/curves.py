@@ -11,14 +11,13 @@ from typing import NamedTuple
 from bokeh.embed import components
 from bokeh.model import Model
 from bokeh.models import ColumnDataSource, HoverTool
-from bokeh.models.annotations import Title
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
+from .array_plots import array_plots
+from .plot_style import COLORS, new_figure, styled
 from .runs import ReportedRun, curve
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008, seen by all
-INK = "#808080"  # of axes and letters, read on white and on black
 LOG_RATIO = 20.0  # from the smallest to the largest value of a metric, from which on its axis is logarithmic
 MOST_POINTS = 2000  # of a line; more are thinned out
 SOURCE = "line-"  # the names of the sources that the page smooths begin so
@@ -30,6 +29,10 @@ UNITS = {
     "stalled_seconds": "s",
     "data_wait": "share of time",
     "usage": "share of codes",
+    "dead_codes": "codes",
+    "top1": "share of codes",
+    "top5": "share of codes",
+    "discriminator_accuracy": "share of logits",
     "rolling_usage": "share of codes",
     "gpu_memory": "GiB",
     "bytes_per_second": "bytes/s",
@@ -58,7 +61,7 @@ class Plots(NamedTuple):
 
 
 def plots(runs: Mapping[str, ReportedRun]) -> Plots:
-    """A plot for every metric that any of the runs has, validation first.
+    """A plot for every metric that any of the runs has, validation first, and those of their arrays.
 
     Args:
         runs: by the names that the page gives them.
@@ -66,9 +69,12 @@ def plots(runs: Mapping[str, ReportedRun]) -> Plots:
     names = sorted(dict.fromkeys(name for run in runs.values() for name in metrics_of(run)), key=_order)
     lines = {name: {title: curve(run.lines, name) for title, run in runs.items()} for name in names}
     figures: dict[str, Model] = {name: _figure(name, of_runs) for name, of_runs in lines.items()}
+    captions = {name: _caption(name, lines[name]) for name in names}
+    for name, plot in array_plots(runs).items():
+        figures[name], captions[name] = plot
     script, places = components(figures) if figures else ("", {})
     library = Resources(mode="inline", components=["bokeh"]).render_js()
-    return Plots(library, script, [Plot(name, _caption(name, lines[name]), places[name]) for name in names])
+    return Plots(library, script, [Plot(name, captions[name], places[name]) for name in figures])
 
 
 def metrics_of(run: ReportedRun) -> list[str]:
@@ -84,38 +90,14 @@ def _order(name: str) -> tuple[int, str]:
 
 def _figure(name: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> figure:
     values = [value for points in lines.values() for _, value in points if math.isfinite(value)]
-    plot = figure(
-        title=Title(text=name, text_color=INK),
-        height=240,
-        sizing_mode="stretch_width",
-        y_axis_type="log" if _is_logarithmic(values) else "linear",
-        tools="pan,wheel_zoom,box_zoom,reset",
-        active_scroll=None,
-        output_backend="canvas",
-        background_fill_alpha=0,
-        border_fill_alpha=0,
-        outline_line_alpha=0.3,
-    )
+    plot = new_figure(name, y_axis_type="log" if _is_logarithmic(values) else "linear")
     for number, (title, points) in enumerate(lines.items()):
         if points:
             _draw(plot, name, title, _thinned(points), COLORS[number % len(COLORS)])
     plot.xaxis.axis_label = "step"
     plot.yaxis.axis_label = UNITS.get(name.rpartition("/")[2], "")
-    for axis in plot.axis:
-        axis.axis_label_text_color = axis.major_label_text_color = axis.axis_line_color = INK
-        axis.major_tick_line_color = axis.minor_tick_line_color = INK
-    plot.grid.grid_line_alpha = 0.2
-    plot.grid.grid_line_color = INK
-    plot.toolbar.logo = None
-    plot.toolbar.autohide = True
-    if plot.legend:
-        plot.legend.label_text_color = INK
-        plot.legend.visible = sum(map(bool, lines.values())) > 1
-        plot.legend.background_fill_alpha = 0
-        plot.legend.border_line_alpha = 0
-        plot.legend.click_policy = "hide"
     plot.add_tools(HoverTool(tooltips=[("", "$name"), ("step", "@step"), ("value", "@value{0.[000000]}")]))
-    return plot
+    return styled(plot, sum(map(bool, lines.values())))
 
 
 def _draw(plot: figure, name: str, title: str, points: Sequence[tuple[float, float]], color: str) -> None:

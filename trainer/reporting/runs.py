@@ -8,6 +8,8 @@ from ..config import read
 from ..jobs.environment import Environment, environments
 from ..jobs.run import Run
 from ..jobs.run_dir import RESOLVED, resolved_config
+from ..training import arrays
+from ..training.arrays import StepArray
 from ..training.metrics import FILE, history
 from ..vqgan.config import VQGANRun
 
@@ -19,6 +21,7 @@ class ReportedRun(NamedTuple):
     run: Run
     lines: list[dict[str, float]]  # of its metrics
     starts: list[Environment]  # what it ran on, a start each
+    arrays: list[StepArray]  # of its evaluations
 
 
 def reported_run(folder: Path) -> ReportedRun:
@@ -32,7 +35,9 @@ def reported_run(folder: Path) -> ReportedRun:
     lines = history(folder)
     if not curve(lines, "val/psnr") and not curve(lines, "val/nll"):
         raise ValueError(f"{folder} has not been evaluated yet; train it on")
-    return ReportedRun(folder, read(Run, resolved_config(folder), saved=True), lines, environments(folder))
+    return ReportedRun(
+        folder, read(Run, resolved_config(folder), saved=True), lines, environments(folder), arrays.read(folder)
+    )
 
 
 def curve(lines: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from smalti.models.quantizers import (
-    USE_OCTAVES,
     FSQConfig,
     LFQConfig,
     Quantizer,
@@ -17,6 +16,7 @@ from smalti.models.quantizers import (
     perplexity,
     usage,
 )
+from smalti.models.quantizers.usage import USE_OCTAVES
 
 
 def small(config: type[QuantizerConfig]) -> QuantizerConfig:

@@ -3,20 +3,24 @@
 import base64
 import io
 import json
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fixtures.reported import write_run
 from PIL import Image
 
 from smalti.launch import report
+from smalti.models.quantizers.usage import USE_BINS
 from smalti.trainer.jobs.environment import FILE
 from smalti.trainer.reporting import images
 from smalti.trainer.reporting.differences import config_differences
 from smalti.trainer.reporting.page import page, titles
 from smalti.trainer.reporting.runs import reported_run
+from smalti.trainer.training import arrays
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> str:
     start = {"began": "2026-01-01", "hosts": ["<b>host</b>"], "ranks": 2, "device": "CPU", "versions": {}, "job": {}}
     (folders[0] / FILE).write_text(json.dumps(start) + "\nnot JSON\n")
     Image.new("RGB", (300, 200), (200, 30, 30)).save(place / "a<b>.png")
+    use = torch.zeros(1 + USE_BINS)
+    use[[0, -1]] = torch.tensor([48.0, 16.0])
+    for folder in folders[:2]:
+        (folder / arrays.FILE).write_text(arrays.lines(40, {"code_use": use}))
+    nats = torch.arange(1.0, 7.0).view(2, 3)
+    nats[1, 2] = math.nan
+    (folders[2] / arrays.FILE).write_text(arrays.lines(20, {"nll_by_position": nats, "unknown": nats}))
     runs = [reported_run(folder) for folder in folders]
     return page(runs, ["said <so>"], [place / "a<b>.png"], {"pack": 3.0})
 
@@ -51,7 +62,17 @@ def test_names_and_lines_of_others_are_text_and_never_html(two: str):
 def test_every_metric_has_one_plot_with_all_runs_in_it(two: str):
     captions = re.findall(r'aria-label="(val/psnr[^"]*)"', two)
     assert captions == ["val/psnr, dB. first: 7.25 at step 0, 21.5 at step 40; second: 7.25 at step 0, 21.5 at step 40"]
-    assert two.count('<figure class="plot">') == 5  # psnr, usage and rec_loss; nll and its share of the prior
+    assert len(re.findall(r'aria-label="(?:val|train)/', two)) == 5  # psnr, usage, rec_loss; nll and its share
+
+
+def test_code_use_is_one_histogram_of_all_runs_and_a_prior_has_a_map_of_its_nll(two: str):
+    others = re.findall(r'aria-label="((?!val/|train/|an image)[^"]*)"', two)
+    said = "48 of 64 codes not chosen, at step 40"
+    assert others == [
+        f"How many codes are used how often; the leftmost were not chosen at all. first: {said}; second: {said}",
+        "Validation nats per code by place, 2 x 3, at step 20: 1 to 5, prior",
+    ]
+    assert two.count('<figure class="plot">') == 7
 
 
 def test_what_differs_between_runs_is_a_table(two: str):
