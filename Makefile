@@ -36,7 +36,14 @@ SAMPLE = smalti sample $(1)/prior $(1)/vqgan --seed 3 --out $(2) \
 	--size 1024x1024 --stride 4 --lanes 16 --prefill 4 --top-p 0.95 --guidance 2 --decode whole \
 	$(if $(MAPS),--segmentation "$$(ls $(DEMO)/unseen/maps/* | head -n 1)")
 
+ifneq ($(words $(PHOTOS)),$(if $(PHOTOS),1,0))
+$(error PHOTOS=$(PHOTOS): make cannot take a path with spaces; name a link to it, such as ln -s "$(PHOTOS)" photos)
+endif
+
 demo: $(INSTALLED)
+	@# Folders of photos with equal names have one folder of runs.
+	@if [ -s $(DEMO)/packed.done ] && [ "$$(cat $(DEMO)/packed.done)" != '$(abspath $(PHOTOS))' ]; then \
+		echo "$(DEMO) holds the demo on $$(cat $(DEMO)/packed.done); move it away, or rename the folder of photos" >&2; exit 2; fi
 	@$(MAKE) --no-print-directory $(DEMO)/sampled-again.done
 	@cmp $(DEMO)/samples/*.png $(DEMO)/samples-of-export/*.png
 	@smalti report $(DEMO)/vqgan $(DEMO)/prior --seconds $(DEMO)/seconds.txt \
@@ -55,7 +62,7 @@ endif
 ifneq ($(PHOTOS),)
 	@$(if $(MAPS),mkdir -p $(DEMO)/unseen/maps && tar -xf $(DEMO)/shards/val/shard-000000.tar -C $(DEMO)/unseen/maps --wildcards '*.segmentation.*')
 endif
-	@touch $@
+	@echo '$(abspath $(PHOTOS))' > $@
 
 $(DEMO)/vqgan.done: $(DEMO)/packed.done
 	@echo '== training the VQGAN, on two ranks, ZeRO 1'

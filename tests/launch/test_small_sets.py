@@ -42,7 +42,7 @@ def test_a_rank_without_a_validation_image_goes_along(tmp_path: Path, count: int
     assert ended.codes == [0, 0], ended.log
     found = [line["val/psnr"] for line in lines(tmp_path / "run") if "val/psnr" in line]
     assert len(found) == 3 and all(math.isfinite(psnr) for psnr in found)
-    assert ended.log.count("repeats = 3 was chosen") == 1  # 8 of a batch, 3 images
+    assert ended.log.count("max_repeats = 3 was chosen") == 1  # 8 of a batch, 3 images
 
 
 def test_validation_that_is_all_damaged_ends_both_ranks_with_the_reason(tmp_path: Path):

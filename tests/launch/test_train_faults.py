@@ -253,7 +253,7 @@ def wrong(place: Path, stage: Any, **settings: Any) -> str:
 
 def test_bad_input_is_refused_on_every_rank_and_one_says_the_way_out(place: Path, tmp_path: Path):
     assert "no such key" in wrong(place, write_prior, sed=3)
-    assert "set repeats" in wrong(
+    assert "set max_repeats" in wrong(
         place, write_prior, batch__global_batch_size=48, batch__micro_batch_size=24, train_data__max_repeats=1
     )
     assert "must be a multiple of micro_batch x world" in wrong(place, write_prior, batch__global_batch_size=6)

@@ -302,13 +302,13 @@ class Stream:
             raise ValueError(
                 f"one global batch has {self._global_batch} samples but the data set only {self.samples}"
                 + (f" (x {self.config.max_repeats} repeats)" if self.config.max_repeats > 1 else "")
-                + f"; make the batch smaller, or set repeats to {needed} or more (0 chooses it)"
+                + f"; make the batch smaller, or set max_repeats to {needed} or more (0 chooses it)"
             )
         if needed > 1 and not self.config.max_repeats and not self._rank:
             _LOG.warning(
-                "the data set has %d samples, fewer than the %d of a global batch: repeats = %d was chosen, so that "
-                "each is seen up to so many times a step. More images, or a smaller batch.global_batch_size, make it "
-                "needless",
+                "the data set has %d samples, fewer than the %d of a global batch: max_repeats = %d was chosen, so "
+                "that each is seen up to so many times a step. More images, or a smaller batch.global_batch_size, make "
+                "it needless",
                 self.samples, self._global_batch, needed,
             )  # fmt: skip
 

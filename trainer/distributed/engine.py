@@ -71,7 +71,7 @@ class EngineConfig:
                 "set zero_stage: 3"
             )
         if self.nvme_path is not None and not (self.offload_optimizer or self.offload_parameters):
-            raise ValueError("nvme says where to offload, not what; set offload_optimizer or offload_parameters too")
+            raise ValueError("nvme_path says where to offload, not what; set offload_optimizer or offload_parameters")
         if self.precision != "fp32" and self.zero_stage == 0:
             raise ValueError(
                 f"{self.precision} needs zero_stage 1, 2 or 3, got 0, where its first step is an empty one; "

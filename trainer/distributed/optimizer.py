@@ -14,8 +14,8 @@ HIGHEST = 5e-3
 class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2019); with ``weight_decay: 0`` it is Adam. Biases and norms do not decay.
 
-    ``scale: linear`` is the published rule: ``learning_rate`` is that of one sample, and is multiplied by the global
-    batch, which counts accumulation and every rank of every node.
+    ``lr_scaling: linear`` is the published rule: ``learning_rate`` is that of one sample, and is multiplied by the
+    global batch, which counts accumulation and every rank of every node.
     """
 
     learning_rate: Positive
@@ -44,9 +44,9 @@ class OptimizerConfig:
         peak = self.learning_rate * batch
         if peak > HIGHEST:
             raise ValueError(
-                f"scale: linear makes a learning rate of {peak:.3g} out of {self.learning_rate} x a global batch of "
-                f"{batch}, and above {HIGHEST} nothing learns; lower learning_rate, or set scale: fixed and name the "
-                "learning rate itself"
+                f"lr_scaling: linear makes a learning rate of {peak:.3g} out of {self.learning_rate} x a global batch "
+                f"of {batch}, and above {HIGHEST} nothing learns; lower learning_rate, or set lr_scaling: fixed and "
+                "name the learning rate itself"
             )
         return peak
 

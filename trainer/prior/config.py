@@ -30,7 +30,7 @@ class PriorRun:
     task: Literal["prior"] = "prior"
     run_dir: Name = field(metadata=MAY_CHANGE)
     tokenizer: Name = field(metadata=MAY_CHANGE)  # folder of the VQGAN's run or export; the code shards must be its own
-    # alike, of the fields map and depth
+    # alike, of the fields segmentation and depth
     condition_tokenizers: dict[str, Name] = field(default_factory=dict, metadata=MAY_CHANGE)
     train_data: DataConfig
     val_data: DataConfig
@@ -62,7 +62,7 @@ class PriorRun:
         self.training.optimizer.peak(self.batch.global_batch_size)
         unknown = sorted(set(self.condition_tokenizers) - {"segmentation", "depth"})
         if unknown:
-            raise ValueError(f"condition_tokenizers are of the fields map and depth, got {', '.join(unknown)}")
+            raise ValueError(f"condition_tokenizers are of the fields segmentation and depth, got {', '.join(unknown)}")
         if self.train_data.holds_codes != self.val_data.holds_codes:
             raise ValueError(
                 "train_data and val_data must both be code shards (crop: {kind: codes}), or both of images"

@@ -18,7 +18,7 @@ class EarlyStoppingConfig:
 
     def __post_init__(self) -> None:
         if self.patience < 1:
-            raise ValueError(f"patience must be at least 1 evaluation, got {self.patience}; leave stopping out")
+            raise ValueError(f"patience must be at least 1 evaluation, got {self.patience}; leave early_stopping out")
         check_ranges(self)
 
 

@@ -216,7 +216,7 @@ def test_fewer_samples_than_a_global_batch_is_an_error_with_both_numbers(tmp_pat
 def test_a_tiny_set_fills_its_batches_and_rank_0_says_how(tmp_path, caplog, photos):
     few = make(write_images(tmp_path, photos))
     assert [len(batches[0]["key"]) for batches in islice(few.train_batches(), 5)] == [8] * 5
-    chosen = {3: "repeats = 3 was chosen", 7: "repeats = 2 was chosen", 20: None}[photos]
+    chosen = {3: "max_repeats = 3 was chosen", 7: "repeats = 2 was chosen", 20: None}[photos]
     assert len(caplog.messages) == (chosen is not None)
     assert chosen is None or chosen in caplog.messages[0]
 

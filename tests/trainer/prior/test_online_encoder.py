@@ -156,7 +156,7 @@ def test_maps_that_became_codes_otherwise_than_the_validation_ones_are_refused(p
             {"train_data": DataConfig(shards=("x",), crop=CodeCropConfig(window=(8, 8)))},
             "must be the prior's model.window",
         ),
-        ({"condition_tokenizers": {"edges": "x"}}, "of the fields map and depth, got edges"),
+        ({"condition_tokenizers": {"edges": "x"}}, "of the fields segmentation and depth, got edges"),
     ],
 )
 def test_runs_that_contradict_themselves_are_refused(changes, message):

@@ -176,7 +176,7 @@ def test_a_tokenizer_that_is_gone_costs_the_preview_and_not_the_training(tmp_pat
     [
         (PreviewConfig, {"share": 0.0}, "leave previews out for none"),
         (PreviewConfig, {"images": 0}, "images must be at least 1"),
-        (EarlyStoppingConfig, {"patience": 0}, "leave stopping out"),
+        (EarlyStoppingConfig, {"patience": 0}, "leave early_stopping out"),
     ],
 )
 def test_settings_out_of_range_are_refused(config, settings, message):
