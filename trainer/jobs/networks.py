@@ -41,7 +41,7 @@ def trained_networks(run: VQGANRun | PriorRun, codes: int) -> list[TrainedNetwor
             TrainedNetwork("generator_training", generator, run.generator_training, averaged, copies=1 + averaged)
         ]
         if run.loss.adversarial is not None and run.discriminator_training is not None:
-            discriminator = parameters(run.discriminator.build(run.model.out_channels))
+            discriminator = parameters(run.discriminator.build(run.judged_channels))
             training = run.discriminator_training
             networks.append(TrainedNetwork("discriminator_training", discriminator, training, False, copies=0))
     return networks

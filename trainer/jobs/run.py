@@ -130,8 +130,7 @@ def built(run: Run, tokenizers: Mapping[str, TokenizerRef]) -> tuple[VQGANTask |
     """
     if isinstance(run, VQGANRun):
         checks = {} if run.model.num_labels is None else {"segmentation": only_labels(run.model.num_labels)}
-        fields = (run.target,) if run.masks is None else (run.target, "segmentation")
-        training, val = _streams(run, fields, checks)
+        training, val = _streams(run, run.fields, checks)
         return VQGANTask(run, training.accumulation), training, val
     prior = run.model.build(_codes(run, tokenizers), run.condition)
     load_initial_weights(prior, run.initial_weights, Path(run.run_dir), "prior")

@@ -77,7 +77,7 @@ def _of_vqgan(run: VQGANRun) -> Costs:
     discriminator = None
     if run.loss.adversarial is not None and run.discriminator_training is not None:
         training = run.discriminator_training
-        discriminator = _discriminator(run.discriminator, run.model.out_channels, training)
+        discriminator = _discriminator(run.discriminator, run.judged_channels, training)
     judge = _judge(run.loss, maps=run.target == "segmentation")
     meter = Meter()
     with simulated():
@@ -104,12 +104,15 @@ def _vqgan_step(
     if discriminator is not None and run.loss.adversarial is not None and run.discriminator_training is not None:
         engine = _Plain(discriminator, run.discriminator_training.engine.zero_stage)
         trainer = DiscriminatorTrainer(run.loss.adversarial, engine)
-    loss = generator_loss(inputs[0], generator(*inputs), judge, trainer, generator.last_layer, LATE)
+    beside = None
+    if run.judged_beside is not None:
+        beside = torch.zeros(1, run.judged_beside.channels, *inputs[0].shape[2:])
+    loss = generator_loss(inputs[0], generator(*inputs), judge, trainer, generator.last_layer, LATE, beside)
     loss.joined.backward()  # type: ignore[no-untyped-call]
     if trainer is not None and trainer.config.discriminator_fakes == "updated_generator":
         with torch.no_grad():
             fake = generator(*inputs).reconstruction.float()
-        trainer.train_on_updated_fakes([(inputs[0], fake)])
+        trainer.train_on_updated_fakes([(inputs[0], fake, beside)])
 
 
 class _Plain:

@@ -83,13 +83,20 @@ class DiscriminatorTrainer:
         self._logits: list[Tensor] = []  # (2,) means of real and fake of each micro-batch of the current step
 
     def adversarial_gradient(
-        self, real: Tensor, reconstruction: Tensor, rec_grad: Tensor, to_last_layer: ToLastLayer, step: int
+        self,
+        real: Tensor,
+        reconstruction: Tensor,
+        rec_grad: Tensor,
+        to_last_layer: ToLastLayer,
+        step: int,
+        beside: Tensor | None = None,
     ) -> AdversarialGradient:
         """The generator's adversarial gradient; where the discriminator sees images before the update, it learns.
 
         Args:
             reconstruction: (B, D, H, W), a leaf that requires a gradient.
             rec_grad: (B, D, H, W) gradient of the reconstruction loss there.
+            beside: (B, C, H, W) what is judged along with both, see ``JudgedBesideConfig``.
         """
         config = self.config
         factor = config.factor(step)
@@ -97,9 +104,8 @@ class DiscriminatorTrainer:
         scalars: dict[str, Tensor] = {}
         if factor == 0 and config.discriminator_fakes == "updated_generator":
             return AdversarialGradient(adv_grad, {})
-        fake_logits = self.engine.module(
-            reconstruction
-        )  # not engine(...): its hooks would reduce on the generator's gradient
+        # Not engine(...): its hooks would reduce on the generator's gradient.
+        fake_logits = self.engine.module(_seen(reconstruction, beside))
         if factor > 0:
             loss = adversarial.generator_loss(config.kind, fake_logits)
             (adv_grad,) = torch.autograd.grad(loss, reconstruction, retain_graph=not self._walks_once)
@@ -111,36 +117,37 @@ class DiscriminatorTrainer:
         scalars |= {"adaptive_weight": weight, "g_weight": factor * weight}
         if config.discriminator_fakes == "same_forward":
             if factor > 0 and self._walks_once and not self.frozen:
-                fake_logits = self.engine.module(reconstruction.detach())
-            scalars |= self._learn(real, fake_logits)
+                fake_logits = self.engine.module(_seen(reconstruction.detach(), beside))
+            scalars |= self._learn(real, fake_logits, beside)
         return AdversarialGradient(factor * weight * adv_grad, scalars)
 
-    def train_on_updated_fakes(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Mapping[str, Tensor]:
+    def train_on_updated_fakes(self, judged: Iterable[tuple[Tensor, Tensor, Tensor | None]]) -> Mapping[str, Tensor]:
         """The discriminator's step on real images and what the updated generator makes of them, the means over all.
 
         Args:
-            pairs: (B, D, H, W) real and rebuilt images of each micro-batch of the step.
+            judged: (B, D, H, W) real and rebuilt images of each micro-batch of the step, and what lies beside them.
         """
         each = []
-        for real, rebuilt in pairs:
+        for real, rebuilt, beside in judged:
             with torch.set_grad_enabled(not self.frozen):
-                fake_logits = self.engine.module(rebuilt)
-            each.append(self._learn(real, fake_logits))
+                fake_logits = self.engine.module(_seen(rebuilt, beside))
+            each.append(self._learn(real, fake_logits, beside))
         return {name: torch.stack([scalars[name] for scalars in each]).mean() for name in each[0]}
 
     @torch.no_grad()
-    def judge(self, real: Tensor, rebuilt: Tensor) -> dict[str, Tensor]:
+    def judge(self, real: Tensor, rebuilt: Tensor, beside: Tensor | None = None) -> dict[str, Tensor]:
         """What the discriminator says of validation images, without learning. Every rank must call this alike.
 
         Args:
             real, rebuilt: (B, D, H, W).
+            beside: (B, C, H, W) what is judged along with both.
 
         Returns:
             its loss, the mean logits of both, their gap and the share of right ones, each ().
         """
         module = self.engine.module.eval()
         with uncompiled(module):
-            real_logits, fake_logits = module(real).float(), module(rebuilt).float()
+            real_logits, fake_logits = (module(_seen(images, beside)).float() for images in (real, rebuilt))
         module.train()
         loss = adversarial.discriminator_loss(self.config.kind, real_logits, fake_logits)
         return {"d_loss": loss, **_logit_statistics(real_logits, fake_logits)}
@@ -169,13 +176,13 @@ class DiscriminatorTrainer:
         rec_at_layer, adv_at_layer = both.chunk(2)
         return adversarial.adaptive_weight(rec_at_layer, adv_at_layer, self.config.eps)
 
-    def _learn(self, real: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+    def _learn(self, real: Tensor, fake_logits: Tensor, beside: Tensor | None) -> dict[str, Tensor]:
         """One backward of the discriminator, and its step at the end of the accumulation."""
         if self.frozen:
             with torch.no_grad():
-                real_logits = self.engine.module(real)
-        else:
-            real_logits = self.engine(real)  # its own call opens a micro-batch: without it ZeRO 3 would not accumulate
+                real_logits = self.engine.module(_seen(real, beside))
+        else:  # its own call opens a micro-batch: without it ZeRO 3 would not accumulate
+            real_logits = self.engine(_seen(real, beside))
         loss = adversarial.discriminator_loss(self.config.kind, real_logits, fake_logits)
         scalars = {"d_loss": loss.detach(), **_logit_statistics(real_logits, fake_logits)}
         if self.frozen:
@@ -184,13 +191,18 @@ class DiscriminatorTrainer:
             held = self.lecam(real_logits, fake_logits)
             loss, scalars["lecam"] = loss + held, held.detach()
         if self.config.r1_gamma > 0:
-            steepness = adversarial.r1(self.engine.module, real)
+            steepness = adversarial.r1(lambda images: self.engine.module(_seen(images, beside)), real)
             loss, scalars["r1"] = loss + self.config.r1_gamma / 2 * steepness, steepness.detach()
         self.engine.backward(loss)
         self.engine.step()
         self._logits.append(torch.stack([scalars["logits_real"], scalars["logits_fake"]]))
         self.learnt = True
         return scalars
+
+
+def _seen(images: Tensor, beside: Tensor | None) -> Tensor:
+    """(B, D, H, W) images with what lies beside them in further channels."""
+    return images if beside is None else torch.cat((images, beside.to(images.dtype)), dim=1)
 
 
 @torch.no_grad()

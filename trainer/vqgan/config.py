@@ -14,6 +14,7 @@ from ..distributed.engine import NetworkConfig
 from ..schema import MAY_CHANGE
 from ..training.loop import BatchConfig, LoopConfig
 from ..training.wandb_logger import WandbConfig
+from .judged_beside import JudgedBesideConfig
 from .monitors import MonitorsConfig
 from .reconstruction_loss import VQGANLossConfig
 
@@ -33,6 +34,7 @@ class VQGANRun:
     model: VQGANConfig = field(default_factory=VQGANConfig)
     loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=PatchGANConfig)
+    judged_beside: JudgedBesideConfig | None = None  # what the discriminator sees beside an image
     generator_training: NetworkConfig
     discriminator_training: NetworkConfig | None = None  # needed with loss.adversarial
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
@@ -78,6 +80,18 @@ class VQGANRun:
                 f"got {self.model.quantizer.kind}; set monitors.on_codebook_collapse: alert"
             )
 
+    @property
+    def judged_channels(self) -> int:
+        """Channels that the discriminator sees."""
+        return self.model.out_channels + (0 if self.judged_beside is None else self.judged_beside.channels)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What is read of every sample."""
+        masks = () if self.masks is None else ("segmentation",)
+        beside = () if self.judged_beside is None else (self.judged_beside.field,)
+        return tuple(dict.fromkeys((self.target, *masks, *beside)))
+
     def _check_field(self) -> None:
         """The network and its losses fit what is rebuilt."""
         model, loss = self.model, self.loss
@@ -106,6 +120,8 @@ class VQGANRun:
         """The discriminator, where there is one, can be trained as asked."""
         game, training = self.loss.adversarial, self.discriminator_training
         if game is None:
+            if self.judged_beside is not None:
+                raise ValueError("judged_beside is for the discriminator; set judged_beside: null, or loss.adversarial")
             return
         if training is None:
             raise ValueError("discriminator_training is missing; name its optimizer, or set loss.adversarial: null")

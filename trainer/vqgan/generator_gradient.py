@@ -29,6 +29,7 @@ def generator_loss(
     trainer: DiscriminatorTrainer | None,
     last_layer: nn.Conv2d,
     step: int,
+    beside: Tensor | None = None,
 ) -> GeneratorLoss:
     """The reconstruction and adversarial losses at the image, detached, and what they leave there, joined.
 
@@ -37,6 +38,7 @@ def generator_loss(
         out: what the generator made of them, with its graph.
         trainer: of the discriminator, where the adversarial loss has begun; it may learn here.
         last_layer: of the decoder, for equation 7 of Esser et al. 2021.
+        beside: (B, C, H, W) what the discriminator sees beside the images, if anything.
     """
     leaf = out.reconstruction.detach().float().requires_grad_()
     cut = leaf.view_as(leaf)  # a counter of operations cannot bear a gradient that is asked for at a leaf
@@ -44,7 +46,7 @@ def generator_loss(
     finite = (cut.detach().isfinite() & gradient.isfinite()).flatten(1).all(1)
     if trainer is not None:
         at_last_layer = partial(_at_last_layer, out.features, last_layer)
-        adversarial = trainer.adversarial_gradient(real, cut, gradient, at_last_layer, step)
+        adversarial = trainer.adversarial_gradient(real, cut, gradient, at_last_layer, step, beside)
         gradient = gradient + adversarial.gradient
         scalars |= adversarial.scalars
     joined = (out.reconstruction * gradient.to(out.reconstruction.dtype)).sum() + out.quantized.loss

@@ -74,7 +74,7 @@ class VQGANTask:
         self.ema = EMA(owned(self.generator), run.ema_decay)
         self.discriminator_trainer: DiscriminatorTrainer | None = None
         if run.loss.adversarial is not None and run.discriminator_training is not None:
-            discriminator = run.discriminator.build(run.model.out_channels)
+            discriminator = run.discriminator.build(run.judged_channels)
             load_initial_discriminator(discriminator, run.initial_weights, Path(run.run_dir))
             self.engines["discriminator"] = self._engine(discriminator, run.discriminator_training)
             self.discriminator_trainer = DiscriminatorTrainer(run.loss.adversarial, self.engines["discriminator"])
@@ -123,9 +123,10 @@ class VQGANTask:
         if step == 0 and self.quantizer.starts_from_features and self.run.initial_weights is None:
             with torch.no_grad(), uncompiled(self.model):
                 self.codebook.init_from_features([self.model.latents(*each) for each in inputs])
-        passes = [self._micro_step(each, step) for each in inputs]
+        besides = [self._beside(batch) for batch in micro_batches]
+        passes = [self._micro_step(*each, step) for each in zip(inputs, besides, strict=True)]
         scalars = {name: torch.stack([p.scalars[name] for p in passes]).mean() for name in passes[0].scalars}
-        scalars |= self._train_on_updated_fakes(inputs, step)
+        scalars |= self._train_on_updated_fakes(inputs, besides, step)
         return self._end_step(micro_batches, passes, scalars, step)
 
     def _inputs(self, batch: Batch, step: int | None) -> tuple[Tensor, ...]:
@@ -134,6 +135,10 @@ class VQGANTask:
             return (self._target(batch),)
         seeds = sample_seeds(batch, self.run.seed, *(() if step is None else (step,)))
         return self._target(batch), draw_masks(target(batch, "segmentation"), seeds, self.run.masks)
+
+    def _beside(self, batch: Batch) -> Tensor | None:
+        """What the discriminator sees beside the images."""
+        return None if self.run.judged_beside is None else self.run.judged_beside.of(batch)
 
     def _target(self, batch: Batch) -> Tensor:
         values = target(batch, self.run.target)
@@ -151,10 +156,10 @@ class VQGANTask:
                 )
         self.quantizer.anneal(step)
 
-    def _micro_step(self, inputs: tuple[Tensor, ...], step: int) -> MicroStep:
+    def _micro_step(self, inputs: tuple[Tensor, ...], beside: Tensor | None, step: int) -> MicroStep:
         out: Reconstruction = self.generator(*inputs)
         trainer = self._active_discriminator_trainer(step)
-        loss = generator_loss(inputs[0], out, self.reconstruction_loss, trainer, self.model.last_layer, step)
+        loss = generator_loss(inputs[0], out, self.reconstruction_loss, trainer, self.model.last_layer, step, beside)
         self.generator.backward(loss.joined)
         self.generator.step()
         return MicroStep(EncodedBatch(out.latents.detach(), out.quantized.indices), loss.finite, loss.scalars)
@@ -164,12 +169,16 @@ class VQGANTask:
         adversary = self.discriminator_trainer
         return adversary if adversary is not None and step >= adversary.config.disc_start else None
 
-    def _train_on_updated_fakes(self, inputs: list[tuple[Tensor, ...]], step: int) -> Mapping[str, Tensor]:
+    def _train_on_updated_fakes(
+        self, inputs: list[tuple[Tensor, ...]], besides: list[Tensor | None], step: int
+    ) -> Mapping[str, Tensor]:
         """The discriminator's step where it sees what the updated generator makes."""
         adversary = self._active_discriminator_trainer(step)
         if adversary is None or adversary.config.discriminator_fakes == "same_forward":
             return {}
-        return adversary.train_on_updated_fakes((each[0], self._reconstruct(each)) for each in inputs)
+        return adversary.train_on_updated_fakes(
+            (each[0], self._reconstruct(each), beside) for each, beside in zip(inputs, besides, strict=True)
+        )
 
     @torch.no_grad()
     def _reconstruct(self, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -222,7 +231,8 @@ class VQGANTask:
                 real = inputs[0]
                 out: Reconstruction = module(*inputs)
                 rebuilt = out.reconstruction.float()
-                judged = {} if self.discriminator_trainer is None else self.discriminator_trainer.judge(real, rebuilt)
+                adversary = self.discriminator_trainer
+                judged = {} if adversary is None else adversary.judge(real, rebuilt, self._beside(batch))
                 if counted:
                     add_figures(sums, self.run.target, real, rebuilt)
                     losses = self.reconstruction_loss.figures(real, rebuilt)
