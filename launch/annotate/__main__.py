@@ -28,7 +28,7 @@ def _annotate(asked: argparse.Namespace) -> int:
 
     how: EdgesConfig | Path
     if asked.kind == "edges":
-        how = EdgesConfig(asked.low, asked.high, asked.euclidean)
+        how = EdgesConfig(asked.low, asked.high, asked.euclidean, asked.published)
         if asked.network is not None:
             raise ValueError("edges need no network; omit --network, or ask for segmentation or depth")
     elif asked.network is None:
@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     edges.add_argument("--high", type=float, default=200.0, help="gradients above it are edges (200)")
     edges.add_argument("--euclidean", action="store_true", help="gradients by sqrt(dx^2 + dy^2), not |dx| + |dy|")
+    edges.add_argument(
+        "--published", action="store_true", help="as taming-transformers finds them: scikit-image's, with sigma 2"
+    )
     command.add_local_rank(parser)
     return parser
 

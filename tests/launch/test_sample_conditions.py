@@ -1,5 +1,7 @@
 """Every kind of condition: a tiny prior is trained on it, and the command samples what it learnt from users' files."""
 
+import typing
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,14 @@ from fixtures.shards import photo
 from PIL import Image
 
 from smalti.launch import sample
-from smalti.models.conditions import CompositeConfig, CoordinatesConfig, ObjectsConfig, UnconditionalConfig
+from smalti.models.conditions import (
+    CaptionConfig,
+    CompositeConfig,
+    ConditionConfig,
+    CoordinatesConfig,
+    ObjectsConfig,
+    UnconditionalConfig,
+)
 from smalti.models.pixel_range import from_levels
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.vqgan.tiling import Tiling
@@ -41,6 +50,7 @@ KINDS = {
     "depth-npy": (DEPTH, ["depth-npy"]),
     "low resolution": (SMALL, ["low-resolution"]),
     "text": (TEXT, ["text"]),
+    "caption": (CaptionConfig(tokens=3, channels=5), ["text"]),
     "objects": (OBJECTS, ["objects"]),
     "centers": (ObjectsConfig("objects", "center", objects=4, classes=6, grid=8), ["objects"]),
     "coordinates": (CoordinatesConfig(vocab_size=20), []),
@@ -118,6 +128,10 @@ def test_every_kind_of_condition_is_sampled_from_a_users_files_as_it_was_trained
         expected = (tokenizer.decode(codes[number : number + 1])[0] + 1) * 127.5
         with Image.open(file) as image:
             assert np.array_equal(np.asarray(image), expected.round().byte().permute(1, 2, 0).numpy()), (kind, number)
+
+
+def test_no_kind_of_condition_is_missing_here():
+    assert {type(config) for config, _ in KINDS.values()} >= set(typing.get_args(ConditionConfig))
 
 
 def test_maps_depths_and_small_images_of_other_sizes_are_laid_over_the_image(place):

@@ -1,4 +1,5 @@
-"""Edges after Canny 1986 in the arithmetic of OpenCV 4 (``cv2.Canny``, aperture 3): equal to it to the bit.
+"""Edges after Canny 1986: in the arithmetic of OpenCV 4 (``cv2.Canny``, aperture 3), equal to it to the bit; and as the
+published loader finds them, by scikit-image's ``canny`` of a smoothed image.
 
 Shapes: H rows and W columns of the image, C channels.
 """
@@ -9,6 +10,10 @@ import numpy.typing as npt
 from .decode import Pixels
 
 Numbers = npt.NDArray[np.int64]
+Reals = npt.NDArray[np.float64]
+_GRAY = (0.2125, 0.7154, 0.0721)  # scikit-image's weights of red, green and blue
+_SIGMA, _LOW, _HIGH = 2.0, 0.1, 0.2  # of the published loader, for images in [-1, 1]
+_REACH = 4  # deviations of the smoothing filter that are computed
 _BITS = 15  # of the fixed-point tangent
 _TANGENT = round(np.tan(np.pi / 8) * (1 << _BITS))  # of 22.5 degrees; that of 67.5 is larger by 2 exactly
 
@@ -32,6 +37,35 @@ def canny(image: Pixels, low: float = 100, high: float = 200, euclidean: bool = 
         low, high = np.floor(low), np.floor(high)
     ridge = (strength > low) & _is_ridge(across, down, strength)
     return connected(ridge & (strength > high), ridge)
+
+
+def published_edges(image: Pixels) -> npt.NDArray[np.bool_]:
+    """(H, W) the edges of an (H, W, 3) uint8 image as taming-transformers' ``ImageNetEdges`` finds them.
+
+    That is ``skimage.feature.canny(rgb2gray(image / 127.5 - 1), sigma=2)``. Computed in float64 as there; a gradient
+    that lies at a threshold to the last bits may fall on its other side.
+    """
+    gray = (image / 127.5 - 1) @ np.array(_GRAY)
+    smooth = _smoothed(gray) / (_smoothed(np.ones_like(gray)) + np.finfo(np.float64).eps)
+    padded = np.pad(smooth, 1, "symmetric")
+    falls, turns = padded[2:] - padded[:-2], padded[:, 2:] - padded[:, :-2]
+    down = falls[:, :-2] + 2 * falls[:, 1:-1] + falls[:, 2:]
+    across = turns[:-2] + 2 * turns[1:-1] + turns[2:]
+    strength = np.sqrt(down * down + across * across)
+    ridge = (strength >= _LOW) & _is_ridge_between(across, down, strength)
+    ridge[[0, -1]] = ridge[:, [0, -1]] = False
+    return connected(ridge & (strength >= _HIGH), ridge)
+
+
+def _smoothed(gray: Reals) -> Reals:
+    """(H, W) by a Gaussian along both axes, zeros lying around the image."""
+    reach = int(_REACH * _SIGMA + 0.5)
+    weights = np.exp(-0.5 / _SIGMA**2 * np.arange(-reach, reach + 1) ** 2)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        padded = np.pad(gray, [(reach, reach) if each == axis else (0, 0) for each in (0, 1)])
+        gray = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis) @ weights
+    return gray
 
 
 def connected(strong: npt.NDArray[np.bool_], weak: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -79,3 +113,24 @@ def _is_ridge(across: Numbers, down: Numbers, strength: Numbers) -> npt.NDArray[
     along = (strength > neighbor(-1, -1)) & (strength > neighbor(1, 1))
     against = (strength > neighbor(-1, 1)) & (strength > neighbor(1, -1))
     return np.where(flat, horizontal, np.where(steep, vertical, np.where(falling, against, along)))
+
+
+def _is_ridge_between(across: Reals, down: Reals, strength: Reals) -> npt.NDArray[np.bool_]:
+    """(H, W) where the strength along the gradient, mixed from two neighbors each way, is larger on neither side."""
+    padded = np.pad(strength, 1)
+    height, width = strength.shape
+
+    def neighbor(row: int, column: int) -> Reals:
+        return padded[1 + row : 1 + row + height, 1 + column : 1 + column + width]
+
+    x, y = abs(across), abs(down)
+    steep = y > x
+    share = np.divide(np.where(steep, x, y), np.where(steep, y, x), where=(x > 0) | (y > 0), out=np.zeros_like(x))
+    together = ((down >= 0) & (across >= 0)) | ((down <= 0) & (across <= 0))
+    ridge = np.ones(strength.shape, bool)
+    for side in (1, -1):  # of the gradient and against it; rows and columns grow together, or one falls
+        diagonal = np.where(together, neighbor(side, side), neighbor(-side, side))
+        vertical = np.where(together, neighbor(side, 0), neighbor(-side, 0))
+        straight = np.where(steep, vertical, neighbor(0, side))
+        ridge &= diagonal * share + straight * (1 - share) <= strength
+    return ridge

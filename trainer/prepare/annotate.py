@@ -17,7 +17,7 @@ from ..distributed import ranks
 from ..files import write_own, write_whole
 from ..frozen_networks.depths import load_depth_network
 from ..frozen_networks.segmenters import load_segmenter
-from ..images.canny import canny
+from ..images.canny import canny, published_edges
 from ..images.decode import LARGEST, Pixels, decode_image
 from ..shards.folder_walk import Skipped, escaped
 from .find_images import find_samples
@@ -38,11 +38,13 @@ class EdgesConfig:
         low: gradients above it are edges where they hang together with a stronger one.
         high: gradients above it are edges.
         euclidean: measures gradients by the root of dx^2 + dy^2, else by their sum.
+        published: edges are those of the published loader instead, which takes no thresholds.
     """
 
     low: float = 100.0
     high: float = 200.0
     euclidean: bool = False
+    published: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high < 1 << 20:
@@ -113,6 +115,8 @@ def annotate(
 
 def _way(kind: Kind, how: EdgesConfig | Path) -> _Way:
     if isinstance(how, EdgesConfig):
+        if how.published:
+            return _Way(".png", {"published": True}, lambda pixels: _png(published_edges(pixels)))
         return _Way(".png", asdict(how), lambda pixels: _png(canny(pixels, how.low, how.high, how.euclidean)))
     if kind == "segmentation":
         segmenter = load_segmenter(how, _TRIED)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from smalti.launch import pack
 from smalti.launch.annotate.__main__ import main
-from smalti.trainer.images.canny import canny
+from smalti.trainer.images.canny import canny, published_edges
 from smalti.trainer.shards.reader import ShardSet
 
 
@@ -72,6 +72,15 @@ def test_edges_are_a_map_of_two_labels_that_is_packed_with_its_image(tmp_path, c
     assert pack.main([str(tmp_path), str(tmp_path / "shards"), "--processes", "1"]) == 0
     shards = ShardSet.open([str(tmp_path / "shards")])
     assert shards.samples == 4 and shards.has_field("segmentation")
+
+
+def test_edges_may_be_those_of_the_published_loader(tmp_path, capsys):
+    made = images(tmp_path, 1)
+    assert annotate("edges", tmp_path / "images", tmp_path / "maps", "--published") == 0
+    edges = np.asarray(Image.open(tmp_path / "maps/a/p0.png"))
+    assert np.array_equal(edges, published_edges(made["a/p0"])) and edges.any()
+    assert annotate("edges", tmp_path / "images", tmp_path / "maps") == 2
+    assert "were made otherwise" in capsys.readouterr().err
 
 
 def test_labels_and_depths_are_those_of_a_network(tmp_path):

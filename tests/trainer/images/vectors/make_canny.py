@@ -1,5 +1,5 @@
-"""Makes ``canny.npz``, what OpenCV 4.11 gives for ``cases()``: in an environment of its own, which has
-opencv-python-headless 4.11 (x86, with IPP) and numpy,
+"""Makes ``canny.npz``, what OpenCV 4.11 and scikit-image 0.26 give for ``cases()``: in an environment of its own, with
+opencv-python-headless 4.11 (x86, with IPP), scikit-image 0.26 and numpy,
 
     python tests/trainer/images/vectors/make_canny.py tests/trainer/images/vectors/canny.npz
 
@@ -40,10 +40,14 @@ def cases() -> Iterator[tuple[str, np.ndarray, float, float, bool]]:
 
 def main() -> None:
     import cv2
+    import skimage
 
-    made = {"version": np.array(cv2.__version__)}
+    made = {"version": np.array(cv2.__version__), "skimage": np.array(skimage.__version__)}
     for name, image, low, high, euclidean in cases():
         made[name] = np.packbits(cv2.Canny(image, low, high, L2gradient=euclidean) > 0)
+        if image.ndim == 3 and min(image.shape[:2]) > 2:
+            gray = skimage.color.rgb2gray(image / 127.5 - 1)
+            made[f"{name}-published"] = np.packbits(skimage.feature.canny(gray, sigma=2))
     np.savez_compressed(sys.argv[1], **made)
 
 
