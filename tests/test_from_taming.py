@@ -110,3 +110,25 @@ def test_every_published_script_and_config_has_a_row() -> None:
         "open_images_scene_images_transformer", "sflckr_cond_stage",
     ]  # fmt: skip
     assert [name for name in wanted if name not in theirs] == []
+
+
+def test_every_published_class_has_a_row() -> None:
+    theirs = set(re.findall(r"\w+", " ".join(row[0] for row in ROWS)))
+    wanted = """
+    ImagePaths NumpyPaths ConcatDatasetWithIndex CustomTrain CustomTest ImageNetTrain ImageNetValidation
+    ImageNetTrainWithDepth ImageNetValidationWithDepth RINTrainWithDepth RINValidationWithDepth DRINExamples
+    ImageNetScale ImageNetScaleTrain ImageNetScaleValidation ImageNetEdges ImageNetEdgesTrain
+    ImageNetEdgesValidation CelebAHQTrain CelebAHQValidation FFHQTrain FFHQValidation FacesHQTrain
+    FacesHQValidation ADE20kTrain ADE20kValidation Examples CocoImagesAndCaptionsTrain
+    CocoImagesAndCaptionsValidation SegmentationBase AnnotatedObjectsDataset AnnotatedObjectsCoco
+    AnnotatedObjectsOpenImages ObjectsBoundingBoxConditionalBuilder ObjectsCenterPointsConditionalBuilder
+    Random2dCropReturnCoordinates RandomCrop1dReturnCoordinates CenterCropReturnCoordinates
+    RandomHorizontalFlipReturn Net2NetTransformer VQModel VQSegmentationModel VQNoDiscModel GumbelVQ EMAVQ
+    DummyCondStage LambdaWarmUpCosineScheduler Encoder Decoder ResnetBlock AttnBlock Model VUNet SimpleDecoder
+    UpsampleDecoder NLayerDiscriminator ActNorm LPIPS ScalingLayer NetLinLayer vgg16 VQLPIPSWithDiscriminator
+    DummyLoss BCELoss BCELossWithQuant CoordStage GPT GPTConfig GPT1Config CausalSelfAttention Block DummyGPT
+    CodeGPT KMeans Identity Subsample ZCurve SpiralOut SpiralIn Random AlternateParsing AbstractPermuter
+    VectorQuantizer VectorQuantizer2 GumbelQuantize EmbeddingEMA EMAVectorQuantizer AbstractEncoder Labelator
+    SOSProvider DataModuleFromConfig SetupCallback ImageLogger WrappedDataset
+    """
+    assert [name for name in wanted.split() if name not in theirs] == []
