@@ -15,9 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fixtures.shards import decoded, encoded, photo
 
 from smalti.launch.prepare.__main__ import main
+from smalti.trainer.data.crops import TamingCropConfig
+from smalti.trainer.data.stream import DataConfig, Stream
 from smalti.trainer.shards.reader import ShardSet
 
 PHOTO = encoded(photo(20, 30))
@@ -294,6 +297,20 @@ def test_boxes_of_coco_keep_what_is_large_enough_and_multiply_groups_in(tmp_path
         "1 image(s) with fewer than 2 object(s) of a share above 1e-05",
         "1 image(s) without an annotation",
     ]
+
+
+def test_a_crop_carries_the_boxes_of_its_image_and_its_own(tmp_path):
+    assert prepare("coco_boxes", coco(tmp_path / "in"), tmp_path / "out", "--max-objects", 4) == 0
+    crop = TamingCropConfig(size=16, resize=20, random=True, flip=0.0)
+    data = DataConfig(shards=(str(tmp_path / "out/train"),), crop=crop)
+    stream = Stream(data, ("image", "object_classes", "object_boxes"), global_batch=2, micro_batch=2)
+    (batch,) = next(stream.train_batches())
+    assert batch["image"].shape == (2, 3, 16, 16) and batch["source_size"].tolist() == [[20, 30], [20, 30]]
+    row = batch["key"].index("1")
+    assert batch["object_classes"][row].tolist() == [1, 5, -1, -1]
+    torch.testing.assert_close(batch["object_boxes"][row, 0], torch.tensor([3.0, 2, 18, 12]))
+    left, top, right, bottom = batch["box"][row].tolist()
+    assert (right - left, bottom - top) == (16, 16) and 0 <= left <= 14 and 0 <= top <= 4
 
 
 def test_boxes_on_an_image_of_another_size_leave_it_out(tmp_path):
