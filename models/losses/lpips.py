@@ -89,8 +89,9 @@ class LPIPS(nn.Module):
         """The distance of ``fake`` to the images of these ``features``, (B,) float32; gradients flow to ``fake``."""
         total = fake.new_zeros(len(fake), dtype=torch.float32)
         for number, (one, other) in enumerate(zip(real, self._taps(fake), strict=True)):
-            gap = (one - other).square() * self.get_buffer(f"head{number}")
-            total = total + gap.sum(1).mean((1, 2))
+            gap = one - other
+            # Not its square times the head, whose gradient would forget that the taps are stored channels-last.
+            total = total + (gap * self.get_buffer(f"head{number}") * gap).sum(1).mean((1, 2))
         return total
 
     def _taps(self, images: Tensor) -> list[Tensor]:

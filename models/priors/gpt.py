@@ -123,6 +123,7 @@ class GPT(Prior):
         self.ln_f = final_norm(config.block, config.width)
         self.head = CodeHead(config.width, codes, bias=False)
         self._order = config.order.build(config.window)  # (N,), always on the CPU, where orders are drawn
+        self._by_cell = config.order.kind == "raster"  # nothing is to be put in order
         self.register_buffer("cells", self._order, persistent=False)  # (N,)
         self.register_buffer("places", self._positions(), persistent=False)  # (T, 2)
         self.apply(initialize)
@@ -146,10 +147,11 @@ class GPT(Prior):
         """
         batch = len(indices)
         self.check_window(indices)
-        cells = self.cells.expand(batch, -1) if order is None else order
-        codes = rearrange(indices, "b h w -> b (h w)").gather(1, cells)
+        cells = self._cells_of(batch) if order is None else order
+        codes = rearrange(indices, "b h w -> b (h w)")
+        codes = codes if cells is None else codes.gather(1, cells)
         x = self._embed(codes[:, :-1], self.condition(fields, batch, dropped), cells)
-        places = self.places[:-1] if order is None else self._positions_of(cells[:, :-1])
+        places = self.places[:-1] if order is None else self._positions_of(order[:, :-1])
         positions = x.shape[1]
         if self.exchange is not None:
             x, places = part(x, self.exchange), part(places, self.exchange)
@@ -162,9 +164,10 @@ class GPT(Prior):
                 x = block(x, rope, mask)
         if self.exchange is not None:
             x = self.exchange.whole(x)[:, :positions]
-        # The outputs stand in the order of prediction; the grid wants them by cell.
-        back = cells.argsort(dim=1)[..., None].expand(-1, -1, x.shape[2])
-        features = self.ln_f(x[:, self.condition.length - 1 :]).gather(1, back)
+        features = self.ln_f(x[:, self.condition.length - 1 :])
+        if cells is not None:
+            # The outputs stand in the order of prediction; the grid wants them by cell.
+            features = features.gather(1, cells.argsort(dim=1)[..., None].expand(-1, -1, x.shape[2]))
         features = rearrange(features, "b (h w) c -> b h w c", h=self.window[0])
         if targets is None:
             return Prediction(self.head(features), None)
@@ -223,7 +226,7 @@ class GPT(Prior):
             (n, K) logits of code ``held``.
         """
         prefix = self.condition(fields, len(codes), dropped)
-        x = self._embed(codes, prefix, self.cells.expand(len(codes), -1))
+        x = self._embed(codes, prefix, self._cells_of(len(codes)))
         rope = None if cache.rope is None else RopeTables(*(table[: x.shape[1]] for table in cache.rope))
         end = held + (prefix.shape[1] - 1)
         last = rearrange(end, "n -> n 1 1").expand(-1, -1, x.shape[2])
@@ -272,20 +275,34 @@ class GPT(Prior):
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def _embed(self, codes: Tensor, prefix: Tensor, cells: Tensor) -> Tensor:
-        """(B, P + t, C) inputs from (B, t) codes; ``cells`` (B, N) tells where each of them and the next one stand."""
+    def _cells_of(self, batch: int) -> Tensor | None:
+        """(B, N) cells in the prior's own order, or None where that is the order of the grid."""
+        return None if self._by_cell else self.cells.expand(batch, -1)
+
+    def _embed(self, codes: Tensor, prefix: Tensor, cells: Tensor | None) -> Tensor:
+        """(B, P + t, C) inputs from (B, t) codes.
+
+        Args:
+            cells: (B, N) where each of them and the next one stand; None: one after the other.
+        """
         x = torch.cat((prefix, self.tok_emb(codes)), dim=1)
         held = codes.shape[1]
         if self.config.block == "gpt2":
-            table = self.pos_emb[0]
-            behind = table[self.condition.length :][cells[:, :held]]
-            x = x + torch.cat((table[: self.condition.length].expand_as(prefix), behind), dim=1)
+            x = x + self._at(self.pos_emb[0], prefix, cells, held)
         if self.config.annealing is not None:
             # A random order leaves open which cell comes next: the input says so (RAR, Yu et al. 2024, equation 5).
-            following = self.next_emb[0][cells[:, : held + 1]]
-            x = x + F.pad(following, (0, 0, x.shape[1] - following.shape[1], 0))
+            table = self.next_emb[0]
+            following = table[: held + 1] if cells is None else table[cells[:, : held + 1]]
+            x = x + F.pad(following, (0, 0, x.shape[1] - following.shape[-2], 0))
         output: Tensor = self.drop(x)
         return output
+
+    def _at(self, table: Tensor, prefix: Tensor, cells: Tensor | None, held: int) -> Tensor:
+        """(B or none, P + held, C) rows of a (T, C) table of positions: the condition's, and those of cells."""
+        if cells is None:
+            return table[: self.condition.length + held]
+        behind = table[self.condition.length :][cells[:, :held]]
+        return torch.cat((table[: self.condition.length].expand_as(prefix), behind), dim=1)
 
     def _hidden(self, fields: Fields) -> Tensor | None:
         """(B, P) bool, the tokens of the condition that no other position sees; None where all are seen."""

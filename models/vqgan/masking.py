@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from ..layers.channels_last_norm import group_norm as channels_last_group_norm
+from ..layers.channels_last_norm import is_channels_last
+
 
 def halved(masked: Tensor) -> Tensor:
     """The mask at half the resolution: a place is known where all four that it covers are."""
@@ -50,7 +53,7 @@ class RegionNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        whole = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        whole = self._whole(x)
         if masked is None:
             return whole
         known = ~masked
@@ -64,6 +67,11 @@ class RegionNorm(nn.GroupNorm):
         normed = rearrange(centered * (variance + self.eps).rsqrt(), "b g c h w -> b (g c) h w")
         normed = normed * self.weight[:, None, None] + self.bias[:, None, None]
         return torch.where(known, normed.to(whole.dtype), whole)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        if x.is_cuda and is_channels_last(x) and not torch.compiler.is_compiling():  # a compiler keeps it by itself
+            return channels_last_group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class Unchanged(nn.Identity):

@@ -1,6 +1,7 @@
 """A simulated GPU: every tensor of a step lies there, the host waits where it must alone, and graphs replay."""
 
 import warnings
+from collections import Counter
 from contextlib import nullcontext
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 import torch
 from fixtures.games import game, micro_batches
 from fixtures.simulated_gpu import CPU, GPU, simulated_gpu
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from smalti.models.conditions import ClassConfig
+from smalti.models.layers.channels_last_norm import is_channels_last
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig
 from smalti.models.sampling import UNFILLED, GridRequest, GuidanceConfig, SamplingConfig, sample_steps
@@ -106,6 +110,55 @@ def test_a_step_of_a_vqgan_lies_on_the_gpu_and_waits_once(name):
         task.load_state_dict(task.state_dict())
         assert all(value.device == CPU for value in task.weights().values())
         assert engines.state_of(task.engines)["grad_norm/generator"] > 0
+
+
+def stored(tensor: torch.Tensor) -> str:
+    """How a batch of many channels is stored; nothing is said of others, or where both ways are one."""
+    if tensor.dim() != 4 or tensor.shape[1] <= 4:
+        return ""
+    if tensor.is_contiguous():
+        return "" if tensor.is_contiguous(memory_format=torch.channels_last) else "channels-first"
+    return "channels-last" if is_channels_last(tensor) else "in another way"
+
+
+class Layouts(TorchDispatchMode):
+    """Notes operators that take batches stored channels-last and leave others, and how convolutions find theirs."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch, self.changed, self.convolutions = batch, [], Counter()
+
+    def is_batch(self, tensor: torch.Tensor) -> bool:
+        return tensor.dim() > 0 and len(tensor) == self.batch  # gradients of weights are small, and stored as these
+
+    def __torch_dispatch__(self, operator, types, positional=(), named=None):
+        result = operator(*positional, **(named or {}))
+        name = operator._schema.name.split("::")[-1]
+        before, after = (
+            [stored(leaf) for leaf in tree_leaves(tensors) if isinstance(leaf, torch.Tensor) and self.is_batch(leaf)]
+            for tensors in (positional, result)
+        )
+        if name.startswith("convolution"):
+            self.convolutions[name, stored(positional[0])] += 1
+        if name != "permute" and "channels-last" in before and "channels-first" in after:
+            self.changed.append((name, [tuple(leaf.shape) for leaf in tree_leaves(result)]))
+        if name == "native_group_norm" and "channels-last" in before:
+            self.changed.append((name, "leaves channels-last on a GPU"))
+        return result
+
+
+@pytest.mark.filterwarnings("ignore:a frozen judge")
+def test_a_step_of_a_vqgan_stays_channels_last_from_end_to_end():
+    settings = GAMES["bf16, channels-last, LPIPS, LeCAM"]
+    with simulated_gpu():
+        task = VQGANTask(game(micro=4, norm="batch", **settings), accumulation=1)
+        task.step(micro_batches(0, 4, 0, 1)[:1], 0)
+        with Layouts(4) as layouts:
+            task.step(micro_batches(1, 4, 0, 1)[:1], 1)
+    assert layouts.changed == []
+    assert layouts.convolutions["convolution", "channels-last"] > 20
+    assert layouts.convolutions["convolution_backward", "channels-last"] > 20
+    assert not {how for _, how in layouts.convolutions} - {"channels-last", ""}
 
 
 def prior_task(model: dict, condition: dict, encoder=None) -> PriorTask:
