@@ -38,7 +38,7 @@ class _ChannelsLastNorm(torch.autograd.Function):
         return _like(torch.addcmul(shift[:, None], wide, scale[:, None]), x)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, root = context.saved_tensors
         groups = mean.shape[1]

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ..bounds import Count, Decay, Natural, Share, Width, check_ranges
 from ..conditions import Condition, ConditionConfig, Fields
 from ..losses.chunked_cross_entropy import code_cross_entropy, target_ranks
-from ..transformer.attention import Attention
+from ..transformer.attention import share_heads
 from ..transformer.block import Activation, Block, BlockKind, StepWeights, final_norm, initialize
 from ..transformer.key_value_cache import KeyValueCache
 from ..transformer.rope import RopeTables, paired, rope_tables
@@ -177,7 +177,7 @@ class GPT(Prior):
         """Let ``forward`` hold one rank's share of the positions; see ``Prior``."""
         if self.condition.hides_tokens:
             raise ValueError("a sequence with hidden tokens cannot be shared; set sequence_parallel_size: 1")
-        share(self, exchange)
+        share_heads(self, exchange)
         self.exchange = exchange
 
     def draw_order(self, generator: torch.Generator, progress: float) -> Tensor | None:
@@ -342,19 +342,3 @@ class GPT(Prior):
         if self.config.block == "gpt2":
             return None
         return rope_tables(places, self.config.width // self.config.heads)
-
-
-def share(network: nn.Module, exchange: Exchange) -> None:
-    """Let every attention of a network exchange positions for heads.
-
-    Raises:
-        ValueError: the heads cannot be dealt out.
-    """
-    for module in network.modules():
-        if isinstance(module, Attention):
-            if module.heads % exchange.ranks:
-                raise ValueError(
-                    f"{module.heads} heads cannot be dealt to {exchange.ranks} ranks; "
-                    "share a sequence among a divisor of the heads"
-                )
-            module.exchange = exchange

@@ -108,3 +108,19 @@ class Attention(nn.Module):
     def _output(self, mixed: Tensor) -> Tensor:
         output: Tensor = self.resid_drop(self.proj(rearrange(mixed, "b heads t d -> b t (heads d)")))
         return output
+
+
+def share_heads(network: nn.Module, exchange: Exchange) -> None:
+    """Let every attention of a network exchange positions for heads.
+
+    Raises:
+        ValueError: the heads cannot be dealt out.
+    """
+    for module in network.modules():
+        if isinstance(module, Attention):
+            if module.heads % exchange.ranks:
+                raise ValueError(
+                    f"{module.heads} heads cannot be dealt to {exchange.ranks} ranks; "
+                    "share a sequence among a divisor of the heads"
+                )
+            module.exchange = exchange

@@ -80,7 +80,8 @@ class VQGANTask:
             self.discriminator_trainer = DiscriminatorTrainer(run.loss.adversarial, self.engines["discriminator"])
         self.reconstruction_loss = ReconstructionLoss(run.loss, maps=run.target == "segmentation")
         if run.channels_last and self.reconstruction_loss.lpips is not None:
-            self.reconstruction_loss.lpips.to(memory_format=torch.channels_last)  # else copied so at every call
+            # Else its weights are copied so at every call.
+            self.reconstruction_loss.lpips.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         compiler = run.generator_training.engine.compile_backend
         if compiler is not None and self.reconstruction_loss.lpips is not None:
             compile_blocks(self.reconstruction_loss.lpips, compiler)
