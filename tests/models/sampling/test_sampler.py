@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -544,3 +545,37 @@ def test_fields_of_another_batch_are_refused():
         sample_steps(GridRequest(prior, fields_of((0, 1), WINDOW), WINDOW, (0, 1, 2), 0, SamplingConfig()))
     with pytest.raises(KeyError, match="needs the field 'segmentation_codes'"):
         sample_steps(GridRequest(prior, {}, WINDOW, (0,), 0, SamplingConfig()))
+
+
+def calls_of_steps(config: GPTConfig | NeighborhoodConfig, images: int) -> list[int]:
+    """How many functions of Python every step of sampling so many images calls."""
+    torch.manual_seed(0)
+    prior = config.build(16, ClassConfig(classes=2)).eval()
+    lanes = images * prior.rows_at_once(12)
+    sampling = SamplingConfig(lanes=lanes, prefill=lanes, top_p=0.9)
+    fields = {"cls": torch.zeros(images, dtype=torch.int64)}
+    steps = sample_steps(GridRequest(prior, fields, (12, 12), range(images), 1, sampling))
+    next(steps)  # plans all of them
+    counts: list[int] = []
+
+    def count(frame: object, event: str, _: object) -> None:
+        counts[-1] += event == "call"
+
+    while True:
+        counts.append(0)
+        sys.setprofile(count)
+        try:
+            next(steps)
+        except StopIteration:
+            return counts[:-1]
+        finally:
+            sys.setprofile(None)
+
+
+@pytest.mark.parametrize("config", [
+    GPTConfig(layers=1, heads=2, width=16, window=(4, 4)),
+    NeighborhoodConfig(layers=1, heads=2, width=16, window=(4, 4), rows_above=2, columns_beside=2),
+], ids=["wavefront", "windowed"])  # fmt: skip
+def test_python_does_no_work_for_each_cell_of_an_image(config):
+    one, many = calls_of_steps(config, 1), calls_of_steps(config, 9)
+    assert one == many  # nine times the cells of a step, and not a call more
