@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from smalti.models.conditions import ClassConfig, UnconditionalConfig
+from smalti.models.layers.channels_last_norm import is_channels_last
 from smalti.models.priors.decoders import step_graph
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig
 from smalti.models.sampling import GridRequest, GuidanceConfig, SamplingConfig, sample
+from smalti.models.vqgan.masking import RegionNorm
 from smalti.trainer.distributed import engine as engines
 from smalti.trainer.distributed import ranks
 from smalti.trainer.distributed.engine import EngineConfig
@@ -72,6 +74,14 @@ def test_training_is_saved_and_goes_on(tmp_path: Path):
     other = built()
     engines.load(other, place)
     assert trained(other, range(3, 6)) == pytest.approx(straight, rel=1e-2)
+
+
+def test_a_norm_stays_channels_last_with_the_numbers_of_torch():
+    x = torch.randn(2, 64, 16, 16, device=ranks.device(), dtype=torch.float64).to(memory_format=torch.channels_last)
+    norm = RegionNorm(32, 64, eps=1e-6).to(ranks.device(), torch.float64)
+    ours, theirs = norm(x.requires_grad_()), torch.nn.functional.group_norm(x, 32, norm.weight, norm.bias, 1e-6)
+    torch.testing.assert_close(ours, theirs)
+    assert is_channels_last(ours) and is_channels_last(torch.autograd.grad(ours.square().sum(), x)[0])
 
 
 def test_the_same_seed_gives_the_same_codes():

@@ -21,7 +21,7 @@ def saved_bytes(place: Path, world: int, zero: int) -> int:
     return sum(path.stat().st_size for path in found.folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("zero", [1, 3])
+@pytest.mark.parametrize("zero", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_save_of_the_same_run_takes_the_same_bytes_on_any_number_of_ranks(tmp_path: Path, zero: int):
     alone, *others = (saved_bytes(tmp_path / str(world), world, zero) for world in (1, 2, 4))
     assert alone > 10_000_000

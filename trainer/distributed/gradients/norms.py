@@ -77,8 +77,9 @@ def not_finite(norm: Tensor) -> Tensor:
 def _over_ranks(optimizer: Any, gradients: list[Tensor]) -> Tensor:
     counted = [gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False)]
     total = total_norm(counted).square() if counted else torch.zeros((), device=optimizer.device)
-    if dist.get_world_size(optimizer.dp_process_group) > 1:
-        dist.all_reduce(total, group=optimizer.dp_process_group)
+    ranks = dist.get_world_size(optimizer.dp_process_group)
+    if ranks > 1:  # by the job's own communicator, wherever it has the same ranks
+        dist.all_reduce(total, group=None if ranks == dist.get_world_size() else optimizer.dp_process_group)
     return total.sqrt()
 
 
