@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import webdataset
 from PIL import Image
 
 from ...trainer.data.crops import CropConfig
@@ -33,11 +32,11 @@ from ...trainer.prepare.find_images import find_samples
 from ...trainer.prepare.pack import PackConfig, pack
 from ...trainer.prepare.source_file import read_file
 from ...trainer.shards import set_index
+from ...trainer.shards.access.in_order import web_dataset
 from ...trainer.shards.index import Member, Row, index_bytes
 from ...trainer.shards.reader import ShardSet
-from ...trainer.shards.remote import RemoteConfig
 from ...trainer.shards.writer import ShardWriter
-from .reading import codes
+from .reading import cached, codes, packing, pictures, remote
 
 _CROP = 256
 _BATCH = 32
@@ -74,11 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Prints the tables and gives the figures.
 
-    stream_vs_webdataset: our shuffled stream against plain sequential webdataset on small images, CPU time a sample;
-        the smaller of two ratios, of reading bytes alone and of making batches of crops.
+    stream_vs_webdataset: our shuffled stream against plain sequential webdataset, CPU time a sample; the smallest of
+        four ratios: reading bytes alone, crops of small images, and of photos of 500 x 375 by the rule of taming and
+        by Lanczos, which stand alone as stream_vs_webdataset_taming and _lanczos.
+    taming_per_s: crops by the rule of taming that a core makes of such photos in a second.
     resume_vs_cold: wall time to the first batch at half an epoch, over that at the beginning.
     crop_vs_pillow_16mp, crop_vs_pillow_16mp_unpacked: crops of megapixel photos against decoding and cutting with
         Pillow, from shards that ``pack`` made and from such that hold the photos as they were.
+    remote_ms_20: milliseconds by the clock for a decoded sample from a web server that answers after 20 ms.
+    pack_bytes_per_file: heap that packing takes for each file at its peak.
     codes_us: microseconds of CPU for a sample of codes and its class out of packed shards.
     start_s_10k_shards: CPU seconds until a stream over 10 000 shards of 1000 samples is there.
     cache_over_limit: the most bytes that the cache of whole shards took, with removed ones still open, over its limit.
@@ -87,9 +90,14 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         figures = _small_images(Path(folder), arguments)
         figures |= _large_images(Path(folder), arguments)
+        images = [_jpeg(_photo(pictures.HEIGHT, pictures.WIDTH, number, arguments.images)) for number in range(16)]
+        print(f"\nPhotos of 500 x 375, {len(images[0]) / 1e3:.0f} KB each; one process, caches warm")
+        figures |= _photos(Path(folder) / "photographs", images, arguments.rounds, figures)
+        figures["remote_ms_20"] = remote.measure(Path(folder) / "small", Path(folder) / "remote", _BATCH, _CROP)
+        figures["pack_bytes_per_file"] = packing.measure(Path(folder) / "files", images[0])
         figures["codes_us"] = codes.measure(Path(folder) / "codes", arguments.rounds)
         figures |= _starting(Path(folder) / "many", arguments)
-        figures |= _caching(Path(folder) / "cached")
+        figures["cache_over_limit"] = cached.measure(Path(folder) / "cached")
     for name, value in figures.items():
         print(f"{name:32} {value:8.2f}")
     return figures
@@ -121,6 +129,18 @@ def _small_images(folder: Path, options: argparse.Namespace) -> dict[str, float]
     reading = bytes_in_order.cpu / bytes_shuffled.cpu
     batching = batches_in_order.cpu / batches_shuffled.cpu
     return {"stream_vs_webdataset": min(reading, batching), "resume_vs_cold": _resuming(shards, options)}
+
+
+def _photos(folder: Path, images: list[bytes], rounds: int, figures: dict[str, float]) -> dict[str, float]:
+    """Shortest sides brought to that of the crop, as training on ImageNet has it."""
+    costs = list(_measured(pictures.contestants(folder, images, _CROP, _BATCH), rounds).values())
+    taming, lanczos = costs[0].cpu / costs[1].cpu, costs[2].cpu / costs[3].cpu
+    return {
+        "stream_vs_webdataset": min(figures["stream_vs_webdataset"], taming, lanczos),
+        "stream_vs_webdataset_taming": taming,
+        "stream_vs_webdataset_lanczos": lanczos,
+        "taming_per_s": 1 / costs[1].cpu,
+    }
 
 
 def _resuming(shards: Path, options: argparse.Namespace) -> float:
@@ -208,25 +228,6 @@ def _starting(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     return {"start_s_10k_shards": seconds}
 
 
-def _caching(folder: Path) -> dict[str, float]:
-    """Reading 16 shards twice through a cache that holds five, three of them mixed at a time."""
-    with ShardWriter(folder / "far", "far", 8, {}) as writer:
-        for number in range(128):
-            writer.write(str(number), {"bin": bytes([number]) * 50_000})
-    largest = max(path.stat().st_size for path in folder.glob("far/*.tar"))
-    remote = RemoteConfig(fetch="shards", cache=str(folder / "near"), cache_gigabytes=5 * largest / 1e9)
-    shards = ShardSet.open([f"file://{folder}/far/far-{{000000..000015}}.tar"], remote)
-    schedule = Schedule([shards.counts], [1.0], seed=0, window=3)
-    most = 0
-    for number in range(2 * shards.samples):
-        shards.read(*schedule.visit(number).place, "bin")
-        there = sum(path.stat().st_size for path in folder.glob("near/*.tar"))
-        opened = [link for link in Path("/proc/self/fd").glob("*") if os.path.realpath(link).endswith("(deleted)")]
-        most = max(most, there + sum(link.stat().st_size for link in opened if str(folder) in os.path.realpath(link)))
-    print(f"\nThe cache of whole shards took {most / largest:.2f} of at most 5 shards")
-    return {"cache_over_limit": most / (5 * largest)}
-
-
 def _measured(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, Cost]:
     """The median cost of a sample to each contestant; they take turns. Prints a line for each."""
     times: dict[str, list[Cost]] = {name: [] for name in contestants}
@@ -263,7 +264,7 @@ def _read_shuffled(folder: Path) -> int:
 
 def _webdataset(folder: Path) -> Iterator[dict[str, Any]]:
     urls = sorted(str(path) for path in folder.glob("*.tar"))
-    yield from webdataset.WebDataset(urls, shardshuffle=False)
+    yield from web_dataset(urls)
 
 
 def _webdataset_batches(folder: Path) -> int:
@@ -276,7 +277,7 @@ def _webdataset_batches(folder: Path) -> int:
         part = image[top : top + _CROP, left : left + _CROP]
         return np.ascontiguousarray((part[:, ::-1] if draws.random() < 0.5 else part).transpose(2, 0, 1))
 
-    pipeline = webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8").to_tuple("jpg").map_tuple(crop)
+    pipeline = web_dataset(urls).decode("rgb8").to_tuple("jpg").map_tuple(crop)
     return sum(len(torch.from_numpy(images)) for (images,) in pipeline.batched(_BATCH))
 
 

@@ -1,17 +1,18 @@
 """Which images a source holds, with the maps, depths and labels that belong to them."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from ..shards.folder_walk import Skipped as Skipped
 from ..shards.folder_walk import Walk, escaped, walk
 from .labels import number_folders, read_labels, text_of
-from .objects import Objects
-from .source_file import SourceFile
+from .listing.raw_sample import RawSample as RawSample
+from .listing.raw_sample import key_of, keyed, plain_key
+from .listing.sample_table import SampleTable
 
-File = TypeVar("File")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _SUFFIXES = {
     "image": IMAGE_SUFFIXES,
@@ -21,20 +22,10 @@ _SUFFIXES = {
 FOLDERS = {"image": "images", "segmentation": "maps", "depth": "depth"}  # of an aligned source
 
 
-class RawSample(NamedTuple):
-    """One sample before it is packed."""
-
-    key: str
-    files: Mapping[str, SourceFile]  # by field: "image", and "segmentation", "depth" where there are some
-    label: int | None = None
-    objects: Objects | None = None
-    map_shift: int = 0  # added to each number of an 8-bit map, modulo 256
-
-
 class SampleListing(NamedTuple):
     """What a source holds."""
 
-    sources: list[RawSample]
+    sources: Sequence[RawSample]
     skipped: list[Skipped]
     classes: list[str]  # names of the labels, in order; empty where labels came as numbers or not at all
 
@@ -56,19 +47,21 @@ def find_samples(source: Path, labels: str | None = None, classes: Sequence[str]
     if not source.exists():
         raise FileNotFoundError(f"there is no {source}")
     skipped: list[Skipped] = []
+    found: Sequence[RawSample]
     if source.is_file():
         found = _listed(source)
     elif _is_aligned(source):
         found, skipped = _aligned(source)
     else:
         walked = walk(source, IMAGE_SUFFIXES)
-        found = [RawSample(key, {"image": file}) for key, file in _named(source, walked)]
-        skipped = walked.skipped
+        found, skipped = SampleTable(walked.files, source), walked.skipped
     if not found and not (skipped and _is_aligned(source)):
         some = f"; left out: {skipped[0].file}: {skipped[0].reason}" if skipped else ""
         raise FileNotFoundError(f"{source} holds no image; looked for {', '.join(IMAGE_SUFFIXES)} in all folders{some}")
     if labels is None:
         return SampleListing(found, skipped, [])
+    if labels == "folders" and isinstance(found, SampleTable):
+        return _by_folder(found, skipped, classes)
     return _labelled(found, skipped, labels, classes)
 
 
@@ -114,35 +107,23 @@ def _listed(file: Path) -> list[RawSample]:
     return [RawSample(key, {"image": path}) for key, path in keyed((name, file.parent / name) for name in names)]
 
 
-def keyed(files: Iterable[tuple[PurePath, File]]) -> list[tuple[str, File]]:
-    """Keys of files from their names: without suffix, and without dots, which would end the key in a tar.
-
-    Files that would share a key (``a.jpg`` beside ``a.png``) get their suffix into it, and a number where that is not
-    enough (``a.b.jpg`` beside ``a_b.jpg``).
-    """
-    plain = [(_key((*name.parts[:-1], name.stem)), name, path) for name, path in files]
-    often = Counter(key for key, _, _ in plain)
-    longer = sorted((key if often[key] == 1 else _key(name.parts), name, path) for key, name, path in plain)
-    taken = Counter(key for key, _, _ in longer)
-    used: Counter[str] = Counter()
-    named = []
-    for key, _, path in longer:
-        used[key] += 1
-        number, unique = used[key], key
-        while number > 1 and (unique := f"{key}-{number}") in taken:
-            number += 1
-        taken[unique] += 1
-        named.append((unique, path))
-    return sorted(named)
+def _by_folder(found: SampleTable, skipped: list[Skipped], classes: Sequence[str]) -> SampleListing:
+    """Samples of a folder with the number of their first folder; those whose folder is no class are left out."""
+    names = {folder for folder, inside, _ in (found.key(n).partition("/") for n in range(len(found))) if inside}
+    numbers, classes_of = number_folders(sorted(names), classes)
+    labels = np.full(len(found), -1, np.int64)
+    left = []
+    for number in range(len(found)):
+        folder, inside, _ = found.key(number).partition("/")
+        if inside and folder in numbers:
+            labels[number] = numbers[folder]
+        else:
+            reason = f"its folder {folder!r} is no class" if inside else "has no label"
+            left.append(Skipped(found.key(number), str(found[number].files["image"]), reason))
+    return SampleListing(found.labelled(labels), skipped + left, classes_of)
 
 
-def _key(parts: Sequence[str]) -> str:
-    """A key from the parts of a path; nothing in it leads out of a folder, ends a key early, or is no text."""
-    kept = (escaped(part).replace(".", "_") for part in parts if part not in ("/", "..", "."))
-    return "/".join(kept) or "unnamed"
-
-
-def _labelled(found: list[RawSample], skipped: list[Skipped], labels: str, classes: Sequence[str]) -> SampleListing:
+def _labelled(found: Sequence[RawSample], skipped: list[Skipped], labels: str, classes: Sequence[str]) -> SampleListing:
     """Samples with the number of their class; those without a class are left out."""
     if labels == "folders":
         of = {source.key: source.key.split("/")[0] for source in found if "/" in source.key}
@@ -186,4 +167,4 @@ def _by_key(found: Sequence[RawSample], numbers: Mapping[str, int]) -> dict[str,
 def _label_keys(name: str) -> tuple[str, str]:
     """The keys of a file as ``keyed`` makes them: without its suffix, and with it where two would share one."""
     path = Path(name)
-    return _key((*path.parts[:-1], path.stem)), _key(path.parts)
+    return plain_key(name), key_of(path.parts)

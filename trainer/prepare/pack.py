@@ -1,14 +1,17 @@
 """Packing samples into shards: all cores, safe to kill, and nothing left out silently."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ...models.bounds import Count, Limit, Name, Natural, Processes, check_ranges
 from ..files import only_command_in
-from ..keyed_random import text_key
 from ..shards import set_index
 from ..shards.folder_walk import Skipped, escaped
 from ..shards.index import ShardIndex
@@ -16,8 +19,10 @@ from ..shards.writer import Sample, finished, index_path, own_shard, remove_unfi
 from . import report_file
 from .check_image import DepthForm, UnusableError, is_whole, prepare
 from .find_images import RawSample, SampleListing
+from .listing import held_out
+from .listing.held_out import HeldOut
+from .listing.sample_table import Selection, facts, hashes_of
 from .process_pool import spread
-from .source_file import stamp
 
 _FEW = 200  # samples that may be decoded once more, to know how many can be used
 
@@ -74,7 +79,7 @@ class _Task(NamedTuple):
     """One shard to write, as a worker gets it."""
 
     path: Path
-    sources: list[RawSample]
+    sources: Sequence[RawSample]
     minimum_side: int
     depth: DepthForm
     plan: str  # stands for everything that decides what the shard will hold
@@ -92,19 +97,27 @@ def pack(gathered: SampleListing, destination: Path, config: PackConfig, progres
         ValueError: nothing can be used, or nothing is left for one of the two parts, or the folder holds shards of
             another packing, or another command writes there.
     """
-    sources = sorted(gathered.sources, key=lambda source: (text_key(source.key), source.key))
+    with only_command_in(destination):
+        return _pack(gathered, destination, config, progress)
+
+
+def _pack(
+    gathered: SampleListing, destination: Path, config: PackConfig, progress: Callable[[str], None]
+) -> PackReport:
+    hashes = hashes_of(gathered.sources)
+    sources = Selection(gathered.sources, np.argsort(hashes, kind="stable"))
     skipped = list(gathered.skipped)
     parts = {destination: sources}
     if config.val:
-        kept_aside, unusable = _val_samples(sources, config)
-        skipped += unusable
-        gone = {source.key for source in kept_aside} | {key for key, _, _ in unusable}
-        rest = [source for source in sources if source.key not in gone]
-        parts = {destination / "val": kept_aside, destination / "train": rest}
+        held = _held_out(sources, destination, config, progress)
+        skipped += held.skipped
+        rest = np.ones(len(sources), bool)
+        rest[held.chosen + held.unusable] = False
+        numbers = {"val": np.array(held.chosen, np.int64), "train": np.flatnonzero(rest)}
+        parts = {destination / part: Selection(sources, which) for part, which in numbers.items()}
     provenance = {"kind": "images", "classes": gathered.classes}
     tasks = {folder: _plan(folder, part, config, provenance) for folder, part in parts.items()}
-    with only_command_in(destination):
-        written = _write_parts(destination, tasks, config, skipped, progress)
+    written = _write_parts(destination, tasks, config, skipped, progress)
     val = written[destination / "val"].samples if config.val else 0
     samples, whole = (sum(numbers) for numbers in zip(*written.values(), strict=True))
     shards = sum(len(planned) for planned in tasks.values())
@@ -126,10 +139,12 @@ def _write_parts(
         _check_existing_shards(folder, planned)
     written: dict[Path, _Written] = {}
     for folder, planned in tasks.items():
-        indexes = _write_all(planned, config.processes, progress)
-        skipped += [Skipped(*left) for index in indexes for left in index.notes["skipped"]]
-        whole = sum(index.notes.get("whole_jpegs", 0) for index in indexes)
-        written[folder] = _Written(sum(index.samples for index in indexes), whole)
+        samples = whole = 0
+        for index in _write_all(planned, config.processes, progress):  # one at a time: all are as large as the plan
+            skipped += [Skipped(*left) for left in index.notes["skipped"]]
+            whole += index.notes.get("whole_jpegs", 0)
+            samples += index.samples
+        written[folder] = _Written(samples, whole)
         if not written[folder].samples:
             _remove_empty(planned)
             raise ValueError(_nothing_left(folder, skipped))
@@ -167,25 +182,30 @@ def _why_unusable(source: RawSample, minimum_side: int, depth: DepthForm) -> str
     return None
 
 
-def _val_samples(sources: Sequence[RawSample], config: PackConfig) -> tuple[list[RawSample], list[Skipped]]:
+def _held_out(
+    sources: Sequence[RawSample], destination: Path, config: PackConfig, progress: Callable[[str], None]
+) -> HeldOut:
     """The samples to keep aside, each known to be usable, and those that were tried and are not."""
-    chosen: list[RawSample] = []
-    unusable: list[Skipped] = []
-    for source in sorted(sources, key=lambda source: (text_key("held out " + source.key), source.key)):
-        if len(chosen) == config.val:
-            break
-        try:
-            prepare(source, config.minimum_side, config.depth)
-            chosen.append(source)
-        except UnusableError as error:
-            unusable.append(_left_out(source, error))
-    usable = len(sources) - len(unusable)
+    attempt = partial(_reason, minimum_side=config.minimum_side, depth=config.depth)
+    plan = f"{config.val} {_digest(sources, config)}"
+    held = held_out.choose(sources, config.val, attempt, config.processes, destination, plan, progress)
+    usable = len(sources) - len(held.unusable)
     if usable <= config.val:
+        first = held.skipped[:1]
         raise ValueError(
             f"val = {config.val} leaves nothing to train on: only {usable} of {len(sources)} samples can be "
-            f"used" + (f"; for example {unusable[0].file}: {unusable[0].reason}" if unusable else "")
+            f"used" + (f"; for example {first[0].file}: {first[0].reason}" if first else "")
         )
-    return chosen, unusable
+    return held
+
+
+def _reason(source: RawSample, minimum_side: int, depth: DepthForm) -> Skipped | None:
+    """Why a sample cannot be used, if it cannot."""
+    try:
+        prepare(source, minimum_side, depth)
+    except UnusableError as error:
+        return _left_out(source, error)
+    return None
 
 
 def _plan(folder: Path, sources: Sequence[RawSample], config: PackConfig, provenance: dict[str, Any]) -> list[_Task]:
@@ -198,33 +218,29 @@ def _plan(folder: Path, sources: Sequence[RawSample], config: PackConfig, proven
     return tasks
 
 
-def _divided(sources: Sequence[RawSample], config: PackConfig) -> Iterator[list[RawSample]]:
-    shard: list[RawSample] = []
-    held = 0
-    for source in sources:
-        size = sum(seen[0] for file in source.files.values() if (seen := stamp(file)) is not None)
+def _divided(sources: Sequence[RawSample], config: PackConfig) -> Iterator[Selection]:
+    begin = held = 0
+    for number in range(len(sources)):
+        size = sum(seen[0] for seen in facts(sources, number).stamps.values() if seen is not None)
         full = config.shard_bytes and held + size > config.shard_bytes
-        if shard and (full or len(shard) == config.shard_samples):
-            yield shard
-            shard, held = [], 0
-        shard.append(source)
+        if number > begin and (full or number - begin == config.shard_samples):
+            yield Selection(sources, np.arange(begin, number))
+            begin, held = number, 0
         held += size
-    if shard:
-        yield shard
+    if begin < len(sources):
+        yield Selection(sources, np.arange(begin, len(sources)))
 
 
 def _digest(sources: Sequence[RawSample], config: PackConfig) -> str:
     seen = hashlib.sha256(f"{config.minimum_side}".encode())
     if config.depth != "stored":  # so that shards of before there was a choice can be gone on with
         seen.update(f" {config.depth}".encode())
-    for source in sources:
-        seen.update(f"\n{source.key} {source.label}".encode())
-        for field, file in source.files.items():
-            seen.update(f" {field} {stamp(file)}".encode())
-        if source.objects is not None:
-            seen.update(f" objects {source.objects.digest}".encode())
-        if source.map_shift:
-            seen.update(f" shifted {source.map_shift}".encode())
+    for number in range(len(sources)):
+        known = facts(sources, number)
+        seen.update(f"\n{known.key} {known.label}".encode())
+        for field, stamp in known.stamps.items():
+            seen.update(f" {field} {stamp}".encode())
+        seen.update(known.more.encode())
     return seen.hexdigest()[:16]
 
 
@@ -240,16 +256,24 @@ def _check_existing_shards(folder: Path, tasks: Sequence[_Task]) -> None:
             )
 
 
-def _write_all(tasks: Sequence[_Task], processes: int, progress: Callable[[str], None]) -> list[ShardIndex]:
-    """Writes the shards that are not there yet, several at once; gives the indexes of all."""
+def _write_all(tasks: Sequence[_Task], processes: int, progress: Callable[[str], None]) -> Iterator[ShardIndex]:
+    """Writes the shards that are not there yet, several at once; gives the indexes of all, one after another."""
     waiting = [task for task in tasks if not _is_done(task, finished(task.path))]
     samples = sum(len(task.sources) for task in tasks)
     done = samples - sum(len(task.sources) for task in waiting)
+    if waiting:
+        progress(f"{done} of {samples} samples are packed, {len(waiting)} shards are to be written")
+    began, before = time.monotonic(), done
     for task, _ in spread(_write, waiting, processes):
         done += len(task.sources)
-        progress(f"{done} of {samples} samples, {task.path}")
-    indexes = [finished(task.path) for task in tasks]
-    return [index for index in indexes if index is not None]
+        left = (time.monotonic() - began) / (done - before) * (samples - done)
+        progress(f"{done} of {samples} samples, about {_duration(left)} left, {task.path}")
+    yield from (index for task in tasks if (index := finished(task.path)) is not None)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 def _write(task: _Task) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ..files import open_regular, read_regular
+from ..shards.file_table import SeenFile
 
 _OPEN_ZIPS = 4  # a process: their tables of contents are read once
 
@@ -48,6 +49,8 @@ def read_file(file: SourceFile, limit: int) -> bytes:
 
 def stamp(file: SourceFile) -> tuple[int, int] | None:
     """The size and the date of a file, by which a change of it is noticed; None where it is not there."""
+    if isinstance(file, SeenFile) and file.seen is not None:
+        return file.seen
     path = file if isinstance(file, Path) else file.archive
     if not path.exists():
         return None

@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 
 from ....models.bounds import Natural, Width, check_ranges
 from ...shards.folder_walk import Skipped, escaped
-from ..find_images import RawSample, SampleListing, keyed
+from ..find_images import RawSample, SampleListing
 from ..labels import text_of
+from ..listing.raw_sample import keyed
 from ..source_file import SourceFile
 from .places import Listing
 

@@ -74,7 +74,7 @@ def list_files(place: Place, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> List
     if place.path.is_dir():
         walked = walk(place.path, (*suffixes, ".tar"))
         listing.skipped.extend(walked.skipped)
-        members = _on_disk(place.path, walked.files, listing.skipped)
+        members = _on_disk(place.path, sorted(walked.files), listing.skipped)
     elif place.path.suffix == ".zip":
         members = _in_zip(place.path, listing.skipped)
     else:

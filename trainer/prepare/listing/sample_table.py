@@ -1,0 +1,145 @@
+"""Many samples in little memory: what a walk found, as columns, and samples made of them when they are asked for."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ...keyed_random import text_key
+from ...shards.file_table import FileTable
+from .raw_sample import Facts, RawSample, facts_of, keyed, plain_key
+
+_SORTED = 2000  # samples that stand in the order of their keys; more stand in that in which they are packed
+
+Numbers = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+
+
+class SampleTable(Sequence[RawSample]):
+    """Samples of one image each, by the files below a folder; some 80 bytes each.
+
+    Args:
+        files: that a walk found.
+        folder: below which they lie, and from where their keys count.
+    """
+
+    def __init__(self, files: FileTable, folder: Path) -> None:
+        self._files = files
+        self._folder = folder
+        self._above = len(str(folder).rstrip("/")) + 1
+        self._keys: dict[int, str] = {}  # of files that would share one
+        self._labels: Numbers | None = None
+        plain = array("Q", (text_key(self._plain_key(number)) for number in range(len(files))))
+        self._hashes = np.frombuffer(plain, np.uint64).copy() if len(files) else np.zeros(0, np.uint64)
+        self._tell_apart()
+        self._order = np.argsort(self._hashes, kind="stable")
+        if len(files) <= _SORTED:
+            self._order = np.array(sorted(range(len(files)), key=self._key), np.int64)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, number: int) -> RawSample: ...
+    @overload
+    def __getitem__(self, number: slice) -> "Selection": ...
+    def __getitem__(self, number: int | slice) -> "RawSample | Selection":
+        if isinstance(number, slice):
+            return Selection(self, np.arange(len(self))[number])
+        file = int(self._order[number])
+        return RawSample(self._key(file), {"image": self._files[file]}, self._label(file))
+
+    def facts(self, number: int) -> Facts:
+        """What decides where a sample is packed."""
+        file = int(self._order[number])
+        return Facts(self._key(file), self._label(file), {"image": self._files.seen(file)})
+
+    def key(self, number: int) -> str:
+        """The key of a sample."""
+        return self._key(int(self._order[number]))
+
+    def hashes(self) -> Hashes:
+        """(N,) the number of each key, by which samples are ordered when they are packed."""
+        return self._hashes[self._order]
+
+    def labelled(self, labels: Numbers) -> "SampleTable":
+        """The samples with a class, those without one left out.
+
+        Args:
+            labels: (N,) of each sample; below 0 for none.
+        """
+        kept = SampleTable.__new__(SampleTable)
+        kept.__dict__.update(self.__dict__)
+        kept._labels = np.zeros(len(self._files), np.int64)
+        kept._labels[self._order] = labels
+        kept._order = self._order[labels >= 0]
+        return kept
+
+    def _label(self, file: int) -> int | None:
+        return None if self._labels is None else int(self._labels[file])
+
+    def _plain_key(self, file: int) -> str:
+        return plain_key(self._files.name(file)[self._above :])
+
+    def _key(self, file: int) -> str:
+        return self._keys.get(file) or self._plain_key(file)
+
+    def _tell_apart(self) -> None:
+        """Gives keys of their own to files that would share one, or would once others have got theirs."""
+        while len(shared := self._shared()) > len(self._keys):
+            named = keyed((self._files[file].relative_to(self._folder), file) for file in shared)
+            self._keys = {file: key for key, file in named}
+            for file, key in self._keys.items():
+                self._hashes[file] = text_key(key)
+
+    def _shared(self) -> list[int]:
+        """The files whose keys are told apart already, and those that share one with another file."""
+        order = np.argsort(self._hashes, kind="stable")
+        equal = self._hashes[order][1:] == self._hashes[order][:-1]
+        twice = order[np.concatenate([equal, [False]]) | np.concatenate([[False], equal])] if len(order) else order
+        return sorted({*self._keys, *twice.tolist()})
+
+
+class Selection(Sequence[RawSample]):
+    """Some samples of a sequence, in an order of their own; goes to other processes as the samples themselves."""
+
+    def __init__(self, samples: Sequence[RawSample], numbers: Numbers) -> None:
+        self._samples = samples
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, number: int) -> RawSample: ...
+    @overload
+    def __getitem__(self, number: slice) -> "Selection": ...
+    def __getitem__(self, number: int | slice) -> "RawSample | Selection":
+        if isinstance(number, slice):
+            return Selection(self._samples, self._numbers[number])
+        return self._samples[int(self._numbers[number])]
+
+    def __iter__(self) -> Iterator[RawSample]:
+        return (self._samples[number] for number in self._numbers.tolist())
+
+    def facts(self, number: int) -> Facts:
+        """What decides where a sample is packed."""
+        return facts(self._samples, int(self._numbers[number]))
+
+    def __reduce__(self) -> tuple[type[list[RawSample]], tuple[list[RawSample]]]:
+        return list, (list(self),)
+
+
+def facts(samples: Sequence[RawSample], number: int) -> Facts:
+    """What decides where a sample of a sequence is packed."""
+    return samples.facts(number) if isinstance(samples, SampleTable | Selection) else facts_of(samples[number])
+
+
+def hashes_of(samples: Sequence[RawSample]) -> Hashes:
+    """(N,) the number of each sample's key."""
+    if isinstance(samples, SampleTable):
+        return samples.hashes()
+    return np.array([text_key(sample.key) for sample in samples], np.uint64)
