@@ -75,7 +75,7 @@ class _Written(NamedTuple):
     whole_jpegs: int
 
 
-class _Task(NamedTuple):
+class PackTask(NamedTuple):
     """One shard to write, as a worker gets it."""
 
     path: Path
@@ -104,8 +104,7 @@ def pack(gathered: SampleListing, destination: Path, config: PackConfig, progres
 def _pack(
     gathered: SampleListing, destination: Path, config: PackConfig, progress: Callable[[str], None]
 ) -> PackReport:
-    hashes = hashes_of(gathered.sources)
-    sources = Selection(gathered.sources, np.argsort(hashes, kind="stable"))
+    sources = in_packing_order(gathered.sources)
     skipped = list(gathered.skipped)
     parts = {destination: sources}
     if config.val:
@@ -116,7 +115,7 @@ def _pack(
         numbers = {"val": np.array(held.chosen, np.int64), "train": np.flatnonzero(rest)}
         parts = {destination / part: Selection(sources, which) for part, which in numbers.items()}
     provenance = {"kind": "images", "classes": gathered.classes}
-    tasks = {folder: _plan(folder, part, config, provenance) for folder, part in parts.items()}
+    tasks = {folder: plan_shards(folder, part, config, provenance) for folder, part in parts.items()}
     written = _write_parts(destination, tasks, config, skipped, progress)
     val = written[destination / "val"].samples if config.val else 0
     samples, whole = (sum(numbers) for numbers in zip(*written.values(), strict=True))
@@ -128,7 +127,7 @@ def _pack(
 
 def _write_parts(
     destination: Path,
-    tasks: Mapping[Path, Sequence[_Task]],
+    tasks: Mapping[Path, Sequence[PackTask]],
     config: PackConfig,
     skipped: list[Skipped],
     progress: Callable[[str], None],
@@ -208,13 +207,20 @@ def _reason(source: RawSample, minimum_side: int, depth: DepthForm) -> Skipped |
     return None
 
 
-def _plan(folder: Path, sources: Sequence[RawSample], config: PackConfig, provenance: dict[str, Any]) -> list[_Task]:
+def in_packing_order(sources: Sequence[RawSample]) -> Selection:
+    """Samples in the order in which they are packed, by the numbers of their keys."""
+    return Selection(sources, np.argsort(hashes_of(sources), kind="stable"))
+
+
+def plan_shards(
+    folder: Path, sources: Sequence[RawSample], config: PackConfig, provenance: dict[str, Any]
+) -> list[PackTask]:
     """Which samples go into which shard: decided by the names, sizes and dates of their files alone."""
     tasks = []
     for number, shard in enumerate(_divided(sources, config)):
         path = folder / f"{config.prefix}-{number:06d}.tar"
         digest = _digest(shard, config)
-        tasks.append(_Task(path, shard, config.minimum_side, config.depth, digest, provenance))
+        tasks.append(PackTask(path, shard, config.minimum_side, config.depth, digest, provenance))
     return tasks
 
 
@@ -244,7 +250,7 @@ def _digest(sources: Sequence[RawSample], config: PackConfig) -> str:
     return seen.hexdigest()[:16]
 
 
-def _check_existing_shards(folder: Path, tasks: Sequence[_Task]) -> None:
+def _check_existing_shards(folder: Path, tasks: Sequence[PackTask]) -> None:
     """Makes sure that a folder holds no shards but those of an earlier, unfinished packing of the same samples."""
     planned = {task.path: task for task in tasks}
     for path in sorted(folder.glob("*.tar")):
@@ -256,7 +262,7 @@ def _check_existing_shards(folder: Path, tasks: Sequence[_Task]) -> None:
             )
 
 
-def _write_all(tasks: Sequence[_Task], processes: int, progress: Callable[[str], None]) -> Iterator[ShardIndex]:
+def _write_all(tasks: Sequence[PackTask], processes: int, progress: Callable[[str], None]) -> Iterator[ShardIndex]:
     """Writes the shards that are not there yet, several at once; gives the indexes of all, one after another."""
     waiting = [task for task in tasks if not _is_done(task, finished(task.path))]
     samples = sum(len(task.sources) for task in tasks)
@@ -276,12 +282,12 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def _write(task: _Task) -> None:
+def _write(task: PackTask) -> None:
     notes: dict[str, Any] = {"plan": task.plan, "skipped": [], "whole_jpegs": 0}
     write_shard(task.path, _samples(task, notes), task.provenance, notes)
 
 
-def _samples(task: _Task, notes: dict[str, Any]) -> Iterator[Sample]:
+def _samples(task: PackTask, notes: dict[str, Any]) -> Iterator[Sample]:
     for source in task.sources:
         try:
             sample = prepare(source, task.minimum_side, task.depth)
@@ -292,7 +298,7 @@ def _samples(task: _Task, notes: dict[str, Any]) -> Iterator[Sample]:
             yield sample
 
 
-def _is_done(task: _Task, index: ShardIndex | None) -> bool:
+def _is_done(task: PackTask, index: ShardIndex | None) -> bool:
     return index is not None and index.notes.get("plan") == task.plan and index.provenance == task.provenance
 
 
@@ -305,7 +311,7 @@ def _nothing_left(folder: Path, skipped: Sequence[Skipped]) -> str:
     return f"no sample for {folder} can be used, {len(skipped)} were left out{first}"
 
 
-def _remove_empty(tasks: Sequence[_Task]) -> None:
+def _remove_empty(tasks: Sequence[PackTask]) -> None:
     """Removes shards without a sample, which would stand in the way of another try."""
     for task in tasks:
         index_path(task.path).unlink(missing_ok=True)

@@ -5,32 +5,33 @@ import tracemalloc
 from pathlib import Path
 
 from ....trainer.prepare.find_images import find_samples
-from ....trainer.prepare.pack import PackConfig, pack
+from ....trainer.prepare.pack import PackConfig, in_packing_order, plan_shards
 
-_FILES = 6000  # and half of them: the difference is what grows with their number
-_EACH = 500  # in a shard
+_FILES = 20_000  # and half of them: the difference is what grows with their number
 
 
 def measure(folder: Path, image: bytes) -> float:
-    """Bytes of heap for each file at the peak of finding, planning and packing small images."""
+    """Bytes of heap for each file at the peak of finding files and planning their shards, which hold all of them."""
     few, many = (_peak(folder / str(files), files, image) for files in (_FILES // 2, _FILES))
     each = (many - few) / (_FILES - _FILES // 2)
-    print(f"\nPacking {_FILES} files took {each:.0f} bytes of heap for each at its peak")
+    print(f"\nPacking {_FILES} files takes {each:.0f} bytes of heap for each at its peak")
     return each
 
 
 def _peak(folder: Path, files: int, image: bytes) -> int:
     for number in range(files):
-        place = folder / "images" / f"class-{number % 10}" / f"photo-{number:08d}.jpg"
+        place = folder / f"class-{number % 10}" / f"photo-{number:08d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
         if number < 10:
-            place.parent.mkdir(parents=True)
-        if not number:
-            (folder / "one.jpg").write_bytes(image)
-        os.link(folder / "one.jpg", place)
+            place.write_bytes(image)
+        else:
+            os.link(folder / f"class-{number % 10}" / f"photo-{number % 10:08d}.jpg", place)
     tracemalloc.start()
     try:
-        found = find_samples(folder / "images", "folders")
-        pack(found, folder / "shards", PackConfig(shard_samples=_EACH, processes=2), lambda _: None)
+        found = find_samples(folder, "folders")
+        tasks = plan_shards(folder, in_packing_order(found.sources), PackConfig(shard_samples=1000), {})
+        if sum(len(task.sources) for task in tasks) != files:
+            raise RuntimeError(f"{files} files became other shards")
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

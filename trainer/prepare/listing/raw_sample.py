@@ -55,9 +55,10 @@ def plain_key(name: str) -> str:
 
     Without a Path, which would keep the words of every name for ever.
     """
-    *folders, last = (part for part in name.split("/") if part not in ("", "."))
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    last = parts.pop() if parts else ""
     dot = last.rfind(".")
-    return key_of((*folders, last[:dot] if 0 < dot < len(last) - 1 else last))
+    return key_of((*parts, last[:dot] if 0 < dot < len(last) - 1 else last or "."))
 
 
 class Facts(NamedTuple):
