@@ -48,7 +48,7 @@ def _measure(name: str, given: Sequence[str]) -> int:
 def names() -> list[str]:
     """The measurements that there are."""
     found = pkgutil.iter_modules([str(Path(__file__).parent)])
-    return sorted(module.name for module in found if module.name not in _SHARED)
+    return sorted(module.name for module in found if not module.ispkg and module.name not in _SHARED)
 
 
 if __name__ == "__main__":
