@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "sample": "sample images from a prior",
     "edit": "make a part of a photo anew from an edited label map",
     "evaluate": "measure a tokenizer or a prior on a data set",
+    "search": "search the sampling settings of a prior",
     "experiment": "run one of the paper's comparisons",
     "export": "export a run's weights",
     "import": "import weights of other projects",
@@ -30,7 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "bench": "measure a part of the project on this machine",
 }
 
-FOLDERS = ("annotate", "bench", "edit", "evaluate", "experiment", "palette", "prepare", "reconstruct")
+FOLDERS = ("annotate", "bench", "edit", "evaluate", "experiment", "palette", "prepare", "reconstruct", "search")
 MODULES: Mapping[str, str] = {  # of commands that are not called as their modules are
     **{folder: f".{folder}.__main__" for folder in FOLDERS},
     "decode": ".reconstruct.decode",

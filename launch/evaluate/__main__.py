@@ -19,7 +19,7 @@ TIMEOUT_S = 7200.0  # ranks wait for the slowest one's samples
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
-    asked = _parser().parse_args(arguments)
+    asked = parser().parse_args(arguments)
     return command.ended(lambda: _evaluate(asked))
 
 
@@ -53,17 +53,16 @@ def _evaluate_here(asked: argparse.Namespace) -> None:
             results.write(out, found)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command.parser(
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    made = command.parser(
         "evaluate", __doc__, "smalti evaluate runs/vqgan data/photos/val --size 256x256 --out vqgan.json"
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a VQGAN's or prior's run, or of an export")
-    parser.add_argument(
-        "shards", nargs="+", help="folders of shards of images (of codes, for priors), patterns or URLs"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a JSON file for all that is printed (none)")
-    command.add_local_rank(parser)
-    cut = parser.add_argument_group("which pixels (else as the run validates itself)")
+    made.add_argument("run", type=Path, metavar="RUN", help="folder of a VQGAN's or prior's run, or of an export")
+    made.add_argument("shards", nargs="+", help="folders of shards of images (of codes, for priors), patterns or URLs")
+    made.add_argument("--out", type=Path, metavar="FILE", help="a JSON file for all that is printed (none)")
+    command.add_local_rank(made)
+    cut = made.add_argument_group("which pixels (else as the run validates itself)")
     cut.add_argument(
         "--size",
         type=command.side,
@@ -77,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="as taming-transformers: the shortest side to N, bilinear, not antialiased, then the middle --size",
     )
-    judges = parser.add_argument_group("frozen networks that compare images")
+    judges = made.add_argument_group("frozen networks that compare images")
     judges.add_argument(
         "--features",
         default="inception",
@@ -96,13 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     judges.add_argument(
         "--lpips-weights", type=Path, metavar="FILE", help="torchvision's weights of VGG16 (torch's cache)"
     )
-    sets = parser.add_argument_group("what the rebuilt images are compared with (the real ones of the same samples)")
+    sets = made.add_argument_group("what the rebuilt images are compared with (the real ones of the same samples)")
     sets.add_argument("--reference", type=Path, metavar="FILE", help="statistics of other real images, a .npz")
     sets.add_argument(
         "--save-statistics", type=Path, metavar="FILE", help="write those of these real images, a .npz, for --reference"
     )
-    _add_priors(parser.add_argument_group("priors"))
-    going = parser.add_argument_group("how to go about it")
+    _add_priors(made.add_argument_group("priors"))
+    going = made.add_argument_group("how to go about it")
     going.add_argument("--batch", type=int, default=16, metavar="N", help="samples a network sees at once (16)")
     going.add_argument(
         "--num-workers", type=int, default=0, metavar="N", help="processes of each rank that read images (0)"
@@ -110,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     going.add_argument(
         "--max-bad-fraction", type=float, default=0.01, metavar="SHARE", help="of samples left out (0.01)"
     )
-    return parser
+    return made
 
 
 def _add_priors(group: "argparse._ArgumentGroup") -> None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008, seen by all
 WIDTH, HEIGHT = 460, 320  # pixels of a panel
+COLUMNS = 2  # panels side by side
 LEFT, RIGHT, TOP, BOTTOM = 64, 14, 30, 44  # around its axes
 TICKS = 5
 LETTERS = 12
@@ -26,14 +27,17 @@ class Panel(NamedTuple):
 
 
 def png(panels: Sequence[Panel]) -> bytes:
-    """The file of some panels, side by side.
+    """The file of some panels, two in a row.
 
     Raises:
         ValueError: a panel has no point whose numbers are finite.
     """
-    image = Image.new("RGB", (WIDTH * len(panels), HEIGHT), "white")
+    columns = min(len(panels), COLUMNS)
+    image = Image.new("RGB", (WIDTH * columns, HEIGHT * -(-len(panels) // columns)), "white")
     for number, panel in enumerate(panels):
-        _draw(ImageDraw.Draw(image), panel, WIDTH * number)
+        drawn = Image.new("RGB", (WIDTH, HEIGHT), "white")
+        _draw(ImageDraw.Draw(drawn), panel)
+        image.paste(drawn, (WIDTH * (number % columns), HEIGHT * (number // columns)))
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -52,7 +56,7 @@ def _is_finite(point: tuple[float, float]) -> bool:
     return math.isfinite(point[0]) and math.isfinite(point[1])
 
 
-def _draw(draw: ImageDraw.ImageDraw, panel: Panel, offset: int) -> None:
+def _draw(draw: ImageDraw.ImageDraw, panel: Panel) -> None:
     lines = {
         name: [point for point in points if all(map(math.isfinite, point))] for name, points in panel.lines.items()
     }
@@ -60,7 +64,7 @@ def _draw(draw: ImageDraw.ImageDraw, panel: Panel, offset: int) -> None:
     if not points:
         raise ValueError(f"the plot {panel.title!r} has no point to draw")
     across, up = (ticks(min(values), max(values)) for values in zip(*points, strict=True))
-    left, right, top, bottom = offset + LEFT, offset + WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
+    left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
         x = left + (point[0] - across[0]) / (across[-1] - across[0]) * (right - left)
@@ -78,7 +82,7 @@ def _draw(draw: ImageDraw.ImageDraw, panel: Panel, offset: int) -> None:
     draw.rectangle((left, top, right, bottom), outline="#808080")
     draw.text(((left + right) / 2, 8), panel.title, fill="black", font=font, anchor="ma")
     draw.text(((left + right) / 2, HEIGHT - 20), panel.across, fill="black", font=font, anchor="ma")
-    draw.text((offset + 4, 8), panel.up, fill="black", font=font)
+    draw.text((4, 8), panel.up, fill="black", font=font)
     for number, (name, line) in enumerate(lines.items()):
         color = COLORS[number % len(COLORS)]
         if len(line) > 1:
