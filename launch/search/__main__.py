@@ -1,8 +1,8 @@
-"""Search the sampling settings of a prior: ``smalti search PRIOR SHARDS --out FOLDER --guidance 1 1.5 2 --top-k 100 0``.
+"""Search the sampling settings of a prior: ``smalti search PRIOR SHARDS --out FOLDER --guidance 1 2 --top-k 100 0``.
 
-Every combination is evaluated as ``smalti evaluate`` does, whose other options are taken as they are, on as many images as
-the shards hold: a few hundred tell settings apart, and the best ones are to be evaluated again on a whole set. Settings
-that are done are not done again. ``deepspeed --module smalti.launch.search`` shares the samples out.
+Every combination is evaluated as ``smalti evaluate`` does, whose other options are taken as they are, on the images
+that the shards hold: a few hundred tell settings apart, and the best ones are to be evaluated again on a whole set.
+Settings that are done are not done again. ``deepspeed --module smalti.launch.search`` shares the samples out.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
         "search",
         __doc__,
-        "smalti search runs/prior data/photos/few --out runs/search --guidance 1 1.5 2 3 --top-k 100 0",
+        "smalti search runs/prior data/photos/few --out runs/search --guidance 1 1.5 2 --top-k 100 0",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a prior's run or export")
     parser.add_argument("shards", nargs="+", help="folders of shards of images, patterns or URLs")

@@ -47,8 +47,8 @@ def search(base: EvaluationRequest, axes: Axes, metric: str, out: Path, say: Cal
         found = evaluate(request, say)
         if metric not in found.figures:
             raise ranks.AgreedError(
-                f"the evaluation has no figure {metric!r}; it has {', '.join(found.figures)} (sampled images are judged "
-                "on shards of images, with --features)"
+                f"the evaluation has no figure {metric!r}; it has {', '.join(found.figures)} (sampled images are "
+                "judged on shards of images, with --features)"
             )
         done.append({**settings, "protocol": found.protocol, "figures": found.figures})
         if ranks.rank() == 0:
