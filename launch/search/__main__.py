@@ -1,11 +1,12 @@
 """Search the sampling settings of a prior: ``smalti search PRIOR SHARDS --out FOLDER --guidance 1 2 --top-k 100 0``.
 
-Every combination is evaluated as ``smalti evaluate`` does, whose other options are taken as they are, on the images
+Every combination is evaluated as ``smalti evaluate`` does, whose other options are given by --evaluate, on the images
 that the shards hold: a few hundred tell settings apart, and the best ones are to be evaluated again on a whole set.
 Settings that are done are not done again. ``deepspeed --module smalti.launch.search`` shares the samples out.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,8 @@ NO_LIMIT = 0  # of --top-k and --top-p
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
-    asked, options = _parser().parse_known_args(arguments)
-    request = evaluation.parser().parse_args([str(asked.run), *asked.shards, *options])
+    asked = _parser().parse_args(arguments)
+    request = evaluation.parser().parse_args([str(asked.run), *asked.shards, *shlex.split(asked.evaluate)])
     return command.ended(lambda: _search(asked, request))
 
 
@@ -60,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--metric", default="fid", metavar="NAME", help="figure of smalti evaluate that the table is sorted by (fid)"
+    )
+    parser.add_argument(
+        "--evaluate",
+        default="",
+        metavar="OPTIONS",
+        help="further options of smalti evaluate, in one text, such as '--features net.pt --seed 1' (none)",
     )
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0], metavar="SCALE", help="scales to try (1)")
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0], metavar="T", help="to try (1)")

@@ -8,6 +8,7 @@ OUT/plot.png      the metric against the setting that has most values, a line fo
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def search(base: EvaluationRequest, axes: Axes, metric: str, out: Path, say: Cal
             continue
         if ranks.rank() == 0:
             say(f"{number} of {len(wanted)}: {_words(settings)}")
-        request = ranks.agreed(lambda settings=settings: replace(base, **settings))
+        request = ranks.agreed(partial(replace, base, **settings))
         found = evaluate(request, say)
         if metric not in found.figures:
             raise ranks.AgreedError(

@@ -25,12 +25,9 @@ def place(tmp_path_factory):
     return folder
 
 
-def asked(place, out, *more):
-    network, tokenizer = str(place / "net.pt"), str(place / "tokenizer")
-    return [
-        "search", str(place / "prior"), str(place / "images"), "--out", str(out), "--features", network, "--tokenizer",
-        tokenizer, "--batch", "4", *more,
-    ]  # fmt: skip
+def asked(place, out, *more, options=""):
+    judged = f"--features {place / 'net.pt'} --tokenizer {place / 'tokenizer'} --batch 4 {options}"
+    return ["search", str(place / "prior"), str(place / "images"), "--out", str(out), "--evaluate", judged, *more]
 
 
 def results(out):
@@ -72,5 +69,5 @@ def test_what_cannot_be_is_told_in_a_line(place, tmp_path, capsys):
     assert main(asked(place, out, "--temperature", "0")) == 2
     assert "temperature" in capsys.readouterr().err
     assert main(asked(place, out)) == 0
-    assert main(asked(place, out, "--seed", "1")) == 2
+    assert main(asked(place, out, options="--seed 1")) == 2
     assert "holds a search of something else" in capsys.readouterr().err
