@@ -7,14 +7,15 @@ from pathlib import Path
 from ....trainer.prepare.find_images import find_samples
 from ....trainer.prepare.pack import PackConfig, in_packing_order, plan_shards
 
-_FILES = 20_000  # and half of them: the difference is what grows with their number
 
+def measure(folder: Path, image: bytes, files: int) -> float:
+    """Bytes of heap for each file at the peak of finding files and planning their shards, which hold all of them.
 
-def measure(folder: Path, image: bytes) -> float:
-    """Bytes of heap for each file at the peak of finding files and planning their shards, which hold all of them."""
-    few, many = (_peak(folder / str(files), files, image) for files in (_FILES // 2, _FILES))
-    each = (many - few) / (_FILES - _FILES // 2)
-    print(f"\nPacking {_FILES} files takes {each:.0f} bytes of heap for each at its peak")
+    Half as many are found first: the difference is what grows with their number.
+    """
+    few, many = (_peak(folder / str(count), count, image) for count in (files // 2, files))
+    each = (many - few) / (files - files // 2)
+    print(f"\nPacking {files} files takes {each:.0f} bytes of heap for each at its peak")
     return each
 
 

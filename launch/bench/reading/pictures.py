@@ -18,34 +18,33 @@ from ....trainer.shards.access.in_order import web_dataset
 from ....trainer.shards.writer import ShardWriter
 
 HEIGHT, WIDTH = 375, 500
-_SAMPLES = 256
 
 Contestants = dict[str, Callable[[], int]]
 
 
-def contestants(folder: Path, images: list[bytes], side: int, batch: int) -> Contestants:
+def contestants(folder: Path, images: list[bytes], samples: int, side: int, batch: int) -> Contestants:
     """Four readers of the same photos; the first of each pair is webdataset with Pillow, which takes them in order.
 
     The shortest side is brought to that of the crop, and a square is cut anywhere: by the rule of taming-transformers,
     for which torchvision's way is bilinear, and by Lanczos in both.
     """
-    with ShardWriter(folder, "photo", _SAMPLES // 4, {}) as writer:
-        for number in range(_SAMPLES):
+    with ShardWriter(folder, "photo", samples // 4, {}) as writer:
+        for number in range(samples):
             members = {"jpg": images[number % len(images)], "cls": b"%d" % number}
             writer.write(f"{number:06d}", members, Measured(HEIGHT, WIDTH))
     taming = TamingCropConfig(size=side, flip=0.5)
     square = CropConfig(size=side, scale=(math.inf, math.inf))
     return {
         "webdataset, shortest side, bilinear": lambda: _with_pillow(folder, side, batch, Image.Resampling.BILINEAR),
-        "stream, taming, shuffled, checked": lambda: _stream(folder, taming, batch),
+        "stream, taming, shuffled, checked": lambda: _stream(folder, taming, samples, batch),
         "webdataset, shortest side, Lanczos": lambda: _with_pillow(folder, side, batch, Image.Resampling.LANCZOS),
-        "stream, shortest side, Lanczos": lambda: _stream(folder, square, batch),
+        "stream, shortest side, Lanczos": lambda: _stream(folder, square, samples, batch),
     }
 
 
-def _stream(folder: Path, crop: Any, batch: int) -> int:
+def _stream(folder: Path, crop: Any, samples: int, batch: int) -> int:
     stream = Stream(DataConfig(shards=(str(folder),), crop=crop), global_batch=batch, micro_batch=batch)
-    return sum(len(step[0]["key"]) for step in islice(stream.train_batches(), _SAMPLES // batch))
+    return sum(len(step[0]["key"]) for step in islice(stream.train_batches(), samples // batch))
 
 
 def _with_pillow(folder: Path, side: int, batch: int, by: Image.Resampling) -> int:

@@ -16,6 +16,12 @@ def test_all_figures_are_measured_and_printed(tmp_path, capsys):
     figures = json.loads(last)
     assert set(figures) == {
         "stream_vs_webdataset",
+        "stream_vs_webdataset_taming",
+        "stream_vs_webdataset_lanczos",
+        "taming_per_s",
+        "remote_ms_20",
+        "pack_bytes_per_file",
+        "codes_us",
         "resume_vs_cold",
         "crop_vs_pillow_16mp",
         "crop_vs_pillow_16mp_unpacked",
