@@ -184,6 +184,9 @@ class Reduction:
             gradients.append(torch.zeros_like(view) if parameter.grad is None else parameter.grad)
             parameter.grad = None
         torch._foreach_copy_(views, gradients)
+        if len(self._streams) > 1:  # a gradient's memory is free for its own stream only when this one has read it
+            for gradient in gradients:
+                gradient.record_stream(torch.cuda.current_stream(gradient.device))
         before = self._sums.pop(index, None)
         return buffer if before is None else before.add_(buffer)
 
