@@ -38,7 +38,8 @@ class DataConfig:
         crop: which parts of an image (or grid of codes) samples show; None takes them whole.
         extensions: extension to read a field from, where it is not the usual one: {"segmentation": "seg.png"}.
         shuffle_window: shards shuffled together; 0 shuffles over all of them. Smaller windows need less of a slow
-            or remote store at a time.
+            or remote store at a time. None takes 64 of shards that ``pack`` or ``encode`` made, each a fair draw of the
+            whole, and all of others, or with lanes; and what a run that is gone on with began with.
         lanes: deals the samples of a window to the rows of a global batch in lanes, so that N nodes read each shard
             about once between them, and not each node every shard. Of one data set, not of a mixture.
         crops_per_image: crops made of an image each time it is visited (and decoded once); they go to as many
@@ -55,7 +56,7 @@ class DataConfig:
     mixture: tuple[SourceConfig, ...] = field(default=(), metadata=MAY_CHANGE)
     crop: AnyCropConfig | None = field(default_factory=CropConfig)
     extensions: dict[str, Name] = field(default_factory=dict)
-    shuffle_window: Natural = 0
+    shuffle_window: Natural | None = field(default=None, metadata=MAY_CHANGE)  # a run's state refuses another
     lanes: bool = False
     crops_per_image: Count = 1
     max_repeats: Natural = 0

@@ -38,6 +38,7 @@ from .shards_ahead import ShardsAhead
 from .worker_datasets import BatchRequest, Crops, EvalDataset, LoadedBatch, TrainDataset
 from .worker_memory import receive, send
 
+_WINDOW = 64  # shards; a process holds as many open
 _LOG = logging.getLogger(__name__)
 
 
@@ -100,12 +101,22 @@ class Stream:
             if rank == 0:  # whose word holds for all
                 reader.check_values(config.max_bad_fraction)
                 say_unlisted(reader.shards)
-        weights = [source.weight for source in config.sources]
-        counts = [shards.counts for shards in self._sets]
-        self._schedule = Schedule(counts, weights, seed, config.shuffle_window, global_batch if config.lanes else 0)
+        self._shuffle_in(self._usual_window() if config.shuffle_window is None else config.shuffle_window)
         self._shared_memory_full = False
         self.repeated_requests = 0
         self._errors = SampleErrorLog(config.max_bad_fraction, self.samples)
+
+    def _usual_window(self) -> int:
+        """How many shards are shuffled together where nobody said."""
+        kinds = {making.provenance.get("kind") for shards in self._sets for making in shards.makings}
+        return _WINDOW if kinds <= {"images", "codes"} and not self.config.lanes else 0
+
+    def _shuffle_in(self, window: int) -> None:
+        """Sets the order of samples, in windows of so many shards."""
+        weights = [source.weight for source in self.config.sources]
+        counts, rows = [shards.counts for shards in self._sets], self._global_batch if self.config.lanes else 0
+        self._window = window
+        self._schedule = Schedule(counts, weights, self._seed, window, rows)
 
     @property
     def sample_errors(self) -> Counter[str]:
@@ -144,7 +155,7 @@ class Stream:
         """
         self._check_size()
         for shards in self._sets:
-            window = self.config.shuffle_window or len(shards.names)
+            window = self._window or len(shards.names)
             shards.files.check_cache(-(-window // self._world) if self.config.lanes else window)
         return self._train_batches(start_step)
 
@@ -208,7 +219,7 @@ class Stream:
             "position": step * self._global_batch,
             "seed": self._seed,
             "global_batch": self._global_batch,
-            "window": self.config.shuffle_window,
+            "window": self._window,
             "lanes": self.config.lanes,
             "crops_per_image": self.config.crops_per_image,
             "weights": [source.weight for source in self.config.sources],
@@ -226,6 +237,9 @@ class Stream:
         Raises:
             ValueError: something that decides the order differs; all of it is named.
         """
+        stored = state.get("window")
+        if self.config.shuffle_window is None and isinstance(stored, int):
+            self._shuffle_in(stored)
         mine = self.state_dict(0)
         state = {"lanes": False} | state  # older runs had none
         if "order" not in state:  # as older runs stored it

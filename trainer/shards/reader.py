@@ -28,7 +28,7 @@ from .packed.layout import Array
 from .packed.rows import PackedRows
 from .patterns import expand, is_remote, without_secrets
 from .remote import RemoteConfig, remote_set_index
-from .set_index import SetIndex, SetIndexBuilder, agreed_classes, by_folder
+from .set_index import Making, SetIndex, SetIndexBuilder, agreed_classes, by_folder
 
 _CHUNK = 1024  # indexes on their way at once
 LOOKED_AT = 512  # shards of a local set whose every index is read when it is opened
@@ -145,6 +145,11 @@ class ShardSet:
             ValueError: shards of the set number their classes differently.
         """
         return agreed_classes((name, making.classes) for name, making in self._known.first_of_each_making())
+
+    @property
+    def makings(self) -> tuple[Making, ...]:
+        """The ways in which samples of the set came about."""
+        return self._known.makings
 
     def classes_of(self, shard: int) -> tuple[str, ...]:
         """Names of the classes of one shard."""

@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from smalti.trainer.data.sampler import Mixture, ShardOrder, permute, shares
@@ -103,3 +104,26 @@ def test_shares_add_up_and_follow_the_weights(weights):
 def test_a_weight_of_nothing_is_refused():
     with pytest.raises(ValueError, match="positive weights"):
         shares([1, 0], 10)
+
+
+def test_an_epoch_in_windows_of_64_shards_is_as_random_as_a_permutation_of_each():
+    shards, each, window = 256, 64, 64
+    order = ShardOrder([each] * shards, seed=5, window=window)
+    length = window * each
+    arranged, _ = order._arrange(0)
+    rank = {shard: place for place, shard in enumerate(arranged)}
+    places = [order.place(0, position) for position in range(shards * each)]
+    numbers = np.array([rank[place.shard] * each + place.sample for place in places]).reshape(-1, length)
+    assert len(numbers) == 4
+    for first, row in enumerate(numbers):
+        inside = row - first * length
+        assert sorted(inside) == list(range(length))  # each sample of the window once
+        table = np.histogram2d(np.arange(length), inside, bins=64, range=[[0, length], [0, length]])[0]
+        chi = ((table - 1) ** 2).sum()  # 64 x 64 cells of 1 on average; 63 x 63 degrees of freedom
+        assert abs(chi - 63 * 63) < 5 * (2 * 63 * 63) ** 0.5
+        centred = inside - inside.mean()
+        for lag in (1, 2, 3, 17, 64, 1024):
+            serial = (centred[:-lag] * centred[lag:]).mean() / centred.var()
+            assert abs(serial) < 5 / (length - lag) ** 0.5
+    later = [order.place(1, position).shard for position in range(length)]
+    assert len({place.shard for place in places[:length]} & set(later)) < window  # another epoch, other windows
