@@ -39,11 +39,12 @@ def _edit(asked: argparse.Namespace) -> int:
     paths = [asked.out / f"{stem}-{number:02d}.png" for number in range(asked.candidates)]
     sheet = asked.out / f"{stem}-sheet.png"
     with only_command_in(asked.out):
+        made = {"seed": asked.seed, "edit": edit.digest(), **job.made}
         for path in (*paths, sheet):
-            check_replaceable(path, EDITED)
+            check_replaceable(path, EDITED, made)
         for note in edit.notes:
             command.note(note)
-        _write(job, edit, asked.seed, paths, sheet)
+        _write(job, edit, made, paths, sheet)
     return ExitCode.DONE
 
 
@@ -87,15 +88,15 @@ def _job(asked: argparse.Namespace) -> tuple[Any, Any]:
     return EditJob(prior, tokenizer, encode, guide, sampling, decode, config), check
 
 
-def _write(job: Any, edit: Any, seed: int, paths: Sequence[Path], sheet: Path) -> None:
+def _write(job: Any, edit: Any, made: dict[str, Any], paths: Sequence[Path], sheet: Path) -> None:
     """Sample the candidates and write them, and all of them small in one more."""
     from PIL import Image
 
     from ...trainer.editing.photo import as_image
     from ...trainer.sampling.image_files import arranged, save
 
-    made, pixels = {"seed": seed, **job.made}, int(edit.masked.sum())
-    candidates = job.run(edit, seed, _Progress())
+    pixels = int(edit.masked.sum())
+    candidates = job.run(edit, made["seed"], _Progress())
     if not candidates:
         save(as_image(edit.photo.colors, edit.photo), paths[0], {**made, EDITED: 0})
         command.say(f"{paths[0]}: the edit changes nothing, so this is the photo as it was")
@@ -109,7 +110,8 @@ def _write(job: Any, edit: Any, seed: int, paths: Sequence[Path], sheet: Path) -
         save(image, path, notes)
         shown.append(image)
         command.say(f"{path}: rank {rank} of {len(candidates)}, log-likelihood {candidate.likelihood:.1f} nats")
-    save(arranged(shown, 256), sheet, {EDITED: pixels, "candidates": [candidate.number for candidate in candidates]})
+    numbers = [candidate.number for candidate in candidates]
+    save(arranged(shown, 256), sheet, {**made, EDITED: pixels, "candidates": numbers})
     command.say(f"{sheet}: the photo, the edited map, and the candidates, the likeliest first")
 
 

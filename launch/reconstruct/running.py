@@ -19,6 +19,7 @@ def run(asked: argparse.Namespace, codes: bool) -> int:
     from ...trainer.checkpoint.loading import load_tokenizer
     from ...trainer.data.crops import CropConfig, TamingCropConfig
     from ...trainer.distributed import ranks
+    from ...trainer.files import only_command_in
     from ...trainer.sampling.image_files import DecodeConfig
     from ...trainer.sampling.reconstruct import ReconstructConfig, reconstruct_set
     from ...trainer.shards.reader import ShardSet
@@ -36,7 +37,7 @@ def run(asked: argparse.Namespace, codes: bool) -> int:
             f"{shards.names[0]} holds "
             + ("images; smalti reconstruct shows what becomes of them" if codes else "codes; smalti decode shows them")
         )
-    with ranks.process_group(TIMEOUT_S):
+    with ranks.process_group(TIMEOUT_S), ranks.entered_by_rank_0(only_command_in(asked.out)):
         tokenizer = load_tokenizer(asked.tokenizer, ranks.device())
         report = reconstruct_set(shards, tokenizer, asked.out, config, command.say)
         if ranks.rank() == 0:

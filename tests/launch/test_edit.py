@@ -148,6 +148,24 @@ def test_transparency_turns_and_inks_of_a_photo_are_kept_as_training_sees_them(n
     assert np.array_equal(pixels(tmp_path / "out" / "alpha-seed-0-00.png")[..., 3], alpha)
 
 
+def test_an_edit_replaces_no_candidate_of_another_edit_or_setting_and_is_made_again_as_it_was(
+    networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    _, labels = write_photo(tmp_path)
+    new = edited_map(tmp_path, labels, REGIONS["a part"])
+    asked = ("--edited", new, "--candidates", 2)
+    assert edit(networks, tmp_path, *asked) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(before) == 3
+    assert edit(networks, tmp_path, *asked) == 0
+    assert edit(networks, tmp_path, *asked, "--temperature", 0.5) == 2
+    assert "was made otherwise" in capsys.readouterr().err
+    edited_map(tmp_path, labels, REGIONS["first corner"])
+    assert edit(networks, tmp_path, *asked) == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert edit(networks, tmp_path, *asked, "--seed", 1) == 0  # has names of its own
+
+
 def exif(orientation: int) -> Image.Exif:
     made = Image.Exif()
     made[0x0112] = orientation

@@ -13,6 +13,7 @@ from fixtures.pairs import write_pair
 from fixtures.shards import encoded, photo, write_images
 
 from smalti.launch import encode, export, pack, sample
+from smalti.launch.reconstruct import __main__ as reconstruct
 from smalti.trainer import files
 from smalti.trainer.files import only_command_in
 
@@ -56,6 +57,15 @@ def test_sampling_into_a_folder_that_another_sampling_fills_is_refused(tmp_path,
         assert sample.main(arguments) == 2
     assert f"another command is writing to {tmp_path / 'samples'}" in capsys.readouterr().err
     assert sample.main(arguments) == 0
+
+
+def test_reconstructing_into_a_folder_that_another_command_fills_is_refused(tmp_path, capsys):
+    tokenizer, shards = write_pair(tmp_path / "pair")[1], write_images(tmp_path / "shards", 3)
+    arguments = [str(tokenizer), str(shards), "--out", str(tmp_path / "out")]
+    with only_command_in(tmp_path / "out"):
+        assert reconstruct.main(arguments) == 2
+    assert f"another command is writing to {tmp_path / 'out'}" in capsys.readouterr().err
+    assert reconstruct.main(arguments) == 0
 
 
 @pytest.mark.parametrize("format_", ["smalti", "diffusers"])

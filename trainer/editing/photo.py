@@ -3,6 +3,7 @@
 Shapes: one photo of H x W pixels.
 """
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,16 @@ class PhotoEdit(NamedTuple):
     labels: Pixels  # (H, W), as edited
     masked: npt.NDArray[np.bool_]  # (H, W), true where pixels are to be made anew
     notes: list[str]  # for the user
+
+
+    def digest(self) -> str:
+        """The SHA-256 of all that decides what is made: the photo, the map and what is masked."""
+        found = hashlib.sha256(repr(self.labels.shape).encode())
+        for part in (self.photo.colors, self.labels.astype("<i8"), self.masked):
+            found.update(np.ascontiguousarray(part))
+        if self.photo.alpha is not None:
+            found.update(self.photo.alpha)
+        return found.hexdigest()
 
 
 def read_photo_edit(image: Path, segmentation: Path, edited: Path | None, mask: Path | None, check: Check) -> PhotoEdit:

@@ -1,10 +1,12 @@
 """Runs as their folders tell them, and what they came to in a few lines for the console."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..config import read
+from ..files import read_regular
 from ..jobs.environment import Environment, environments
 from ..jobs.run import Run
 from ..jobs.run_dir import RESOLVED, resolved_config
@@ -12,6 +14,8 @@ from ..training import arrays
 from ..training.arrays import StepArray
 from ..training.metrics import FILE, history
 from ..vqgan.config import VQGANRun
+
+_LARGEST = 1 << 20  # bytes of a file of seconds
 
 
 class ReportedRun(NamedTuple):
@@ -51,11 +55,18 @@ def has(line: Mapping[str, float], group: str) -> bool:
 
 
 def seconds(path: Path) -> dict[str, float]:
-    """Seconds by part from lines ``NAME SECONDS``; a part that was gone on with has several, which add up."""
+    """Seconds by part from lines ``NAME SECONDS``; a part that was gone on with has several, which add up.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        ValueError: a line is another one.
+    """
     spent: dict[str, float] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        name, number = line.rsplit(maxsplit=1)
-        spent[name] = spent.get(name, 0.0) + float(number)
+    for line in read_regular(path, _LARGEST).decode("utf-8", "replace").splitlines():
+        match = re.fullmatch(r"(.*\S)\s+(\d+(?:\.\d*)?)\s*", line)
+        if match is None:
+            raise ValueError(f"{path} has the line {line[:80]!r}, and its lines are NAME SECONDS")
+        spent[match[1]] = spent.get(match[1], 0.0) + float(match[2])
     return spent
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,17 +102,26 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return notes
 
 
-def check_replaceable(path: Path, key: str) -> None:
-    """Makes sure that nothing of a user's has a name that is to be written.
+def check_replaceable(path: Path, key: str, made: Mapping[str, Any] | None = None) -> None:
+    """Makes sure that nothing of a user's has a name that is to be written, and no image that was made otherwise.
 
     Args:
         key: what the metadata of such an image of ours has, and no other's.
+        made: what they must say of how it was made.
 
     Raises:
         ValueError: it has.
     """
-    if path.exists() and key not in read_metadata(path):
+    if not os.path.lexists(path):
+        return
+    found = read_metadata(path)
+    if key not in found:
         raise ValueError(f"{path} is there and was not written by this command; move it away, or choose another --out")
+    if any(found.get(name) != value for name, value in (made or {}).items()):
+        raise ValueError(
+            f"{path} is there and was made otherwise (another image, map, network or setting); move it away, or choose "
+            "another --out"
+        )
 
 
 def contact_sheet(images: Sequence[Path], path: Path, side: int = 256) -> None:

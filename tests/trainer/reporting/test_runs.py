@@ -1,5 +1,6 @@
 """What a summary says of runs."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,16 @@ def test_the_summary_has_before_and_after_of_both_stages_and_where_the_time_went
     assert "random trunk" in said
     assert "5.500 nats per code before, 1.375 after; ln K is 5.500, so it is 75% below" in said
     assert "in all: 2.0 minutes" in said and "image: a.png" in said
+
+
+def test_a_file_of_seconds_that_is_none_is_named(tmp_path: Path) -> None:
+    for text in ("pack two", "7", "pack nan", "\x00", "pack -3"):
+        (tmp_path / "seconds.txt").write_text(text + "\n")
+        with pytest.raises(ValueError, match=r"seconds\.txt has the line .* and its lines are NAME SECONDS"):
+            reporting.seconds(tmp_path / "seconds.txt")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is not a regular file but a named pipe"):
+        reporting.seconds(tmp_path / "pipe")
 
 
 def test_a_step_that_was_gone_on_with_has_all_its_seconds(tmp_path: Path) -> None:
