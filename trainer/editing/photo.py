@@ -38,9 +38,9 @@ class PhotoEdit(NamedTuple):
         """The SHA-256 of all that decides what is made: the photo, the map and what is masked."""
         found = hashlib.sha256(repr(self.labels.shape).encode())
         for part in (self.photo.colors, self.labels.astype("<i8"), self.masked):
-            found.update(np.ascontiguousarray(part))
+            found.update(np.ascontiguousarray(part).tobytes())
         if self.photo.alpha is not None:
-            found.update(self.photo.alpha)
+            found.update(self.photo.alpha.tobytes())
         return found.hexdigest()
 
 
