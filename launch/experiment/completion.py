@@ -35,7 +35,7 @@ def run(lab: Lab) -> Result:
         ("pixel", pixel, size.pixels, pixels),
     ):
         nats = lab.evaluate(f"{name}-codes", each.folder, shards / "val")
-        judged = lab.judges()[:2]
+        judged = lab.judges(lpips=False)
         sampled = lab.evaluate(f"{name}-samples", each.folder, lab.images / "val", "--size", f"{side}x{side}", *judged)
         length = (size.grid if name == "latent" else size.pixels) ** 2
         operations = _operations(each)

@@ -21,7 +21,7 @@ def run(lab: Lab) -> Result:
         factor = 2**blocks
         config = recipes.tokenizer(size, lab.images, size.multipliers[: blocks + 1], adversarial=False)
         tokenizer = lab.train(f"tokenizer-f{factor}", config)
-        figures = lab.evaluate(f"tokenizer-f{factor}", tokenizer.folder, lab.images / "val", *lab.judges())
+        figures = lab.evaluate(f"tokenizer-f{factor}", tokenizer.folder, lab.images / "val", *lab.judges(lpips=False))
         codes = lab.encode(tokenizer.folder, f"codes-f{factor}", size.side)
         runs, bits = [], []
         for seed in size.seeds:

@@ -135,14 +135,15 @@ class Lab:
         figures: dict[str, float] = bounded_json.read(file)["figures"]
         return figures
 
-    def judges(self) -> tuple[str, ...]:
+    def judges(self, lpips: bool = True) -> tuple[str, ...]:
         """The options of ``evaluate`` that name the networks which compare images."""
+        trunk = self.size.trunk if lpips else "none"
         if self.size.features == "inception":
-            return "--features", "inception", "--lpips", self.size.trunk
+            return "--features", "inception", "--lpips", trunk
         file = self.out / "features.pt"
         if not file.exists():
             features.write_random(file)
-        return "--features", str(file), "--lpips", self.size.trunk
+        return "--features", str(file), "--lpips", trunk
 
     def _codes(self, config: Config) -> int:
         if config["task"] == "vqgan":
