@@ -1,13 +1,20 @@
 """Where samples come from, and how they are cut."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from ...models.bounds import Count, Name, Natural, Positive, Processes, Share, check_ranges
+from ..distributed.child_processes import usable_cores
+from ..distributed.process.rank_info import rank_info_from_env
 from ..schema import MAY_CHANGE
 from ..shards.fields import CODE_FIELDS, EXTENSIONS, IMAGE_FIELDS
 from ..shards.remote import RemoteConfig
 from .crops import AnyCropConfig, CodeCropConfig, CropConfig
+
+_WORKERS, _WORKERS_OF_CODES = 8, 2  # processes, at most
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,9 @@ class DataConfig:
             consecutive steps, so that no batch has two of them.
         max_repeats: how often a sample may be visited to fill a global batch. 0 takes what a tiny data set needs,
             and says so.
-        num_workers: processes that read and decode, on each rank; 0 does it in the training process.
+        num_workers: processes that read and decode, on each rank; 0 does it in the training process. None takes as many
+            as this rank's share of the cores allows beside it, at most 8 for images and 2 for codes; 0 without a GPU,
+            where the cores train.
         prefetch: micro-batches that each worker reads ahead.
         max_bad_fraction: largest share of samples that may be unusable.
         remote: how shards are read that lie elsewhere.
@@ -60,7 +69,7 @@ class DataConfig:
     lanes: bool = False
     crops_per_image: Count = 1
     max_repeats: Natural = 0
-    num_workers: Processes = field(default=0, metadata=MAY_CHANGE)
+    num_workers: Processes | None = field(default=None, metadata=MAY_CHANGE)
     prefetch: Count = field(default=2, metadata=MAY_CHANGE)
     max_bad_fraction: Share = field(default=0.01, metadata=MAY_CHANGE)
     remote: RemoteConfig = field(default_factory=RemoteConfig, metadata=MAY_CHANGE)
@@ -121,3 +130,11 @@ def check_fields(fields: Sequence[str], config: DataConfig) -> None:
         raise ValueError(f"fields {wrong} need {needed}, the data section has {kind!r}")
     if not set(fields) - {"cls"}:
         raise ValueError(f"fields must name something besides 'cls', got {list(fields)}")
+
+
+def usual_workers(holds_codes: bool) -> int:
+    """How many processes read for a rank where nobody said: none where the cores train."""
+    if not torch.cuda.is_available():
+        return 0
+    share = usable_cores() // max(rank_info_from_env(os.environ).local_world, 1)
+    return min(max(share - 1, 0), _WORKERS_OF_CODES if holds_codes else _WORKERS)

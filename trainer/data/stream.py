@@ -29,7 +29,7 @@ from .collate import Batch as Batch
 from .collate import rebatched
 from .config import DataConfig as DataConfig
 from .config import SourceConfig as SourceConfig
-from .config import accumulation_of, check_fields
+from .config import accumulation_of, check_fields, usual_workers
 from .crops import CodeCropConfig
 from .image_samples import ImageReader
 from .sampler import Schedule
@@ -275,7 +275,7 @@ class Stream:
             block, first = block + 1, 0
 
     def _load(self, source: Dataset[LoadedBatch], requests: Iterable[BatchRequest]) -> Iterator[LoadedBatch]:
-        workers = self.config.num_workers
+        workers = usual_workers(self.config.holds_codes) if self.config.num_workers is None else self.config.num_workers
         loader: DataLoader[Any] = DataLoader(
             source,
             batch_size=None,

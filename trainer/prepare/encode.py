@@ -171,6 +171,8 @@ def _encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
         sampler=places,
         collate_fn=_as_it_is,
         num_workers=config.num_workers,
+        # Two batches ahead of the network between them: samples come one by one.
+        prefetch_factor=max(2, -(-2 * config.batch // config.num_workers)) if config.num_workers else None,
         worker_init_fn=partial(end_with, os.getpid()),
     )
     reads = iter(loader)

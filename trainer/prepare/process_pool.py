@@ -7,7 +7,7 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from ...models.bounds import MOST_PROCESSES
-from ..distributed.child_processes import end_with
+from ..distributed.child_processes import end_with, usable_cores
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -19,14 +19,14 @@ def spread(work: Callable[[Task], Result], tasks: Sequence[Task], processes: int
     Args:
         work: a function of a module, which can be pickled.
         tasks: can be pickled too.
-        processes: at once; 0 for one a core.
+        processes: at once; 0 for one a core that this process may use.
 
     Raises:
         ValueError: nobody could start so many processes.
     """
     if not 0 <= processes <= MOST_PROCESSES:
         raise ValueError(f"processes must be from 0 to {MOST_PROCESSES}, got {processes}")
-    count = min(processes or os.cpu_count() or 1, len(tasks))
+    count = min(processes or usable_cores(), len(tasks))
     if count <= 1:
         for task in tasks:
             yield task, work(task)

@@ -16,9 +16,11 @@ from fixtures.shards import decoded, write_images
 from fixtures.streams import CROP, global_batches, make, same
 
 from smalti.trainer.data.collate import Batch
+from smalti.trainer.data.config import usual_workers
 from smalti.trainer.data.crops import CropConfig
 from smalti.trainer.data.stream import DataConfig, SourceConfig
 from smalti.trainer.data.worker_datasets import BatchRequest, TrainDataset
+from smalti.trainer.distributed import child_processes
 from smalti.trainer.shards.reader import ShardSet
 from smalti.trainer.shards.writer import write_shard
 
@@ -304,3 +306,26 @@ def test_without_room_in_shared_memory_batches_come_through_pipes_and_it_is_said
     assert [record.getMessage().partition(" of")[0] for record in caplog.records] == [
         "rank 0: /dev/shm has no room for batches"
     ]
+
+
+@pytest.mark.parametrize(
+    ("cores", "quota", "ranks", "codes", "workers"),
+    [
+        (64, "max 100000", 8, False, 7),
+        (64, "max 100000", 1, False, 8),
+        (64, "1600000 100000", 4, False, 3),
+        (64, "50000 100000", 1, False, 0),
+        (16, None, 4, True, 2),
+        (2, None, 2, False, 0),
+    ],
+)
+def test_workers_are_as_many_as_a_rank_has_cores_to_spare(monkeypatch, tmp_path, cores, quota, ranks, codes, workers):
+    monkeypatch.setattr(child_processes.os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(child_processes, "_QUOTA", tmp_path / "cpu.max")
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+    for name, value in (("RANK", 0), ("WORLD_SIZE", ranks), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", ranks)):
+        monkeypatch.setenv(name, str(value))
+    assert usual_workers(codes) == 0  # the cores train
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert usual_workers(codes) == workers
