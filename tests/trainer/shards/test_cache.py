@@ -86,7 +86,8 @@ def test_the_limit_holds_for_all_processes_together_open_files_and_downloads_inc
     most = 0
     while any(reader.is_alive() for reader in readers):
         with suppress(FileNotFoundError):
-            most = max(most, bytes_on_the_disk(cache))
+            # Twice: what one look counts as removed by a process and as newly come to another was not there at once.
+            most = max(most, min(bytes_on_the_disk(cache), bytes_on_the_disk(cache)))
     assert [reader.exitcode for reader in readers] == [0, 0, 0]
     assert size <= most <= 1.05 * limit
 
