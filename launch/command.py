@@ -126,6 +126,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """A number of things, also none, as a type of ``argparse``."""
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
 class _Droppable(io.RawIOBase):
     """What a stream writes to, without its errors: what is not taken is lost."""
 

@@ -42,9 +42,13 @@ def _parser() -> argparse.ArgumentParser:
         __doc__,
         "smalti supervise --max-restarts 3 -- deepspeed --num_gpus 8 --module smalti.launch.train demo_vqgan",
     )
-    parser.add_argument("--max-restarts", type=int, default=3, metavar="N", help="start a failed job again N times")
+    parser.add_argument(
+        "--max-restarts", type=command.natural, default=3, metavar="N", help="start a failed job again N times"
+    )
     parser.add_argument("--hostfile", type=Path, help="the command's own; hosts that are gone are left out of it")
-    parser.add_argument("--minimum-hosts", type=int, default=1, metavar="M", help="go on only with at least M of them")
+    parser.add_argument(
+        "--minimum-hosts", type=command.count, default=1, metavar="M", help="go on only with at least M of them"
+    )
     parser.add_argument("command", nargs="+", help=f"after --: [a launcher and its options] {TRAIN} CONFIG ...")
     return parser
 

@@ -105,3 +105,13 @@ def test_a_command_that_cannot_be_supervised_is_refused_with_a_way_out(config: P
     assert "minimum_hosts must be from 1 to the 1" in refused(
         "--hostfile", hostfile, "--minimum-hosts", 2, "--", "deepspeed", "--hostfile", hostfile, TRAIN, config
     )
+
+
+@pytest.mark.parametrize("option", ["--max-restarts", "--minimum-hosts"])
+@pytest.mark.parametrize("number", ["-1", "nan", "1e3", "99999999999999999999"])
+def test_a_number_that_would_never_end_or_never_do_is_refused(
+    option: str, number: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit, match="2"):
+        supervise.main([f"{option}={number}", "--", "true", "smalti.launch.train", "vqgan_tiny"])
+    assert "must be a whole number of at least" in capsys.readouterr().err
