@@ -9,6 +9,7 @@ import processes
 import pytest
 from fixtures.runs import lines, write_prior
 
+from smalti.launch import supervise
 from smalti.trainer.checkpoint import model_files, storage
 from smalti.trainer.exit_code import ExitCode
 
