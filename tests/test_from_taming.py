@@ -1,4 +1,4 @@
-"""Every command, option, config, key and name on the page for users of taming-transformers exists; no row is empty."""
+"""Every command, option, config, key and name on the pages for users of other projects exists; no row is empty."""
 
 import contextlib
 import importlib
@@ -17,10 +17,17 @@ from smalti.launch.__main__ import COMMANDS, main
 from smalti.trainer.jobs.run import Run
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/from-taming.md").read_text()
-ROWS = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in PAGE.splitlines() if line[:2] == "| "]
-ROWS = [row for row in ROWS if row != ["published", "here"]]
-OURS = sorted({code for row in ROWS for code in re.findall(r"`([^`]+)`", row[1])})
+
+
+def table(page: str) -> list[list[str]]:
+    """The rows of a page's tables, without their heads."""
+    lines = [line for line in (ROOT / page).read_text().splitlines() if line[:2] == "| "]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return [row for row in rows if row[0] not in ("published", "word")]
+
+
+ROWS, LLAMAGEN = table("docs/from-taming.md"), table("docs/from-llamagen.md")
+OURS = sorted({code for row in [*ROWS, *LLAMAGEN] for code in re.findall(r"`([^`]+)`", row[1])})
 KEY = re.compile(r"([a-z_0-9]+(?:\.[a-z_0-9]+)*)(?:: (.+))?")
 # What is neither: folders and files that users have, and values.
 WORDS = {"depth/", "maps/", "images/", "patch", ".npy", "object_classes.npy", "object_boxes.npy", "metrics.jsonl"}
@@ -73,7 +80,7 @@ def importable(name: str) -> bool:
 
 def test_no_row_is_empty_and_what_has_no_counterpart_has_a_reason() -> None:
     assert len(ROWS) > 80
-    for row in ROWS:
+    for row in [*ROWS, *LLAMAGEN]:
         assert len(row) == 2 and all(row), row
         if row[1].startswith(("none", "no ")):
             assert ":" in row[1], f"without a reason: {row}"
@@ -132,3 +139,11 @@ def test_every_published_class_has_a_row() -> None:
     SOSProvider DataModuleFromConfig SetupCallback ImageLogger WrappedDataset
     """
     assert [name for name in wanted.split() if name not in theirs] == []
+
+
+def test_every_word_of_the_glossary_lives_in_files_that_are_there() -> None:
+    rows = table("docs/glossary.md")
+    assert len(rows) > 30 and [row[0].lower() for row in rows] == sorted(row[0].lower() for row in rows)
+    for row in rows:
+        places = re.findall(r"`([^`]+)`", row[2])
+        assert len(row) == 3 and row[1] and places and all((ROOT / place).is_file() for place in places), row

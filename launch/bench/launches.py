@@ -144,8 +144,8 @@ Step = Callable[[int], object]
 Parts = list[tuple[nn.Module, tuple[Any, ...]]]  # networks that may be compiled, each with its arguments
 
 
-def _vqgan() -> tuple[Step, Parts]:
-    """A step of the published networks, narrow, with LPIPS, discriminator, ZeRO 1 and EMA."""
+def small_vqgan() -> tuple[VQGANTask, Batch]:
+    """The published networks, narrow, with LPIPS, discriminator, ZeRO 1 and EMA; and a micro-batch."""
     size = 64
     engine, optimizer = {"zero_stage": 1, "precision": "bf16"}, {"learning_rate": 1e-5, "betas": [0.5, 0.9]}
     data = {"shards": ["none"], "crop": {"size": size}}
@@ -161,14 +161,19 @@ def _vqgan() -> tuple[Step, Parts]:
     torch.manual_seed(0)
     task = VQGANTask(made, accumulation=1)
     image = torch.randint(256, (1, 3, size, size), dtype=torch.uint8)
-    batch: Batch = {"image": image, "key": ["none"]}
-    values = (image / 127.5 - 1).bfloat16()
+    return task, {"image": image, "key": ["none"]}
+
+
+def _vqgan() -> tuple[Step, Parts]:
+    """A step of stage 1."""
+    task, batch = small_vqgan()
+    values = (batch["image"] / 127.5 - 1).bfloat16()
     parts: Parts = [(task.model, (values,)), (task.engines["discriminator"].module, (values,))]
     return lambda number: task.step([batch], number), parts
 
 
-def _prior(layers: int) -> tuple[Step, Parts]:
-    """A step of a prior conditioned on a segmentation map, narrow, with ZeRO 1 and EMA."""
+def small_prior(layers: int) -> tuple[PriorTask, Batch]:
+    """A prior conditioned on a segmentation map, narrow, with ZeRO 1 and EMA; and a micro-batch."""
     window = [WINDOW, WINDOW]
     data = {"shards": ["none"], "crop": {"kind": "codes", "window": window}}
     made: PriorRun = from_mapping(PriorRun, {
@@ -184,7 +189,13 @@ def _prior(layers: int) -> tuple[Step, Parts]:
     prior = made.model.build(CODES, made.condition)
     task = PriorTask(made, prior, CodeSource({"codes": CODES, "factor": 16, "digest": ""}, {}, None, ()), 1)
     grids = torch.randint(CODES, (2, WINDOW, WINDOW))
-    batch: Batch = {"codes": grids, "segmentation_codes": grids, "key": ["first", "second"]}
+    return task, {"codes": grids, "segmentation_codes": grids, "key": ["first", "second"]}
+
+
+def _prior(layers: int) -> tuple[Step, Parts]:
+    """A step of stage 2."""
+    task, batch = small_prior(layers)
+    grids = batch["codes"]
     return lambda number: task.step([batch], number), [(task.prior, (grids, {"segmentation_codes": grids}, grids))]
 
 

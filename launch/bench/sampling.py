@@ -19,7 +19,7 @@ from ...models.priors.decoding import strided_start
 from ...models.priors.gpt import GPTConfig
 from ...models.priors.neighborhood import NeighborhoodConfig
 from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample, sample_steps
-from . import sampling_classes
+from .parts import sampling_classes
 from .timing import Contestant, wait
 
 CODES = 1024

@@ -5,7 +5,8 @@ import argparse
 import pytest
 
 from smalti.launch import sample
-from smalti.launch.bench import sampling, sampling_classes
+from smalti.launch.bench import sampling
+from smalti.launch.bench.parts import sampling_classes
 from smalti.launch.bench.sampling import stretch
 from smalti.launch.bench.timing import Contestant, Turn
 from smalti.models.priors.decoding import strided_start

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...models.conditions import ClassConfig
-from ...models.priors.gpt import GPTConfig
-from ...trainer import config
-from ...trainer.checkpoint import model_files
-from ...trainer.vqgan.config import VQGANRun
-from .. import sample
+from ....models.conditions import ClassConfig
+from ....models.priors.gpt import GPTConfig
+from ....trainer import config
+from ....trainer.checkpoint import model_files
+from ....trainer.vqgan.config import VQGANRun
+from ... import sample
 
 COUNT = 2  # images of each class
 TURNS = 3  # classes that get a process of their own

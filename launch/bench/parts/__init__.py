@@ -1,0 +1,1 @@
+"""Parts of measurements that have a file of their own."""
