@@ -46,6 +46,7 @@ setup(
         "http": ["aiohttp>=3.9,<4"],
         "metrics": ["torch-fidelity>=0.4,<0.5"],
         "hub": ["huggingface_hub>=0.24"],
+        "tensorboard": ["tensorboard>=2.15,<3"],
         "onnx": ["onnx>=1.16", "onnxscript>=0.2"],
         "dev": [
             "pytest>=8,<10",
@@ -53,6 +54,7 @@ setup(
             "mypy>=1.13",
             "types-PyYAML>=6",
             "simplejpeg>=1.7,<2",
+            "tensorboard>=2.15,<3",
             "aiohttp>=3.9,<4",
         ],
     },

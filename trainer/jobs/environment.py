@@ -33,21 +33,24 @@ class Environment(NamedTuple):
     job: Mapping[str, str]  # what SLURM says of it; empty elsewhere
 
 
-def record(folder: Path) -> None:
+def record(folder: Path) -> Environment:
     """Add a line for this start. Every rank must call this.
+
+    Returns:
+        what it says; on every rank.
 
     Raises:
         SaveError: rank 0 cannot write it.
     """
     hosts = ranks.all_gather_object(socket.gethostname())
-    if ranks.rank() != 0:
-        return
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     began = datetime.now(timezone.utc).isoformat(timespec="seconds")
     job = {name: os.environ[name] for name in JOB_VARIABLES if name in os.environ}
     found = Environment(began, hosts, ranks.world(), device, preflight.versions(), job)
-    with needed(f"a line of {FILE}", folder), (folder / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(found._asdict()) + "\n")
+    if ranks.rank() == 0:
+        with needed(f"a line of {FILE}", folder), (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found._asdict()) + "\n")
+    return found
 
 
 def environments(folder: Path) -> list[Environment]:

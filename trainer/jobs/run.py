@@ -69,14 +69,16 @@ def train(
         about = preflight.check(folder, configs.dump(run), checkpoint_bytes(trained_networks(run, codes)))
         if ranks.rank() == 0:
             print(about, flush=True)
-        environment.record(folder)
+        began_on = environment.record(folder)
         deepspeed_log.write_to(folder)
         flops = None
         if step_flops is not None and own_peak() is not None and ranks.rank() == 0:
             flops = _known(step_flops, run, codes)
         torch.manual_seed(run.seed)  # the same weights on every rank
         task, training, val = built(run, tokenizers)
-        metrics = Metrics(folder, run.loop.max_steps, run.wandb, configs.to_mapping(run), work_of(run, flops))
+        settings = configs.to_mapping(run) | {"environment": began_on._asdict()}
+        work = work_of(run, flops)
+        metrics = Metrics(folder, run.loop.max_steps, run.wandb, settings, work, run.tensorboard)
         record = {"config": configs.to_mapping(run), "versions": preflight.versions(), "wandb": metrics.identity}
         data = RunData(training, val, task.tokenizers)
         keep = RetentionPolicy(run.keep_last, run.keep_every, run.keep_best)

@@ -56,6 +56,7 @@ class PriorRun:
     # operators with a fixed order of additions: the same bits on a GPU too, more slowly
     deterministic: bool = field(default=False, metadata=MAY_CHANGE)
     wandb: WandbConfig | None = field(default=None, metadata=MAY_CHANGE)
+    tensorboard: bool = field(default=False, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         check_ranges(self)

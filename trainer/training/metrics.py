@@ -9,12 +9,13 @@ RUN/images/NAME-STEP.png   image grids
 import json
 import re
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import torch
 from PIL import Image
@@ -24,15 +25,19 @@ from tqdm import tqdm
 from ...models.pixel_range import to_levels
 from .. import files
 from ..checkpoint.save_error import needed
+from ..checkpoint.storage import FOLDER as CHECKPOINTS
 from ..checkpoint.writer import SaveReport
 from ..distributed import ranks
-from . import arrays, json_lines
+from . import arrays, json_lines, tensorboard_logger
+from .alerts import PREFIX, RunAlerts
+from .tensorboard_logger import TensorBoardRun
 from .throughput import Throughput, Workload, own_peak
 from .wandb_logger import WandbConfig, WandbRun
 
 T = TypeVar("T")
 FILE = "metrics.jsonl"
 RANKS = "ranks.json"
+BAR = "{percentage:3.0f}% |{bar}| step {n_fmt}/{total_fmt}, left {remaining}{postfix}"  # of tqdm
 
 
 class Metrics:
@@ -44,6 +49,10 @@ class Metrics:
         wandb: None: no wandb.
         settings: the resolved config as a mapping, for wandb.
         work: of a step, for images or tokens per second.
+        tensorboard: whether TensorBoard's files are written too.
+
+    Raises:
+        ValueError: TensorBoard is asked for and not installed.
     """
 
     def __init__(
@@ -53,7 +62,10 @@ class Metrics:
         wandb: WandbConfig | None,
         settings: Mapping[str, Any],
         work: Workload | None = None,
+        tensorboard: bool = False,
     ) -> None:
+        if tensorboard:
+            tensorboard_logger.check_installed()
         self.run = run
         self.steps = steps
         self._sums: dict[str, Tensor] = {}
@@ -63,13 +75,14 @@ class Metrics:
         self._throughput = Throughput(work, peak=own_peak())
         self._last_step = 0
         self._bar: Any = None
-        self._watched = wandb, settings
-        self._wandb: WandbRun | None = None  # once it is known where the run goes on
+        self._watched = wandb, settings, tensorboard
+        self._watchers: list[WandbRun | TensorBoardRun] = []  # once it is known where the run goes on
+        self._alerts = RunAlerts(ranks.all_gather_object(socket.gethostname()))
         self.identity: str | None = None  # of the run in wandb
         if ranks.rank() == 0:
             run.mkdir(parents=True, exist_ok=True)
             if sys.stderr.isatty():
-                self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
+                self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True, bar_format=BAR)
             if wandb is not None:
                 self.identity = _identity(run)
 
@@ -84,14 +97,17 @@ class Metrics:
         if ranks.rank() != 0:
             return
         if self._bar is not None:
-            self._bar.n = step
+            self._bar.n = self._bar.initial = step
+            self._bar.unpause()
         with needed(FILE, self.run):
             json_lines.rewind(path, step)
             json_lines.rewind(self.run / arrays.FILE, step)
-        wandb, settings = self._watched
+        wandb, settings, tensorboard = self._watched
+        lines = history(self.run) if path.exists() else []
         if wandb is not None and self.identity is not None:
-            lines = history(self.run) if path.exists() else []
-            self._wandb = WandbRun(self.run, wandb, settings, self.identity, step, lines)
+            self._watchers.append(WandbRun(self.run, wandb, settings, self.identity, step, lines))
+        if tensorboard:
+            self._watchers.append(TensorBoardRun(self.run, lines))
 
     def state_dict(self) -> dict[str, Any]:
         """What this rank has added since the last line."""
@@ -111,6 +127,8 @@ class Metrics:
             f"step {saved.step} is saved: {saved.size / 1e6:.1f} MB a rank in {saved.written_s:.2f} s, "
             f"steps stalled for {saved.stalled_s:.2f} s"
         )
+        for watcher in self._watchers:
+            watcher.saved(saved.step, self.run / CHECKPOINTS / f"step-{saved.step:08d}")
 
     def timed(self, batches: Iterator[T]) -> Iterator[T]:
         """The same batches; the time spent waiting for them becomes ``data_wait``."""
@@ -123,6 +141,8 @@ class Metrics:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
         self._throughput.step_done()
+        if self._bar is not None:
+            self._bar.update()
 
     def write(self, step: int, state: Mapping[str, float]) -> None:
         """Write the mean, over steps and ranks, of what was added since the last time. Every rank must call this.
@@ -135,20 +155,34 @@ class Metrics:
         self._counts.clear()
         values |= {**state, **self._throughput.read(step - self._last_step)}
         self._last_step = step
+        columns = self._write_ranks(step)
+        if ranks.rank() != 0:
+            return
+        own = self._alerts.found(values, columns["data_wait"])
+        begun, over = self._alerts.changes(own, values)
+        values |= {f"{PREFIX}{name}": 1.0 for name in own}
         self._emit(step, {f"train/{name}": value for name, value in values.items()} | self._noted)
         self._noted = {}
-        self._write_ranks(step)
+        for name, said in begun.items():
+            if name in own:  # those of the monitors have been said
+                self._say(f"ALERT at step {step}: {said} ({name}); see docs/training.md", sys.stderr)
+            for watcher in self._watchers:
+                watcher.alert(step, name, f"{said}, in {self.run}")
+        for name in over:
+            self._say(f"step {step}: {name} is over", sys.stderr)
 
-    def _write_ranks(self, step: int) -> None:
+    def _write_ranks(self, step: int) -> dict[str, list[float]]:
         """What differs between ranks, for who looks at a run that is slow. Every rank must call this."""
         own = self._throughput.own
         names = ("data_wait", "gpu_memory")
         mine = torch.tensor([[own.get(name, 0.0) for name in names]], device=ranks.device())
         table = ranks.all_gather(mine)
-        if ranks.rank() == 0:
-            columns = {name: [round(value, 4) for value in table[:, i].tolist()] for i, name in enumerate(names)}
-            with needed(RANKS, self.run):
-                files.write_text(self.run / RANKS, json.dumps({"step": step, **columns}) + "\n")
+        if ranks.rank() != 0:
+            return {}
+        columns = {name: [round(value, 4) for value in table[:, i].tolist()] for i, name in enumerate(names)}
+        with needed(RANKS, self.run):
+            files.write_text(self.run / RANKS, json.dumps({"step": step, **columns}) + "\n")
+        return columns
 
     def write_val(self, step: int, values: Mapping[str, float]) -> None:
         """Write what an evaluation found; the values are already agreed by the ranks."""
@@ -163,8 +197,8 @@ class Metrics:
         with needed(f"a line of {arrays.FILE}", self.run):
             with (self.run / arrays.FILE).open("a", encoding="utf-8") as file:
                 file.write(arrays.lines(step, on_host))
-            if self._wandb is not None:
-                self._wandb.describe(step, on_host)
+            for watcher in self._watchers:
+                watcher.describe(step, on_host)
 
     def write_images(self, step: int, images: Mapping[str, Tensor]) -> None:
         """Write image grids, uint8 (H, W, 3)."""
@@ -176,15 +210,15 @@ class Metrics:
             folder.mkdir(exist_ok=True)
             for name, image in images.items():
                 Image.fromarray(image.cpu().numpy()).save(folder / f"{name}-{step:08d}.png")
-            if self._wandb is not None:
-                self._wandb.show(step, images)
+            for watcher in self._watchers:
+                watcher.show(step, images)
 
     def close(self) -> None:
-        """Finish the bar and wandb's files."""
+        """Finish the bar and the files of wandb and TensorBoard."""
         if self._bar is not None:
             self._bar.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for watcher in self._watchers:
+            watcher.finish()
 
     def _emit(self, step: int, values: dict[str, float]) -> None:
         if ranks.rank() != 0:
@@ -193,18 +227,24 @@ class Metrics:
         with needed(f"a line of {FILE}", self.run):
             with (self.run / FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **values}) + "\n")
-            if self._wandb is not None:
-                self._wandb.log(step, values)
+            for watcher in self._watchers:
+                watcher.log(step, values)
         if self._bar is not None:
             self._bar.n = step
-        self._say(_line(step, self.steps, values))
+            self._bar.set_postfix_str(_short(values) or self._bar.postfix or "", refresh=False)
+        if self._bar is None or not sys.stdout.isatty() or not _short(values):  # the bar has it on a terminal
+            self._say(_line(step, self.steps, values))
 
-    def _say(self, line: str) -> None:
-        """A line on the console, above the bar if there is one."""
+    def _say(self, line: str, stream: TextIO | None = None) -> None:
+        """A line on the console, above the bar if there is one.
+
+        Args:
+            stream: None: standard output.
+        """
         if self._bar is None:
-            print(line, flush=True)
+            print(line, file=stream, flush=True)
             return
-        self._bar.write(line)
+        self._bar.write(line, file=stream)
         self._bar.refresh()
 
 
@@ -213,6 +253,15 @@ def _line(step: int, steps: int, values: Mapping[str, float]) -> str:
     left = "" if pace is None else f"  left {clock(pace * (steps - step))}"
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
     return f"step {step:>{len(str(steps))}}/{steps}  {numbers}{left}"
+
+
+def _short(values: Mapping[str, float]) -> str:
+    """The pace and the loss of a line about training, for a bar; nothing of others."""
+    pace = [name for name in values if re.fullmatch(r"train/(images|tokens)_per_second", name)]
+    losses = [name for name in values if re.fullmatch(r"train/.*(loss|nll)", name)]
+    shown = [f"{values[name]:.4g} {name.removeprefix('train/').partition('_')[0]}/s" for name in pace]
+    shown += [f"{name.removeprefix('train/')} {values[name]:.4g}" for name in losses[-1:]]
+    return ", ".join(shown)
 
 
 def clock(seconds: float) -> str:

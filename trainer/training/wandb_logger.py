@@ -10,6 +10,7 @@ surely has everything, and the lines from there on are logged again.
 The only import of wandb.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class WandbConfig:
     project: str = "smalti"
     mode: Literal["offline", "online"] = "offline"
     name: str | None = None
+    group: str | None = None  # of runs that are compared with each other
+    tags: tuple[str, ...] = ()
 
 
 class WandbRun:
@@ -60,7 +63,11 @@ class WandbRun:
         sent = min(_sent(self._place), step)
         write_text(self._place, f"{sent}\n")  # what was sent beyond is history that did not happen
         begun = _begun(run, config, identity)
-        about = {"project": config.project, "name": config.name or run.name, "dir": str(run), "config": dict(settings)}
+        self._name = re.sub(r"[^\w.-]", "_", config.name or run.name)
+        about = {
+            "project": config.project, "name": config.name or run.name, "group": config.group, "tags": config.tags,
+            "dir": str(run), "config": dict(settings),
+        }  # fmt: skip
         self._run = _started(config, identity, sent if begun else None, about)
         self._step = sent
         for line in lines:
@@ -85,13 +92,25 @@ class WandbRun:
         from wandb import Histogram, Image
 
         shown = {
-            name: Histogram(np_histogram=(array.numpy(), range(len(array) + 1)))
+            name: Histogram(np_histogram=(array.tolist(), list(range(len(array) + 1))))
             if array.dim() == 1
             else Image(gray_levels(array).numpy())
             for name, array in arrays.items()
         }
         self._run.log(shown, step=step)
         self._step = step
+
+    def alert(self, step: int, title: str, text: str) -> None:
+        """An alert that begins, which a server may send on by mail."""
+        self._run.alert(title=title, text=f"step {step}: {text}", level="WARN")
+
+    def saved(self, step: int, checkpoint: Path) -> None:
+        """A checkpoint is on the disk: wandb gets a reference to its folder, and nothing of what is in it."""
+        from wandb import Artifact
+
+        artifact = Artifact(f"{self._name}-checkpoint", type="checkpoint", metadata={"step": step})
+        artifact.add_reference(checkpoint.resolve().as_uri(), name=checkpoint.name, checksum=False)
+        self._run.log_artifact(artifact, aliases=[f"step-{step}"])
 
     def finish(self) -> None:
         """Everything logged is in wandb's files, or sent."""
@@ -117,16 +136,17 @@ def _started(config: WandbConfig, identity: str, rewind: int | None, about: dict
     """wandb's run, a new one or rewound to a step; offline when the network does not answer."""
     import wandb
 
+    quiet = {"silent": True}  # it would print 40 lines at its end
     fresh: dict[str, Any] = {"id": identity, "resume": "allow"}
     begin = fresh if rewind is None else {"resume_from": f"{identity}?_step={rewind}"}
     if config.mode == "online":
         if rewind is not None:
             try:
-                return wandb.init(mode="online", **begin, **about)
+                return wandb.init(mode="online", settings=quiet, **begin, **about)
             except wandb.errors.Error as error:  # not every server can
                 print(f"wandb did not rewind the run to step {rewind} ({error}); old lines stay", file=sys.stderr)
         try:
-            return wandb.init(mode="online", settings={"init_timeout": PATIENCE_S}, **fresh, **about)
+            return wandb.init(mode="online", settings={"init_timeout": PATIENCE_S, **quiet}, **fresh, **about)
         except wandb.errors.Error as error:  # no network, no key, a key that the server does not know
             print(
                 f"wandb cannot be reached ({str(error).splitlines()[0]}); going on offline, for `wandb sync`",
@@ -134,4 +154,5 @@ def _started(config: WandbConfig, identity: str, rewind: int | None, about: dict
                 flush=True,
             )
             wandb.teardown()  # the process that waits for the server would refuse the offline run too
-    return wandb.init(mode="offline", **begin, **about)
+    print(f"wandb: offline run {identity}; send it with: wandb sync {about['dir']}/wandb/offline-run-*", flush=True)
+    return wandb.init(mode="offline", settings=quiet, **begin, **about)

@@ -51,6 +51,7 @@ class VQGANRun:
     # operators with a fixed order of additions: the same bits on a GPU too, more slowly
     deterministic: bool = field(default=False, metadata=MAY_CHANGE)
     wandb: WandbConfig | None = field(default=None, metadata=MAY_CHANGE)
+    tensorboard: bool = field(default=False, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -1,19 +1,21 @@
 """However often a run is stopped, killed and restored, wandb has one run with the history that its folder has."""
 
+import json
+import math
 import os
 import signal
-import struct
 import sys
 import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import processes
 import pytest
 import torch
+from fixtures.wandb_files import records, synced
 
+from smalti.trainer.checkpoint.writer import SaveReport
 from smalti.trainer.training.metrics import FILE, Metrics, history
 from smalti.trainer.training.wandb_logger import WandbConfig, WandbRun
 
@@ -55,41 +57,6 @@ def work(folder: Path, job: Session) -> None:
     if job.killed:
         os.kill(os.getpid(), signal.SIGKILL)
     metrics.close()
-
-
-def records(path: Path) -> Iterator[Any]:
-    """What an offline file of wandb holds: a log of LevelDB's kind, blocks of 32 KiB behind a head of 7 bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, place, part = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:  # no room for the head of a record
-            place += 32768 - place % 32768
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, place)
-        part += data[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield Record.FromString(part)
-            part = b""
-
-
-def synced(folder: Path) -> tuple[set[str], list[dict[str, float]]]:
-    """The runs and rows that a server has once all offline files were sent to it, the oldest first."""
-    identities, rows, rewound = set(), {}, -1
-    for file in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
-        for record in records(file):
-            if record.HasField("run"):
-                identities.add(record.run.run_id)
-                if record.run.HasField("branch_point"):
-                    assert record.run.branch_point.run in identities and record.run.branch_point.metric == "_step"
-                    rewound = record.run.branch_point.value
-                    rows = {step: row for step, row in rows.items() if step <= rewound}
-            if record.HasField("history"):
-                row = {item.nested_key[0]: float(item.value_json) for item in record.history.item}
-                assert row["_step"] == rewound or row["_step"] not in rows, "a row that is there is not taken again"
-                rows[row["_step"]] = row
-    return identities, list(rows.values())
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
@@ -183,6 +150,42 @@ def test_a_damaged_note_of_what_was_sent_stops_no_training_and_all_is_told_again
     run = WandbRun(tmp_path, WandbConfig(mode="online"), {}, "abcd", 5, [{"step": 5, "loss": 1.0}])
     run.finish()
     assert (tmp_path / "wandb-sent.txt").read_text() == "5\n"
+
+
+def watched(folder: str) -> None:
+    """A job whose numbers fail at its second line, with images, arrays and a checkpoint."""
+    run = Path(folder)
+    (run / "checkpoints" / "step-00000002").mkdir(parents=True)
+    (run / "checkpoints" / "step-00000002" / "weights").write_bytes(b"of many gigabytes")
+    config = WandbConfig(project="mosaics", name="a run", group="sizes", tags=("tiny", "cpu"))
+    facts = {"seed": 0, "environment": {"ranks": 1, "job": {"SLURM_JOB_ID": "17"}}}
+    metrics = Metrics(run, 100, config, facts)
+    metrics.rewind(0)
+    for step, loss in ((1, 1.0), (2, math.nan)):
+        metrics.add({"loss": torch.tensor(loss)})
+        metrics.write(step, {})
+    metrics.write_arrays(2, {"code_use": torch.tensor([1.0, 5.0]), "nll_by_position": torch.eye(3)})
+    metrics.note(SaveReport(step=2, stalled_s=0.5, written_s=2.0, size=1000))
+    metrics.close()
+
+
+def test_wandb_has_the_alerts_arrays_and_facts_of_a_job_and_a_reference_to_each_checkpoint(tmp_path: Path):
+    processes.run(watched, 1, tmp_path)
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    found = list(records(file))
+    about = next(record.run for record in found if record.HasField("run"))
+    assert (about.project, about.display_name, about.run_group) == ("mosaics", "a run", "sizes")
+    assert set(about.tags) == {"tiny", "cpu"}
+    config = {item.key: json.loads(item.value_json) for item in about.config.update}
+    assert config["seed"] == 0 and config["environment"]["job"] == {"SLURM_JOB_ID": "17"}
+    (alert,) = [record.alert for record in found if record.HasField("alert")]
+    assert alert.title == "not_finite" and alert.text == f"step 2: not finite: loss, in {tmp_path}"
+    logged = {item.nested_key[0] for record in found if record.HasField("history") for item in record.history.item}
+    assert {"code_use", "nll_by_position", "train/loss"} <= logged
+    (artifact,) = [record.artifact for record in found if record.HasField("artifact")]
+    assert (artifact.name, artifact.type) == ("a_run-checkpoint", "checkpoint") and "step-2" in artifact.aliases
+    (entry,) = artifact.manifest.contents
+    assert entry.ref == (tmp_path / "checkpoints/step-00000002").as_uri() and not entry.local_path
 
 
 def test_without_wandb_nothing_of_it_is_written(tmp_path: Path):
