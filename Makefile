@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Threads that wait for each other by spinning crawl as soon as anything else runs: six times slower was measured.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup demo exchange test lint types
+.PHONY: setup demo exchange docs test lint types
 
 setup: $(INSTALLED)
 
@@ -120,6 +120,12 @@ $(EXCHANGE)/exported.done: $(EXCHANGE)/trained.done
 	for format in smalti transformers torch-export; do \
 		smalti export $(EXCHANGE)/prior $(EXCHANGE)/export/prior-$$format --format $$format || exit; done
 	@touch $@
+
+# The pages of docs/ as a site in build/site, every link checked.
+docs: $(INSTALLED)
+	pip install --quiet --constraint constraints.txt mkdocs
+	mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 lint: $(INSTALLED)
 	ruff check .

@@ -47,6 +47,7 @@ setup(
         "metrics": ["torch-fidelity>=0.4,<0.5"],
         "hub": ["huggingface_hub>=0.24"],
         "tensorboard": ["tensorboard>=2.15,<3"],
+        "docs": ["mkdocs>=1.6,<2"],
         "onnx": ["onnx>=1.16", "onnxscript>=0.2"],
         "dev": [
             "pytest>=8,<10",
