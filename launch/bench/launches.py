@@ -167,7 +167,7 @@ def small_vqgan() -> tuple[VQGANTask, Batch]:
 def _vqgan() -> tuple[Step, Parts]:
     """A step of stage 1."""
     task, batch = small_vqgan()
-    values = (batch["image"] / 127.5 - 1).bfloat16()
+    values = (torch.as_tensor(batch["image"]) / 127.5 - 1).bfloat16()
     parts: Parts = [(task.model, (values,)), (task.engines["discriminator"].module, (values,))]
     return lambda number: task.step([batch], number), parts
 
