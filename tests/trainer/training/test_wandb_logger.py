@@ -185,7 +185,7 @@ def test_wandb_has_the_alerts_arrays_and_facts_of_a_job_and_a_reference_to_each_
     (artifact,) = [record.artifact for record in found if record.HasField("artifact")]
     assert (artifact.name, artifact.type) == ("a_run-checkpoint", "checkpoint") and "step-2" in artifact.aliases
     (entry,) = artifact.manifest.contents
-    assert entry.ref == (tmp_path / "checkpoints/step-00000002").as_uri() and not entry.local_path
+    assert entry.ref == (tmp_path / "checkpoints/step-00000002/weights").as_uri() and not entry.local_path
 
 
 def test_without_wandb_nothing_of_it_is_written(tmp_path: Path):
