@@ -12,8 +12,9 @@ from fixtures.simulated_gpu import CPU, GPU, simulated_gpu
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from smalti.models.conditions import ClassConfig
+from smalti.models.conditions import ClassConfig, CodeMapConfig
 from smalti.models.layers.channels_last_norm import is_channels_last
+from smalti.models.priors.editor import EditorConfig
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig
 from smalti.models.sampling import UNFILLED, GridRequest, GuidanceConfig, SamplingConfig, sample_steps
@@ -266,4 +267,33 @@ def test_a_captured_sampler_waits_for_nothing_and_samples_what_a_cpu_samples(con
         *_, captured = steps
         assert not gpu.waits
         assert captured.codes.is_cuda and captured.scores.is_cuda
+        assert torch.equal(captured.codes.cpu(), plain.codes) and torch.equal(captured.scores.cpu(), plain.scores)
+
+
+def edited(device: torch.device, attention: str):
+    """The states of three candidates of an edit that spans two blocks and leaves one between them as it is."""
+    torch.manual_seed(0)
+    shape = {"encoder_layers": 1, "decoder_layers": 2, "heads": 2, "width": 16, "window": (6, 6), "blocks": (3, 3)}
+    prior = (
+        EditorConfig(**shape, attention=attention, picks=1).build(CODES, CodeMapConfig(vocab_size=3)).to(device).eval()
+    )
+    codes, masked = torch.arange(36).view(1, 6, 6) % CODES, torch.zeros(1, 6, 6, dtype=torch.bool)
+    masked[:, 0, 1:3] = masked[:, 4:, 3:] = True
+    fields = {"segmentation_codes": codes % 3, "masked": masked}
+    fields = {name: field.expand(3, -1, -1).to(device) for name, field in fields.items()}
+    known = codes.masked_fill(masked, UNFILLED).expand(3, -1, -1)
+    return sample_steps(GridRequest(prior, fields, (6, 6), range(3), 1, SamplingConfig(lanes=4, top_k=20), known))
+
+
+@pytest.mark.parametrize("attention", ["dense", "static"])
+def test_a_captured_editor_waits_for_nothing_and_samples_what_a_cpu_samples(attention):
+    *_, plain = edited(CPU, attention)
+    with simulated_gpu() as gpu, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps = edited(GPU, attention)
+        next(steps)
+        gpu.waits.clear()
+        *_, captured = steps
+        assert not gpu.waits
+        assert captured.codes.is_cuda
         assert torch.equal(captured.codes.cpu(), plain.codes) and torch.equal(captured.scores.cpu(), plain.scores)

@@ -3,10 +3,19 @@
 Shapes: L lanes, h heads, N blocks of s + 1 rows, D channels of a head, M blocks in a row of a table.
 """
 
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...transformer.block_sparse import block_attention, gather_blocks
+
+
+class RowPlace(NamedTuple):
+    """Which row is read, on the device, so that a captured step reads any."""
+
+    row: Tensor  # (1,) int64, of its block
+    of_all: Tensor  # (1,) int64, of all N * (s + 1) rows
 
 
 class EditCache:
@@ -30,8 +39,11 @@ class EditCache:
         shape = (lanes, heads, blocks, cells + 1, channels)
         self.memory, self.tables, self.masks = memory, tables, masks
         self.keys, self.values = memory[0].new_zeros(shape), memory[0].new_zeros(shape)
-        # Keys and values of the blocks that are looked at now, its own rows' and the encoder's.
-        self.own = self.cross = (self.keys[:, :, :0], self.values[:, :, :0])
+        # Keys and values of the blocks that are looked at now, its own rows' and the encoder's, (L, h, M * rows, D).
+        self.own, self.cross = (
+            tuple(memory[0].new_zeros(lanes, heads, mask.shape[2], channels) for _ in range(2)) for mask in masks
+        )
+        self.seen_by_row = tuple(mask.flatten(0, 1) for mask in masks)
 
     def attend_blocks(self, query: Tensor, key: Tensor, value: Tensor, lane: int, run: slice) -> Tensor:
         """Attention of one lane's run of blocks, (1, h, n, s + 1, D), whose keys and values are kept."""
@@ -46,23 +58,25 @@ class EditCache:
         return block_attention(query, keys, values, self.tables[1][own, :, run], self.masks[1][run])
 
     def enter(self, block: int) -> None:
-        """Gather what a block looks at, in all lanes."""
-        own, cross = (table[:, :, block : block + 1] for table in self.tables)
-        self.own = gather_blocks(self.keys, own), gather_blocks(self.values, own)
-        self.cross = gather_blocks(self.memory[0], cross), gather_blocks(self.memory[1], cross)
+        """Gather what a block looks at, in all lanes, to where its rows find it."""
+        for held, everything, table in ((self.own, (self.keys, self.values), 0), (self.cross, self.memory, 1)):
+            rows = self.tables[table][:, :, block : block + 1]
+            for place, part in zip(held, everything, strict=True):
+                place.copy_(gather_blocks(part, rows)[:, :, 0])
 
-    def attend_row(self, query: Tensor, key: Tensor, value: Tensor, block: int, row: int) -> Tensor:
+    def attend_row(self, query: Tensor, key: Tensor, value: Tensor, place: RowPlace) -> Tensor:
         """Attention of a row of the block that was entered, (L, h, 1, 1, D), whose keys and values are kept."""
         for kept, gathered, fresh in zip((self.keys, self.values), self.own, (key, value), strict=True):
-            kept[:, :, block, row] = gathered[:, :, 0, row] = fresh[:, :, 0, 0]
-        return _attended(query, *self.own, self.masks[0][block, row])
+            kept.flatten(2, 3).index_copy_(2, place.of_all, fresh[:, :, 0])
+            gathered.index_copy_(2, place.row, fresh[:, :, 0])  # the block itself is the first of those looked at
+        return _attended(query, *self.own, self.seen_by_row[0], place)
 
-    def look_row(self, query: Tensor, block: int, row: int) -> Tensor:
+    def look_row(self, query: Tensor, place: RowPlace) -> Tensor:
         """The same row's look at the encoder."""
-        return _attended(query, *self.cross, self.masks[1][block, row])
+        return _attended(query, *self.cross, self.seen_by_row[1], place)
 
 
-def _attended(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Queries (L, h, 1, 1, D) over keys and values (L, h, 1, k, D), where the mask (k,) is true."""
-    mixed = F.scaled_dot_product_attention(query[:, :, 0], keys[:, :, 0], values[:, :, 0], mask[None, None, None])
-    return mixed[:, :, None]
+def _attended(query: Tensor, keys: Tensor, values: Tensor, seen_by_row: Tensor, place: RowPlace) -> Tensor:
+    """Queries (L, h, 1, 1, D) over keys and values (L, h, k, D), where the row of the masks (rows, k) is true."""
+    seen = seen_by_row.index_select(0, place.of_all)
+    return F.scaled_dot_product_attention(query[:, :, 0], keys, values, seen)[:, :, None]

@@ -1,8 +1,8 @@
 """Fills the masked codes of a grid with an ``Editor``, row by row, with a cache of every row's keys and values.
 
 The encoder reads what is known once for all candidates of an edit. Where a block is entered, the keys of the blocks
-that it looks at are gathered once for each layer; then each row is one step. Runs of blocks without masked codes are
-read at once. Nothing behind the last masked code is computed.
+that it looks at are gathered once for each layer; then each row is one step, on CUDA a captured graph. Runs of blocks
+without masked codes are read at once. Nothing behind the last masked code is computed.
 
 Every image has a lane of a forward of fixed size, by its number alone, as in ``window_decoder``: so its codes have the
 same bits whatever is sampled beside it, wherever kernels are deterministic.
@@ -24,7 +24,8 @@ from ...transformer.block_layers import DecoderLayer
 from ...transformer.block_sparse import BlockGrid
 from ..block_choice import BlockChoice, Looks
 from ..decoding import Cell, DecodingRequest, Logits
-from .edit_cache import EditCache
+from .edit_cache import EditCache, RowPlace
+from .step_graph import StepGraph
 
 
 class EditPrior(Protocol):
@@ -102,7 +103,8 @@ class EditDecoder:
         block, row = self.steps[cell]
         found = codes.new_zeros(len(codes), self.prior.codes, dtype=torch.float32)
         for group in (each for each in self.groups if each.masked[block][row]):
-            found[group.lanes.images] = group.logits(codes, block, row)[group.lanes.lanes].float()
+            logits = group.logits(codes, block, row).index_select(0, group.in_forward)
+            found.index_copy_(0, group.in_request, logits.float())
         return Logits(found, None)
 
     def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
@@ -133,8 +135,9 @@ class LaneGroup:
         self.open = [any(block) for block in self.masked]
         self.size = request.config.lanes
         self.layers = [layer for layer in prior.decoder_layers if isinstance(layer, DecoderLayer)]
-        fields = {name: field[lanes.images] for name, field in request.fields.items()}
-        memory, self.places = self._read(codes[lanes.images], fields)  # places (L, N, s + 1, C)
+        self.in_request, self.in_forward = (torch.tensor(places, device=codes.device) for places in lanes)
+        fields = {name: field[self.in_request] for name, field in request.fields.items()}
+        memory, self.places = self._read(codes[self.in_request], fields)  # places (L, N, s + 1, C)
         tables, cells, device = prior.choice.tables(fields, codes.device), self.grid.cells, codes.device
         masks = (
             prior.choice.mask(True, cells + 1, cells + 1, device),
@@ -145,6 +148,8 @@ class LaneGroup:
             for layer, own, cross in zip(self.layers, tables.decoder, tables.cross, strict=True)
         ]
         self.block, self.row = 0, 0  # the next row to be read
+        self.numbers = torch.arange(self.grid.blocks * (cells + 1), device=device)
+        self.graph = StepGraph(self._step)
 
     def _read(self, codes: Tensor, fields: Fields) -> tuple[Tensor, Tensor]:
         """What the encoder makes of the images: once, (1, N, s, C), for images that are alike; and the places."""
@@ -164,12 +169,12 @@ class LaneGroup:
         if len(rows) == 1:
             return rows.expand(self.size, *rows.shape[1:])
         whole = rows.new_zeros(self.size, *rows.shape[1:])
-        whole[self.lanes.lanes] = rows
-        return whole
+        return whole.index_copy_(0, self.in_forward, rows)
 
     def logits(self, codes: Tensor, block: int, row: int) -> Tensor:
         """(L, K) logits of code ``row`` of a block, after all rows before it have been read."""
-        read = self.prior.reads(self.grid.to_blocks(codes[self.lanes.images]).clamp(min=0))  # (images, N, s + 1)
+        given = codes.index_select(0, self.in_request)
+        read = self._spread(self.prior.reads(self.grid.to_blocks(given).clamp(min=0)))  # (L, N, s + 1)
         while self.block < block:
             end = self.block + 1
             if self.open[self.block]:
@@ -179,35 +184,38 @@ class LaneGroup:
                     end += 1
                 self._read_blocks(read, slice(self.block, end))
             self.block, self.row = end, 0
-        logits: Tensor = self.prior.head(self.prior.decoder_end(self._step_to(read, row)))
-        return logits[:, 0, 0]
+        return self._step_to(read, row)
 
     def _read_blocks(self, read: Tensor, run: slice) -> None:
         """Read blocks of known codes at once, image by image."""
-        numbers = torch.arange(run.start, run.stop, device=read.device)
-        for image, lane in enumerate(self.lanes.lanes):
-            x = self.prior.embed(read[image : image + 1, run], self.places[lane : lane + 1, run], numbers)
+        for lane in self.lanes.lanes:
+            x = self.prior.embed(read[lane : lane + 1, run], self.places[lane : lane + 1, run], self.numbers[run])
             for layer, cache in zip(self.layers, self.caches, strict=True):
                 attend, look = (partial(each, lane=lane, run=run) for each in (cache.attend_blocks, cache.look_blocks))
                 x = layer.run(x, attend, look)
 
     def _step_to(self, read: Tensor, last: int) -> Tensor:
-        """Read the rows of the block up to one of them; what that one leaves, (L, 1, 1, C)."""
+        """Read the rows of the block up to one of them, and give its logits, (L, K)."""
         if not self.row:
             for cache in self.caches:
                 cache.enter(self.block)
-        x = self.places[:, :1, :1]
+        logits = read.new_zeros(0, dtype=torch.float32)
         for row in range(self.row, last + 1):
-            x = self._step(read, self.block, row)
+            at, of_all = slice(row, row + 1), self.block * (self.grid.cells + 1) + row
+            logits = self.graph(
+                read[:, self.block, at],
+                self.places[:, self.block, at],
+                self.numbers[self.block : self.block + 1],
+                self.numbers[at],
+                self.numbers[of_all : of_all + 1],
+            )
         self.row = last + 1
-        return x
+        return logits
 
-    def _step(self, read: Tensor, block: int, row: int) -> Tensor:
-        ids = read.new_zeros(self.size, 1, 1)
-        ids[self.lanes.lanes] = read[:, block : block + 1, row : row + 1]
-        place = self.places[:, block : block + 1, row : row + 1]
-        x = self.prior.embed(ids, place, torch.tensor([block], device=read.device))
+    def _step(self, read: Tensor, place: Tensor, block: Tensor, row: Tensor, of_all: Tensor) -> Tensor:
+        """Read a row of a block: what it reads (L, 1), its place (L, 1, C), and where it stands, (1,) each."""
+        x, at = self.prior.embed(read[:, None], place[:, None], block), RowPlace(row, of_all)
         for layer, cache in zip(self.layers, self.caches, strict=True):
-            attend, look = (partial(each, block=block, row=row) for each in (cache.attend_row, cache.look_row))
-            x = layer.run(x, attend, look)
-        return x
+            x = layer.run(x, partial(cache.attend_row, place=at), partial(cache.look_row, place=at))
+        logits: Tensor = self.prior.head(self.prior.decoder_end(x))
+        return logits[:, 0, 0]
