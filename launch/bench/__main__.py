@@ -15,7 +15,7 @@ from pathlib import Path
 from ...trainer.exit_code import ExitCode
 from .. import command
 
-_SHARED = ("__main__", "gpt2", "gpu_parts", "published", "timing")
+_SHARED = ("__main__", "gpu_parts", "timing")
 FORMER = {"stage1": "vqgan_step", "stage2": "prior_step"}
 """Names that measurements had before; they are still answered."""
 

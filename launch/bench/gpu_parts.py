@@ -38,8 +38,9 @@ from ...trainer.prior.task import PriorTask
 from ...trainer.vqgan.frozen_losses import load_lpips
 from ...trainer.vqgan.task import VQGANTask
 from ..sample import lanes_and_prefill
-from . import gpt2, vqgan_step
-from .published import PublishedLoop
+from . import vqgan_step
+from .peers import gpt2
+from .peers.published import PublishedLoop
 from .timing import Flops, wait
 
 PEAK_FLOPS, CODES, WINDOW = 989e12, 1024, 16

@@ -37,7 +37,7 @@ from ...trainer.prior.data import CodeSource
 from ...trainer.prior.online_encoder import OnlineEncoder
 from ...trainer.prior.task import PriorTask
 from ...trainer.training.loop import BatchConfig, LoopConfig
-from .published import published_logits
+from .peers.published import published_logits
 from .timing import check_no_gpu
 
 CODES, LABELS = 1024, 182

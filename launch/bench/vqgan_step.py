@@ -19,7 +19,7 @@ from ...trainer.distributed import ranks
 from ...trainer.vqgan.config import VQGANRun
 from ...trainer.vqgan.frozen_losses import load_lpips
 from ...trainer.vqgan.task import VQGANTask
-from .published import PublishedLoop, Timed
+from .peers.published import PublishedLoop, Timed
 from .timing import Clock, Flops, Peak, now
 
 RATE = 1e-5

@@ -10,7 +10,8 @@ import torch
 from fixtures.simulated_gpu import simulated_gpu
 
 from smalti.launch.bench import __main__ as bench
-from smalti.launch.bench import gpt2, gpu, gpu_parts
+from smalti.launch.bench import gpu, gpu_parts
+from smalti.launch.bench.peers import gpt2
 from smalti.models.transformer.block import Block
 from smalti.trainer.distributed import ranks
 

@@ -8,7 +8,7 @@ import processes
 import torch
 
 from smalti.launch.bench import vqgan_step
-from smalti.launch.bench.published import PublishedLoop
+from smalti.launch.bench.peers.published import PublishedLoop
 from smalti.models.losses.lpips import LPIPS
 from smalti.trainer.distributed import ranks
 from smalti.trainer.vqgan.frozen_losses import load_lpips

@@ -8,10 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...models.losses import adversarial
-from ...models.losses.lpips import LPIPS
-from ...models.priors.gpt import GPT
-from ...models.vqgan.autoencoder import VQGAN
+from ....models.losses import adversarial
+from ....models.losses.lpips import LPIPS
+from ....models.priors.gpt import GPT
+from ....models.vqgan.autoencoder import VQGAN
 
 Timed = Callable[[str], AbstractContextManager[None]]  # the name of a part of the step -> what times it
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...models.transformer.block import initialize
+from ....models.transformer.block import initialize
 
 
 def is_installed() -> bool:

@@ -1,0 +1,1 @@
+"""What measurements compare with: the published loops, and GPT-2 as a user would train it."""
