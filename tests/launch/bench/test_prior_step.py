@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from smalti.launch.bench.prior_step import Size, Taken, _report
 from smalti.launch.bench.peers.published import published_logits
+from smalti.launch.bench.prior_step import Size, Taken, _report
 from smalti.models.conditions import CodeMapConfig
 from smalti.models.priors.gpt import GPTConfig
 
