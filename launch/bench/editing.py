@@ -90,7 +90,8 @@ class Attention:
         """Over all, by scores that are kept."""
         query, key, value = (part.flatten(2, 3) for part in self.parts)
         scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
-        return scores.softmax(-1) @ value
+        mixed: Tensor = scores.softmax(-1) @ value
+        return mixed
 
 
 def _forward(name: str, causal: bool, tokens: int, heads: int, rounds: int, device: torch.device) -> dict[str, float]:
@@ -115,7 +116,7 @@ def _memory(tokens: int, heads: int, device: torch.device) -> dict[str, float]:
 
     def taken(count: int, which: str) -> int:
         attention = Attention(count, heads, False, device)
-        return peak_bytes(lambda: getattr(attention, which)().sum().backward(), device)
+        return peak_bytes(lambda: torch.autograd.backward(getattr(attention, which)().sum()), device)
 
     sizes = [tokens // 4, tokens // 2, tokens]
     sparse = [taken(count, "sparse") for count in sizes]
@@ -225,7 +226,7 @@ def _on_a_gpu(device: torch.device) -> dict[str, float]:
     large = EditorConfig(window=(128, 128), blocks=(16, 16), attention="static", activation_checkpointing=True)
     prior, fields, codes = _edit(large, device, masked_from=128)
     prior.train()
-    taken = peak_bytes(lambda: _loss(prior, fields, codes).backward(), device)
+    taken = peak_bytes(lambda: torch.autograd.backward(_loss(prior, fields, codes)), device)
     print(
         f"half of 1024 x 1024, {CANDIDATES} candidates: {seconds:.1f} s; a step at 2048 x 2048: {taken / 2**30:.1f} GiB"
     )
@@ -236,7 +237,8 @@ def _loss(prior: Editor, fields: Fields, codes: Tensor) -> Tensor:
     loss = prior(codes, fields, targets=codes).loss
     if loss is None:
         raise AssertionError("targets were given")
-    return loss.sum()
+    total: Tensor = loss.sum()
+    return total
 
 
 def half_edit(editor: EditorConfig, guide: EditorConfig, device: torch.device) -> float:

@@ -40,10 +40,9 @@ class EditCache:
         self.memory, self.tables, self.masks = memory, tables, masks
         self.keys, self.values = memory[0].new_zeros(shape), memory[0].new_zeros(shape)
         # Keys and values of the blocks that are looked at now, its own rows' and the encoder's, (L, h, M * rows, D).
-        self.own, self.cross = (
-            tuple(memory[0].new_zeros(lanes, heads, mask.shape[2], channels) for _ in range(2)) for mask in masks
-        )
-        self.seen_by_row = tuple(mask.flatten(0, 1) for mask in masks)
+        held = [memory[0].new_zeros(2, lanes, heads, mask.shape[2], channels) for mask in masks]
+        self.own, self.cross = ((each[0], each[1]) for each in held)
+        self.seen_by_row = masks[0].flatten(0, 1), masks[1].flatten(0, 1)
 
     def attend_blocks(self, query: Tensor, key: Tensor, value: Tensor, lane: int, run: slice) -> Tensor:
         """Attention of one lane's run of blocks, (1, h, n, s + 1, D), whose keys and values are kept."""
