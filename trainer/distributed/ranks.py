@@ -7,6 +7,7 @@ else the job is one process. Outside ``group`` every function here also works: a
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
@@ -65,9 +66,9 @@ def process_group(timeout_s: float) -> Iterator[RankInfo]:
             yield place
         except BaseException:
             if place.world == 1:  # nobody to wait for
-                dist.destroy_process_group()
+                _leave()
             raise
-        dist.destroy_process_group()
+        _leave()
     finally:
         for name in added:  # of this group: the next one has its own
             os.environ.pop(name, None)
@@ -91,6 +92,15 @@ def _join(place: RankInfo, timeout: timedelta, own_store: Any) -> None:
     limit = gpus.set_nccl(os.environ, timeout)
     # With its device, the communicator is made now and no barrier guesses one.
     dist.init_process_group("nccl", timeout=limit, store=store, rank=rank, world_size=world, device_id=gpu)
+
+
+def _leave() -> None:
+    """Leave the group; by DeepSpeed where it was used, so that it forgets its groups before the next one."""
+    comm: Any = sys.modules.get("deepspeed.comm")
+    if comm is not None and comm.is_initialized():
+        comm.destroy_process_group()
+    else:
+        dist.destroy_process_group()
 
 
 def _unconnected(place: RankInfo, error: Exception) -> str:

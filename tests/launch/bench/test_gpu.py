@@ -59,7 +59,7 @@ def test_a_part_that_fails_leaves_what_it_measured_and_stops_no_other(tmp_path, 
 
 @pytest.fixture(scope="module")
 def group():
-    with ranks.process_group(300.0):  # once a process: DeepSpeed remembers the first one's groups
+    with ranks.process_group(300.0):
         yield
 
 

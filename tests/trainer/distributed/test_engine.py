@@ -202,3 +202,11 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path: Path):
 def test_engines_that_cannot_be_are_refused(options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         EngineConfig(**options)
+
+
+def test_a_second_group_of_a_process_trains_what_the_first_one_did():
+    weights = []
+    for _ in range(2):
+        with ranks.process_group(60.0):
+            weights.append([weight.clone() for weight in trained(built(1)).module.state_dict().values()])
+    assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
