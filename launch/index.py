@@ -55,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.parser("index", __doc__, "smalti index data/train")
     parser.add_argument("shards", nargs="+", help="folders of shards, tar files or brace patterns")
     parser.add_argument(
-        "--minimum-side", type=int, default=1, metavar="PIXELS", help="leave out images with a shorter side (1)"
+        "--minimum-side",
+        type=command.count,
+        default=1,
+        metavar="PIXELS",
+        help="leave out images with a shorter side (1)",
     )
     parser.add_argument(
         "--keep",
@@ -69,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         help="write code shards of a file each grid anew into this folder, as arrays, with their indexes; runs that "
         "read the old ones go on with the new ones",
     )
-    parser.add_argument("--processes", type=int, default=0, metavar="N", help="work so many at once (default: cores)")
+    parser.add_argument(
+        "--processes", type=command.natural, default=0, metavar="N", help="work so many at once (default: cores)"
+    )
     return parser
 
 

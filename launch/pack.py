@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         help="keep N samples aside: DEST/train and DEST/val; 'auto' takes a tenth, at least 1",
     )
     parser.add_argument(
-        "--minimum-side", type=int, default=1, metavar="PIXELS", help="leave out images with a shorter side"
+        "--minimum-side", type=command.count, default=1, metavar="PIXELS", help="leave out images with a shorter side"
     )
     parser.add_argument(
         "--depth",
@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes", type=Path, metavar="SHARDS", help="number the classes as these shards do, packed before"
     )
-    parser.add_argument("--processes", type=int, default=0, metavar="N", help="work so many at once (default: cores)")
+    parser.add_argument(
+        "--processes", type=command.natural, default=0, metavar="N", help="work so many at once (default: cores)"
+    )
     parser.add_argument("--prefix", default="shard", help="of the shards' names (default shard)")
     return parser
 

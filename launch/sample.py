@@ -120,7 +120,7 @@ def _sample_here(asked: argparse.Namespace) -> None:
     report = sample_set(job, requests, asked.count, asked.out, rejection)
     if ranks.rank() == 0:
         if asked.npz and report.images:
-            write_archive(archive, report.images)
+            command.say(f"{write_archive(archive, report.images)}: {len(report.images)} images")
         left_out = f"{len(report.left_out)} samples left out"
         command.say(f"{len(report.images)} images of {len(requests)} samples, {left_out}")
 

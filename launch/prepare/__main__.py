@@ -73,9 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         "--shard-size", type=int, default=500, metavar="MB", help="close a shard at this size (default 500)"
     )
     parser.add_argument(
-        "--minimum-side", type=int, default=1, metavar="PIXELS", help="leave out images with a shorter side"
+        "--minimum-side", type=command.count, default=1, metavar="PIXELS", help="leave out images with a shorter side"
     )
-    parser.add_argument("--processes", type=int, default=0, metavar="N", help="work so many at once (default: cores)")
+    parser.add_argument(
+        "--processes", type=command.natural, default=0, metavar="N", help="work so many at once (default: cores)"
+    )
     boxes = parser.add_argument_group("boxes of objects (coco_boxes, open_images)")
     boxes.add_argument(
         "--min-area", type=float, metavar="SHARE", help="of its image that a box must cover (as published)"

@@ -36,6 +36,12 @@ def test_a_folder_without_weights_is_refused(capsys, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_file_of_weights_without_room_is_refused(capsys, tmp_path, tokenizer):
+    assert export.main([str(tokenizer), str(tmp_path / "copy"), "--shard-bytes", "0"]) == 2
+    assert "room for at least 1 byte, got 0" in capsys.readouterr().err
+    assert not (tmp_path / "copy").exists()
+
+
 def test_weights_that_are_not_their_metadatas_are_refused(capsys, tmp_path, tokenizer):
     place = tokenizer / model_files.WEIGHTS
     data = bytearray(place.read_bytes())

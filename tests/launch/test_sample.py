@@ -434,7 +434,13 @@ def test_samples_come_in_one_archive_too_with_their_classes(capsys, tmp_path, of
         images = [np.asarray(Image.open(path)) for path in sorted(tmp_path.rglob("*.png"))]
         assert held["arr_0"].dtype == np.uint8 and np.array_equal(held["arr_0"], np.stack(images))
         assert held["arr_1"].tolist() == [1, 1, 4, 4] and held["arr_1"].dtype == np.int64
-    sampled(capsys, tmp_path, *common, "--classes", "1,4")  # what is ours may be written again
+    sampled(capsys, tmp_path, *common, "--classes", "1,4")  # the same images may be written again
+    assert not (tmp_path / "seed-0-2.npz").exists()
+    before = (tmp_path / "seed-0.npz").read_bytes()
+    sampled(capsys, tmp_path, *common, "--classes", "2")  # others have an archive of their own
+    with np.load(tmp_path / "seed-0-2.npz") as held:
+        assert held["arr_1"].tolist() == [2, 2]
+    assert (tmp_path / "seed-0.npz").read_bytes() == before
     sampled(capsys, tmp_path / "none", prior, tokenizer, "--size", SIZE, "--npz")
     with np.load(tmp_path / "none" / "seed-0.npz") as held:
         assert held.files == ["arr_0"]

@@ -94,9 +94,11 @@ def export(path: Path, destination: Path, wanted: Format, options: Options) -> l
     """Write a network in a format; what was written, in a few lines.
 
     Raises:
-        ValueError: there are no weights, the destination is taken, another command writes there, or the format cannot
-            represent them exactly.
+        ValueError: there are no weights, the destination is taken, another command writes there, the format cannot
+            represent them exactly, or a number is out of its range.
     """
+    if options.shard_bytes < 1:
+        raise ValueError(f"a file of weights must have room for at least 1 byte, got {options.shard_bytes}")
     as_it_is = wanted == "smalti" and options == Options()
     if as_it_is and not list(path.glob(f"*{shards.INDEX}")):
         with only_command_in(destination):

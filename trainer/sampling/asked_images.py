@@ -71,7 +71,7 @@ def sample_asked(job: SamplingJob, asked: AskedImages, tiles: Tiling) -> None:
         if asked.grid and ranks.rank() == 0:
             contact_sheet(images, sheet)
         if asked.archive and ranks.rank() == 0:
-            write_archive(archive, images)
+            job.say(f"{write_archive(archive, images)}: {len(images)} images")
 
 
 def _check_keep_rows(asked: AskedImages) -> None:

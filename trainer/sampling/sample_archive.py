@@ -3,11 +3,13 @@
 Shapes: N images of H x W pixels.
 """
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from .image_files import read_metadata
 
 CLASS = "class"  # of an image's metadata: the number of its class
 _IMAGES = "images"  # of the archive's comment: how many there are
+_NAMES = "names"  # of the archive's comment: the hash of where they lie, seen from the archive
 
 
 def check_archive(path: Path) -> None:
@@ -26,19 +29,27 @@ def check_archive(path: Path) -> None:
     Raises:
         ValueError: something would.
     """
-    if path.exists() and not _is_ours(path):
+    if path.exists() and _IMAGES not in _comment(path):
         raise ValueError(f"{path} is there and was not written by this command; move it away, or choose another --out")
 
 
-def write_archive(path: Path, images: Sequence[Path]) -> None:
+def write_archive(path: Path, images: Sequence[Path]) -> Path:
     """Write ``arr_0``, (N, H, W, 3) uint8, and ``arr_1``, (N,) int64, the classes where all images tell theirs.
 
     One image is in memory at a time; the file is there whole or not at all.
 
+    Returns:
+        The file; where an archive of other images has the name, one with a number behind it.
+
     Raises:
-        ValueError: images differ in size, or another file has the name.
+        ValueError: images differ in size, or a file that is no such archive has the name.
     """
     check_archive(path)
+    names = hashlib.sha256(
+        json.dumps([image.relative_to(path.parent).as_posix() for image in images]).encode()
+    ).hexdigest()
+    places = (path if number == 1 else path.with_stem(f"{path.stem}-{number}") for number in count(1))
+    path = next(place for place in places if not place.exists() or _comment(place).get(_NAMES) == names)
     with open_image(images[0]) as first:
         width, height = first.size
     labels = [read_metadata(image).get(CLASS) for image in images]
@@ -57,7 +68,8 @@ def write_archive(path: Path, images: Sequence[Path]) -> None:
             with archive.open("arr_1.npy", "w", force_zip64=True) as member:
                 _header(member, (len(images),), np.int64)
                 member.write(np.array(labels, np.int64).tobytes())
-        archive.comment = json.dumps({_IMAGES: len(images)}).encode()
+        archive.comment = json.dumps({_IMAGES: len(images), _NAMES: names}).encode()
+    return path
 
 
 def _header(member: IO[bytes], shape: Iterable[int], dtype: type[np.generic]) -> None:
@@ -65,9 +77,11 @@ def _header(member: IO[bytes], shape: Iterable[int], dtype: type[np.generic]) ->
     np.lib.format.write_array_header_1_0(member, described)
 
 
-def _is_ours(path: Path) -> bool:
+def _comment(path: Path) -> dict[str, Any]:
+    """What an archive says of itself; nothing where it is not of this module."""
     try:
         with open(open_regular(path), "rb") as file, zipfile.ZipFile(file) as archive:  # noqa: PTH123 (a descriptor)
-            return _IMAGES in bounded_json.parsed(archive.comment)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile):
-        return False
+            said = bounded_json.parsed(archive.comment)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return {}
+    return said if isinstance(said, dict) else {}
