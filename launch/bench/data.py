@@ -36,7 +36,7 @@ from ...trainer.shards.access.in_order import web_dataset
 from ...trainer.shards.index import Member, Row, index_bytes
 from ...trainer.shards.reader import ShardSet
 from ...trainer.shards.writer import ShardWriter
-from .reading import cached, codes, packing, pictures, remote
+from .reading import cached, codes, packing, photos, remote
 
 _CROP = 256
 _BATCH = 32
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         figures = _small_images(Path(folder), arguments)
         figures |= _large_images(Path(folder), arguments)
-        images = [_jpeg(_photo(pictures.HEIGHT, pictures.WIDTH, n, arguments.images), _QUALITY) for n in range(16)]
+        images = [_jpeg(_photo(photos.HEIGHT, photos.WIDTH, n, arguments.images), _QUALITY) for n in range(16)]
         print(f"\nPhotos of 500 x 375, {len(images[0]) / 1e3:.0f} KB each; one process, caches warm")
         figures |= _photos(Path(folder) / "photographs", images, arguments, figures)
         figures["remote_ms_20"] = remote.measure(Path(folder) / "small", Path(folder) / "remote", _BATCH, _CROP)
@@ -136,7 +136,7 @@ def _photos(
     folder: Path, images: list[bytes], options: argparse.Namespace, figures: dict[str, float]
 ) -> dict[str, float]:
     """Shortest sides brought to that of the crop, as training on ImageNet has it."""
-    made = pictures.contestants(folder, images, min(options.samples, 256), _CROP, _BATCH)
+    made = photos.contestants(folder, images, min(options.samples, 256), _CROP, _BATCH)
     costs = list(_measured(made, options.rounds).values())
     taming, lanczos = costs[0].cpu / costs[1].cpu, costs[2].cpu / costs[3].cpu
     return {

@@ -17,7 +17,7 @@ from .. import command
 from .sizes import Name
 
 EXPERIMENTS = {
-    "table1": "transformer against PixelSNAIL: held-out likelihood at equal steps and at equal time",
+    "table1": "transformer against PixelSNAIL: validation likelihood at equal steps and at equal time",
     "factors": "reconstruction and likelihood against the number of downsampling blocks",
     "vqvae-vqgan": "one network under both objectives",
     "completion": "latent against pixel-level transformer at equal compute",

@@ -38,7 +38,7 @@ class Result(NamedTuple):
 
 
 def write(lab: Lab, name: str, size: str, command: str, result: Result) -> list[str]:
-    """Leave ``section.md``, and the pictures that it shows, in the experiment's folder; its lines."""
+    """Leave ``section.md``, and the images that it shows, in the experiment's folder; its lines."""
     stem = f"experiment-{name}-{size}"
     shown = []
     if result.panels:

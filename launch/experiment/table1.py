@@ -1,4 +1,4 @@
-"""The paper's table 1: held-out likelihood of its transformer and of PixelSNAIL, at equal steps and at equal time."""
+"""The paper's table 1: validation likelihood of its transformer and of PixelSNAIL, at equal steps and at equal time."""
 
 from statistics import fmean
 

@@ -1,4 +1,4 @@
-"""Which whole shards a machine will read soon, told to the thread that fetches them."""
+"""Which whole shards a machine will read soon, for the thread that fetches them."""
 
 from collections.abc import Sequence
 

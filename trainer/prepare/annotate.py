@@ -81,7 +81,7 @@ def annotate(
         source: as ``find_images.find_samples`` takes it.
         destination: a folder for the files, which nobody else writes to meanwhile.
         how: the thresholds of edges, or the TorchScript file of a network.
-        progress: is told what is done.
+        progress: is called with what is done.
 
     Raises:
         AgreedError: the source holds no image, the destination something else, or the network cannot be used; on

@@ -19,9 +19,9 @@ from ..shards.writer import Sample, finished, index_path, own_shard, remove_unfi
 from . import report_file
 from .check_image import DepthForm, UnusableError, is_whole, prepare
 from .find_images import RawSample, SampleListing
-from .listing import held_out
-from .listing.held_out import HeldOut
+from .listing import val_split
 from .listing.sample_table import Selection, facts, hashes_of
+from .listing.val_split import ValSplit
 from .process_pool import spread
 
 _FEW = 200  # samples that may be decoded once more, to know how many can be used
@@ -108,7 +108,7 @@ def _pack(
     skipped = list(gathered.skipped)
     parts = {destination: sources}
     if config.val:
-        held = _held_out(sources, destination, config, progress)
+        held = _val_split(sources, destination, config, progress)
         skipped += held.skipped
         rest = np.ones(len(sources), bool)
         rest[held.chosen + held.unusable] = False
@@ -181,13 +181,13 @@ def _why_unusable(source: RawSample, minimum_side: int, depth: DepthForm) -> str
     return None
 
 
-def _held_out(
+def _val_split(
     sources: Sequence[RawSample], destination: Path, config: PackConfig, progress: Callable[[str], None]
-) -> HeldOut:
+) -> ValSplit:
     """The samples to keep aside, each known to be usable, and those that were tried and are not."""
     attempt = partial(_reason, minimum_side=config.minimum_side, depth=config.depth)
     plan = f"{config.val} {_digest(sources, config)}"
-    held = held_out.choose(sources, config.val, attempt, config.processes, destination, plan, progress)
+    held = val_split.choose(sources, config.val, attempt, config.processes, destination, plan, progress)
     usable = len(sources) - len(held.unusable)
     if usable <= config.val:
         first = held.skipped[:1]

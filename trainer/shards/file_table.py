@@ -7,7 +7,7 @@ from typing import overload
 
 
 class SeenFile(PosixPath):
-    """A path with the size and date that its folder's listing told, so that it need not be asked for again."""
+    """A path with the size and date that its folder's listing has, so that it need not be asked for again."""
 
     seen: tuple[int, int] | None = None  # bytes, and nanoseconds of the date
 

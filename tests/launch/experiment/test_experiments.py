@@ -46,8 +46,8 @@ def test_an_experiment_runs_to_its_end_and_is_not_run_again(
     assert [row[: len(wanted)] for row, wanted in zip(rows, ROWS[name], strict=True)] == ROWS[name]
     assert all(len(row) == len(header) and all(row) for row in rows)
     assert PUBLISHED.get(name, "") in section and f"`smalti experiment {name} --size smoke`" in section
-    for picture in re.findall(r"\(images/(.*?)\)", section):
-        Image.open(tmp_path / picture).load()
+    for shown in re.findall(r"\(images/(.*?)\)", section):
+        Image.open(tmp_path / shown).load()
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
     capfd.readouterr()
     assert smoke(name, tmp_path) == 0
@@ -57,7 +57,7 @@ def test_an_experiment_runs_to_its_end_and_is_not_run_again(
 
 
 class Pretending(Lab):
-    """Notes the commands, and fails where it is told to."""
+    """Notes the commands, and fails where it is to."""
 
     def __init__(self, out: Path, fails: str = "") -> None:
         self.ran: list[list[str]] = []

@@ -46,7 +46,7 @@ def prepare(
         asked: where its files are, and which of them are wanted.
         destination: a folder for the shards.
         config: of the shards; with ``val`` so many are kept aside at random in place of the publisher's split.
-        progress: is told what is done.
+        progress: is called with what is done.
 
     Returns:
         the report of each part, by the name of its folder; of both together where they were parted at random.

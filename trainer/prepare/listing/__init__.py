@@ -1,1 +1,1 @@
-"""What is to be packed: samples before they are, many of them in little memory, and which are held out."""
+"""What is to be packed: samples before they are, many of them in little memory, and which are for validation."""

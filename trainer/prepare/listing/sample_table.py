@@ -96,7 +96,7 @@ class SampleTable(Sequence[RawSample]):
                 self._hashes[file] = text_key(key)
 
     def _shared(self) -> list[int]:
-        """The files whose keys are told apart already, and those that share one with another file."""
+        """The files whose keys have differed already, and those that share one with another file."""
         order = np.argsort(self._hashes, kind="stable")
         equal = self._hashes[order][1:] == self._hashes[order][:-1]
         twice = order[np.concatenate([equal, [False]]) | np.concatenate([[False], equal])] if len(order) else order

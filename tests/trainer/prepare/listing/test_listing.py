@@ -1,4 +1,4 @@
-"""Many samples in little memory, and those that are held out."""
+"""Many samples in little memory, and those for validation."""
 
 import os
 import tracemalloc
@@ -10,7 +10,7 @@ from fixtures.shards import encoded, photo
 from smalti.trainer.prepare import pack as packing
 from smalti.trainer.prepare.find_images import find_samples
 from smalti.trainer.prepare.listing import sample_table
-from smalti.trainer.prepare.listing.held_out import FILE
+from smalti.trainer.prepare.listing.val_split import FILE
 from smalti.trainer.prepare.pack import PackConfig, in_packing_order, pack, plan_shards
 from smalti.trainer.shards.folder_walk import walk
 
@@ -47,7 +47,7 @@ def test_a_file_is_looked_at_once_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "stat", lambda path, *rest, **more: asked.append(str(path)) or stat(path, *rest, **more))
     found = find_samples(folder)
     plan_shards(tmp_path, in_packing_order(found.sources), PackConfig(), {})
-    assert not [path for path in asked if path.endswith(".jpg")]  # their folders' listings have told
+    assert not [path for path in asked if path.endswith(".jpg")]  # their folders' listings say so
 
 
 def test_a_large_table_holds_what_a_small_one_does(tmp_path, monkeypatch):
@@ -71,7 +71,7 @@ def test_a_walk_tells_sizes_and_dates(tmp_path):
     assert file.seen == (5, (tmp_path / "a.jpg").stat().st_mtime_ns) and file == tmp_path / "a.jpg"
 
 
-def test_what_is_held_out_is_tried_once_and_remembered(tmp_path, monkeypatch):
+def test_what_is_for_validation_is_tried_once_and_remembered(tmp_path, monkeypatch):
     for number in range(12):
         data = b"no image" if number % 4 == 0 else encoded(photo(16, 16, number))
         (tmp_path / "images" / "x").mkdir(parents=True, exist_ok=True)

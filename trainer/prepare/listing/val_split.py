@@ -15,8 +15,8 @@ from ..process_pool import spread
 from .raw_sample import RawSample
 from .sample_table import facts
 
-FILE = ".held-out.json"
-_MARK = b'"held out by smalti"'
+FILE = ".val-split.json"
+_MARK = b'"val split by smalti"'
 _AHEAD = 1.1  # candidates to those that are still needed, so that a few bad ones cost no further round
 _EACH = 64  # candidates that a process tries at a time
 _LARGEST = 1 << 32  # bytes
@@ -24,7 +24,7 @@ _LARGEST = 1 << 32  # bytes
 Try = Callable[[RawSample], Skipped | None]  # why a sample cannot be used, if it cannot
 
 
-class HeldOut(NamedTuple):
+class ValSplit(NamedTuple):
     """The numbers of the samples that are kept aside, and of those that were tried and cannot be used."""
 
     chosen: list[int]
@@ -40,7 +40,7 @@ def choose(
     memory: Path,
     plan: str,
     progress: Callable[[str], None],
-) -> HeldOut:
+) -> ValSplit:
     """So many samples, in a keyed order of their own, each known to be usable; fewer where there are no more.
 
     Args:
@@ -63,7 +63,7 @@ def choose(
         for part, reasons in spread(partial(_tried, attempt), parts, processes):
             begin = starts[id(part)]
             found |= dict(zip(fresh[begin : begin + len(part)], reasons, strict=True))
-            progress(f"{sum(why is None for why in found.values())} of {count} samples to hold out are tried")
+            progress(f"{sum(why is None for why in found.values())} of {count} samples for validation are tried")
     return _kept(memory, plan, _taken(order, found, count))
 
 
@@ -71,35 +71,35 @@ def _tried(attempt: Try, samples: Sequence[RawSample]) -> list[Skipped | None]:
     return [attempt(sample) for sample in samples]
 
 
-def _taken(order: Sequence[int], found: dict[int, Skipped | None], count: int) -> HeldOut:
+def _taken(order: Sequence[int], found: dict[int, Skipped | None], count: int) -> ValSplit:
     """The first usable ones in order, and those among them that are not; what was tried beyond stays free."""
-    held = HeldOut([], [], [])
+    split = ValSplit([], [], [])
     for number in order[: len(found)]:
-        if len(held.chosen) == count:
+        if len(split.chosen) == count:
             break
         why = found[number]
         if why is None:
-            held.chosen.append(number)
+            split.chosen.append(number)
         else:
-            held.unusable.append(number)
-            held.skipped.append(why)
-    return held
+            split.unusable.append(number)
+            split.skipped.append(why)
+    return split
 
 
-def _kept(memory: Path, plan: str, held: HeldOut) -> HeldOut:
-    said = {"kind": "held out by smalti", "plan": plan, **held._asdict()}
+def _kept(memory: Path, plan: str, split: ValSplit) -> ValSplit:
+    said = {"kind": "val split by smalti", "plan": plan, **split._asdict()}
     memory.mkdir(parents=True, exist_ok=True)
     write_own(memory / FILE, json.dumps(said).encode() + b"\n", _MARK)
-    return held
+    return split
 
 
-def _remembered(path: Path, plan: str) -> HeldOut | None:
+def _remembered(path: Path, plan: str) -> ValSplit | None:
     """The choice of an earlier run for the same samples and options."""
     check_own(path, _MARK)
     try:
         said = json.loads(read_regular(path, _LARGEST))
         if said["plan"] != plan:
             return None
-        return HeldOut(said["chosen"], said["unusable"], [Skipped(*left) for left in said["skipped"]])
-    except (OSError, ValueError, KeyError, TypeError):
+        return ValSplit(said["chosen"], said["unusable"], [Skipped(*left) for left in said["skipped"]])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
