@@ -79,7 +79,7 @@ def test_what_is_for_validation_is_tried_once_and_remembered(tmp_path, monkeypat
     lines: list[str] = []
     config = PackConfig(val=4, processes=1)
     first = pack(find_samples(tmp_path / "images"), tmp_path / "shards", config, said(lines))
-    assert (first.val, first.samples) == (4, 5) and any("hold out" in line for line in lines)
+    assert (first.val, first.samples) == (4, 5) and any("for validation are tried" in line for line in lines)
     assert any("left" in line for line in lines)
     stored = {path: path.read_bytes() for path in (tmp_path / "shards").rglob("*.tar*")}
     monkeypatch.setattr(packing, "_reason", lambda *_: 1 / 0)  # it is not asked again
