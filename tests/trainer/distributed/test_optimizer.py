@@ -31,7 +31,7 @@ def test_the_linear_rule_counts_the_global_batch_and_the_fixed_one_does_not():
 
 
 def test_a_rate_that_cannot_train_is_refused():
-    with pytest.raises(ValueError, match=r"learning rate of 0.00625 .* global batch of 1389.*scale: fixed"):
+    with pytest.raises(ValueError, match=r"learning rate of 0.00625 .* global batch of 1389.*lr_scaling: fixed"):
         OptimizerConfig(learning_rate=4.5e-6, lr_scaling="linear").peak(1389)
     with pytest.raises(ValueError, match="learning_rate must be in"):
         OptimizerConfig(learning_rate=0.5)

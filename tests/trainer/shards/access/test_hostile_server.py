@@ -1,8 +1,7 @@
 """Remote shards from a server that is slow, breaks off, lies or changes: asked again, counted, never a wrong byte."""
 
-import multiprocessing
-import os
-import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,8 +110,11 @@ def test_all_of_a_batch_is_asked_for_at_once(folder, server, tmp_path):
     assert len([count for count in together if count]) == 5
 
 
-def fetch_for_ever(url: str, size: int, cache: Path) -> None:
-    bring(url, size, RemoteConfig(cache=str(cache), fetch="shards"))
+FETCH = """
+import sys
+from smalti.trainer.shards.remote import RemoteConfig, bring
+bring(sys.argv[1], int(sys.argv[2]), RemoteConfig(cache=sys.argv[3], fetch="shards"))
+"""
 
 
 def test_a_download_that_is_killed_leaves_nothing_that_is_read_and_the_next_one_is_whole(folder, server, tmp_path):
@@ -120,13 +122,13 @@ def test_a_download_that_is_killed_leaves_nothing_that_is_read_and_the_next_one_
     server.hanging = 10.0
     server.misbehave("hang", 1)
     url = f"{server.url}/x-000000.tar"
-    child = multiprocessing.get_context("spawn").Process(target=fetch_for_ever, args=(url, size, tmp_path / "cache"))
-    child.start()
+    child = subprocess.Popen([sys.executable, "-c", FETCH, url, str(size), str(tmp_path / "cache")])
     while not server.asked["x-000000.tar"]:
+        assert child.poll() is None
         time.sleep(0.01)
     assert list((tmp_path / "cache").glob(".*.part"))
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
+    child.kill()
+    child.wait()
     assert not list((tmp_path / "cache").glob("*.tar"))
     copy = bring(url, size, RemoteConfig(cache=str(tmp_path / "cache"), fetch="shards"))
     assert copy.read_bytes() == (folder / "x-000000.tar").read_bytes()
