@@ -134,6 +134,7 @@ def test_both_stages_go_on_bit_for_bit_at_every_zero_stage_and_precision(world: 
     assert processes.run(gone_on, world, [str(recipe) for recipe in recipes]) == [[[]] * len(recipes)] * world
 
 
+@pytest.mark.slow
 def test_a_pixelsnail_goes_on_bit_for_bit_and_is_sampled_evaluated_and_exported(tmp_path: Path):
     quick = {"loop__max_steps": 3, "loop__save_every": 2, "loop__eval_every": 3, "loop__preview_every": 100}
     recipes = [write_pixelsnail(tmp_path, zero, name=f"zero{zero}", **quick) for zero in (1, 3)]

@@ -134,6 +134,7 @@ def test_nobody_s_files_and_no_files_made_otherwise_are_mixed_with_it(tmp_path, 
     assert capsys.readouterr().out == "0 made, 3 there already, 0 left out\n"
 
 
+@pytest.mark.slow
 def test_ranks_that_are_killed_go_on_alone_to_the_same_files(tmp_path):
     images(tmp_path, 80)
     arguments = ["edges", str(tmp_path / "images"), str(tmp_path / "maps")]

@@ -34,9 +34,8 @@ ROWS = {
 PUBLISHED = {"table1": "4.49 / 4.57 / 4.64", "factors": "figure 7", "vqvae-vqgan": "32.01", "orders": "5.015"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "vqvae-vqgan" else pytest.mark.slow) for name in EXPERIMENTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_runs_to_its_end_and_is_not_run_again(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
