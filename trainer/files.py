@@ -1,5 +1,6 @@
 """Atomic writes of files and folders, folders held against other commands, fsync and SHA-256."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -203,7 +204,12 @@ def open_regular(path: Path | str) -> int:
     Raises:
         OSError: it is not there, cannot be opened, or is no regular file.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would wait for its writer
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would wait for its writer
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # what the system says of a socket
+            raise OSError(f"{path} is not a regular file but {kind_of(path)}") from error
+        raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(f"{path} is not a regular file but {kind_of(path)}")

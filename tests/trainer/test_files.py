@@ -44,7 +44,7 @@ def test_what_would_block_or_never_end_is_not_read(tmp_path):
     (tmp_path / "zero").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
-        for name, kind in (("pipe", "a named pipe"), ("zero", "a device"), ("socket", ""), (".", "a folder")):
+        for name, kind in (("pipe", "a named pipe"), ("zero", "a device"), ("socket", "a socket"), (".", "a folder")):
             with pytest.raises(OSError, match=kind):
                 files.read_regular(tmp_path / name, 100)
 
