@@ -87,8 +87,9 @@ def check(folder: Path, config: str, needed: int) -> str:
     if problems:
         raise ValueError("this job cannot run:" + "".join(f"\n  {problem}" for problem in problems))
     hosts = len({fact.host for fact in facts})
+    speed = f"{_gigabytes_per_second():.2f} GB/s reduced; " if len(facts) > 1 else ""
     return (
-        f"{len(facts)} rank(s) on {hosts} host(s), {facts[0].device}; {_gigabytes_per_second():.2f} GB/s reduced; "
+        f"{len(facts)} rank(s) on {hosts} host(s), {facts[0].device}; {speed}"
         f"{free / 1e9:.1f} GB free, about {needed / 1e9:.2f} GB a checkpoint"
     )
 

@@ -74,3 +74,8 @@ def test_two_ranks_compare_themselves_and_leave_nothing_behind(tmp_path: Path):
         assert said.startswith("2 rank(s) on 1 host(s), ") and "GB/s reduced" in said
         assert "rank 1 on" in refused and "another config" in refused
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_alone_names_no_speed_between_ranks(tmp_path: Path):
+    said = preflight.check(tmp_path, "the same", 1000)
+    assert said.startswith("1 rank(s) on 1 host(s), ") and "GB/s" not in said
