@@ -29,7 +29,7 @@ from ..training.profiling import ProfileWindow, profiled
 from ..training.throughput import Workload, own_peak
 from ..vqgan.config import VQGANRun
 from ..vqgan.task import VQGANTask
-from . import environment, exit_codes, failures, preflight, run_dir
+from . import environment, exit_codes, failures, preflight, run_dir, side_files
 from .networks import checkpoint_bytes, trained_networks
 from .run_data import RunData
 
@@ -64,6 +64,8 @@ def train(
         deterministic_algorithms(run.deterministic),
     ):
         run_dir.claim_run_dir(folder, run, Run, fresh)
+        if ranks.rank() == 0:
+            side_files.remove_unfinished(folder)
         tokenizers = resolve_tokenizers(run)
         codes = _codes(run, tokenizers)
         about = preflight.check(folder, configs.dump(run), checkpoint_bytes(trained_networks(run, codes)))

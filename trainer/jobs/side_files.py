@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..checkpoint.storage import LATEST
 from ..distributed.process import deepspeed_log
-from ..files import head
+from ..files import head, part_of
 from ..training.arrays import FILE as ARRAYS
 from ..training.metrics import FILE as METRICS
 from ..training.metrics import RANKS
@@ -61,6 +61,16 @@ def remove(path: Path) -> None:
     """Remove a file of a run, if it is there and is one."""
     if is_free(path):
         path.unlink(missing_ok=True)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Remove what a killed process of a run left of them: the run is held, so nobody else writes them."""
+    for name, looks in _LOOKS.items():
+        part = part_of(run / name)
+        with suppress(OSError):
+            found = head(part)
+            if not found or looks.match(found):
+                part.unlink()
 
 
 def remove_all(run: Path) -> None:
