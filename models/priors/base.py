@@ -110,6 +110,11 @@ class Prior(nn.Module):
                 "cut the grid to windows, or sample with smalti.models.sampling"
             )
 
+    def check_raster(self, kind: str, order: Tensor | None) -> None:
+        """Refuse an order, where priors of the kind have but one."""
+        if order is not None:
+            raise ValueError(f"the prior {kind!r} has one order, the raster's; leave order out")
+
 
 def _sent(samples: list[Tensor], like: Tensor) -> Tensor:
     """What was drawn for each sample, as one tensor beside ``like``; the host does not wait for it."""

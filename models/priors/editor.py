@@ -12,16 +12,16 @@ Shapes: B samples, (h, w) a grid, N blocks of s codes, C channels, K codes.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..bounds import Count, Decay, Natural, Width, check_ranges
 from ..conditions import CodeMapConfig, ConditionConfig, Fields
 from ..conditions.edit import GUIDE, MASKED, Edit
+from ..layers.recompute import run_layer
 from ..losses.chunked_cross_entropy import IGNORED
 from ..transformer.block import initialize
 from ..transformer.block_layers import DecoderLayer, EncoderLayer, NormPlace, PositionGenerator
@@ -175,7 +175,7 @@ class Editor(Prior):
         x = grid.to_blocks(self.tok_emb(seen) + self.condition(fields, len(indices), dropped))
         x = self.drop(self.encoder_norm(x + self.block_emb(self.places)[:, None]))
         for position, layer, attend in zip(self.positions, self.encoder_layers, looks.encoder, strict=True):
-            x = self._run(layer, x + position(x, grid.height), attend)
+            x = run_layer(layer, x + position(x, grid.height), attend, recompute=self.config.activation_checkpointing)
         x = self.encoder_end(x)
         return Memory(x, F.pad(self.decoder_position(x, grid.height), (0, 0, 0, 1)))
 
@@ -200,12 +200,6 @@ class Editor(Prior):
         memory = self.encode(indices, fields, dropped, grid, looks)
         x = self.embed(self.reads(grid.to_blocks(indices)), memory.places, self.places)
         for layer, attend, look in zip(self.decoder_layers, looks.decoder, looks.cross, strict=True):
-            x = self._run(layer, x, memory.codes, attend, look)
+            x = run_layer(layer, x, memory.codes, attend, look, recompute=self.config.activation_checkpointing)
         output: Tensor = self.decoder_end(x)[:, :, :-1]
-        return output
-
-    def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
-        if self.config.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
-        output: Tensor = layer(*inputs)
         return output

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..bounds import Count, Decay, Natural, Share, Width, check_ranges
 from ..conditions import Condition, ConditionConfig, Fields
+from ..layers.recompute import run_layer
 from ..losses.chunked_cross_entropy import code_cross_entropy, target_ranks
 from ..transformer.attention import share_heads
 from ..transformer.block import Activation, Block, BlockKind, StepWeights, final_norm, initialize
@@ -85,6 +85,12 @@ class CodeHead(nn.Linear):
         head, flat, wanted = partial(F.linear, weight=self.weight), features.flatten(0, -2), targets.flatten()
         ranks = None if self.training else target_ranks(head, flat, wanted, rows).view_as(targets)
         return code_cross_entropy(head, flat, wanted, smoothing, rows).view_as(targets), ranks
+
+    def predict(self, features: Tensor, targets: Tensor | None, smoothing: float, rows: int) -> Prediction:
+        """What a prior says of a batch by its (B, h, w, C) features; see ``Prediction``."""
+        if targets is None:
+            return Prediction(self(features), None)
+        return Prediction(None, *self(features, targets, smoothing, rows))
 
 
 class GPT(Prior):
@@ -158,10 +164,7 @@ class GPT(Prior):
         rope, length = self._rope(places), x.shape[1] * (1 if self.exchange is None else self.exchange.ranks)
         mask = self._mask(length, x.device, self._hidden(fields))
         for block in self.blocks:
-            if self.config.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, mask, use_reentrant=False)
-            else:
-                x = block(x, rope, mask)
+            x = run_layer(block, x, rope, mask, recompute=self.config.activation_checkpointing)
         if self.exchange is not None:
             x = self.exchange.whole(x)[:, :positions]
         features = self.ln_f(x[:, self.condition.length - 1 :])
@@ -169,9 +172,7 @@ class GPT(Prior):
             # The outputs stand in the order of prediction; the grid wants them by cell.
             features = features.gather(1, cells.argsort(dim=1)[..., None].expand(-1, -1, x.shape[2]))
         features = rearrange(features, "b (h w) c -> b h w c", h=self.window[0])
-        if targets is None:
-            return Prediction(self.head(features), None)
-        return Prediction(None, *self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk))
+        return self.head.predict(features, targets, self.config.label_smoothing, self.config.loss_chunk)
 
     def share_sequence(self, exchange: Exchange) -> None:
         """Let ``forward`` hold one rank's share of the positions; see ``Prior``."""

@@ -16,11 +16,11 @@ from typing import Literal
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..bounds import Count, Decay, Share, Width, check_ranges
 from ..conditions import Condition, ConditionConfig, Fields
 from ..conditions.base import window_cells
+from ..layers.recompute import run_layer
 from ..transformer.block import Block, final_norm, initialize
 from ..transformer.rope import paired, rope_tables
 from .base import Prediction, Prior
@@ -102,8 +102,7 @@ class NeighborhoodPrior(Prior):
     ) -> Prediction:
         """Predict every code from its neighborhood's past; see ``GPT.forward``. There is one order, the raster's."""
         self.check_window(indices)
-        if order is not None:
-            raise ValueError("the prior 'neighborhood' has one order, the raster's; leave order out")
+        self.check_raster(self.config.kind, order)
         local = self.local(fields, len(indices), dropped)
         local = torch.cat((local, local[:, :, -1:]), dim=2)  # a row's last position knows what holds beside it
         edge = self.edge.expand(len(indices), self.window[0], 1, -1)
@@ -111,14 +110,9 @@ class NeighborhoodPrior(Prior):
         x: Tensor = self.drop(rearrange(left + local, "b h w c -> b (h w) c"))
         rope = rope_tables(self.cells, self.config.width // self.config.heads)
         for block in self.blocks:
-            if self.config.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, self.mask, use_reentrant=False)
-            else:
-                x = block(x, rope, self.mask)
+            x = run_layer(block, x, rope, self.mask, recompute=self.config.activation_checkpointing)
         features = rearrange(self.ln_f(x), "b (h w) c -> b h w c", h=self.window[0])[:, :, :-1]
-        if targets is None:
-            return Prediction(self.head(features), None)
-        return Prediction(None, *self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk))
+        return self.head.predict(features, targets, self.config.label_smoothing, self.config.loss_chunk)
 
     def local(self, fields: Fields, batch: int, dropped: Tensor | None = None) -> Tensor:
         """(B, h, w, C): what the condition says at every cell of a window."""

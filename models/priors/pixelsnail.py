@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..bounds import Count, Decay, Share, Width, check_ranges
 from ..conditions import Condition, ConditionConfig, Fields
 from ..conditions.base import window_cells
+from ..layers.recompute import run_layer
 from .base import Prediction, Prior
 from .decoders.snail_cache import SNAILCache
 from .decoders.window_decoder import WindowDecoder
@@ -227,18 +227,12 @@ class PixelSNAIL(Prior):
     ) -> Prediction:
         """Predict every code from those before it in raster order; see ``GPT.forward``. There is no other order."""
         self.check_window(indices)
-        if order is not None:
-            raise ValueError("the prior 'pixelsnail' has one order, the raster's; leave order out")
+        self.check_raster(self.config.kind, order)
         x, read, local, place = self._entered(indices, fields, dropped)
         for block in self.blocks:
-            if self.config.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, read, local, place, use_reentrant=False)
-            else:
-                x = block(x, read, local, place)
+            x = run_layer(block, x, read, local, place, recompute=self.config.activation_checkpointing)
         features = rearrange(F.elu(x), "b c h w -> b h w c")
-        if targets is None:
-            return Prediction(self.head(features), None)
-        return Prediction(None, *self.head(features, targets, self.config.label_smoothing, self.config.loss_chunk))
+        return self.head.predict(features, targets, self.config.label_smoothing, self.config.loss_chunk)
 
     def rows_at_once(self, columns: int) -> int:
         """A row waits for the window of the row above; see ``Prior``."""

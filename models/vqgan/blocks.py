@@ -7,12 +7,11 @@ A block of a mask-aware encoder knows which places are masked, see ``masking``: 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from ..layers.recompute import run_layer
 from .masking import RegionNorm, Unchanged, attention_mask, halved, masked_conv
 
 GROUPS = 32  # of a GroupNorm in the whole family of published networks
@@ -136,8 +135,9 @@ class MidBlock(nn.Module):
 
     def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to the same shape."""
+        given = () if masked is None else (masked,)
         for part in (self.block_1, self.attn_1, self.block_2):
-            x = maybe_checkpoint(part, x, self.checkpointed, masked)
+            x = run_layer(part, x, *given, recompute=self.checkpointed)
         return x
 
 
@@ -154,10 +154,11 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, out_channels, H, W)."""
+        given = () if masked is None else (masked,)
         for number, block in enumerate(self.block):
-            x = maybe_checkpoint(block, x, self.checkpointed, masked)
+            x = run_layer(block, x, *given, recompute=self.checkpointed)
             if self.attn:
-                x = maybe_checkpoint(self.attn[number], x, self.checkpointed, masked)
+                x = run_layer(self.attn[number], x, *given, recompute=self.checkpointed)
         return x
 
 
@@ -183,11 +184,3 @@ class UpBlock(Level):
     def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, out_channels, 2H, 2W), or the same sides without ``double``; decoders have no mask."""
         return self.upsample(super().forward(x, masked))  # type: ignore[no-any-return]
-
-
-def maybe_checkpoint(block: nn.Module, x: Tensor, checkpointed: bool, masked: Tensor | None = None) -> Tensor:
-    """``block(x, masked)``, through activation checkpointing where asked and where gradients are wanted."""
-    inputs = (x,) if masked is None else (x, masked)
-    if checkpointed and torch.is_grad_enabled():
-        return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
-    return block(*inputs)  # type: ignore[no-any-return]
