@@ -47,9 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     if name not in COMMANDS:
         return command.fail(ValueError(f"smalti has no command {name!r}{command.advice(name, COMMANDS)}"))
-    module = MODULES.get(name, f".{name}")
-    code: int = import_module(module, __package__).main(rest)
+    code: int = import_module(module_of(name)).main(rest)
     return code
+
+
+def module_of(name: str) -> str:
+    """The module of a command, which a launcher starts."""
+    return f"{__package__}{MODULES.get(name, f'.{name}')}"
 
 
 def _help() -> str:

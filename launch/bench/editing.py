@@ -260,6 +260,6 @@ def half_edit(editor: EditorConfig, guide: EditorConfig, device: torch.device) -
 
 def _filled(prior: Editor, fields: Fields, codes: Tensor) -> Tensor:
     known = codes.masked_fill(fields["masked"], UNFILLED).expand(CANDIDATES, -1, -1)
-    whole = {name: field.expand(CANDIDATES, *field.shape[1:]) for name, field in fields.items()}
+    whole = _repeated(fields, CANDIDATES)
     size = (codes.shape[1], codes.shape[2])
     return sample(GridRequest(prior, whole, size, range(CANDIDATES), 1, SamplingConfig(lanes=CANDIDATES), known)).codes

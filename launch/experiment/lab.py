@@ -16,6 +16,7 @@ from ...trainer.files import write_whole
 from ...trainer.jobs.networks import trained_networks
 from ...trainer.jobs.run import Run
 from ...trainer.planning.costs import step_flops
+from ...trainer.reporting.runs import curve
 from ...trainer.training.metrics import history
 from .. import __main__ as commands
 from ..demo import landscapes
@@ -24,7 +25,6 @@ from .recipes import Config
 from .sizes import Size
 
 RANKS = frozenset({"train", "encode", "evaluate"})  # commands that a launcher starts on several ranks
-MODULES = {"evaluate": "smalti.launch.evaluate.__main__"}
 
 
 class TrainedRun(NamedTuple):
@@ -38,7 +38,7 @@ class TrainedRun(NamedTuple):
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
         """The (step, value) pairs of a metric."""
-        return [(line["step"], line[metric]) for line in self.lines if metric in line]
+        return curve(self.lines, metric)
 
     def seconds_at(self, step: float) -> float:
         """Seconds of training steps up to a step, evaluations left out."""
@@ -155,9 +155,9 @@ class Lab:
         if command == "landscapes":
             return landscapes.main(list(words))
         if command == "train" or (self.launcher and command in RANKS):
-            # Also a process of its own without a launcher: DeepSpeed can be set up once in a process.
+            # A training has a process of its own without a launcher too: what it holds ends with it.
             start = [*self.launcher, "--module"] if self.launcher else [sys.executable, "-m"]
-            return subprocess.run([*start, MODULES.get(command, f"smalti.launch.{command}"), *words]).returncode
+            return subprocess.run([*start, commands.module_of(command), *words]).returncode
         return commands.main([command, *words])
 
     def _landscapes(self) -> Path:

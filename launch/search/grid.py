@@ -40,7 +40,7 @@ def search(base: EvaluationRequest, axes: Axes, metric: str, out: Path, say: Cal
     done = ranks.broadcast_object(ranks.agreed(lambda: _read(out, base) if ranks.rank() == 0 else []))
     wanted = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     for number, settings in enumerate(wanted, 1):
-        if any(all(each[name] == value for name, value in settings.items()) for each in done):
+        if any(_same(each, settings) for each in done):
             continue
         if ranks.rank() == 0:
             say(f"{number} of {len(wanted)}: {_words(settings)}")

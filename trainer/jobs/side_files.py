@@ -44,7 +44,12 @@ def is_free(path: Path) -> bool:
         return not path.is_symlink()
     except OSError:
         return False
-    return not found or _LOOKS[path.name].match(found) is not None
+    return _is_ours(path.name, found)
+
+
+def _is_ours(name: str, beginning: bytes) -> bool:
+    """Whether what a file begins with is what a run writes under a name; a run may have written nothing yet."""
+    return not beginning or _LOOKS[name].match(beginning) is not None
 
 
 def is_there(path: Path) -> bool:
@@ -65,11 +70,10 @@ def remove(path: Path) -> None:
 
 def remove_unfinished(run: Path) -> None:
     """Remove what a killed process of a run left of them: the run is held, so nobody else writes them."""
-    for name, looks in _LOOKS.items():
+    for name in _LOOKS:
         part = part_of(run / name)
         with suppress(OSError):
-            found = head(part)
-            if not found or looks.match(found):
+            if _is_ours(name, head(part)):
                 part.unlink()
 
 

@@ -162,23 +162,14 @@ def automatic_val_count(sources: Sequence[RawSample], minimum_side: int, depth: 
     """
     usable = len(sources)
     if usable <= _FEW:
-        tried = [_why_unusable(source, minimum_side, depth) for source in sources]
-        usable = tried.count(None)
+        left = [found for source in sources if (found := _reason(source, minimum_side, depth)) is not None]
+        usable -= len(left)
         if usable < 2:
-            reasons = [f"{source.files['image']}: {why}" for source, why in zip(sources, tried, strict=True) if why]
             raise ValueError(
                 f"one image to train on and one to hold out are needed, but only {usable} of {len(sources)} can be used"
-                + (f"; for example {escaped(reasons[0])}" if reasons else "; add images")
+                + (f"; for example {left[0].file}: {escaped(left[0].reason)}" if left else "; add images")
             )
     return max(1, usable // 10)
-
-
-def _why_unusable(source: RawSample, minimum_side: int, depth: DepthForm) -> str | None:
-    try:
-        prepare(source, minimum_side, depth)
-    except UnusableError as error:
-        return str(error)
-    return None
 
 
 def _val_split(

@@ -11,7 +11,8 @@ from bokeh.transform import linear_cmap
 
 from ...models.quantizers.usage import USE_BINS, USE_OCTAVES
 from ..training.arrays import CODE_USE, NLL_BY_POSITION, StepArray
-from .plot_style import COLORS, INK, new_figure, styled
+from .colors import COLORS
+from .plot_style import INK, new_figure, styled
 from .runs import ReportedRun
 
 BINS = 1 + USE_BINS  # of a histogram of code use: codes that were not chosen, then half octaves of use

@@ -15,7 +15,8 @@ from bokeh.plotting import figure
 from bokeh.resources import Resources
 
 from .array_plots import array_plots
-from .plot_style import COLORS, new_figure, styled
+from .colors import COLORS
+from .plot_style import new_figure, styled
 from .runs import ReportedRun, curve
 
 LOG_RATIO = 20.0  # from the smallest to the largest value of a metric, from which on its axis is logarithmic

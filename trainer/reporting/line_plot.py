@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008, seen by all
+from .colors import COLORS
+
 WIDTH, HEIGHT = 460, 320  # pixels of a panel
 COLUMNS = 2  # panels side by side
 LEFT, RIGHT, TOP, BOTTOM = 64, 14, 30, 44  # around its axes
@@ -50,10 +51,6 @@ def ticks(low: float, high: float) -> list[float]:
     first = math.floor(low / step + 1e-9)
     last = max(math.ceil(high / step - 1e-9), first + 1)
     return [number * step for number in range(first, last + 1)]
-
-
-def _is_finite(point: tuple[float, float]) -> bool:
-    return math.isfinite(point[0]) and math.isfinite(point[1])
 
 
 def _draw(draw: ImageDraw.ImageDraw, panel: Panel) -> None:

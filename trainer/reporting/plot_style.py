@@ -5,7 +5,6 @@ from typing import Any
 from bokeh.models.annotations import Title
 from bokeh.plotting import figure
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008, seen by all
 INK = "#808080"  # of axes and letters, read on white and on black
 
 
