@@ -133,6 +133,22 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """The options of commands that look at every image: which are left out, and how many processes do it."""
+    parser.add_argument(
+        "--minimum-side", type=count, default=1, metavar="PIXELS", help="leave out images with a shorter side (1)"
+    )
+    parser.add_argument(
+        "--processes", type=natural, default=0, metavar="N", help="work so many at once (default: cores)"
+    )
+
+
+def say_left_out(skipped: Iterable[tuple[str, str, str]]) -> None:
+    """A line for each sample that was left out, of which key, file and reason are known."""
+    for _, file, reason in skipped:
+        note(f"left out: {file}: {reason}")
+
+
 class _Droppable(io.RawIOBase):
     """What a stream writes to, without its errors: what is not taken is lost."""
 
@@ -189,6 +205,16 @@ def fail(error: BaseException, code: int = ExitCode.WRONG) -> int:
     if not said_by_rank_0():
         note(f"error: {error}")
     return code
+
+
+def agreed(work: Callable[[], int]) -> int:
+    """What a rank's share of a job returns; rank 0 says an error that all ranks have agreed on."""
+    from ..trainer.distributed import ranks  # torch is slow to import
+
+    try:
+        return work()
+    except ranks.AgreedError as error:
+        return fail(error) if ranks.rank() == 0 else ExitCode.WRONG
 
 
 def ended(work: Callable[[], int]) -> int:

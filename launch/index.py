@@ -54,13 +54,7 @@ def _index(asked: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("index", __doc__, "smalti index data/train")
     parser.add_argument("shards", nargs="+", help="folders of shards, tar files or brace patterns")
-    parser.add_argument(
-        "--minimum-side",
-        type=command.count,
-        default=1,
-        metavar="PIXELS",
-        help="leave out images with a shorter side (1)",
-    )
+    command.add_image_options(parser)
     parser.add_argument(
         "--keep",
         action="store_true",
@@ -72,9 +66,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="write code shards of a file each grid anew into this folder, as arrays, with their indexes; runs that "
         "read the old ones go on with the new ones",
-    )
-    parser.add_argument(
-        "--processes", type=command.natural, default=0, metavar="N", help="work so many at once (default: cores)"
     )
     return parser
 

@@ -9,7 +9,7 @@ from typing import get_args
 from ..trainer.exit_code import ExitCode
 from ..trainer.prepare.check_image import DepthForm
 from ..trainer.prepare.find_images import find_samples
-from ..trainer.prepare.pack import PackConfig, automatic_val_count, pack
+from ..trainer.prepare.pack import PackConfig, PackReport, automatic_val_count, pack
 from ..trainer.shards.reader import ShardSet
 from . import command
 
@@ -39,16 +39,25 @@ def _pack(asked: argparse.Namespace) -> int:
         processes=asked.processes,
         prefix=asked.prefix,
     )
-    report = pack(found, asked.destination, config, command.note)
-    for left in report.skipped:
-        command.note(f"left out: {left.file}: {left.reason}")
+    say_report(pack(found, asked.destination, config, command.note))
+    return ExitCode.DONE
+
+
+def say_report(report: PackReport, where: str = "") -> None:
+    """What came of packing, and all that was left out.
+
+    Args:
+        where: what the last line begins with.
+    """
+    command.say_left_out(report.skipped)
     if report.whole_jpegs:
         command.note(
             f"{report.whole_jpegs} large JPEGs could not be rewritten: each crop of them decodes more than it shows"
         )
     validation = f", {report.val} for validation" if report.val else ""
-    command.say(f"{report.samples} samples{validation} in {report.shards} shards, {len(report.skipped)} left out")
-    return ExitCode.DONE
+    command.say(
+        f"{where}{report.samples} samples{validation} in {report.shards} shards, {len(report.skipped)} left out"
+    )
 
 
 def _number_or_auto(text: str) -> int | None:
@@ -76,9 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="keep N samples aside: DEST/train and DEST/val; 'auto' takes a tenth, at least 1",
     )
-    parser.add_argument(
-        "--minimum-side", type=command.count, default=1, metavar="PIXELS", help="leave out images with a shorter side"
-    )
+    command.add_image_options(parser)
     parser.add_argument(
         "--depth",
         choices=get_args(DepthForm),
@@ -91,9 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--classes", type=Path, metavar="SHARDS", help="number the classes as these shards do, packed before"
-    )
-    parser.add_argument(
-        "--processes", type=command.natural, default=0, metavar="N", help="work so many at once (default: cores)"
     )
     parser.add_argument("--prefix", default="shard", help="of the shards' names (default shard)")
     return parser

@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...trainer.exit_code import ExitCode
 from .. import command
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _annotate(asked: argparse.Namespace) -> int:
     from ...trainer.distributed import ranks  # torch is slow to import
     from ...trainer.files import only_command_in
-    from ...trainer.prepare.annotate import EdgesConfig, annotate
+    from ...trainer.prepare.annotate import EdgesConfig
 
     how: EdgesConfig | Path
     if asked.kind == "edges":
@@ -36,14 +37,18 @@ def _annotate(asked: argparse.Namespace) -> int:
     else:
         how = asked.network
     with ranks.process_group(TIMEOUT_S), ranks.entered_by_rank_0(only_command_in(asked.destination)):
-        try:
-            found = annotate(asked.kind, asked.source, asked.destination, how, command.note)
-        except ranks.AgreedError as error:  # every rank has it, and one says it
-            return command.fail(error) if ranks.rank() == 0 else ExitCode.WRONG
-        if ranks.rank() == 0:
-            for left in found.skipped:
-                command.note(f"left out: {left.file}: {left.reason}")
-            command.say(f"{found.made} made, {found.there} there already, {len(found.skipped)} left out")
+        return command.agreed(lambda: _annotate_here(asked, how))
+
+
+def _annotate_here(asked: argparse.Namespace, how: Any) -> int:
+    """This rank's share of the images."""
+    from ...trainer.distributed import ranks
+    from ...trainer.prepare.annotate import annotate
+
+    found = annotate(asked.kind, asked.source, asked.destination, how, command.note)
+    if ranks.rank() == 0:
+        command.say_left_out(found.skipped)
+        command.say(f"{found.made} made, {found.there} there already, {len(found.skipped)} left out")
     return ExitCode.DONE
 
 

@@ -27,14 +27,10 @@ def _evaluate(asked: argparse.Namespace) -> int:
     from ...trainer.distributed import ranks  # torch is slow to import
 
     with ranks.process_group(TIMEOUT_S):
-        try:
-            _evaluate_here(asked)
-        except ranks.AgreedError as error:  # every rank has it, and one says it
-            return command.fail(error) if ranks.rank() == 0 else ExitCode.WRONG
-    return ExitCode.DONE
+        return command.agreed(lambda: _evaluate_here(asked))
 
 
-def _evaluate_here(asked: argparse.Namespace) -> None:
+def _evaluate_here(asked: argparse.Namespace) -> int:
     """This rank's share of the samples."""
     from ...trainer.distributed import ranks
     from ...trainer.evaluation import results
@@ -51,6 +47,7 @@ def _evaluate_here(asked: argparse.Namespace) -> None:
             command.say(line)
         if out is not None:
             results.write(out, found)
+    return ExitCode.DONE
 
 
 def parser() -> argparse.ArgumentParser:

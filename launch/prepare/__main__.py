@@ -11,6 +11,7 @@ from ...trainer.prepare.datasets.parts import Asked, ObjectRules
 from ...trainer.prepare.datasets.prepare import READERS, WITHOUT_SPLIT, prepare
 from ...trainer.prepare.pack import PackConfig
 from .. import command
+from ..pack import say_report
 
 _DEFAULTS: Mapping[str, dict[str, Any]] = {  # those of the published configs, where ``ObjectRules`` has others
     "open_images": {"min_area": 0.0001, "attributes": "all"},
@@ -41,11 +42,7 @@ def _prepare(asked: argparse.Namespace) -> int:
     )
     wanted = Asked(asked.source, asked.lists or asked.source, not asked.val, rules)
     for part, report in prepare(asked.name, wanted, asked.destination, config, command.note).items():
-        for left in report.skipped:
-            command.note(f"left out: {left.file}: {left.reason}")
-        held = f", {report.val} for validation" if report.val else ""
-        where = f"{part}: " if part else ""
-        command.say(f"{where}{report.samples} samples{held} in {report.shards} shards, {len(report.skipped)} left out")
+        say_report(report, f"{part}: " if part else "")
     return ExitCode.DONE
 
 
@@ -72,12 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shard-size", type=int, default=500, metavar="MB", help="close a shard at this size (default 500)"
     )
-    parser.add_argument(
-        "--minimum-side", type=command.count, default=1, metavar="PIXELS", help="leave out images with a shorter side"
-    )
-    parser.add_argument(
-        "--processes", type=command.natural, default=0, metavar="N", help="work so many at once (default: cores)"
-    )
+    command.add_image_options(parser)
     boxes = parser.add_argument_group("boxes of objects (coco_boxes, open_images)")
     boxes.add_argument(
         "--min-area", type=float, metavar="SHARE", help="of its image that a box must cover (as published)"

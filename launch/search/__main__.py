@@ -27,24 +27,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _search(asked: argparse.Namespace, request: argparse.Namespace) -> int:
     from ...trainer.distributed import ranks  # torch is slow to import
+
+    with ranks.process_group(evaluation.TIMEOUT_S):
+        return command.agreed(lambda: _search_here(asked, request))
+
+
+def _search_here(asked: argparse.Namespace, request: argparse.Namespace) -> int:
+    """This rank's share of the samples."""
+    from ...trainer.distributed import ranks
     from ...trainer.evaluation.evaluate import EvaluationRequest
     from . import grid
 
     words = {name: value for name, value in vars(request).items() if name not in ("out", "local_rank")}
-    with ranks.process_group(evaluation.TIMEOUT_S):
-        try:
-            axes = {
-                "guidance": asked.guidance,
-                "temperature": asked.temperature,
-                "top_k": [value or None for value in asked.top_k],
-                "top_p": [value or None for value in asked.top_p],
-            }
-            base = ranks.agreed(lambda: EvaluationRequest(**words))
-            lines = grid.search(base, axes, asked.metric, asked.out, command.note)
-        except ranks.AgreedError as error:  # every rank has it, and one says it
-            return command.fail(error) if ranks.rank() == 0 else ExitCode.WRONG
-        if ranks.rank() == 0:
-            command.say("\n".join(lines))
+    axes = {
+        "guidance": asked.guidance,
+        "temperature": asked.temperature,
+        "top_k": [value or None for value in asked.top_k],
+        "top_p": [value or None for value in asked.top_p],
+    }
+    base = ranks.agreed(lambda: EvaluationRequest(**words))
+    lines = grid.search(base, axes, asked.metric, asked.out, command.note)
+    if ranks.rank() == 0:
+        command.say("\n".join(lines))
     return ExitCode.DONE
 
 
