@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..distributed.child_processes import end_with
+from ..distributed.child_processes import check_semaphores, end_with
 from ..distributed.process.rank_info import rank_info_from_env
 from ..images.known_values import Check
 from ..shards.errors import SampleErrorLog
@@ -102,6 +102,8 @@ class Stream:
                 reader.check_values(config.max_bad_fraction)
                 say_unlisted(reader.shards)
         self._shuffle_in(self._usual_window() if config.shuffle_window is None else config.shuffle_window)
+        self._workers = usual_workers(config.holds_codes) if config.num_workers is None else config.num_workers
+        check_semaphores(self._workers)
         self._shared_memory_full = False
         self.repeated_requests = 0
         self._errors = SampleErrorLog(config.max_bad_fraction, self.samples)
@@ -275,15 +277,14 @@ class Stream:
             block, first = block + 1, 0
 
     def _load(self, source: Dataset[LoadedBatch], requests: Iterable[BatchRequest]) -> Iterator[LoadedBatch]:
-        workers = usual_workers(self.config.holds_codes) if self.config.num_workers is None else self.config.num_workers
         loader: DataLoader[Any] = DataLoader(
             source,
             batch_size=None,
             sampler=requests,
             collate_fn=send,
-            num_workers=workers,
+            num_workers=self._workers,
             worker_init_fn=partial(end_with, os.getpid()),
-            prefetch_factor=self.config.prefetch if workers else None,
+            prefetch_factor=self.config.prefetch if self._workers else None,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else it would draw from the global one
         )
@@ -295,7 +296,7 @@ class Stream:
                     "rank %d: /dev/shm has no room for batches of %d workers: they come through pipes, which "
                     "costs a copy; give the container more (docker --shm-size, a larger emptyDir), or lower "
                     "num_workers, prefetch or micro_batch_size",
-                    self._rank, workers,
+                    self._rank, self._workers,
                 )  # fmt: skip
             self._count_repeated(delivery.repeated)
             self._errors.add(delivery.seen, delivery.errors)

@@ -26,7 +26,7 @@ from ..data.crops import CropConfig, TamingCropConfig, crop_box
 from ..data.image_samples import ImageReader
 from ..data.sampler import SampleDraw, Schedule
 from ..distributed import ranks
-from ..distributed.child_processes import end_with
+from ..distributed.child_processes import check_semaphores, end_with
 from ..files import only_command_in
 from ..images.geometry import Crop
 from ..images.known_values import Check, only_bytes, only_labels
@@ -165,6 +165,7 @@ def _encode(work: EncodeJob, say: Callable[[str], None]) -> EncodeReport:
         each.model.to(PRECISIONS[config.precision])
     images = _Images(work.source, _fields(work), config, factor, _checks(work))
     places = [(shard, sample) for shard in mine for sample in range(work.source.counts[shard])]
+    check_semaphores(config.num_workers)
     loader = DataLoader(
         images,
         batch_size=None,

@@ -7,7 +7,7 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from ...models.bounds import MOST_PROCESSES
-from ..distributed.child_processes import end_with, usable_cores
+from ..distributed.child_processes import check_semaphores, end_with, usable_cores
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -22,7 +22,7 @@ def spread(work: Callable[[Task], Result], tasks: Sequence[Task], processes: int
         processes: at once; 0 for one a core that this process may use.
 
     Raises:
-        ValueError: nobody could start so many processes.
+        ValueError: nobody could start so many processes, or the machine has no shared memory for them.
     """
     if not 0 <= processes <= MOST_PROCESSES:
         raise ValueError(f"processes must be from 0 to {MOST_PROCESSES}, got {processes}")
@@ -31,6 +31,7 @@ def spread(work: Callable[[Task], Result], tasks: Sequence[Task], processes: int
         for task in tasks:
             yield task, work(task)
         return
+    check_semaphores(count)
     context = get_context("spawn")  # a forked process would hold copies of its parent's locks
     with ProcessPoolExecutor(count, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as pool:
         futures = {pool.submit(work, task): task for task in tasks}

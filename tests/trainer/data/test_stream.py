@@ -292,6 +292,16 @@ def test_workers_may_be_started_anew_and_need_no_trainer(folder):
     assert subprocess.run([sys.executable, "-c", imported]).returncode == 0
 
 
+def test_without_semaphores_a_stream_is_refused_before_its_first_batch(folder):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))  # a semaphore has 32 bytes
+    try:
+        with pytest.raises(ValueError, match=r"2 worker processes need 14 semaphores in /dev/shm"):
+            make(folder, num_workers=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 @pytest.mark.parametrize("crops_each", [1, 2])
 def test_without_room_in_shared_memory_batches_come_through_pipes_and_it_is_said_once(folder, caplog, crops_each):
     options = {"crops_per_image": crops_each}

@@ -1,13 +1,16 @@
 """A child is gone as soon as the process that started it is, whatever it waits for."""
 
 import os
+import resource
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from smalti.trainer.distributed.child_processes import end_with
+from smalti.trainer.distributed.child_processes import check_semaphores, end_with
+from smalti.trainer.prepare.process_pool import spread
 
 
 def _child_of_a_killed_parent(late: bool) -> int:
@@ -49,3 +52,25 @@ def _runs(process: int) -> bool:
         return state != "Z"  # nobody may be there to bury it
     except FileNotFoundError:
         return False
+
+
+@pytest.fixture
+def no_semaphores() -> Iterator[None]:
+    """Semaphores are files of 32 bytes, for which there is no room."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_workers_that_cannot_have_semaphores_are_refused_before_they_start(no_semaphores):
+    check_semaphores(0)
+    with pytest.raises(ValueError, match=r"^2 worker processes need 14 semaphores in /dev/shm: .*--shm-size"):
+        check_semaphores(2)
+    with pytest.raises(ValueError, match=r"^3 worker processes need .* --processes 1"):
+        list(spread(abs, [1, -2, 3], 3))
+    assert [result for _, result in spread(abs, [1, -2, 3], 1)] == [1, 2, 3]
+
+
+def test_where_there_is_room_nothing_is_said():
+    check_semaphores(16)
