@@ -7,8 +7,9 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, get_args
 
+from ..models import bounds
 from ..trainer.distributed.process import deepspeed_log
 from ..trainer.distributed.process.rank_info import rank_info_from_env
 from ..trainer.distributed.process.shared_errors import said_by_rank_0
@@ -80,7 +81,7 @@ def add_local_rank(options: argparse.ArgumentParser) -> None:
 
 def size(text: str) -> tuple[int, int]:
     """HEIGHTxWIDTH in pixels, as a type of ``argparse``."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"a size is HEIGHTxWIDTH in pixels, such as 1024x2048, got {text!r}")
     return int(match[1]), int(match[2])
@@ -119,18 +120,31 @@ def numbers(text: str) -> list[int]:
     return sorted(found)
 
 
-def count(text: str) -> int:
-    """A number of things, at least one, as a type of ``argparse``."""
-    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
+def within(bound: Any) -> Callable[[str], Any]:
+    """A number in one of the ranges of ``models.bounds``, such as ``bounds.Seed``, as a type of ``argparse``."""
+    kind, span = get_args(bound)
+
+    def number(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            noun = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"must be a {noun}, got {text!r}") from None
+        if not span.holds(value):
+            raise argparse.ArgumentTypeError(f"must be {span.rule(value)}, got {value}")
+        return value
+
+    return number
 
 
-def natural(text: str) -> int:
-    """A number of things, also none, as a type of ``argparse``."""
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
-    return int(text)
+count = within(bounds.Count)  # a number of things, at least one
+natural = within(bounds.Natural)  # also none
+processes = within(bounds.Processes)
+seed = within(bounds.Seed)
+share = within(bounds.Share)
+positive = within(bounds.Positive)
+scale = within(bounds.Scale)
+weight = within(bounds.Weight)
 
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:

@@ -70,31 +70,46 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("destination", type=Path, help="a folder for the code shards; run again, it goes on")
     whole = parser.add_argument_group("whole images (without --size)")
     whole.add_argument(
-        "--tile", type=int, default=16, metavar="CODES", help="codes a side that the network sees at once (16)"
+        "--tile",
+        type=command.count,
+        default=16,
+        metavar="CODES",
+        help="codes a side that the network sees at once (16)",
     )
     whole.add_argument(
-        "--halo", type=int, default=2, metavar="CODES", help="codes at a tile's border that are seen but not kept (2)"
+        "--halo",
+        type=command.natural,
+        default=2,
+        metavar="CODES",
+        help="codes at a tile's border that are seen but not kept (2)",
     )
     crops = parser.add_argument_group("crops, those that training draws in its first epoch with the same numbers")
     crops.add_argument(
         "--size", type=command.side, default=0, metavar="HEIGHTxWIDTH", help="of a crop, square (whole images)"
     )
-    crops.add_argument("--crops", type=int, default=1, metavar="K", help="crops of each image (1)")
+    crops.add_argument("--crops", type=command.count, default=1, metavar="K", help="crops of each image (1)")
     crops.add_argument(
-        "--scale", type=float, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"), help="source pixels a pixel (1 1)"
+        "--scale",
+        type=command.scale,
+        nargs=2,
+        default=(1.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="source pixels a pixel (1 1)",
     )
     crops.add_argument(
         "--position", choices=("clamp", "uniform"), default="clamp", help="how the place of a crop is drawn (clamp)"
     )
-    crops.add_argument("--flip", type=float, default=0.5, metavar="P", help="share of mirrored crops (0.5)")
-    crops.add_argument("--resize", type=int, metavar="PIXELS", help="cut as taming-transformers: shortest side to this")
+    crops.add_argument("--flip", type=command.share, default=0.5, metavar="P", help="share of mirrored crops (0.5)")
+    crops.add_argument(
+        "--resize", type=command.count, metavar="PIXELS", help="cut as taming-transformers: shortest side to this"
+    )
     crops.add_argument(
         "--interpolation", choices=("bilinear", "bicubic"), default="bilinear", help="with --resize (bilinear)"
     )
-    crops.add_argument("--seed", type=int, default=0, metavar="N", help="the run's (0)")
+    crops.add_argument("--seed", type=command.seed, default=0, metavar="N", help="the run's (0)")
     parser.add_argument(
         "--batch",
-        type=int,
+        type=command.count,
         default=16,
         metavar="N",
         help="crops, or tiles of whole images of one size, that the network sees at once (16)",
@@ -110,14 +125,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--depth-tokenizer", type=Path, metavar="FOLDER", help="a VQGAN of depths, for theirs")
     parser.add_argument(
-        "--low-res", type=int, default=0, metavar="P", help="keep a small image too, of P pixels a code"
+        "--low-res", type=command.natural, default=0, metavar="P", help="keep a small image too, of P pixels a code"
     )
     parser.add_argument(
-        "--num-workers", type=int, default=0, metavar="N", help="processes a rank that read and decode (0)"
+        "--num-workers",
+        type=command.processes,
+        default=0,
+        metavar="N",
+        help="processes a rank that read and decode (0)",
     )
     parser.add_argument(
         "--max-bad-fraction",
-        type=float,
+        type=command.share,
         default=0.01,
         metavar="SHARE",
         help="share of images that may be left out (0.01)",

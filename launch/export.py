@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..models import bounds
 from ..trainer.checkpoint import model_files
 from ..trainer.checkpoint.best import best_checkpoint
 from ..trainer.checkpoint.loading import resolve_weights
@@ -59,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dtype", choices=list(exporting.DTYPES), help="of the floating numbers; default: as they are")
     parser.add_argument(
-        "--shard-bytes", type=int, default=exporting.Options().shard_bytes, help="the most bytes of a file of weights"
+        "--shard-bytes",
+        type=command.within(bounds.Bytes),
+        default=exporting.Options().shard_bytes,
+        help="the most bytes of a file of weights",
     )
     parser.add_argument("--tokenizer", type=Path, help="of a prior, for formats that hold both (taming)")
     parser.add_argument("--condition-tokenizer", type=Path, help="of a prior's maps or depths, alike")

@@ -40,10 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", type=Path, help="a file of weights, or a folder of safetensors with its config.json")
     parser.add_argument("destination", type=Path, help="a folder that is not there yet")
     parser.add_argument("--config", type=Path, help="of a taming prior: the YAML of its project, for what shapes hide")
-    parser.add_argument("--heads", type=int, help="of a prior: its heads, where nothing tells; 16 in taming's paper")
+    parser.add_argument(
+        "--heads", type=command.count, help="of a prior: its heads, where nothing tells; 16 in taming's paper"
+    )
     parser.add_argument("--condition", help=f"of a taming prior without maps: one of {', '.join(CONDITIONS)}")
     parser.add_argument("--window", type=command.size, help="of a prior: ROWSxCOLUMNS of codes, where unknown")
-    parser.add_argument("--start", type=int, help="of a prior without a condition: the token that begins a sequence")
+    parser.add_argument(
+        "--start", type=command.natural, help="of a prior without a condition: the token that begins a sequence"
+    )
     parser.add_argument("--tokenizer", type=Path, help="of a prior without one: the folder of the imported tokenizer")
     return parser
 

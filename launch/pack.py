@@ -62,7 +62,7 @@ def say_report(report: PackReport, where: str = "") -> None:
 
 def _number_or_auto(text: str) -> int | None:
     """A number, or None for ``auto``."""
-    return None if text == "auto" else int(text)
+    return None if text == "auto" else command.natural(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,9 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("destination", type=Path, help="a folder for the shards; run again after a kill, it goes on")
     parser.add_argument(
-        "--shard-size", type=int, default=500, metavar="MB", help="close a shard at this size (default 500; 0: never)"
+        "--shard-size",
+        type=command.natural,
+        default=500,
+        metavar="MB",
+        help="close a shard at this size (default 500; 0: never)",
     )
-    parser.add_argument("--shard-count", type=int, default=0, metavar="N", help="close a shard at so many samples")
+    parser.add_argument(
+        "--shard-count", type=command.natural, default=0, metavar="N", help="close a shard at so many samples"
+    )
     parser.add_argument(
         "--val",
         type=_number_or_auto,

@@ -60,22 +60,30 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.parser("plan", __doc__, "smalti plan vqgan_imagenet_f16_16384 --nodes 8 --gpus 8 --memory 80")
     parser.add_argument("config", nargs="?", help="a YAML file, or the name of a packaged config")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="override a value; repeatable")
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (1)")
-    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="of a node (8)")
-    parser.add_argument("--memory", type=float, default=80.0, metavar="GIB", help="of a GPU (80)")
+    parser.add_argument("--nodes", type=command.count, default=1, metavar="N", help="machines (1)")
+    parser.add_argument("--gpus", type=command.count, default=8, metavar="N", help="of a node (8)")
+    parser.add_argument("--memory", type=command.positive, default=80.0, metavar="GIB", help="of a GPU (80)")
     parser.add_argument(
-        "--teraflops", type=float, metavar="TFLOPS", help="of a GPU at its best (an H100's in the run's precision)"
+        "--teraflops",
+        type=command.positive,
+        metavar="TFLOPS",
+        help="of a GPU at its best (an H100's in the run's precision)",
     )
     parser.add_argument(
         "--mfu",
-        type=float,
+        type=command.share,
         metavar="SHARE",
         help="share of it that training reaches (what was measured: docs/clusters.md)",
     )
     parser.add_argument(
-        "--bandwidth", type=float, metavar="GB/S", help="between GPUs, of each (300 in one node, 40 between nodes)"
+        "--bandwidth",
+        type=command.positive,
+        metavar="GB/S",
+        help="between GPUs, of each (300 in one node, 40 between nodes)",
     )
-    parser.add_argument("--codes", type=int, metavar="K", help="of a prior's tokenizer, where its folder is not here")
+    parser.add_argument(
+        "--codes", type=command.count, metavar="K", help="of a prior's tokenizer, where its folder is not here"
+    )
     parser.add_argument(
         "--sbatch", type=Path, metavar="FILE", help="write the job script for SLURM with these settings"
     )

@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("tokenizer", type=Path, nargs="?", help="folder of the VQGAN's run or export; else the run's")
     options.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the images")
     options.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="decides the images, with the settings below (0)"
+        "--seed", type=command.seed, default=0, metavar="N", help="decides the images, with the settings below (0)"
     )
     options.add_argument(
         "--count", type=command.count, default=1, metavar="N", help="images of each size, class or sample (1)"
@@ -229,7 +229,7 @@ def _add_what(group: "argparse._ArgumentGroup") -> None:
     )
     of_classes = group.add_mutually_exclusive_group()
     of_classes.add_argument(
-        "--class", dest="label", type=int, metavar="N", help="number of the class, for priors of classes"
+        "--class", dest="label", type=command.natural, metavar="N", help="number of the class, for priors of classes"
     )
     of_classes.add_argument(
         "--classes",
@@ -242,7 +242,7 @@ def _add_what(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--keep-rows",
-        type=float,
+        type=command.share,
         metavar="SHARE",
         help="share of the photo's rows to keep, from the top (0.5 if it is whole)",
     )
@@ -260,7 +260,7 @@ def _add_drawing(group: "argparse._ArgumentGroup") -> None:
         help="TorchScript, images in [-1, 1] to logits: of more images, the --count that it is surest of stay",
     )
     group.add_argument(
-        "--keep-share", type=float, default=0.05, metavar="SHARE", help="share of them that stays (0.05)"
+        "--keep-share", type=command.share, default=0.05, metavar="SHARE", help="share of them that stays (0.05)"
     )
     group.add_argument(
         "--guidance", type=float, default=1.0, metavar="SCALE", help="scale of classifier-free guidance; 1 is none"
@@ -281,7 +281,11 @@ def _add_going(group: "argparse._ArgumentGroup") -> None:
         help="codes that do not need each other at once, or one by one (wavefront)",
     )
     group.add_argument(
-        "--stride", type=int, default=1, metavar="CODES", help="codes of a row that share one window; 1 is exact"
+        "--stride",
+        type=command.count,
+        default=1,
+        metavar="CODES",
+        help="codes of a row that share one window; 1 is exact",
     )
     group.add_argument(
         "--scene-windows", action="store_true", help="windows begin one code later, as in the published scenes"
@@ -291,12 +295,19 @@ def _add_going(group: "argparse._ArgumentGroup") -> None:
         "--prefill", type=int, metavar="N", help="windows read anew at once (1; on GPUs up to 32 of the lanes)"
     )
     group.add_argument("--precision", choices=("fp32", "bf16"), help="of the prior (bf16 on GPUs, fp32 on a CPU)")
-    group.add_argument("--batch", type=int, default=1, metavar="N", help="images sampled together (1)")
+    group.add_argument("--batch", type=command.count, default=1, metavar="N", help="images sampled together (1)")
     group.add_argument(
-        "--save-every", type=float, default=30.0, metavar="SECONDS", help="seconds of work that a kill may cost (30)"
+        "--save-every",
+        type=command.weight,
+        default=30.0,
+        metavar="SECONDS",
+        help="seconds of work that a kill may cost (30)",
     )
     group.add_argument(
-        "--preview", type=float, metavar="SECONDS", help="seconds between looks at what is there so far; else none"
+        "--preview",
+        type=command.weight,
+        metavar="SECONDS",
+        help="seconds between looks at what is there so far; else none",
     )
 
 
@@ -308,10 +319,18 @@ def _add_decoding(group: "argparse._ArgumentGroup") -> None:
         help="tiles: none, of shared statistics, or faded into each other (blended)",
     )
     group.add_argument(
-        "--tile", type=int, default=16, metavar="CODES", help="codes a side that the decoder sees at once (16)"
+        "--tile",
+        type=command.count,
+        default=16,
+        metavar="CODES",
+        help="codes a side that the decoder sees at once (16)",
     )
     group.add_argument(
-        "--halo", type=int, default=2, metavar="CODES", help="codes at a tile's border that fade into the next one (2)"
+        "--halo",
+        type=command.natural,
+        default=2,
+        metavar="CODES",
+        help="codes at a tile's border that fade into the next one (2)",
     )
     group.add_argument(
         "--format", choices=("auto", "png", "tiff"), default="auto", help="auto: TIFF from 67 megapixels"

@@ -16,10 +16,10 @@ NEAR = 1.0  # ranges that end here are named whole; further ends are there becau
 
 
 class Within(NamedTuple):
-    """A range of numbers; not a number lies in none, the infinities lie in those that say so."""
+    """A range of numbers; not a number lies in none, infinity lies in those that say so."""
 
     low: float
-    high: float
+    high: float  # both ends are finite
     without_low: bool = False
     without_high: bool = False
     or_infinite: bool = False
@@ -28,7 +28,7 @@ class Within(NamedTuple):
         """Whether a number lies in the range."""
         above = value > self.low if self.without_low else value >= self.low
         below = value < self.high if self.without_high else value <= self.high
-        return (math.isfinite(value) and above and below) or (self.or_infinite and value == math.inf)
+        return (above and below) or (self.or_infinite and value == math.inf)
 
     def rule(self, value: float) -> str:
         """What a number outside must be, in words."""

@@ -66,9 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     edges = parser.add_argument_group("edges, equal to those of OpenCV's Canny")
     edges.add_argument(
-        "--low", type=float, default=100.0, help="gradients above it are edges beside stronger ones (100)"
+        "--low", type=command.weight, default=100.0, help="gradients above it are edges beside stronger ones (100)"
     )
-    edges.add_argument("--high", type=float, default=200.0, help="gradients above it are edges (200)")
+    edges.add_argument("--high", type=command.weight, default=200.0, help="gradients above it are edges (200)")
     edges.add_argument("--euclidean", action="store_true", help="gradients by sqrt(dx^2 + dy^2), not |dx| + |dy|")
     edges.add_argument(
         "--published", action="store_true", help="as taming-transformers finds them: scikit-image's, with sigma 2"

@@ -20,6 +20,7 @@ from ...trainer.checkpoint.writer import RetentionPolicy, SaveReport
 from ...trainer.distributed import engine as engines
 from ...trainer.distributed import ranks
 from ...trainer.distributed.optimizer import OptimizerConfig
+from ..command import count
 
 WIDTH = 1024
 TIMEOUT_S = 600.0
@@ -27,8 +28,8 @@ TIMEOUT_S = 600.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be measured."""
-    parser.add_argument("--megabytes", type=int, default=128, help="of fp32 weights; a checkpoint is four times that")
-    parser.add_argument("--saves", type=int, default=3, help="of which the median is printed")
+    parser.add_argument("--megabytes", type=count, default=128, help="of fp32 weights; a checkpoint is four times that")
+    parser.add_argument("--saves", type=count, default=3, help="of which the median is printed")
     parser.add_argument("--folder", type=Path, help="on the disk that is measured; a temporary one when left out")
 
 

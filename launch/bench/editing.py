@@ -26,6 +26,7 @@ from ...models.priors.decoding import DecodingRequest
 from ...models.priors.editor import Editor, EditorConfig
 from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample, sample_steps
 from ...models.transformer.block_sparse import BlockPattern, block_attention, dense_attention
+from .. import command
 from .timing import Contestant, wait
 
 CODES, SIDE = 1024, 64
@@ -37,10 +38,12 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own notes woul
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--heads", type=int, default=16, help="of attention, of 64 channels each (16)")
-    parser.add_argument("--layers", type=int, default=3, help="of the decoder whose candidates are sampled (3)")
-    parser.add_argument("--tokens", type=int, default=4096, help="of an image, a multiple of 1024 (4096)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of every contestant (5)")
+    parser.add_argument("--heads", type=command.count, default=16, help="of attention, of 64 channels each (16)")
+    parser.add_argument(
+        "--layers", type=command.count, default=3, help="of the decoder whose candidates are sampled (3)"
+    )
+    parser.add_argument("--tokens", type=command.count, default=4096, help="of an image, a multiple of 1024 (4096)")
+    parser.add_argument("--rounds", type=command.count, default=5, help="turns of every contestant (5)")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:

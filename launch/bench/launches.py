@@ -28,6 +28,7 @@ from ...trainer.prior.data import CodeSource
 from ...trainer.prior.task import PriorTask
 from ...trainer.vqgan.config import VQGANRun
 from ...trainer.vqgan.task import VQGANTask
+from ..command import count, natural
 
 CODES, WINDOW = 64, 16
 SAMPLED_WINDOW, SAMPLED = 4, 12  # codes a side of a sampler's window and grid: it has edges, corners and a middle
@@ -110,8 +111,8 @@ def counted(step: Callable[[], object]) -> tuple[Counts, Operators]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--layers", type=int, default=24, help="of the priors (24)")
-    parser.add_argument("--top", type=int, default=0, help="also name the so many operators called most often (0)")
+    parser.add_argument("--layers", type=count, default=24, help="of the priors (24)")
+    parser.add_argument("--top", type=natural, default=0, help="also name the so many operators called most often (0)")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:

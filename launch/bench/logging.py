@@ -22,6 +22,7 @@ from ...trainer.distributed.engine_protocol import ShardedEngine
 from ...trainer.training.metrics import Metrics
 from ...trainer.training.throughput import Workload
 from ...trainer.training.wandb_logger import WandbConfig
+from ..command import count
 from .launches import small_prior, small_vqgan
 from .timing import wait
 
@@ -36,9 +37,9 @@ class Spent(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--every", type=int, default=20, metavar="N", help="steps of a turn, from line to line (20)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns with and without logging (3)")
-    parser.add_argument("--layers", type=int, default=4, help="of the prior (4)")
+    parser.add_argument("--every", type=count, default=20, metavar="N", help="steps of a turn, from line to line (20)")
+    parser.add_argument("--rounds", type=count, default=3, metavar="N", help="turns with and without logging (3)")
+    parser.add_argument("--layers", type=count, default=4, help="of the prior (4)")
     parser.add_argument("--wandb", action="store_true", help="log to wandb too, offline")
 
 

@@ -37,6 +37,7 @@ from ...trainer.prior.data import CodeSource
 from ...trainer.prior.online_encoder import OnlineEncoder
 from ...trainer.prior.task import PriorTask
 from ...trainer.training.loop import BatchConfig, LoopConfig
+from ..command import count
 from .peers.published import published_logits
 from .timing import check_no_gpu
 
@@ -65,13 +66,13 @@ class Taken(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--turns", type=int, default=3, help="steps of each kind that are measured (3)")
-    parser.add_argument("--threads", type=int, default=2, help="of each process, one of which works at a time (2)")
-    parser.add_argument("--layers", type=int, default=24, help="of the prior (24)")
-    parser.add_argument("--heads", type=int, default=16, help="of attention (16)")
-    parser.add_argument("--width", type=int, default=1024, help="channels of the prior (1024)")
-    parser.add_argument("--side", type=int, default=16, help="codes of the window's sides (16)")
-    parser.add_argument("--channels", type=int, default=128, help="of the tokenizers' first level (128)")
+    parser.add_argument("--turns", type=count, default=3, help="steps of each kind that are measured (3)")
+    parser.add_argument("--threads", type=count, default=2, help="of each process, one of which works at a time (2)")
+    parser.add_argument("--layers", type=count, default=24, help="of the prior (24)")
+    parser.add_argument("--heads", type=count, default=16, help="of attention (16)")
+    parser.add_argument("--width", type=count, default=1024, help="channels of the prior (1024)")
+    parser.add_argument("--side", type=count, default=16, help="codes of the window's sides (16)")
+    parser.add_argument("--channels", type=count, default=128, help="of the tokenizers' first level (128)")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:

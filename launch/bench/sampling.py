@@ -19,6 +19,7 @@ from ...models.priors.decoding import strided_start
 from ...models.priors.gpt import GPTConfig
 from ...models.priors.neighborhood import NeighborhoodConfig
 from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample, sample_steps
+from ..command import count, natural
 from .parts import sampling_classes
 from .timing import Contestant, wait
 
@@ -27,17 +28,19 @@ CODES = 1024
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--layers", type=int, default=24, help="of the prior (24)")
-    parser.add_argument("--heads", type=int, default=16, help="of attention (16)")
-    parser.add_argument("--width", type=int, default=1024, help="channels of the prior (1024)")
-    parser.add_argument("--window", type=int, default=16, help="codes a side of the priors' window")
-    parser.add_argument("--grid", type=int, default=64, help="codes a side of the image")
-    parser.add_argument("--rounds", type=int, default=4, help="parts of the stretch that the contestants take in turns")
+    parser.add_argument("--layers", type=count, default=24, help="of the prior (24)")
+    parser.add_argument("--heads", type=count, default=16, help="of attention (16)")
+    parser.add_argument("--width", type=count, default=1024, help="channels of the prior (1024)")
+    parser.add_argument("--window", type=count, default=16, help="codes a side of the priors' window")
+    parser.add_argument("--grid", type=count, default=64, help="codes a side of the image")
+    parser.add_argument(
+        "--rounds", type=count, default=4, help="parts of the stretch that the contestants take in turns"
+    )
     parser.add_argument(
         "--processor-time", action="store_true", help="count seconds of the processor: for one thread on a busy machine"
     )
     parser.add_argument(
-        "--classes", type=int, default=100, metavar="N", help="also sample N classes in one process (100; 0: none)"
+        "--classes", type=natural, default=100, metavar="N", help="also sample N classes in one process (100; 0: none)"
     )
     parser.add_argument("--whole", action="store_true", help="also sample one whole grid; for GPUs")
 

@@ -19,6 +19,7 @@ from ...trainer.distributed import ranks
 from ...trainer.vqgan.config import VQGANRun
 from ...trainer.vqgan.frozen_losses import load_lpips
 from ...trainer.vqgan.task import VQGANTask
+from ..command import count
 from .peers.published import PublishedLoop, Timed
 from .timing import Clock, Flops, Peak, now
 
@@ -33,11 +34,11 @@ TRICKS: dict[str, dict[str, Any]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--size", type=int, default=256, metavar="S", help="side of an image in pixels (default 256)")
-    parser.add_argument("--batch", type=int, default=1, metavar="B", help="images of a step (default 1)")
-    parser.add_argument("--channels", type=int, default=128, metavar="C", help="width of the networks (default 128)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="steps of each, in turns (default 3)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch on a CPU (default 1)")
+    parser.add_argument("--size", type=count, default=256, metavar="S", help="side of an image in pixels (default 256)")
+    parser.add_argument("--batch", type=count, default=1, metavar="B", help="images of a step (default 1)")
+    parser.add_argument("--channels", type=count, default=128, metavar="C", help="width of the networks (default 128)")
+    parser.add_argument("--rounds", type=count, default=3, metavar="N", help="steps of each, in turns (default 3)")
+    parser.add_argument("--threads", type=count, default=1, metavar="N", help="of torch on a CPU (default 1)")
     parser.add_argument(
         "--tricks", nargs="*", choices=sorted(TRICKS), default=[], metavar="TRICK",
         help=f"also measure the project's step with these: {', '.join(TRICKS)}",

@@ -21,6 +21,7 @@ from ...trainer.data.collate import Batch
 from ...trainer.distributed import ranks, sharded_parameters
 from ...trainer.prior.data import CodeSource
 from ...trainer.prior.task import PriorTask
+from ..command import count
 from .prior_step import unread
 from .timing import check_no_gpu
 
@@ -38,12 +39,12 @@ class Held(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--ranks", type=int, default=2, help="processes, with a thread each (2)")
+    parser.add_argument("--ranks", type=count, default=2, help="processes, with a thread each (2)")
     parser.add_argument("--stages", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3], help="of ZeRO (1 2 3)")
-    parser.add_argument("--layers", type=int, default=24, help="of the prior (24)")
-    parser.add_argument("--heads", type=int, default=16, help="of attention (16)")
-    parser.add_argument("--width", type=int, default=1024, help="channels of the prior (1024)")
-    parser.add_argument("--side", type=int, default=16, help="codes of the window's sides (16)")
+    parser.add_argument("--layers", type=count, default=24, help="of the prior (24)")
+    parser.add_argument("--heads", type=count, default=16, help="of attention (16)")
+    parser.add_argument("--width", type=count, default=1024, help="channels of the prior (1024)")
+    parser.add_argument("--side", type=count, default=16, help="codes of the window's sides (16)")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:

@@ -264,13 +264,19 @@ def _render(asked: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("demo.landscapes", __doc__, "python -m smalti.launch.demo.landscapes landscapes --count 24")
     parser.add_argument("destination", type=Path, help="gets images/ and maps/; run again after a kill, it goes on")
-    parser.add_argument("--count", type=int, default=24, metavar="N", help="images (default 24)")
+    parser.add_argument("--count", type=command.count, default=24, metavar="N", help="images (default 24)")
     parser.add_argument(
         "--size", type=command.size, default=(1024, 1280), metavar="HEIGHTxWIDTH", help="in pixels (default 1024x1280)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another set (default 0)")
     parser.add_argument(
-        "--first", type=int, default=0, metavar="N", help="number of the first; past a set's end, its scenes are new"
+        "--seed", type=command.seed, default=0, metavar="N", help="another seed, another set (default 0)"
+    )
+    parser.add_argument(
+        "--first",
+        type=command.natural,
+        default=0,
+        metavar="N",
+        help="number of the first; past a set's end, its scenes are new",
     )
     parser.add_argument("--maps-only", action="store_true", help="leave the images out")
     return parser

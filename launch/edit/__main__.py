@@ -153,25 +153,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mask", type=Path, help="what is not black in it is made anew too")
     parser.add_argument("--segmentation-tokenizer", type=Path, metavar="FOLDER", help="of the maps; else the run's")
     parser.add_argument("--guide", type=Path, metavar="FOLDER", help="the editor that guides this one; else the run's")
-    parser.add_argument("--candidates", type=int, default=8, metavar="N", help="versions of the photo (8)")
-    parser.add_argument("--seed", type=int, default=0, help="decides all candidates (0)")
+    parser.add_argument("--candidates", type=command.count, default=8, metavar="N", help="versions of the photo (8)")
+    parser.add_argument("--seed", type=command.seed, default=0, help="decides all candidates (0)")
     parser.add_argument("--out", type=Path, default=Path("edits"), metavar="FOLDER", help="for the candidates (edits)")
     parser.add_argument(
-        "--feather", type=float, default=8.0, metavar="PIXELS", help="in which the new appears; 0: a hard border (8)"
+        "--feather",
+        type=command.weight,
+        default=8.0,
+        metavar="PIXELS",
+        help="in which the new appears; 0: a hard border (8)",
     )
     group = parser.add_argument_group("how codes are drawn")
     group.add_argument("--temperature", type=float, default=1.0, help="below 1: likelier codes (1)")
     group.add_argument("--top-k", type=int, default=100, metavar="K", help="only the K likeliest codes (100)")
     group.add_argument("--top-p", type=float, metavar="P", help="only the likeliest codes that hold the share P")
     group.add_argument("--greedy", action="store_true", help="always the likeliest code")
-    group.add_argument("--lanes", type=int, default=8, metavar="N", help="candidates in a forward (8)")
+    group.add_argument("--lanes", type=command.count, default=8, metavar="N", help="candidates in a forward (8)")
     group.add_argument("--precision", choices=("fp32", "bf16"), help="of the editor (bf16 on GPUs, fp32 on a CPU)")
     group = parser.add_argument_group("how codes become pixels")
     group.add_argument(
         "--decode", choices=("whole", "shared", "blended"), default="blended", help="tiles, as of smalti sample"
     )
-    group.add_argument("--tile", type=int, default=16, metavar="CODES", help="codes a side that are seen at once (16)")
-    group.add_argument("--halo", type=int, default=2, metavar="CODES", help="codes at a tile's border (2)")
+    group.add_argument(
+        "--tile", type=command.count, default=16, metavar="CODES", help="codes a side that are seen at once (16)"
+    )
+    group.add_argument("--halo", type=command.natural, default=2, metavar="CODES", help="codes at a tile's border (2)")
     return parser
 
 

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     cut.add_argument(
         "--resize",
-        type=int,
+        type=command.count,
         metavar="N",
         help="as taming-transformers: the shortest side to N, bilinear, not antialiased, then the middle --size",
     )
@@ -99,12 +99,18 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_priors(made.add_argument_group("priors"))
     going = made.add_argument_group("how to go about it")
-    going.add_argument("--batch", type=int, default=16, metavar="N", help="samples a network sees at once (16)")
     going.add_argument(
-        "--num-workers", type=int, default=0, metavar="N", help="processes of each rank that read images (0)"
+        "--batch", type=command.count, default=16, metavar="N", help="samples a network sees at once (16)"
     )
     going.add_argument(
-        "--max-bad-fraction", type=float, default=0.01, metavar="SHARE", help="of samples left out (0.01)"
+        "--num-workers",
+        type=command.processes,
+        default=0,
+        metavar="N",
+        help="processes of each rank that read images (0)",
+    )
+    going.add_argument(
+        "--max-bad-fraction", type=command.share, default=0.01, metavar="SHARE", help="of samples left out (0.01)"
     )
     return made
 
@@ -117,7 +123,7 @@ def _add_priors(group: "argparse._ArgumentGroup") -> None:
     ):
         group.add_argument(option, type=Path, metavar="FOLDER", help=f"tokenizer of the {field} (the one of the run)")
     group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the prior (fp32)")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="decides the sampled images (0)")
+    group.add_argument("--seed", type=command.seed, default=0, metavar="N", help="decides the sampled images (0)")
     group.add_argument("--temperature", type=float, default=1.0, metavar="T", help="divides the logits (1)")
     group.add_argument("--top-k", type=int, metavar="K", help="only the k likeliest codes")
     group.add_argument("--top-p", type=float, metavar="P", help="only the fewest codes that hold this probability")

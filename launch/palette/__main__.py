@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--resize",
-        type=int,
+        type=command.count,
         metavar="N",
         help="as taming-transformers: the shortest side to N, bilinear, not antialiased, then a square of --size",
     )
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--count", type=command.count, default=1000, metavar="N", help="images whose pixels count (1000)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of images and colors (0)")
+    parser.add_argument("--seed", type=command.seed, default=0, metavar="N", help="of images and colors (0)")
     return parser
 
 

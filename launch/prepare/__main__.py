@@ -61,21 +61,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--val",
-        type=int,
+        type=command.natural,
         default=0,
         metavar="N",
         help=f"keep N images aside at random, in place of a split ({', '.join(WITHOUT_SPLIT)})",
     )
     parser.add_argument(
-        "--shard-size", type=int, default=500, metavar="MB", help="close a shard at this size (default 500)"
+        "--shard-size", type=command.count, default=500, metavar="MB", help="close a shard at this size (default 500)"
     )
     command.add_image_options(parser)
     boxes = parser.add_argument_group("boxes of objects (coco_boxes, open_images)")
     boxes.add_argument(
-        "--min-area", type=float, metavar="SHARE", help="of its image that a box must cover (as published)"
+        "--min-area", type=command.share, metavar="SHARE", help="of its image that a box must cover (as published)"
     )
-    boxes.add_argument("--min-objects", type=int, metavar="N", help="leave out images with fewer such boxes (2)")
-    boxes.add_argument("--max-objects", type=int, metavar="N", help="leave out images with more (30)")
+    boxes.add_argument(
+        "--min-objects", type=command.natural, metavar="N", help="leave out images with fewer such boxes (2)"
+    )
+    boxes.add_argument("--max-objects", type=command.count, metavar="N", help="leave out images with more (30)")
     boxes.add_argument(
         "--attributes",
         choices=("none", "group", "all"),

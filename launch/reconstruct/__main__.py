@@ -33,9 +33,16 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=command.side, default=0, metavar="HEIGHTxWIDTH", help="of a crop, square (whole images)"
     )
     crops.add_argument(
-        "--scale", type=float, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"), help="source pixels a pixel (1 1)"
+        "--scale",
+        type=command.scale,
+        nargs=2,
+        default=(1.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="source pixels a pixel (1 1)",
     )
-    crops.add_argument("--resize", type=int, metavar="PIXELS", help="cut as taming-transformers: shortest side to this")
+    crops.add_argument(
+        "--resize", type=command.count, metavar="PIXELS", help="cut as taming-transformers: shortest side to this"
+    )
     return parser
 
 

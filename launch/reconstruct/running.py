@@ -55,9 +55,13 @@ def add_options(parser: argparse.ArgumentParser, shards: str, out: str, decode: 
     parser.add_argument("tokenizer", type=Path, help="folder of the VQGAN's run, or of its export")
     parser.add_argument("shards", nargs="+", help=shards)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=out)
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="images that the network sees at once (16)")
+    parser.add_argument(
+        "--batch", type=command.count, default=16, metavar="N", help="images that the network sees at once (16)"
+    )
     tiles = parser.add_argument_group("tiles, in which the network sees images and codes")
     tiles.add_argument("--decode", choices=("whole", "shared", "blended"), help=decode)
-    tiles.add_argument("--tile", type=int, default=16, metavar="CODES", help="codes a side that are seen at once (16)")
-    tiles.add_argument("--halo", type=int, default=2, metavar="CODES", help="codes at a tile's border (2)")
+    tiles.add_argument(
+        "--tile", type=command.count, default=16, metavar="CODES", help="codes a side that are seen at once (16)"
+    )
+    tiles.add_argument("--halo", type=command.natural, default=2, metavar="CODES", help="codes at a tile's border (2)")
     command.add_local_rank(parser)

@@ -1,6 +1,7 @@
 """The command ``smalti``: its help is complete and quick, and a typo is answered with the nearest command."""
 
 import argparse
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -56,6 +57,48 @@ def test_the_help_of_a_measurement_explains_every_option(name: str):
     parser = argparse.ArgumentParser()
     import_module(f"smalti.launch.bench.{name}").add_arguments(parser)
     assert all(action.help for action in parser._actions)
+
+
+# Their configs say more about them than a range.
+CHECKED_BY_CONFIGS = {"temperature", "top_k", "top_p", "guidance", "lanes", "prefill", "stages", "local_rank"}
+
+
+def check_numbers(parser: argparse.ArgumentParser) -> None:
+    """Every option that takes a number refuses what no such number can be."""
+    for action in parser._actions:
+        try:
+            number = action.type("1")
+        except (TypeError, ValueError, argparse.ArgumentTypeError):
+            continue
+        if action.dest in CHECKED_BY_CONFIGS or not isinstance(number, int | float):
+            continue
+        for text in ("", "nan", "-1000000000", "9" * (400 if isinstance(number, int) else 0)):
+            with pytest.raises((ValueError, argparse.ArgumentTypeError)):
+                raise AssertionError(f"{action.option_strings} takes {action.type(text)}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_of_a_command_has_a_range(name: str, monkeypatch: pytest.MonkeyPatch):
+    check_numbers(parser_of(name, monkeypatch))
+
+
+@pytest.mark.parametrize("name", bench.names())
+def test_every_number_of_a_measurement_has_a_range(name: str):
+    parser = argparse.ArgumentParser()
+    import_module(f"smalti.launch.bench.{name}").add_arguments(parser)
+    check_numbers(parser)
+
+
+def test_a_number_outside_of_its_range_is_refused_with_its_option_and_rule(capsys: pytest.CaptureFixture[str]):
+    asked = [
+        ("--seed", "-1", "at least 0"),
+        ("--flip", "nan", r"in \[0, 1\]"),
+        ("--batch", "9" * 400, r"at most 2.1\S+"),
+    ]
+    for option, value, rule in asked:
+        with pytest.raises(SystemExit, match="2"):
+            launch.main(["encode", "runs/vqgan", "shards", "codes", option, value])
+        assert re.search(rf"argument {option}: must be {rule}, got {value}$", capsys.readouterr().err.strip())
 
 
 def helped(calls: list[list[str]], heavy: tuple[str, ...], tmp_path: Path) -> subprocess.CompletedProcess[str]:
