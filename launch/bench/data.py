@@ -36,7 +36,7 @@ from ...trainer.shards.access.in_order import web_dataset
 from ...trainer.shards.index import Member, Row, index_bytes
 from ...trainer.shards.reader import ShardSet
 from ...trainer.shards.writer import ShardWriter
-from ..command import count
+from ..command import count, positive
 from .reading import cached, codes, packing, photos, remote
 
 _CROP = 256
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
     parser.add_argument("--samples", type=count, default=4000, metavar="N", help="small images to read (default 4000)")
     parser.add_argument("--photos", type=count, default=3, metavar="N", help="large photos to cut (default 3)")
-    parser.add_argument("--megapixels", type=count, default=16, metavar="M", help="of a large photo (default 16)")
+    parser.add_argument("--megapixels", type=positive, default=16, metavar="M", help="of a large photo (default 16)")
     parser.add_argument("--shards", type=count, default=10_000, metavar="N", help="of 1000 samples, to start (10000)")
     parser.add_argument("--rounds", type=count, default=5, metavar="N", help="of each measurement (default 5)")
     parser.add_argument(
