@@ -230,7 +230,6 @@ def test_bad_networks_and_sizes_are_told_in_a_line(place, tmp_path, capsys, monk
     assert "does not say how images are cut; give --size" in refused(capsys, *bare)
     assert "--resize needs --size" in refused(capsys, *bare, "--resize", "20")
     assert "neither an export" in refused(capsys, str(tmp_path), *bare[1:], "--size", "16")
-    assert "batch must be at least 1" in refused(capsys, *words(place, "--batch", "0"))
 
 
 def test_a_fault_of_one_rank_ends_all_with_one_line(place, tmp_path):

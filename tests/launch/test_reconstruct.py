@@ -132,7 +132,6 @@ def test_what_cannot_be_rebuilt_is_refused(place, tmp_path, capsys):
     for arguments, said in (
         ([tmp_path / "maps", place / "images"], "must be one of images"),
         ([place / "tokenizer", place / "codes"], "holds codes; smalti decode shows them"),
-        ([place / "tokenizer", place / "images", "--batch", 0], "batch"),
     ):
         assert reconstruct.main([str(part) for part in (*arguments, "--out", tmp_path / "out")]) == 2
         assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
