@@ -35,6 +35,7 @@ def _pack(asked: argparse.Namespace) -> int:
         shard_samples=asked.shard_count,
         val=val,
         minimum_side=asked.minimum_side,
+        side=asked.side,
         depth=asked.depth,
         processes=asked.processes,
         prefix=asked.prefix,
@@ -54,6 +55,8 @@ def say_report(report: PackReport, where: str = "") -> None:
         command.note(
             f"{report.whole_jpegs} large JPEGs could not be rewritten: each crop of them decodes more than it shows"
         )
+    if report.side:
+        command.note(f"larger images were brought to a shortest side of {report.side} pixels: {report.reduced} have it")
     validation = f", {report.val} for validation" if report.val else ""
     command.say(
         f"{where}{report.samples} samples{validation} in {report.shards} shards, {len(report.skipped)} left out"
@@ -92,6 +95,13 @@ def _parser() -> argparse.ArgumentParser:
         help="keep N samples aside: DEST/train and DEST/val; 'auto' takes a tenth, at least 1",
     )
     command.add_image_options(parser)
+    parser.add_argument(
+        "--side",
+        type=command.natural,
+        default=0,
+        metavar="PIXELS",
+        help="bring larger images to this shortest side, with maps and depths (default 0: store them as they are)",
+    )
     parser.add_argument(
         "--depth",
         choices=get_args(DepthForm),

@@ -134,6 +134,15 @@ def test_both_stages_go_on_bit_for_bit_at_every_zero_stage_and_precision(world: 
     assert processes.run(gone_on, world, [str(recipe) for recipe in recipes]) == [[[]] * len(recipes)] * world
 
 
+def test_a_run_that_reads_its_shards_in_order_goes_on_bit_for_bit(tmp_path: Path):
+    quick = {"loop__max_steps": 3, "loop__save_every": 2, "loop__eval_every": 3, "loop__preview_every": 100}
+    in_order = {"train_data__remote": {"fetch": "stream"}, "train_data__num_workers": 1}
+    recipe = write_vqgan(tmp_path, name="straight", batch__micro_batch_size=4, **in_order, **quick)
+    for index in (tmp_path / "images").glob("*.i*"):
+        index.unlink()
+    assert processes.run(gone_on, 2, [str(recipe)]) == [[[]]] * 2
+
+
 @pytest.mark.slow
 def test_a_pixelsnail_goes_on_bit_for_bit_and_is_sampled_evaluated_and_exported(tmp_path: Path):
     quick = {"loop__max_steps": 3, "loop__save_every": 2, "loop__eval_every": 3, "loop__preview_every": 100}

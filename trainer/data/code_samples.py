@@ -16,13 +16,14 @@ from ..images.known_values import OutOfRangeError
 from ..shards.fields import ARRAY_FIELDS, CODE_FIELDS
 from ..shards.index import SampleLocation
 from ..shards.packed.layout import PLACE
+from ..shards.reader import ShardSet
 from .collate import Batch, LoadedSample
 from .crops import TooSmallError
 from .region_reader import sample_errors
 from .samples import Choose, ChooseAt, SampleReader, sample_row
 
 
-class CodeReader(SampleReader):
+class CodeReader(SampleReader[ShardSet]):
     """Cuts windows out of grids of codes, and out of what lies beside them."""
 
     def read(self, place: SampleLocation, choose: Choose) -> list[LoadedSample]:

@@ -47,6 +47,8 @@ class DataConfig:
         shuffle_window: shards shuffled together; 0 shuffles over all of them. Smaller windows need less of a slow
             or remote store at a time. None takes 64 of shards that ``pack`` or ``encode`` made, each a fair draw of the
             whole, and all of others, or with lanes; and what a run that is gone on with began with.
+        shuffle_buffer: samples of a shard that each process keeps in memory to shuffle, where ``remote.fetch`` is
+            "stream"; 0 leaves them as they lie.
         lanes: deals the samples of a window to the rows of a global batch in lanes, so that N nodes read each shard
             about once between them, and not each node every shard. Of one data set, not of a mixture.
         crops_per_image: crops made of an image each time it is visited (and decoded once); they go to as many
@@ -66,6 +68,7 @@ class DataConfig:
     crop: AnyCropConfig | None = field(default_factory=CropConfig)
     extensions: dict[str, Name] = field(default_factory=dict)
     shuffle_window: Natural | None = field(default=None, metadata=MAY_CHANGE)  # a run's state refuses another
+    shuffle_buffer: Natural = 1000
     lanes: bool = False
     crops_per_image: Count = 1
     max_repeats: Natural = 0
@@ -80,9 +83,32 @@ class DataConfig:
             raise ValueError("give either shards or mixture, and not both")
         if self.lanes and self.mixture:
             raise ValueError("lanes need one data set: leave lanes out, or give shards in place of mixture")
+        if self.in_order:
+            self._check_in_order()
         unknown = sorted(set(self.extensions) - set(EXTENSIONS))
         if unknown:
             raise ValueError(f"extensions names unknown fields {unknown}; known are {sorted(EXTENSIONS)}")
+
+    def _check_in_order(self) -> None:
+        """Makes sure that nothing is asked for that needs to know how many samples shards have, and where they lie."""
+        needing = {
+            "mixture": bool(self.mixture),
+            "lanes": self.lanes,
+            "shuffle_window (give shuffle_buffer)": self.shuffle_window is not None,
+            "max_repeats": bool(self.max_repeats),
+            "a crop of codes": self.holds_codes,
+        }
+        asked = [name for name, is_asked in needing.items() if is_asked]
+        if asked:
+            raise ValueError(
+                f"remote.fetch: stream reads shards without indexes, and {', '.join(asked)} needs them; leave "
+                "that out, or index the shards with: smalti index SHARDS"
+            )
+
+    @property
+    def in_order(self) -> bool:
+        """Whether shards are read from beginning to end, without indexes."""
+        return self.remote.fetch == "stream"
 
     @property
     def holds_codes(self) -> bool:

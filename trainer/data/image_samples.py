@@ -19,15 +19,15 @@ from ..shards.reader import ShardSet
 from .collate import LoadedSample
 from .crops import CropConfig, TamingCropConfig
 from .region_reader import DecodedRegion, RegionSource, open_member, sample_errors, stretches_of
-from .samples import Choose, SampleReader, sample_row
+from .samples import Choose, S, SampleReader, sample_row
 
 
-class ImageReader(SampleReader):
+class ImageReader(SampleReader[S]):
     """Cuts images, and the maps and depths beside them. Arguments as of ``SampleReader``; no crop takes them whole."""
 
     def __init__(
         self,
-        shards: ShardSet,
+        shards: S,
         fields: Sequence[str],
         crop: CropConfig | TamingCropConfig | None,
         members: Mapping[str, str],
@@ -37,7 +37,7 @@ class ImageReader(SampleReader):
         self._cut = crop
         self._image = EXTENSIONS["image"] if "image" not in members else (members["image"],)
 
-    def check_sides(self) -> None:
+    def check_sides(self: "ImageReader[ShardSet]") -> None:
         """Makes sure that no image is too small for the crops; small ones are left out when packing, never here.
 
         Raises:
@@ -68,7 +68,7 @@ class ImageReader(SampleReader):
                 row[field] = value
         return rows
 
-    def _stretches(self, place: SampleLocation, choose: Choose) -> list[tuple[int, int]]:
+    def _stretches(self: "ImageReader[ShardSet]", place: SampleLocation, choose: Choose) -> list[tuple[int, int]]:
         measured = self.shards.measured(*place)
         crops = self._chosen(place, choose, measured.height, measured.width) if measured.height else []
         ranges: list[tuple[int, int]] = []

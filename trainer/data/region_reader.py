@@ -18,9 +18,9 @@ from ..images.decode import (
 )
 from ..images.geometry import Measured, Region
 from ..images.known_values import OutOfRangeError
+from ..shards.access.samples import Samples
 from ..shards.errors import Kind, SampleError
 from ..shards.index import SampleLocation
-from ..shards.reader import ShardSet
 
 
 class DecodedRegion(NamedTuple):
@@ -135,9 +135,7 @@ class _Tiled:
         return scaled_depth(numbers) if self._is_depth else numbers
 
 
-def open_member(
-    shards: ShardSet, place: SampleLocation, field: str, extension: str, measured: Measured
-) -> RegionSource:
+def open_member(shards: Samples, place: SampleLocation, field: str, extension: str, measured: Measured) -> RegionSource:
     """An image, map or depth of a sample.
 
     Args:
@@ -210,7 +208,7 @@ def _part(
 
 
 @contextmanager
-def sample_errors(shards: ShardSet, location: SampleLocation, extension: str) -> Iterator[None]:
+def sample_errors(shards: Samples, location: SampleLocation, extension: str) -> Iterator[None]:
     """Turns whatever a decoder says about damaged bytes, or a check of their numbers, into a SampleError."""
     try:
         yield

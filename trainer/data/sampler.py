@@ -4,7 +4,7 @@ A permutation is computed, not stored, so that any position can be had without t
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -157,8 +157,7 @@ class ShardOrder:
 
     def _arrangement(self, epoch: int) -> tuple[list[int], list[int]]:
         """The shards of an epoch in their order, and the position at which each begins (and the last ends)."""
-        shards = [shard for shard, count in enumerate(self._counts) if count]
-        shards.sort(key=lambda shard: mix(self._seed, epoch, shard, 1))
+        shards = shard_order(self._seed, epoch, (shard for shard, count in enumerate(self._counts) if count))
         return shards, list(accumulate((self._counts[shard] for shard in shards), initial=0))
 
     def __reduce__(self) -> tuple[type["ShardOrder"], tuple[Any, ...]]:
@@ -218,6 +217,16 @@ def shares(weights: Sequence[float], total: int) -> list[int]:
     return wholes
 
 
+def crop_key(seed: int, epoch: int, key: str, crop: int, attempt: int = 0) -> int:
+    """The key of the randomness of one crop of a sample, in an epoch; attempts count samples in place of others."""
+    return mix(seed, epoch, text_key(key), crop, attempt)
+
+
+def shard_order(seed: int, epoch: int, shards: Iterable[int]) -> list[int]:
+    """The shards of a source in the order in which an epoch visits them."""
+    return sorted(shards, key=lambda shard: mix(seed, epoch, shard, 1))
+
+
 class Schedule:
     """Visits as a function of their number.
 
@@ -264,4 +273,4 @@ class Schedule:
 
     def crop_key(self, visit: SampleDraw, key: str, crop: int) -> int:
         """The key of the randomness of one crop of the sample that a visit goes to."""
-        return mix(self._seed, visit.epoch, text_key(key), crop, visit.attempt)
+        return crop_key(self._seed, visit.epoch, key, crop, visit.attempt)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ..images.decode import Pixels
 from ..images.geometry import Crop
 from ..images.known_values import Check
 from ..shards.access import requests
+from ..shards.access.samples import Samples
 from ..shards.errors import SampleError
 from ..shards.fields import EXTENSIONS
 from ..shards.index import SampleLocation
@@ -25,17 +27,18 @@ from .crops import AnyCropConfig, TooSmallError
 from .region_reader import sample_errors
 
 _AGAIN = 2  # times that wrong bytes of a remote shard are asked for again
-_TRIED = 32  # samples that are looked at before training
-_CHANCE = 0.25  # by how much their share of errors may exceed the limit, if they are not all samples
+TRIED = 32  # samples that are looked at before training
+CHANCE = 0.25  # by how much their share of errors may exceed the limit, if they are not all samples
 Choose = Callable[[str, int, int], list[Crop]]  # (key, height, width) -> the crops to make of a sample
 ChooseAt = Callable[[int, str, int, int], Crop]  # (number in a batch, key, height, width) -> the crop of that sample
+S = TypeVar("S", bound=Samples)
 
 
-class SampleReader(ABC):
+class SampleReader(ABC, Generic[S]):
     """Makes the rows of batches out of the samples of one set of shards; each kind of data has a reader of its own.
 
     Args:
-        shards: where the samples lie.
+        shards: where the samples lie. What concerns all of them needs a set with indexes.
         fields: what a row has besides its key, box, source size and flip.
         crop: how its parts are chosen; None takes whole images.
         members: extensions to read fields from where they are not the usual ones.
@@ -44,7 +47,7 @@ class SampleReader(ABC):
 
     def __init__(
         self,
-        shards: ShardSet,
+        shards: S,
         fields: Sequence[str],
         crop: AnyCropConfig | None,
         members: Mapping[str, str],
@@ -58,7 +61,7 @@ class SampleReader(ABC):
         }
         self._checks = dict(checks)
 
-    def check_fields(self) -> None:
+    def check_fields(self: "SampleReader[ShardSet]") -> None:
         """Looks into the first shard that is not empty for every field.
 
         Raises:
@@ -67,22 +70,30 @@ class SampleReader(ABC):
         filled = next((shard for shard, count in enumerate(self.shards.counts) if count), None)
         if filled is None:
             raise ValueError(f"no sample is in {', '.join(self.shards.names)}")
-        name, index = self.shards.names[filled], self.shards.index(filled)
+        self.check_extensions(self.shards.names[filled], self.shards.index(filled).extensions)
+
+    def check_extensions(self, name: str, there: Sequence[str]) -> None:
+        """Makes sure that every field is among the extensions of a shard's members.
+
+        Raises:
+            ValueError: one is not.
+        """
         for field, extensions in self._extensions.items():
-            if not set(extensions) & set(index.extensions):
+            if not set(extensions) & set(there):
                 raise ValueError(
                     f"field {field!r} needs members named {' or '.join('.' + e for e in extensions)}, but {name} has "
-                    f"only {', '.join('.' + e for e in index.extensions)}; pack it, or name the right one in extensions"
+                    f"only {', '.join('.' + e for e in there)}; pack it, or name the right one in extensions"
                 )
 
-    def check_sides(self) -> None:  # noqa: B027 (grids of codes have none to check: an index has no sizes of them)
+    # Grids of codes have no sides to check: an index has no sizes of them.
+    def check_sides(self: "SampleReader[ShardSet]") -> None:
         """Makes sure that no sample is too small for the crops, as far as indexes tell.
 
         Raises:
             ValueError: some are.
         """
 
-    def check_values(self, limit: float) -> None:
+    def check_values(self: "SampleReader[ShardSet]", limit: float) -> None:
         """Looks at some samples from all over the set, for numbers that the model does not know in many of them.
 
         Args:
@@ -93,22 +104,23 @@ class SampleReader(ABC):
         """
         counts = self.shards.counts
         ends = np.cumsum(counts)
-        spread = np.linspace(0, int(ends[-1]) - 1, _TRIED).astype(int) if self._checks and ends[-1] else ()
+        spread = np.linspace(0, int(ends[-1]) - 1, TRIED).astype(int) if self._checks and ends[-1] else ()
         tried = sorted({int(number) for number in spread})
-        wrong: list[SampleError] = []
+        wrong: list[SampleError | None] = []
         for number in tried:
             shard = int(np.searchsorted(ends, number, side="right"))
-            place = SampleLocation(shard, number - int(ends[shard]) + counts[shard])
-            try:
+            wrong.append(self.out_of_range(SampleLocation(shard, number - int(ends[shard]) + counts[shard])))
+        # A sample of a set may be worse than the set.
+        refuse_out_of_range(wrong, limit + (CHANCE if len(tried) < ends[-1] else 0.0))
+
+    def out_of_range(self, place: SampleLocation) -> SampleError | None:
+        """What is wrong with the numbers in a sample, if they were to be checked and are not right."""
+        try:
+            if self._checks:
                 self.read(place, self._middle)
-            except SampleError as error:
-                wrong += [error] if error.kind == "out of range" else []
-        chance = _CHANCE if len(tried) < ends[-1] else 0.0  # a sample of a set may be worse than the set
-        if len(wrong) > (limit + chance) * len(tried):
-            raise ValueError(
-                f"{len(wrong)} of {len(tried)} samples that were tried hold numbers that the model does not know, the "
-                f"first is {wrong[0]}; make the model's table as large as the data need, or leave such samples out"
-            )
+        except SampleError as error:
+            return error if error.kind == "out of range" else None
+        return None
 
     @abstractmethod
     def read(self, place: SampleLocation, choose: Choose) -> list[LoadedSample]:
@@ -126,7 +138,7 @@ class SampleReader(ABC):
         """
         return None
 
-    def read_surely(self, place: SampleLocation, choose: Choose) -> list[LoadedSample]:
+    def read_surely(self: "SampleReader[ShardSet]", place: SampleLocation, choose: Choose) -> list[LoadedSample]:
         """As ``read``; of a remote shard of which wrong bytes came, asks for them once more.
 
         Raises:
@@ -143,7 +155,7 @@ class SampleReader(ABC):
             time.sleep(pause)
         return self.read(place, choose)
 
-    def gather(self, wanted: Sequence[tuple[SampleLocation, Choose]]) -> None:
+    def gather(self: "SampleReader[ShardSet]", wanted: Sequence[tuple[SampleLocation, Choose]]) -> None:
         """Fetches what the samples will need of remote shards in one go; what cannot be had is left to reading them."""
         if not self.shards.files.are_asked:
             return
@@ -154,7 +166,7 @@ class SampleReader(ABC):
                 ranges[place.shard] += self._stretches(place, choose)
         self.shards.files.gather(ranges)
 
-    def _stretches(self, place: SampleLocation, choose: Choose) -> list[tuple[int, int]]:
+    def _stretches(self: "SampleReader[ShardSet]", place: SampleLocation, choose: Choose) -> list[tuple[int, int]]:
         """(offset, size) of what a sample will need of its tar."""
         return [each for field in self._fields for each in self.shards.stretches(*place, self._extension(place, field))]
 
@@ -202,3 +214,21 @@ def sample_row(key: str, crop: Crop, source: tuple[int, int]) -> LoadedSample:
         "source_size": np.array(source, np.float32),
         "flip": np.bool_(crop.flip),
     }
+
+
+def refuse_out_of_range(tried: Sequence[SampleError | None], limit: float) -> None:
+    """Ends a start where too many of the samples that were tried hold numbers that the model does not know.
+
+    Args:
+        tried: what is wrong with each of them.
+        limit: the share that may be wrong.
+
+    Raises:
+        ValueError: it is exceeded.
+    """
+    wrong = [error for error in tried if error is not None]
+    if len(wrong) > limit * len(tried):
+        raise ValueError(
+            f"{len(wrong)} of {len(tried)} samples that were tried hold numbers that the model does not know, the "
+            f"first is {wrong[0]}; make the model's table as large as the data need, or leave such samples out"
+        )

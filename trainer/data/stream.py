@@ -9,41 +9,35 @@ K crops of a visited image.
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
-import torch
-from torch.utils.data import DataLoader, Dataset
-
-from ..distributed.child_processes import check_semaphores, end_with
 from ..distributed.process.rank_info import rank_info_from_env
 from ..images.known_values import Check
 from ..shards.errors import SampleErrorLog
 from ..shards.reader import LOOKED_AT, ShardSet
+from .batch_stream import BatchStream
 from .code_samples import CodeReader
 from .collate import Batch as Batch
 from .collate import rebatched
 from .config import DataConfig as DataConfig
 from .config import SourceConfig as SourceConfig
-from .config import accumulation_of, check_fields, usual_workers
+from .config import check_fields
 from .crops import CodeCropConfig
 from .image_samples import ImageReader
 from .sampler import Schedule
 from .samples import SampleReader
 from .shards_ahead import ShardsAhead
-from .worker_datasets import BatchRequest, Crops, EvalDataset, LoadedBatch, TrainDataset
-from .worker_memory import receive, send
+from .workers.datasets import BatchRequest, Crops, EvalDataset, TrainDataset
 
 _WINDOW = 64  # shards; a process holds as many open
 _LOG = logging.getLogger(__name__)
 
 
-class Stream:
-    """Batches of samples for one rank of a job.
+class Stream(BatchStream):
+    """Batches of samples for one rank of a job, out of shards with indexes.
 
     All ranks construct it with the same arguments but ``rank``; nothing is exchanged between them.
 
@@ -58,16 +52,9 @@ class Stream:
         seed: of the order and of all crops.
         checks: of the numbers in fields; samples that hold others are errors.
 
-    Attributes:
-        samples: in the data set.
-        fingerprint: of the data set.
-        accumulation: micro-batches in a step of this rank, A.
-        config: as given.
-        repeated_requests: of this rank to remote shards, that failed, came too late or with wrong bytes.
-
     Raises:
-        ValueError: the batches do not divide, a field is nowhere in the shards, or images are too small for the
-            crops.
+        ValueError: the config asks for ``fetch: stream`` (then use ``open_stream``), the batches do not divide, a field
+            is nowhere in the shards, or images are too small for the crops.
         FileNotFoundError: a shard or its index is missing.
     """
 
@@ -83,13 +70,9 @@ class Stream:
         seed: int = 0,
         checks: Mapping[str, Check] | None = None,
     ) -> None:
-        self.accumulation = accumulation_of(global_batch, micro_batch, rank, world)
-        self.config = config
-        self._global_batch = global_batch
-        self._micro_batch = micro_batch
-        self._rank = rank
-        self._world = world
-        self._seed = seed
+        super().__init__(config, global_batch, micro_batch, rank, world, seed)
+        if config.in_order:
+            raise ValueError("fetch: stream reads shards without indexes; open such a config with open_stream")
         self._sets = [ShardSet.open(source.shards, config.remote) for source in config.sources]
         self.samples = sum(shards.samples for shards in self._sets)
         self.fingerprint = "-".join(shards.fingerprint for shards in self._sets)
@@ -102,10 +85,6 @@ class Stream:
                 reader.check_values(config.max_bad_fraction)
                 say_unlisted(reader.shards)
         self._shuffle_in(self._usual_window() if config.shuffle_window is None else config.shuffle_window)
-        self._workers = usual_workers(config.holds_codes) if config.num_workers is None else config.num_workers
-        check_semaphores(self._workers)
-        self._shared_memory_full = False
-        self.repeated_requests = 0
         self._errors = SampleErrorLog(config.max_bad_fraction, self.samples)
 
     def _usual_window(self) -> int:
@@ -119,11 +98,6 @@ class Stream:
         counts, rows = [shards.counts for shards in self._sets], self._global_batch if self.config.lanes else 0
         self._window = window
         self._schedule = Schedule(counts, weights, self._seed, window, rows)
-
-    @property
-    def sample_errors(self) -> Counter[str]:
-        """How many samples this rank had to replace (in ``eval_batches``: leave out), by kind."""
-        return self._errors.counts
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -163,9 +137,8 @@ class Stream:
 
     def _train_batches(self, start_step: int) -> Iterator[list[Batch]]:
         crops_each = self.config.crops_per_image
-        deliveries = self._load(
-            TrainDataset(self._readers, self._schedule, self.config.crop), self._requests(start_step)
-        )
+        images = TrainDataset(self._readers, self._schedule, self.config.crop)
+        deliveries = self._load(images, self._workers, self._requests(start_step))
         first, step = start_step % crops_each, start_step
         with closing(ShardsAhead(self._sets, self._schedule, self._own_rows())) as ahead:
             while True:
@@ -205,13 +178,15 @@ class Stream:
         if dealt == "batches":
             firsts = range(self._rank * batch, self.samples, self._world * batch)
             wanted = (BatchRequest(tuple(range(self.samples)[first : first + batch])) for first in firsts)
-            for delivery in self._load(images, wanted):
+            for delivery in self._load(images, self._workers, wanted):
                 yield from rebatched(delivery.batches, batch)
             return
         mine = range(self._rank, self.samples, self._world)
         turns = mine or range(min(self.samples, 1))
         requests = (BatchRequest(tuple(turns[start : start + batch])) for start in range(0, len(turns), batch))
-        made = rebatched((made for delivery in self._load(images, requests) for made in delivery.batches), batch)
+        made = rebatched(
+            (made for delivery in self._load(images, self._workers, requests) for made in delivery.batches), batch
+        )
         yield from made if turns is mine else (spare | {"key": []} for spare in islice(made, 1))
 
     def state_dict(self, step: int) -> dict[str, object]:
@@ -248,17 +223,7 @@ class Stream:
             del mine["order"]
         elif state["order"] == mine["order"] and state["fingerprint"] != mine.pop("fingerprint") and self._rank == 0:
             print("the bytes of some samples have changed since the checkpoint was saved; their keys are the same")
-        changed = [
-            f"{name} was {state.get(name)!r} and is {value!r}"
-            for name, value in mine.items()
-            if name not in ("step", "position") and state.get(name) != value
-        ]
-        if changed:
-            raise ValueError(
-                "the data are not those of the run that is resumed: "
-                + "; ".join(changed)
-                + ". Restore them, or start a new run in another folder with initial_weights: the old run's folder"
-            )
+        self._refuse_other({name: value for name, value in mine.items() if name not in ("step", "position")}, state)
 
     def _requests(self, start_step: int) -> Iterator[BatchRequest]:
         """What this rank asks for, in order. The crops of an image belong to K consecutive steps, a block.
@@ -275,38 +240,6 @@ class Stream:
                 begin = block * self._global_batch + before * self._micro_batch
                 yield BatchRequest(tuple(range(begin, begin + self._micro_batch)), tuple(range(first, crops_each)))
             block, first = block + 1, 0
-
-    def _load(self, source: Dataset[LoadedBatch], requests: Iterable[BatchRequest]) -> Iterator[LoadedBatch]:
-        loader: DataLoader[Any] = DataLoader(
-            source,
-            batch_size=None,
-            sampler=requests,
-            collate_fn=send,
-            num_workers=self._workers,
-            worker_init_fn=partial(end_with, os.getpid()),
-            prefetch_factor=self.config.prefetch if self._workers else None,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else it would draw from the global one
-        )
-        for sent in loader:
-            delivery, piped = receive(sent)
-            if piped and not self._shared_memory_full:
-                self._shared_memory_full = True
-                _LOG.warning(
-                    "rank %d: /dev/shm has no room for batches of %d workers: they come through pipes, which "
-                    "costs a copy; give the container more (docker --shm-size, a larger emptyDir), or lower "
-                    "num_workers, prefetch or micro_batch_size",
-                    self._rank, self._workers,
-                )  # fmt: skip
-            self._count_repeated(delivery.repeated)
-            self._errors.add(delivery.seen, delivery.errors)
-            yield delivery
-
-    def _count_repeated(self, requests: int) -> None:
-        """Counts requests that were made again, and says so, the more seldom the more there are."""
-        before, self.repeated_requests = self.repeated_requests, self.repeated_requests + requests
-        if len(str(self.repeated_requests)) > len(str(before)) or (requests and not before):
-            _LOG.warning("rank %d: %d requests to remote shards were made again", self._rank, self.repeated_requests)
 
     def _check_size(self) -> None:
         """Makes sure that the samples fill a global batch, some of them several times if need be."""
@@ -328,7 +261,9 @@ class Stream:
             )  # fmt: skip
 
 
-def _reader(shards: ShardSet, fields: Sequence[str], config: DataConfig, checks: Mapping[str, Check]) -> SampleReader:
+def _reader(
+    shards: ShardSet, fields: Sequence[str], config: DataConfig, checks: Mapping[str, Check]
+) -> SampleReader[ShardSet]:
     """The reader of a kind of data."""
     if isinstance(config.crop, CodeCropConfig):
         return CodeReader(shards, fields, config.crop, config.extensions, checks)

@@ -12,7 +12,8 @@ from ..checkpoint.checkpointer import Checkpointer
 from ..checkpoint.initial_weights import load_initial_weights
 from ..checkpoint.loading import TokenizerRef
 from ..checkpoint.writer import RetentionPolicy
-from ..data.stream import Stream
+from ..data.batch_stream import BatchStream
+from ..data.streams import open_stream
 from ..distributed import ranks
 from ..distributed.determinism import deterministic_algorithms
 from ..distributed.process import deepspeed_log
@@ -126,7 +127,7 @@ def _codes(run: Run, tokenizers: Mapping[str, TokenizerRef]) -> int:
     return codes
 
 
-def built(run: Run, tokenizers: Mapping[str, TokenizerRef]) -> tuple[VQGANTask | PriorTask, Stream, Stream]:
+def built(run: Run, tokenizers: Mapping[str, TokenizerRef]) -> tuple[VQGANTask | PriorTask, BatchStream, BatchStream]:
     """The task of a run and its two streams. Every rank must call this, inside ``ranks.process_group``.
 
     Args:
@@ -150,7 +151,7 @@ def built(run: Run, tokenizers: Mapping[str, TokenizerRef]) -> tuple[VQGANTask |
 
 def _streams(
     run: Run, fields: tuple[str, ...], checks: Mapping[str, Check], together: int = 1
-) -> tuple[Stream, Stream]:
+) -> tuple[BatchStream, BatchStream]:
     """Both streams of this rank; where one rank cannot read its shards, all of them say so.
 
     Args:
@@ -161,7 +162,7 @@ def _streams(
     place = {"rank": rank, "world": world, "micro_batch": run.batch.micro_batch_size, "seed": run.seed}
     training, val = ranks.agreed(
         lambda: [
-            Stream(data, fields, global_batch=batch, checks=checks, **place)
+            open_stream(data, fields, global_batch=batch, checks=checks, **place)
             for data, batch in (
                 (run.train_data, run.batch.global_batch_size),
                 (run.val_data, run.batch.micro_batch_size * world),
@@ -172,7 +173,7 @@ def _streams(
     return training, val
 
 
-def _check_same_data(training: Stream, val: Stream) -> None:
+def _check_same_data(training: BatchStream, val: BatchStream) -> None:
     """Every rank sees the same samples under the paths of the config.
 
     Raises:
@@ -190,7 +191,7 @@ def _check_same_data(training: Stream, val: Stream) -> None:
                 )
 
 
-def _check_classes(training: Stream, val: Stream, known: range | None) -> None:
+def _check_classes(training: BatchStream, val: BatchStream, known: range | None) -> None:
     """The names of classes agree, where classes have names, and the prior knows as many as there are.
 
     Raises:

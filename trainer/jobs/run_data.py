@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ..data.stream import Stream
+from ..data.batch_stream import BatchStream
 
 # What checkpoints called an input before.
 _OLD_NAMES = {
@@ -20,7 +20,7 @@ class RunData:
         tokenizers: digests, by what they encode.
     """
 
-    def __init__(self, training: Stream, val: Stream, tokenizers: Mapping[str, str]) -> None:
+    def __init__(self, training: BatchStream, val: BatchStream, tokenizers: Mapping[str, str]) -> None:
         self._training = training
         self._inputs = {"val": val.fingerprint} | {
             f"tokenizer of {name}": digest for name, digest in tokenizers.items()

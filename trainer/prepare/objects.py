@@ -25,8 +25,12 @@ class Objects(NamedTuple):
         """A number that changes with them."""
         return zlib.crc32(f"{self.classes.tolist()} {self.boxes.tolist()} {self.places} {self.size}".encode())
 
-    def members(self, measured: Measured) -> dict[str, bytes]:
+    def members(self, measured: Measured, stored: Measured) -> dict[str, bytes]:
         """``object_classes.npy`` (places,) int32 and ``object_boxes.npy`` (places, 4) float32 in pixels.
+
+        Args:
+            measured: the image as it was.
+            stored: as it is stored, in whose pixels the boxes are.
 
         Raises:
             ValueError: they were drawn on an image of another size.
@@ -39,7 +43,7 @@ class Objects(NamedTuple):
         classes = np.full(self.places, ABSENT, np.int32)
         boxes = np.zeros((self.places, 4), np.float32)
         classes[: len(self.classes)] = self.classes
-        sides = np.array([measured.width, measured.height] * 2)
+        sides = np.array([stored.width, stored.height] * 2)
         boxes[: len(self.boxes)] = self.boxes * sides
         return {"object_classes.npy": _npy(classes), "object_boxes.npy": _npy(boxes)}
 

@@ -17,7 +17,7 @@ from ..shards.folder_walk import Skipped, escaped
 from ..shards.index import ShardIndex
 from ..shards.writer import Sample, finished, index_path, own_shard, remove_unfinished, write_shard
 from . import report_file
-from .check_image import DepthForm, UnusableError, is_whole, prepare
+from .check_image import DepthForm, UnusableError, is_reduced, is_whole, prepare
 from .find_images import RawSample, SampleListing
 from .listing import val_split
 from .listing.sample_table import Selection, facts, hashes_of
@@ -36,6 +36,7 @@ class PackConfig:
         shard_samples: or when it has so many samples; 0 for no limit.
         val: samples that are kept aside for evaluation.
         minimum_side: images with a shorter side are left out, in pixels.
+        side: the shortest side to which larger images are brought, in pixels; 0 stores them as they are.
         depth: what becomes of depth maps, as ``check_image.prepare`` says.
         processes: how many work at once; 0 for one a core.
         prefix: of the names of the shards.
@@ -45,6 +46,7 @@ class PackConfig:
     shard_samples: Natural = 0
     val: Natural = 0
     minimum_side: Count = 1
+    side: Natural = 0
     depth: DepthForm = "stored"
     processes: Processes = 0
     prefix: Name = "shard"
@@ -66,6 +68,8 @@ class PackReport(NamedTuple):
     skipped: list[Skipped]
     classes: list[str]  # names in the order of their numbers; empty where labels are numbers, or there are none
     whole_jpegs: int  # large ones whose parts cannot be decoded alone, so that each crop decodes more than it shows
+    side: int = 0  # to which larger images were brought
+    reduced: int = 0  # images of that shortest side
 
 
 class _Written(NamedTuple):
@@ -73,6 +77,7 @@ class _Written(NamedTuple):
 
     samples: int
     whole_jpegs: int
+    reduced: int
 
 
 class PackTask(NamedTuple):
@@ -82,6 +87,7 @@ class PackTask(NamedTuple):
     sources: Sequence[RawSample]
     minimum_side: int
     depth: DepthForm
+    side: int
     plan: str  # stands for everything that decides what the shard will hold
     provenance: dict[str, Any]
 
@@ -114,13 +120,14 @@ def _pack(
         rest[held.chosen + held.unusable] = False
         numbers = {"val": np.array(held.chosen, np.int64), "train": np.flatnonzero(rest)}
         parts = {destination / part: Selection(sources, which) for part, which in numbers.items()}
-    provenance = {"kind": "images", "classes": gathered.classes}
+    provenance = {"kind": "images", "classes": gathered.classes} | ({"side": config.side} if config.side else {})
     tasks = {folder: plan_shards(folder, part, config, provenance) for folder, part in parts.items()}
     written = _write_parts(destination, tasks, config, skipped, progress)
     val = written[destination / "val"].samples if config.val else 0
-    samples, whole = (sum(numbers) for numbers in zip(*written.values(), strict=True))
+    samples, whole, reduced = (sum(numbers) for numbers in zip(*written.values(), strict=True))
     shards = sum(len(planned) for planned in tasks.values())
-    report = PackReport(samples - val, shards, val, sorted(skipped), gathered.classes, whole)
+    left_out = sorted(skipped)
+    report = PackReport(samples - val, shards, val, left_out, gathered.classes, whole, config.side, reduced)
     report_file.write(destination, report._asdict() | {"skipped": [left._asdict() for left in report.skipped]})
     return report
 
@@ -138,12 +145,13 @@ def _write_parts(
         _check_existing_shards(folder, planned)
     written: dict[Path, _Written] = {}
     for folder, planned in tasks.items():
-        samples = whole = 0
+        samples = whole = reduced = 0
         for index in _write_all(planned, config.processes, progress):  # one at a time: all are as large as the plan
             skipped += [Skipped(*left) for left in index.notes["skipped"]]
             whole += index.notes.get("whole_jpegs", 0)
+            reduced += index.notes.get("reduced", 0)
             samples += index.samples
-        written[folder] = _Written(samples, whole)
+        written[folder] = _Written(samples, whole, reduced)
         if not written[folder].samples:
             _remove_empty(planned)
             raise ValueError(_nothing_left(folder, skipped))
@@ -211,7 +219,7 @@ def plan_shards(
     for number, shard in enumerate(_divided(sources, config)):
         path = folder / f"{config.prefix}-{number:06d}.tar"
         digest = _digest(shard, config)
-        tasks.append(PackTask(path, shard, config.minimum_side, config.depth, digest, provenance))
+        tasks.append(PackTask(path, shard, config.minimum_side, config.depth, config.side, digest, provenance))
     return tasks
 
 
@@ -232,6 +240,8 @@ def _digest(sources: Sequence[RawSample], config: PackConfig) -> str:
     seen = hashlib.sha256(f"{config.minimum_side}".encode())
     if config.depth != "stored":  # so that shards of before there was a choice can be gone on with
         seen.update(f" {config.depth}".encode())
+    if config.side:
+        seen.update(f" side {config.side}".encode())
     for number in range(len(sources)):
         known = facts(sources, number)
         seen.update(f"\n{known.key} {known.label}".encode())
@@ -275,17 +285,20 @@ def _duration(seconds: float) -> str:
 
 def _write(task: PackTask) -> None:
     notes: dict[str, Any] = {"plan": task.plan, "skipped": [], "whole_jpegs": 0}
+    notes |= {"reduced": 0} if task.side else {}
     write_shard(task.path, _samples(task, notes), task.provenance, notes)
 
 
 def _samples(task: PackTask, notes: dict[str, Any]) -> Iterator[Sample]:
     for source in task.sources:
         try:
-            sample = prepare(source, task.minimum_side, task.depth)
+            sample = prepare(source, task.minimum_side, task.depth, task.side)
         except UnusableError as error:
             notes["skipped"].append(_left_out(source, error))
         else:
             notes["whole_jpegs"] += is_whole(sample)
+            if task.side:
+                notes["reduced"] += is_reduced(sample, task.side)
             yield sample
 
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from ...models.conditions import Condition
 from ..checkpoint.loading import TokenizerRef, load_prior, load_tokenizer, tokenizer_ref
+from ..data.batch_stream import BatchStream
 from ..data.masks import MaskConfig
-from ..data.stream import Stream
 from ..distributed import ranks
 from ..editing.scene import Guide, SceneEncoder, check_guide
 from ..images.known_values import Check, checked, only_cells, only_labels
@@ -131,7 +131,7 @@ def _edit_encoder(
     return EditEncoder(encode, masks, guide, None if maps is None else maps.model.config.num_labels), guide
 
 
-def completed(made: CodeSource, streams: Sequence[Stream], run: PriorRun) -> CodeSource:
+def completed(made: CodeSource, streams: Sequence[BatchStream], run: PriorRun) -> CodeSource:
     """The source with all tokenizers that made what the condition reads: code shards tell those that no run names.
 
     Raises:
@@ -157,14 +157,14 @@ def completed(made: CodeSource, streams: Sequence[Stream], run: PriorRun) -> Cod
     )
 
 
-def _tokenizer_of(field: str, stream: Stream) -> str | None:
+def _tokenizer_of(field: str, stream: BatchStream) -> str | None:
     """The digest of what made a field's codes in shards, of the images' for no field; None: they are labels."""
     said = stream.provenance if not field else stream.provenance.get(PROVENANCE_KEYS[field]) or {}
     digest: str | None = said.get("tokenizer")
     return digest
 
 
-def _agreed(field: str, streams: Sequence[Stream]) -> str | None:
+def _agreed(field: str, streams: Sequence[BatchStream]) -> str | None:
     """What all streams say made a field's codes."""
     digests = [_tokenizer_of(field, stream) for stream in streams]
     for stream, digest in zip(streams, digests, strict=True):
@@ -176,7 +176,7 @@ def _agreed(field: str, streams: Sequence[Stream]) -> str | None:
     return digests[0]
 
 
-def _place(stream: Stream) -> str:
+def _place(stream: BatchStream) -> str:
     return ", ".join(shards for part in stream.config.sources for shards in part.shards)
 
 

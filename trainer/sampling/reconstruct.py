@@ -83,7 +83,7 @@ class _Reconstructor:
         self._tokenizer, self._out, self._config = tokenizer, out, config
         self._codes = shards.has_field("codes")
         digest = tokenizer.metadata["digest"]
-        self._reader: CodeReader | ImageReader
+        self._reader: CodeReader | ImageReader[ShardSet]
         if self._codes:
             if config.crop is not None:
                 raise ValueError("grids of codes are decoded whole; omit the crop's size")

@@ -96,7 +96,7 @@ class ShardRequests:
         self._conditions, self._tokenizer, self._size = conditions, tokenizer, size
         self._read = [name for name in prior.model.condition.fields if name not in LOCATION_FIELDS]
         self._codes = shards.has_field("codes")
-        self._reader: CodeReader | ImageReader
+        self._reader: CodeReader | ImageReader[ShardSet]
         if self._codes:
             if size is not None:
                 raise ValueError("grids of codes have their sizes; omit --size, or give shards of images")

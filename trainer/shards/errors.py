@@ -46,11 +46,13 @@ class SampleErrorLog:
 
     Args:
         limit: largest share of faulty samples, 0 to 1.
-        samples: in the data set.
+        samples: in the data set; 0 where nobody knows.
+        what: they are, for messages.
     """
 
-    def __init__(self, limit: float, samples: int) -> None:
+    def __init__(self, limit: float, samples: int, what: str = "sample") -> None:
         self._limit = limit
+        self._what = what
         self._samples = samples
         self._reported: dict[tuple[str, str], Kind] = {}  # by shard and key
         self.counts: Counter[str] = Counter()
@@ -69,12 +71,13 @@ class SampleErrorLog:
             self.counts[error.kind] += 1
             if (error.shard, error.key) not in self._reported:
                 self._reported[error.shard, error.key] = error.kind
-                _LOG.warning("replaced a sample: %s", error)
-        bad, known = len(self._reported), min(self._samples, max(self.seen, _SMALLEST_BASE))
+                _LOG.warning("replaced a %s: %s", self._what, error)
+        known = max(self.seen, _SMALLEST_BASE)
+        bad, known = len(self._reported), min(self._samples or known, known)
         if errors and bad > self._limit * known:
             kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(self._reported.values()).most_common())
             raise TooManySampleErrorsError(
-                f"{bad} of {known} samples could not be used ({kinds}), more than "
+                f"{bad} of {known} {self._what}s could not be used ({kinds}), more than "
                 f"max_bad_fraction = {self._limit:g} allows; the last: {errors[-1]}; "
                 "repair or remove them, or raise max_bad_fraction"
             )

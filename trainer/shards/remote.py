@@ -23,7 +23,7 @@ from .patterns import without_secrets
 from .scan import scan
 from .set_index import SetIndex
 
-_PIPE = "pipe:"
+PIPE = "pipe:"
 _CHUNK = 1 << 20
 _GIVES_RANGES: dict[str, bool] = {}  # what is known of stores, by scheme and host
 _HEAD = 1 << 16  # bytes
@@ -37,13 +37,14 @@ class RemoteConfig:
 
     Attributes:
         fetch: "ranges" reads only the bytes of each sample, where the store can do that; "shards" brings whole shards
-            to the local cache, which suits small samples read with a small ``shuffle_window``.
+            to the local cache, which suits small samples read with a small ``shuffle_window``; "stream" reads shards
+            from beginning to end and needs no index, wherever they lie.
         cache: folder for whole shards and for indexes that had to be made.
         cache_gigabytes: room for whole shards; the one used longest ago goes first.
         timeout: seconds that an answer of a store may take before it is asked again.
     """
 
-    fetch: Literal["ranges", "shards"] = "ranges"
+    fetch: Literal["ranges", "shards", "stream"] = "ranges"
     cache: Name = "~/.cache/smalti"
     cache_gigabytes: Positive = 50.0
     timeout: Positive = 60.0
@@ -88,6 +89,11 @@ class RemoteFile:
         """The file system of fsspec that it lies in."""
         self._connect()
         return self._system
+
+    def size(self) -> int | None:
+        """Its bytes, if the store says."""
+        size: int | None = self.system.size(self._path)
+        return size
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -163,7 +169,7 @@ class CachedShard:
 
 def fetched_whole(url: str, config: RemoteConfig) -> bool:
     """Whether a remote shard goes through the local cache in any case."""
-    return url.startswith(_PIPE) or config.fetch == "shards"
+    return url.startswith(PIPE) or config.fetch == "shards"
 
 
 def open_remote(url: str, tar_bytes: int, config: RemoteConfig) -> Ranges:
@@ -241,7 +247,7 @@ def _once_a_machine(url: str, config: RemoteConfig) -> bytes | None:
 
     Its beginning, which holds the checksum of the rest, is asked for by each, and tells whether a copy is current.
     """
-    if url.startswith(_PIPE):
+    if url.startswith(PIPE):
         return _all_bytes(url)
     system, path = fsspec.core.url_to_fs(url)
     head: bytes = system.cat_file(path, start=0, end=_HEAD)
@@ -253,7 +259,7 @@ def _once_a_machine(url: str, config: RemoteConfig) -> bytes | None:
 
 def _index_url(url: str) -> str:
     """Where the index of a shard should lie; of a command, the command that would give it."""
-    if not url.startswith(_PIPE):
+    if not url.startswith(PIPE):
         return url + SUFFIX
     words = url.split()
     named = [place for place, word in enumerate(words) if word.endswith(".tar")]
@@ -265,8 +271,8 @@ def _index_url(url: str) -> str:
 
 def _all_bytes(url: str) -> bytes | None:
     """The bytes of a small file, or None if it is not there."""
-    if url.startswith(_PIPE):
-        done = subprocess.run(url.removeprefix(_PIPE), shell=True, capture_output=True, timeout=_SECONDS)
+    if url.startswith(PIPE):
+        done = subprocess.run(url.removeprefix(PIPE), shell=True, capture_output=True, timeout=_SECONDS)
         return done.stdout if done.returncode == 0 and done.stdout else None
     system, path = fsspec.core.url_to_fs(url)
     try:
@@ -280,7 +286,7 @@ def _download(url: str, size: int) -> Callable[[BinaryIO], None]:
     """What writes a whole shard of so many bytes into a file; 0 if that is not known yet."""
 
     def from_command(file: BinaryIO) -> None:
-        command = url.removeprefix(_PIPE)
+        command = url.removeprefix(PIPE)
         try:
             done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE, timeout=_SECONDS)
         except subprocess.TimeoutExpired as error:
@@ -302,4 +308,4 @@ def _download(url: str, size: int) -> Callable[[BinaryIO], None]:
 
         patiently(copy)
 
-    return from_command if url.startswith(_PIPE) else from_store
+    return from_command if url.startswith(PIPE) else from_store

@@ -14,7 +14,18 @@ from ..files import open_regular, write_whole
 from ..images import seekable_jpeg
 from ..images.decode import measure
 from ..images.geometry import Measured
-from .access.tar_headers import name_of, number, pax_records, plain_name
+from .access.tar_headers import (
+    BLOCK,
+    SPARSE,
+    WITHOUT_DATA,
+    DamagedTarError,
+    check_header,
+    check_kind,
+    name_of,
+    number,
+    pax_records,
+    plain_name,
+)
 from .fields import EXTENSIONS
 from .folder_walk import Skipped, escaped
 from .index import Member, Row, check_replaceable, index_bytes
@@ -22,32 +33,17 @@ from .packed.layout import KEYS, Column
 from .packed.scanning import columns_in
 from .writer import finished, index_path
 
-_BLOCK = 512
 _REGULAR = (b"0", b"\0", b"7")
-_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
 _LEFT_OUT = {  # kinds of entries that are no samples, and are named
     b"1": "is a hard link inside the tar, without data of its own; make the tar with --hard-dereference",
     b"2": "is a symbolic link inside the tar; make the tar with --dereference",
     b"3": "is a device",
     b"4": "is a device",
     b"6": "is a named pipe",
-    b"S": "is a sparse file, which lies in pieces; make the tar without --sparse",
-}
-_COMPRESSED = {  # first bytes: what it is, and what makes a plain tar of it
-    b"\x1f\x8b": ("compressed by gzip", "gunzip"),
-    b"BZh": ("compressed by bzip2", "bunzip2"),
-    b"\xfd7zXZ\0": ("compressed by xz", "unxz"),
-    b"(\xb5/\xfd": ("compressed by zstd", "unzstd"),
-    b"\x04\x22M\x18": ("compressed by lz4", "unlz4"),
-    b"PK\x03\x04": ("a zip archive", "unzip, then tar"),
-    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x, then tar"),
+    b"S": SPARSE,
 }
 _LARGEST = 1 << 32  # bytes of a member
 _HIDDEN = "is hidden"
-
-
-class DamagedTarError(ValueError):
-    """A tar cannot be indexed; the text names the file and the byte."""
 
 
 class _File(NamedTuple):
@@ -217,14 +213,14 @@ def _files(tar: BinaryIO, path: Path, skipped: list[Skipped]) -> Iterator[_File]
     tar_bytes = os.fstat(tar.fileno()).st_size
     while True:
         place = tar.tell()
-        header = tar.read(_BLOCK)
-        if header == bytes(_BLOCK):
+        header = tar.read(BLOCK)
+        if header == bytes(BLOCK):
             return _check_end(tar, path, place)
         if not place:
-            _check_kind(header, path)
-        _check_header(header, path, place)
+            check_kind(header, str(path))
+        check_header(header, str(path), place)
         kind = header[156:157]
-        length = 0 if kind in _WITHOUT_DATA else _size(header, kind, said, path, place)
+        length = 0 if kind in WITHOUT_DATA else _size(header, kind, said, path, place)
         begin = _after_sparse_map(tar, header) if kind == b"S" else tar.tell()
         if begin + length > tar_bytes:
             raise DamagedTarError(
@@ -234,7 +230,7 @@ def _files(tar: BinaryIO, path: Path, skipped: list[Skipped]) -> Iterator[_File]
         name = said.get("path") or plain_name(header)
         reason = _reason_to_leave(kind, name, length, said)
         data = b"" if reason else tar.read(length)
-        tar.seek(begin + length + -length % _BLOCK)
+        tar.seek(begin + length + -length % BLOCK)
         if tar.tell() > tar_bytes:
             raise DamagedTarError(f"{path} is cut off at byte {tar_bytes}, inside the file whose header is at {place}")
         if kind in (b"L", b"x", b"g", b"K"):
@@ -291,39 +287,18 @@ def _after_sparse_map(tar: BinaryIO, header: bytes) -> int:
     """Where the data of an old GNU sparse file begin: after further blocks of its map."""
     more = header[482]
     while more:
-        block = tar.read(_BLOCK)
-        more = block[504] if len(block) == _BLOCK else 0
+        block = tar.read(BLOCK)
+        more = block[504] if len(block) == BLOCK else 0
     return tar.tell()
-
-
-def _check_kind(header: bytes, path: Path) -> None:
-    """Tells what a file is that is no tar at all."""
-    for begin, (kind, way_out) in _COMPRESSED.items():
-        if header.startswith(begin):
-            raise DamagedTarError(f"{path} is {kind}; shards are read in parts, so make a plain tar of it: {way_out}")
-    if not header:
-        raise DamagedTarError(f"{path} is empty, which is no tar")
-
-
-def _check_header(header: bytes, path: Path, place: int) -> None:
-    if len(header) < _BLOCK:
-        raise DamagedTarError(f"{path} is cut off at byte {place + len(header)}: the end of the archive is missing")
-    total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
-    try:
-        sound = number(header[148:156]) == total
-    except ValueError:
-        sound = False
-    if not sound:
-        raise DamagedTarError(f"{path}, byte {place}: the header is damaged, its checksum is wrong")
 
 
 def _check_end(tar: BinaryIO, path: Path, place: int) -> None:
     """Makes sure that nothing but zeros follows the first block of them."""
-    at = place + _BLOCK
+    at = place + BLOCK
     while rest := tar.read(1 << 20):
         if rest.strip(b"\0"):
             at += len(rest) - len(rest.lstrip(b"\0"))
             raise DamagedTarError(f"{path}, byte {place}: zeros in the middle, data go on at byte {at}")
         at += len(rest)
-    if at < place + 2 * _BLOCK:
+    if at < place + 2 * BLOCK:
         raise DamagedTarError(f"{path} is cut off at byte {at}: the end of the archive is missing")

@@ -19,7 +19,7 @@ from smalti.trainer.data.collate import Batch
 from smalti.trainer.data.config import usual_workers
 from smalti.trainer.data.crops import CropConfig
 from smalti.trainer.data.stream import DataConfig, SourceConfig
-from smalti.trainer.data.worker_datasets import BatchRequest, TrainDataset
+from smalti.trainer.data.workers.datasets import BatchRequest, TrainDataset
 from smalti.trainer.distributed import child_processes
 from smalti.trainer.shards.reader import ShardSet
 from smalti.trainer.shards.writer import write_shard

@@ -13,9 +13,10 @@ import pytest
 import webdataset
 from fixtures.shards import encoded, photo, write_images
 
+from smalti.trainer.shards.access.tar_headers import DamagedTarError
 from smalti.trainer.shards.index import ShardIndex
 from smalti.trainer.shards.reader import ShardSet
-from smalti.trainer.shards.scan import DamagedTarError, scan, write_index_of
+from smalti.trainer.shards.scan import scan, write_index_of
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from smalti.launch import index as index_command
 from smalti.trainer.data.collate import collate
 from smalti.trainer.data.crops import CodeCropConfig
 from smalti.trainer.data.stream import DataConfig, SourceConfig, Stream
-from smalti.trainer.data.worker_datasets import TrainDataset
+from smalti.trainer.data.workers.datasets import TrainDataset
 from smalti.trainer.images.known_values import only
 from smalti.trainer.shards.errors import TooManySampleErrorsError
 from smalti.trainer.shards.index import SampleLocation, ShardIndex

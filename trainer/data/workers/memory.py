@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from .collate import Batch
-from .worker_datasets import LoadedBatch
+from ..collate import Batch
+from .datasets import LoadedBatch
 
 
 class PipedTensor(NamedTuple):

@@ -11,18 +11,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from ..images.geometry import Crop
-from ..shards.access.requests import Repeated
-from ..shards.errors import SampleError, TooManySampleErrorsError
-from ..shards.index import SampleLocation
-from .collate import Batch, LoadedSample, collate, join, reordered
-from .crops import AnyCropConfig, crop_box
-from .sampler import SampleDraw, Schedule
-from .samples import Choose, SampleReader
+from ...images.geometry import Crop
+from ...shards.access.requests import Repeated
+from ...shards.errors import SampleError, TooManySampleErrorsError
+from ...shards.index import SampleLocation
+from ...shards.reader import ShardSet
+from ..collate import Batch, LoadedSample, collate, join, reordered
+from ..crops import AnyCropConfig, crop_box
+from ..sampler import SampleDraw, Schedule
+from ..samples import Choose, SampleReader
 
 Crops = Literal["center", "grid"] | int
 
-_ATTEMPTS = 64  # samples tried in place of one that cannot be used
+ATTEMPTS = 64  # samples tried in place of one that cannot be used
 
 
 class BatchRequest(NamedTuple):
@@ -32,6 +33,13 @@ class BatchRequest(NamedTuple):
     crops: tuple[int, ...] = ()
 
 
+class ReadUpTo(NamedTuple):
+    """How far a reader of shards in order has come."""
+
+    turn: int  # of its shard, among those that are dealt
+    taken: int  # samples of it that were given out
+
+
 class LoadedBatch(NamedTuple):
     """What a worker gives: a batch of m rows for each of the K crops, and what was wrong on the way."""
 
@@ -39,12 +47,16 @@ class LoadedBatch(NamedTuple):
     errors: list[SampleError]
     seen: int  # samples asked for
     repeated: int = 0  # requests to remote shards that had to be made again
+    lost: Sequence[SampleError] = ()  # shards that are read in order, and could not be read to their end
+    place: tuple[int, ReadUpTo] | None = None  # of the reader in order that made it: its number, and how far it is now
 
 
 class TrainDataset(Dataset[LoadedBatch]):
     """Answers requests of training: faulty samples are replaced, so that every batch is full."""
 
-    def __init__(self, readers: Sequence[SampleReader], schedule: Schedule, crop: AnyCropConfig | None) -> None:
+    def __init__(
+        self, readers: Sequence[SampleReader[ShardSet]], schedule: Schedule, crop: AnyCropConfig | None
+    ) -> None:
         self._readers = readers
         self._schedule = schedule
         self._crop = crop
@@ -87,14 +99,14 @@ class TrainDataset(Dataset[LoadedBatch]):
 
     def _rows(self, number: int, crops: Sequence[int], errors: list[SampleError]) -> list[LoadedSample]:
         visit = self._schedule.visit(number)
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             reader = self._readers[visit.source]
             try:
                 return reader.read_surely(visit.place, partial(self._choose, visit, crops))
             except SampleError as error:
                 errors.append(error)
                 visit = self._schedule.substitute(number, visit)
-        raise TooManySampleErrorsError(f"{_ATTEMPTS} samples in a row could not be used; the last: {errors[-1]}")
+        raise TooManySampleErrorsError(f"{ATTEMPTS} samples in a row could not be used; the last: {errors[-1]}")
 
     def _choose(self, visit: SampleDraw, crops: Sequence[int], key: str, height: int, width: int) -> list[Crop]:
         keys = [self._schedule.crop_key(visit, key, crop) for crop in crops]
@@ -105,7 +117,7 @@ class EvalDataset(Dataset[LoadedBatch]):
     """Answers requests for every sample once: faulty samples are left out."""
 
     def __init__(
-        self, readers: Sequence[SampleReader], schedule: Schedule, crop: AnyCropConfig | None, crops: Crops
+        self, readers: Sequence[SampleReader[ShardSet]], schedule: Schedule, crop: AnyCropConfig | None, crops: Crops
     ) -> None:
         self._readers = readers
         self._schedule = schedule
@@ -134,18 +146,33 @@ class EvalDataset(Dataset[LoadedBatch]):
         return SampleDraw(source, 0, SampleLocation(shard, number - before))
 
     def _choose(self, visit: SampleDraw, key: str, height: int, width: int) -> list[Crop]:
-        if self._crop is None:
-            return [crop_box(None, height, width, 0)]
-        if self._crops == "center":
-            return [self._crop.center(height, width)]
-        if self._crops == "grid":
-            return self._crop.grid(height, width)
-        keys = [self._schedule.crop_key(visit, key, crop) for crop in range(self._crops)]
-        return [self._crop.draw(height, width, crop_key) for crop_key in keys]
+        return chosen_of_all(
+            self._crop, self._crops, lambda crop: self._schedule.crop_key(visit, key, crop), height, width
+        )
+
+
+def chosen_of_all(
+    config: AnyCropConfig | None, crops: Crops, crop_key: Callable[[int], int], height: int, width: int
+) -> list[Crop]:
+    """The crops of a sample that is visited once.
+
+    Args:
+        config: how they are cut.
+        crops: which ones, as of ``Stream.eval_batches``.
+        crop_key: of the number of a crop, where crops are drawn.
+        height, width: of the sample.
+    """
+    if config is None:
+        return [crop_box(None, height, width, 0)]
+    if crops == "center":
+        return [config.center(height, width)]
+    if crops == "grid":
+        return config.grid(height, width)
+    return [config.draw(height, width, crop_key(crop)) for crop in range(crops)]
 
 
 def _gather(
-    readers: Sequence[SampleReader], visits: Iterable[SampleDraw], choose: Callable[[SampleDraw], Choose]
+    readers: Sequence[SampleReader[ShardSet]], visits: Iterable[SampleDraw], choose: Callable[[SampleDraw], Choose]
 ) -> None:
     """Fetches what a batch needs of remote shards at once, for each source."""
     if not any(reader.shards.files.are_asked for reader in readers):

@@ -1,0 +1,1 @@
+"""Shards read from their beginning to their end, without any index (``fetch: stream``)."""
