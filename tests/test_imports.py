@@ -63,9 +63,9 @@ ROOMS: dict[str, set[str]] = {
         "trainer/config",
         "trainer/frozen_networks",
     },
-    "trainer/vqgan": {*GROUND, *SHARED},
+    "trainer/vqgan": {*GROUND, *SHARED, "trainer/frozen_networks"},
     "trainer/editing": {*GROUND, "trainer/images", "trainer/checkpoint", "trainer/sampling"},
-    "trainer/prior": {*GROUND, *SHARED, "trainer/editing"},
+    "trainer/prior": {*GROUND, *SHARED, "trainer/editing", "trainer/frozen_networks"},
     "trainer/sampling": {*GROUND, *SHARDS, "trainer/data", "trainer/checkpoint", "trainer/frozen_networks"},
     "trainer/evaluation": {
         *GROUND,

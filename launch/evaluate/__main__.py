@@ -1,7 +1,7 @@
 """Evaluate a network on a data set: ``deepspeed --module smalti.launch.evaluate RUN_OR_EXPORT SHARDS``.
 
 A tokenizer by what it rebuilds, a prior by the likelihood of codes and, on shards of images, by what it samples under
-their conditions. Every sample counts exactly once, on any number of ranks. The figures are printed with the protocol
+their conditions; a folder of images of any size, as ``smalti sample`` leaves them, by crops and by their seams. Every sample counts exactly once, on any number of ranks. The figures are printed with the protocol
 that they hold under: data, crop, filter, rounding, networks, weights, sampling.
 """
 
@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     made = command.parser(
         "evaluate", __doc__, "smalti evaluate runs/vqgan data/photos/val --size 256x256 --out vqgan.json"
     )
-    made.add_argument("run", type=Path, metavar="RUN", help="folder of a VQGAN's or prior's run, or of an export")
+    made.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of a VQGAN's or prior's run, of an export, or of images"
+    )
     made.add_argument("shards", nargs="+", help="folders of shards of images (of codes, for priors), patterns or URLs")
     made.add_argument("--out", type=Path, metavar="FILE", help="a JSON file for all that is printed (none)")
     command.add_local_rank(made)
@@ -65,13 +67,17 @@ def parser() -> argparse.ArgumentParser:
         type=command.side,
         default=0,
         metavar="HEIGHTxWIDTH",
-        help="the largest square of each image, brought to this size with antialiasing",
+        help="the largest square of each image, brought to this size with antialiasing; of a folder of images, the "
+        "crops that cover them",
     )
     cut.add_argument(
         "--resize",
         type=command.count,
         metavar="N",
         help="as taming-transformers: the shortest side to N, bilinear, not antialiased, then the middle --size",
+    )
+    cut.add_argument(
+        "--seams", type=int, metavar="N", help="in a folder of images: how visible borders every N pixels are (none)"
     )
     judges = made.add_argument_group("frozen networks that compare images")
     judges.add_argument(

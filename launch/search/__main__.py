@@ -1,7 +1,8 @@
 """Search the sampling settings of a prior: ``smalti search PRIOR SHARDS --out FOLDER --guidance 1 2 --top-k 100 0``.
 
-Every combination is evaluated as ``smalti evaluate`` does, whose other options are given by --evaluate, on the images
-that the shards hold: a few hundred tell settings apart, and the best ones are to be evaluated again on a whole set.
+Every combination is evaluated as ``smalti evaluate`` does, whose other options are given by --evaluate: on images by
+their Frechet distance, of which a few hundred tell settings apart, and the best ones are to be evaluated again on a
+whole set; with --metric drawn_nll, on codes too, by the likelihood of known codes under what is drawn from.
 Settings that are done are not done again. ``deepspeed --module smalti.launch.search`` shares the samples out.
 """
 
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "smalti search runs/prior data/photos/few --out runs/search --guidance 1 1.5 2 --top-k 100 0",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a prior's run or export")
-    parser.add_argument("shards", nargs="+", help="folders of shards of images, patterns or URLs")
+    parser.add_argument("shards", nargs="+", help="folders of shards of images or codes, patterns or URLs")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="for the results; run again, it goes on"
     )

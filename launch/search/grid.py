@@ -2,10 +2,12 @@
 
 OUT/results.json  {"settings": [{"guidance": 2.0, ..., "protocol": {...}, "figures": {"fid": 31.2, ...}}, ...]}
 OUT/table.md      the settings, the best first
-OUT/plot.png      the metric against the setting that has most values, a line for each combination of the others
+OUT/plot.png      the metric against the setting that has most values, a line for each combination of the others;
+                  missing where no value of it is finite
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +21,7 @@ from ...trainer.evaluation.evaluate import EvaluationRequest, evaluate
 from ...trainer.files import write_whole
 from ...trainer.reporting import line_plot
 
-LARGER_IS_BETTER = frozenset({"inception_score", "precision", "recall", "mean_iou", "pixel_accuracy"})
+LARGER_IS_BETTER = frozenset({"inception_score", "precision", "recall", "mean_iou", "pixel_accuracy", "drawn_kept"})
 RESULTS, TABLE, PLOT = "results.json", "table.md", "plot.png"
 
 Axes = Mapping[str, Sequence[float | int | None]]
@@ -58,7 +60,8 @@ def search(base: EvaluationRequest, axes: Axes, metric: str, out: Path, say: Cal
     lines = table([each for each in done if any(_same(each, settings) for settings in wanted)], axes, metric)
     if ranks.rank() == 0:
         write_whole(out / TABLE, ("\n".join(lines) + "\n").encode())
-        write_whole(out / PLOT, line_plot.png([panel(done, axes, metric)]))
+        if any(math.isfinite(each["figures"][metric]) for each in done):
+            write_whole(out / PLOT, line_plot.png([panel(done, axes, metric)]))
     return lines
 
 

@@ -1,13 +1,15 @@
-"""How likely a prior finds codes that are known, window by window, as it would sample them."""
+"""How likely a prior finds codes that are known, as it would sample them."""
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..conditions import Fields
 from ..priors.base import Prior
 from ..priors.decoding import DecodingRequest
 from .config import SamplingConfig
+from .logits import apply_guidance, filter_logits
 from .sampler import listed, steps
 
 
@@ -39,3 +41,37 @@ def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -
         found = decoder.logits(codes, listed(step)).conditioned.log_softmax(dim=1).gather(1, wanted[:, None])
         scores[:, rows, columns] = found.view(len(step), len(codes)).t()
     return scores
+
+
+@torch.no_grad()
+def drawn_nats(prior: Prior, fields: Fields, codes: Tensor, logits: Tensor, config: SamplingConfig) -> Tensor:
+    """The nats of the codes of whole windows under the distributions that sampling draws from.
+
+    So guidance and temperature can be judged by known codes. Where top-k or top-p leave a code out it could never be
+    drawn, and its nats are infinite.
+
+    Args:
+        prior: in evaluation mode.
+        fields: what its condition reads.
+        codes: (B, h, w) int64, the prior's window.
+        logits: (B, h, w, K) of the prior for them, under the condition.
+        config: how codes are drawn; not greedily.
+
+    Returns:
+        (B, h, w) float64.
+    """
+    cells, scales, absent = codes[0].numel(), None, None
+    if config.guidance.scale != 1:
+        dropped = torch.ones(len(codes), dtype=torch.bool, device=codes.device)
+        absent = prior(codes, fields, dropped=dropped).logits
+        scales = torch.zeros(cells, device=codes.device)
+        order = prior.decoder(DecodingRequest(fields, prior.window, tuple(range(len(codes))), config)).order
+        places = torch.tensor([row * codes.shape[2] + column for row, column in order], device=codes.device)
+        scales[places] = config.guidance.scales(cells).to(scales)
+    nats = []
+    for number, window in enumerate(codes):  # one by one: float64 of all would be large
+        drawn = logits[number].flatten(0, 1).float()
+        if absent is not None and scales is not None:
+            drawn = apply_guidance(drawn, absent[number].flatten(0, 1).float(), scales)
+        nats.append(F.cross_entropy(filter_logits(drawn, config), window.flatten(), reduction="none"))
+    return torch.stack(nats).view(codes.shape)

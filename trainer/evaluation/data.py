@@ -13,6 +13,7 @@ from ..data.collate import Batch
 from ..data.config import DataConfig
 from ..data.crops import AnyCropConfig, CodeCropConfig, CropConfig, TamingCropConfig
 from ..data.stream import Stream
+from ..data.worker_datasets import Crops
 from ..distributed import ranks
 from ..images.known_values import Check
 from ..shards.errors import TooManySampleErrorsError
@@ -39,6 +40,7 @@ class EvaluationData(NamedTuple):
 
     stream: Stream
     config: EvaluationConfig
+    covering: bool = False  # crops that cover each image, and not its middle
 
     def batches(self, say: Callable[[str], None]) -> Iterator[Batch]:
         """This rank's batches: the middle of images, or the windows that cover grids of codes. Rank 0 tells of them.
@@ -48,7 +50,8 @@ class EvaluationData(NamedTuple):
         """
         seen, printed = 0, time.monotonic()
         try:
-            for batch in self.stream.eval_batches(self.config.batch, dealt="batches"):
+            crops: Crops | None = "grid" if self.covering else None
+            for batch in self.stream.eval_batches(self.config.batch, crops, dealt="batches"):
                 yield batch
                 seen += len(batch["key"])
                 if ranks.rank() == 0 and time.monotonic() - printed >= PRINT_EVERY_S:
@@ -64,7 +67,11 @@ class EvaluationData(NamedTuple):
     def protocol(self) -> dict[str, Any]:
         """What figures over these samples must say of them."""
         shards = [without_secrets(name) for source in self.stream.config.sources for name in source.shards]
-        return {"data": ", ".join(shards), "fingerprint": self.stream.fingerprint, **cut(self.stream.config.crop)}
+        return {
+            "data": ", ".join(shards),
+            "fingerprint": self.stream.fingerprint,
+            **cut(self.stream.config.crop, self.covering),
+        }
 
 
 def open_data(
@@ -73,8 +80,12 @@ def open_data(
     fields: Sequence[str],
     checks: Mapping[str, Check],
     config: EvaluationConfig,
+    covering: bool = False,
 ) -> EvaluationData:
     """Open the shards on every rank; every rank must call this.
+
+    Args:
+        covering: crops that cover each image are wanted, and not its middle.
 
     Raises:
         AgreedError: they cannot be used: none is there, two samples have one key, a field is missing, images are too
@@ -103,7 +114,7 @@ def open_data(
                 f"{host} finds {samples} samples with the fingerprint {fingerprint}, {here[0]} {here[1]} with "
                 f"{here[2]}; give every node the same shards"
             )
-    return EvaluationData(stream, config)
+    return EvaluationData(stream, config, covering)
 
 
 def crop_of_size(size: int, resize: int | None) -> CropConfig | TamingCropConfig | None:
@@ -133,7 +144,7 @@ def protocol_of_samples(data: EvaluationData, samples: int) -> tuple[dict[str, A
     return {"samples": samples, "left_out": sum(left_out.values())}, [f"left out: {said}"] if said else []
 
 
-def cut(crop: AnyCropConfig | None) -> dict[str, str]:
+def cut(crop: AnyCropConfig | None, covering: bool = False) -> dict[str, str]:
     """The crop and the filter of resizing, in the words of a protocol: equal words are equal pixels."""
     if isinstance(crop, CodeCropConfig):
         return {"crop": f"windows of {crop.window[0]}x{crop.window[1]} codes that cover each grid"}
@@ -146,7 +157,8 @@ def cut(crop: AnyCropConfig | None) -> dict[str, str]:
         return {"crop": "whole images", "resize_filter": "none"}
     low, high = crop.scale
     scale = "the largest square" if math.isinf(low) else f"{low:g} to {high:g} source pixels a pixel"
-    return {"crop": f"the middle {crop.size}x{crop.size}, {scale}", "resize_filter": "Lanczos, antialiased"}
+    part = f"{crop.size}x{crop.size} that cover each image" if covering else f"the middle {crop.size}x{crop.size}"
+    return {"crop": f"{part}, {scale}", "resize_filter": "Lanczos, antialiased"}
 
 
 def _check_keys(shards: ShardSet) -> None:

@@ -18,16 +18,19 @@ from ..checkpoint.loading import (
     load_tokenizer,
     resolve_weights,
 )
+from ..data.crops import CropConfig
 from ..distributed import ranks
+from ..frozen_networks.feature_networks import PUBLISHED
 from ..frozen_networks.segmenters import load_segmenter
 from ..jobs.run import Run
 from ..jobs.run_dir import resolved_config
 from . import prior_data
 from .data import EvaluationConfig, crop_of_size, open_data
 from .generation import SampledPair, Sampling, evaluate_generation
-from .image_sets import ReferenceFiles
-from .judges import INCEPTION, Judges, JudgesConfig, load_judges
+from .judges import Judges, JudgesConfig, load_judges
 from .likelihood import evaluate_likelihood
+from .made_images import MadeImages, evaluate_made_images, find_made_images
+from .references import ReferenceFiles
 from .results import Evaluation
 from .tokenizers import checks_of, evaluate_tokenizer, field_of
 
@@ -36,11 +39,11 @@ from .tokenizers import checks_of, evaluate_tokenizer, field_of
 class EvaluationRequest:
     """All that a user may ask of an evaluation."""
 
-    run: Path  # of a VQGAN or a prior, or an export
+    run: Path  # of a VQGAN or a prior, or an export; a folder of images
     shards: tuple[str, ...] | list[str]  # of images; of codes for a prior's likelihood alone
-    size: Natural = 0  # pixels a side of what counts of each image; 0: as the run validates
+    size: Natural = 0  # pixels a side of what counts of each image, or of crops of a folder's; 0: as the run validates
     resize: Width | None = None  # shortest side, as taming-transformers resizes it; None: the largest square
-    features: str = INCEPTION  # a TorchScript file, inception or none
+    features: str = PUBLISHED  # a TorchScript file, inception or none
     inception_weights: Path | None = None
     lpips: Literal["vgg16", "random", "none"] = "vgg16"
     lpips_weights: Path | None = None
@@ -61,13 +64,16 @@ class EvaluationRequest:
     guidance: Weight = 1.0
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
     segmenter: Path | None = None  # a TorchScript file, for priors of maps
+    seams: Width | None = None  # pixels from border to border in the images of a folder
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
 
 def evaluate(asked: EvaluationRequest, say: Callable[[str], None]) -> Evaluation:
-    """The figures of a tokenizer's or a prior's run or export. Every rank must call this with the same request.
+    """The figures of a tokenizer's or a prior's run or export, or of a folder of images.
+
+    Every rank must call this with the same request.
 
     Args:
         say: takes a line about the progress.
@@ -76,8 +82,24 @@ def evaluate(asked: EvaluationRequest, say: Callable[[str], None]) -> Evaluation
         AgreedError: something is wrong with what is asked, with the networks or with the data; on every rank.
     """
     config = EvaluationConfig(asked.batch, asked.num_workers, asked.max_bad_fraction)
+    if images := ranks.agreed(lambda: find_made_images(asked.run)):
+        return _of_images(asked, MadeImages(images, asked.seams), config, say)
     task = ranks.agreed(lambda: model_files.read_metadata(resolve_weights(asked.run))["task"])
     return _of_tokenizer(asked, config, say) if task == "vqgan" else _of_prior(asked, config, say)
+
+
+def _of_images(
+    asked: EvaluationRequest, images: MadeImages, config: EvaluationConfig, say: Callable[[str], None]
+) -> Evaluation:
+    if not asked.size or asked.resize is not None:
+        raise ranks.AgreedError(
+            f"{asked.run} is a folder of images, which are compared by crops at their own scale; give --size 256x256, "
+            "and no --resize"
+        )
+    data = open_data(asked.shards, CropConfig(size=asked.size), ["image"], {}, config, covering=True)
+    network = load_judges(_networks(asked, "none"), asked.size).features
+    files = ReferenceFiles(asked.reference, asked.save_statistics)
+    return evaluate_made_images(images, data, asked.size, network, files, say)
 
 
 def _of_tokenizer(asked: EvaluationRequest, config: EvaluationConfig, say: Callable[[str], None]) -> Evaluation:
@@ -93,8 +115,9 @@ def _of_tokenizer(asked: EvaluationRequest, config: EvaluationConfig, say: Calla
 def _of_prior(asked: EvaluationRequest, config: EvaluationConfig, say: Callable[[str], None]) -> Evaluation:
     """Of its likelihood and, on images, of what it samples."""
     prior = ranks.agreed(lambda: load_prior(asked.run, ranks.device(), asked.precision))
+    drawn = ranks.agreed(lambda: _drawn(asked))
     if ranks.agreed(lambda: prior_data.hold_codes(asked.shards)):
-        return evaluate_likelihood(prior, prior_data.open_codes(prior, asked.shards, config), say)
+        return evaluate_likelihood(prior, prior_data.open_codes(prior, asked.shards, config), drawn, say)
     tokenizers = ranks.agreed(lambda: _tokenizers(asked, prior))
     tokenizer = tokenizers.pop("image")
     crop = ranks.agreed(lambda: crop_of_size(asked.size, asked.resize))
@@ -102,14 +125,18 @@ def _of_prior(asked: EvaluationRequest, config: EvaluationConfig, say: Callable[
     side = prior.model.window[0] * tokenizer.model.config.factor
     network = load_judges(_networks(asked, "none"), side).features
     if network is None:
-        return evaluate_likelihood(prior, data, say)
+        return evaluate_likelihood(prior, data, drawn, say)
     path = asked.segmenter
     segmenter = None if path is None else ranks.agreed(lambda: load_segmenter(path, side))
-    guidance = GuidanceConfig(asked.guidance, asked.guidance_schedule)
-    drawn = SamplingConfig(asked.temperature, asked.top_k, asked.top_p, asked.greedy, guidance)
     files = ReferenceFiles(asked.reference, asked.save_statistics)
     pair, sampling = SampledPair(prior, tokenizer), Sampling(drawn, asked.seed)
     return evaluate_generation(pair, data, network, segmenter, sampling, files, say)
+
+
+def _drawn(asked: EvaluationRequest) -> SamplingConfig:
+    """How codes are drawn."""
+    guidance = GuidanceConfig(asked.guidance, asked.guidance_schedule)
+    return SamplingConfig(asked.temperature, asked.top_k, asked.top_p, asked.greedy, guidance)
 
 
 def _networks(asked: EvaluationRequest, lpips: Literal["vgg16", "random", "none"]) -> JudgesConfig:

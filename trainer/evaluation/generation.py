@@ -4,7 +4,6 @@ Shapes: B samples, H rows, W columns, (h, w) the prior's window, D features.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,29 +13,22 @@ from ...models.metrics import confusion
 from ...models.metrics.inception_score import InceptionSums
 from ...models.metrics.precision_recall import precision_recall
 from ...models.pixel_range import to_levels
-from ...models.sampling import GridRequest, SamplingConfig, sample
+from ...models.sampling import SamplingConfig
 from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
 from ..data.collate import Batch
 from ..data.inputs import sample_seeds
 from ..distributed import ranks
+from ..frozen_networks.feature_networks import FeatureNetwork
+from ..frozen_networks.image_sets import ComparedSets, distances, few_samples
 from ..frozen_networks.segmenters import Segmenter
 from ..keyed_random import text_key
 from ..prior.online_encoder import coded
+from ..prior.val_samples import sampled_windows
 from ..sampling.job import check_pair
 from .data import protocol_of_samples
-from .feature_networks import FeatureNetwork
-from .image_sets import (
-    ROUNDING,
-    ReferenceFiles,
-    SetSums,
-    checked_reference,
-    distances,
-    few_samples,
-    reference_protocol,
-    save_reference,
-)
 from .likelihood import LikelihoodSums, likelihood_protocol
 from .prior_data import PriorData
+from .references import ROUNDING, ReferenceFiles, checked_reference, reference_protocol, save_reference
 from .results import Evaluation
 
 NEIGHBORS = 3  # of precision and recall, as in their paper
@@ -64,7 +56,7 @@ class GenerationSums:
     ) -> None:
         self.pair, self.sampling = pair, sampling
         self.network, self.segmenter = network, segmenter
-        self.real, self.made = SetSums(network), SetSums(network)
+        self.sets = ComparedSets(network)
         self.scores = InceptionSums(network.classes, ranks.device()) if network.classes else None
         labels = 0 if segmenter is None else segmenter.labels
         self.labels = torch.zeros(labels, labels, dtype=torch.int64, device=ranks.device())
@@ -79,10 +71,7 @@ class GenerationSums:
         images = batch["image"]
         if not isinstance(images, Tensor):
             raise TypeError(f"the batch's image must be a tensor, got {type(images).__name__}")
-        real = self.network.features(images.to(levels.device), keys)
-        made = self.network.features(levels, keys)
-        self.real.add(real)
-        self.made.add(made)
+        real, made = self.sets.add(images.to(levels.device), levels, keys)
         if self.scores is not None and made.logits is not None:
             self.scores.add(made.logits)
         self.numbers += numbers
@@ -96,11 +85,7 @@ class GenerationSums:
     @torch.no_grad()
     def _sampled(self, fields: dict[str, Tensor], numbers: list[int]) -> Tensor:
         """(B, 3, H, W) uint8 images."""
-        prior = self.pair.prior.model
-        lanes = len(numbers) * prior.rows_at_once(prior.window[1])
-        config = replace(self.sampling.config, lanes=lanes, prefill=lanes)
-        given = {name: fields[name] for name in prior.condition.fields}
-        codes = sample(GridRequest(prior, given, prior.window, numbers, self.sampling.seed, config)).codes
+        codes = sampled_windows(self.pair.prior.model, fields, numbers, self.sampling.seed, self.sampling.config)
         return to_levels(self.pair.tokenizer.decode(codes)).byte()
 
     def gathered(self) -> tuple[Tensor, Tensor] | None:
@@ -143,7 +128,7 @@ def evaluate_generation(
     ranks.agreed(lambda: check_pair(*pair))
     protocol = _protocol(pair, data, network, segmenter, sampling)
     reference = ranks.agreed(lambda: checked_reference(files, protocol, network))
-    sums, codes = GenerationSums(pair, sampling, network, segmenter), LikelihoodSums(pair.prior)
+    sums, codes = GenerationSums(pair, sampling, network, segmenter), LikelihoodSums(pair.prior, sampling.config)
 
     def go() -> None:
         for batch in data.samples.batches(say):
@@ -158,8 +143,8 @@ def evaluate_generation(
             f"{samples} of {data.samples.stream.samples} samples can be used, and a covariance of features needs 2; "
             "the log names what is wrong with the others"
         )
-    real, made = sums.real.moments(), sums.made.moments()
-    figures = distances(made, reference or real, "fid")
+    real, made = sums.sets.real.moments(), sums.sets.made.moments()
+    figures = distances(made, real if reference is None else reference.moments, "fid")
     warnings = few_samples(samples, network, "fid")
     protocol |= reference_protocol(files.reference, reference)
     if files.save is not None:
@@ -192,19 +177,11 @@ def _labels(sums: GenerationSums) -> dict[str, float]:
 def _protocol(
     pair: SampledPair, data: PriorData, network: FeatureNetwork, segmenter: Segmenter | None, sampling: Sampling
 ) -> dict[str, Any]:
-    config = sampling.config
-    said = {
-        "temperature": config.temperature,
-        "top_k": config.top_k,
-        "top_p": config.top_p,
-        "greedy": config.greedy,
-        "guidance": f"{config.guidance.scale:g} {config.guidance.schedule}",
-        "seed": sampling.seed,
-    }
-    protocol = likelihood_protocol(pair.prior, data) | {
+    said = likelihood_protocol(pair.prior, data, sampling.config)
+    protocol = said | {
         "task": "generation, an image for each sample",
         "condition": ", ".join(pair.prior.model.condition.fields) or "none",
-        "sampling": ", ".join(f"{name} {value}" for name, value in said.items() if value is not None),
+        "sampling": f"{said['sampling']}, seed {sampling.seed}",
         "rounding": ROUNDING,
         "inception_score": "of one split",
         "precision_recall": f"{NEIGHBORS} neighbors, beside the real images of the same samples",

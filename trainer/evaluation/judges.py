@@ -6,17 +6,17 @@ from typing import Literal, NamedTuple
 
 from ...models.losses.lpips import LPIPS
 from ..distributed import ranks
+from ..frozen_networks.feature_networks import PUBLISHED, FeatureNetwork, FeatureNetworkConfig, load_features
 from ..vqgan.frozen_losses import PerceptualConfig, load_lpips
-from .feature_networks import FeatureNetwork, load_inception, load_torchscript
 
-INCEPTION, NONE = "inception", "none"
+NONE = "none"
 
 
 @dataclass(frozen=True)
 class JudgesConfig:
     """Which networks compare images."""
 
-    features: str = INCEPTION  # a TorchScript file; inception: the network of published FIDs; none
+    features: str = PUBLISHED  # a TorchScript file; inception: the network of published FIDs; none
     inception_weights: Path | None = None  # None looks in torch's cache
     lpips: Literal["vgg16", "random", "none"] = "vgg16"  # random: for tests of the machinery
     lpips_weights: Path | None = None  # None looks in torch's cache
@@ -40,10 +40,9 @@ def load_judges(config: JudgesConfig, side: int) -> Judges:
         AgreedError: one is not to be had, with what to do; on every rank.
     """
     features, lpips = None, None
-    if config.features == INCEPTION:
-        features = ranks.agreed(lambda: load_inception(config.inception_weights))
-    elif config.features != NONE:
-        features = ranks.agreed(lambda: load_torchscript(Path(config.features), side))
+    if config.features != NONE:
+        weights = config.inception_weights if config.features == PUBLISHED else None
+        features = load_features(FeatureNetworkConfig(config.features, weights), side)
     if config.lpips != "none":
         trunk, path = config.lpips, config.lpips_weights
         try:

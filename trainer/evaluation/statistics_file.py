@@ -18,6 +18,7 @@ from torch import Tensor
 from ...models.metrics.moments import Moments
 from .. import bounded_json
 from ..files import open_regular, sha256, write_own
+from ..frozen_networks.image_sets import SetMoments
 
 LARGEST = 1 << 31  # bytes of one array: 16 384 features fit
 NOTE = "smalti"  # the array of JSON
@@ -31,6 +32,11 @@ class Statistics(NamedTuple):
     spatial: Moments | None
     protocol: dict[str, Any] | None  # None: the file does not say
     digest: str  # of the file, SHA-256
+
+    @property
+    def moments(self) -> SetMoments:
+        """Of both kinds of features."""
+        return SetMoments(self.pooled, self.spatial)
 
 
 def write(path: Path, pooled: Moments, spatial: Moments | None, protocol: Mapping[str, Any]) -> None:

@@ -19,22 +19,14 @@ from ..checkpoint.loading import LoadedTokenizer
 from ..data.collate import Batch
 from ..data.inputs import Field, target
 from ..distributed import ranks
+from ..frozen_networks.image_sets import ComparedSets, distances, few_samples
 from ..images.known_values import Check, only_labels
 from ..training.color_maps import three_channels
 from ..training.evaluation import MetricSums
 from ..vqgan.figures import add_figures
 from .data import EvaluationData, protocol_of_samples
-from .image_sets import (
-    ROUNDING,
-    ReferenceFiles,
-    SetSums,
-    checked_reference,
-    distances,
-    few_samples,
-    reference_protocol,
-    save_reference,
-)
 from .judges import Judges
+from .references import ROUNDING, ReferenceFiles, checked_reference, reference_protocol, save_reference
 from .results import Evaluation
 
 
@@ -63,9 +55,7 @@ class ReconstructionSums:
         device, labels = ranks.device(), tokenizer.model.config.num_labels or 0
         self.counts = torch.zeros(tokenizer.model.config.codebook_size, dtype=torch.float64, device=device)
         self.labels = torch.zeros(labels, labels, dtype=torch.int64, device=device)
-        network = judges.features
-        self.real = None if network is None else SetSums(network)
-        self.rebuilt = None if network is None else SetSums(network)
+        self.sets = None if judges.features is None else ComparedSets(judges.features)
 
     @torch.no_grad()
     def add(self, batch: Batch) -> None:
@@ -87,9 +77,8 @@ class ReconstructionSums:
             self.means.add("ssim", ssim(*levels))
         if self.judges.lpips is not None:
             self.means.add("lpips", self.judges.lpips(*(each / 127.5 - 1 for each in levels)))
-        if self.judges.features is not None and self.real is not None and self.rebuilt is not None:
-            for sums, each in zip((self.real, self.rebuilt), levels, strict=True):
-                sums.add(self.judges.features.features(each.byte(), keys))
+        if self.sets is not None:
+            self.sets.add(levels[0].byte(), levels[1].byte(), keys)
 
 
 def evaluate_tokenizer(
@@ -128,9 +117,9 @@ def evaluate_tokenizer(
         )
     figures: dict[str, float] = {}
     warnings: list[str] = []
-    if network is not None and sums.real is not None and sums.rebuilt is not None:
-        real, rebuilt = sums.real.moments(), sums.rebuilt.moments()
-        figures |= distances(rebuilt, reference or real, "rfid")
+    if network is not None and sums.sets is not None:
+        real, rebuilt = sums.sets.real.moments(), sums.sets.made.moments()
+        figures |= distances(rebuilt, real if reference is None else reference.moments, "rfid")
         warnings += few_samples(samples, network, "rfid")
         protocol |= reference_protocol(files.reference, reference)
         if files.save is not None:

@@ -1,1 +1,1 @@
-"""Frozen networks in TorchScript files that users name: how they are loaded, and what they say of images."""
+"""Frozen networks, of users or published: how they are loaded, and what they say of images and of sets of them."""

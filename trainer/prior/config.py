@@ -17,6 +17,7 @@ from ..training.early_stopping import EarlyStoppingConfig
 from ..training.loop import BatchConfig, LoopConfig
 from ..training.wandb_logger import WandbConfig
 from .previews import PreviewConfig
+from .val_samples import ValSamplesConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class PriorRun:
     condition_tokenizers: dict[str, Name] = field(default_factory=dict, metadata=MAY_CHANGE)
     train_data: DataConfig
     val_data: DataConfig
+    # images that validation samples, and compares with those that the prior learns from: fid_to_rebuilt
+    val_samples: ValSamplesConfig | None = field(default=None, metadata=MAY_CHANGE)
     loop: LoopConfig = field(metadata=MAY_CHANGE)
     batch: BatchConfig
     model: PriorConfig = field(default_factory=GPTConfig)
@@ -92,6 +95,8 @@ class PriorRun:
                 f"guide goes together with model.attention: guided, got {self.guide}; "
                 f"{'name the folder of an editor that looks at all blocks' if guided else 'leave guide out'}"
             )
+        if editor and self.val_samples is not None:
+            raise ValueError("val_samples are of priors that make whole images; leave them out for an editor")
         if editor and self.train_data.holds_codes:
             raise ValueError("an editor learns from images, whose codes depend on the mask; crop images (kind: patch)")
         if editor and self.training.engine.compile_backend is not None:

@@ -35,6 +35,7 @@ from .config import PriorRun
 from .data import CodeSource
 from .online_encoder import coded
 from .previews import Budget, sampled_preview
+from .val_samples import ValSamples
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,6 +69,10 @@ class PriorTask:
         self.early_stopping = None if run.early_stopping is None else EarlyStopping(run.early_stopping)
         self.budget = None if run.previews is None else Budget(run.previews.share)
         self._nll_by_position: Tensor | None = None  # (h, w), once evaluated
+        self.val_samples: ValSamples | None = None
+        if run.val_samples is not None:
+            tokenizer = load_tokenizer(source.tokenizer or run.tokenizer, ranks.device())
+            self.val_samples = ValSamples(run.val_samples, tokenizer, run.model.window[0] * source.metadata["factor"])
 
     @property
     def prior(self) -> Prior:
@@ -134,9 +139,11 @@ class PriorTask:
 
         Returns:
             ``nll`` and ``bits_per_code`` in nats and bits, ``perplexity``, ``normalized_nll``, the share of ln K;
-            ``top1`` and ``top5``, the share of codes that were the likeliest, or one of the five likeliest.
+            ``top1`` and ``top5``, the share of codes that were the likeliest, or one of the five likeliest; with
+            ``val_samples`` ``fid_to_rebuilt`` and, of spatial features, ``sfid``, of images that are sampled.
         """
         sums, places = MetricSums(), GridMeans()
+        windows = None if self.val_samples is None else self.val_samples.windows()
         prior = self.prior.eval()
         with self.ema.applied(), uncompiled(prior):
             for batch, counted in equal_length_batches(batches):
@@ -150,12 +157,18 @@ class PriorTask:
                     sums.add("nats", each[of_these])
                     for first in (1, 5):
                         sums.add(f"top{first}", (predicted.ranks < first)[of_these])
+                    if windows is not None:
+                        windows.add([str(key) for key in batch["key"]], fields)
         prior.train()
         self._nll_by_position = places.means()
         means = sums.means()
         figures = likelihood(means.pop("nats"), self.codes) | means
         if self.early_stopping is not None:
             self.early_stopping.update(figures["nll"], self.ema.values)
+        if self.val_samples is not None and windows is not None:
+            with self.ema.applied():
+                weights = sharded_parameters.full_state_dict(self.prior)
+            figures |= self.val_samples.figures(self._copy(weights), windows)
         return figures
 
     def arrays(self) -> Mapping[str, Tensor]:
@@ -184,9 +197,7 @@ class PriorTask:
         config, budget = self.run.previews, self.budget
         if config is None or budget is None:
             return {}
-        prior = self.run.model.build(self.codes, self.run.condition)
-        prior.load_state_dict(weights)
-        prior = prior.to(ranks.device()).eval()
+        prior = self._copy(weights)
         fields = {name: value[: config.images] for name, value in self.fields(batch).items()}
         ready = budget.clock()
 
@@ -200,6 +211,12 @@ class PriorTask:
         except _NoTokenizerError as error:
             _LOG.warning("no preview: %s", error)
             return {}
+
+    def _copy(self, weights: Mapping[str, Tensor]) -> Prior:
+        """The whole network with such weights, outside of any engine."""
+        prior = self.run.model.build(self.codes, self.run.condition)
+        prior.load_state_dict(weights)
+        return prior.to(ranks.device()).eval()
 
     def _conditions(self, batch: Batch, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the samples of the preview were conditioned on, where that can be shown."""

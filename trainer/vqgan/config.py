@@ -11,6 +11,7 @@ from ..data.inputs import Field
 from ..data.masks import MaskConfig
 from ..data.stream import DataConfig
 from ..distributed.engine import NetworkConfig
+from ..frozen_networks.feature_networks import FeatureNetworkConfig
 from ..schema import MAY_CHANGE
 from ..training.loop import BatchConfig, LoopConfig
 from ..training.wandb_logger import WandbConfig
@@ -29,6 +30,8 @@ class VQGANRun:
     masks: MaskConfig | None = None  # what is masked for a model.mask_aware; needs label maps beside the images
     train_data: DataConfig
     val_data: DataConfig
+    # in whose features validation compares images with what is rebuilt of them: rfid
+    val_features: FeatureNetworkConfig | None = field(default=None, metadata=MAY_CHANGE)
     loop: LoopConfig = field(metadata=MAY_CHANGE)
     batch: BatchConfig
     model: VQGANConfig = field(default_factory=VQGANConfig)
@@ -109,6 +112,8 @@ class VQGANRun:
             for name in ("perceptual", "classifier_logits", "adversarial"):
                 if getattr(loss, name) is not None:
                     raise ValueError(f"loss.{name} is for images, not for maps; set loss.{name}: null")
+            if self.val_features is not None:
+                raise ValueError("val_features is for images, not for maps; set val_features: null")
             return
         channels = 3 if self.target == "image" else 1
         if (model.in_channels, model.out_channels) != (channels, channels):

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...models.bounds import Seed, Weight, check_ranges
 from ...models.losses import logit_loss, lpips
 from ..files import sha256
-from . import pretrained
+from ..frozen_networks import pretrained
 
 _HEADS_SHA256 = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"  # vgg.pth of lpips 0.1.4
 _REINSTALL = "run `pip install --force-reinstall --no-deps lpips==0.1.4`"

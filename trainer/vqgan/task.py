@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...models.discriminators import set_cross_rank_reduce
+from ...models.pixel_range import to_levels
 from ...models.quantizers import Quantizer, perplexity, usage
 from ...models.quantizers.base import count
 from ...models.vqgan.autoencoder import VQGAN, Reconstruction
@@ -31,7 +32,10 @@ from ..distributed.compilation import compile_blocks, uncompiled
 from ..distributed.engine import NetworkConfig
 from ..distributed.engine_protocol import ShardedEngine
 from ..distributed.owned_weights import owned
+from ..frozen_networks.feature_networks import load_features
+from ..frozen_networks.image_sets import ComparedSets
 from ..training.arrays import CODE_USE
+from ..training.color_maps import three_channels
 from ..training.ema import EMA
 from ..training.evaluation import MetricSums, equal_length_batches
 from ..training.loop import reseed
@@ -85,6 +89,8 @@ class VQGANTask:
         compiler = run.generator_training.engine.compile_backend
         if compiler is not None and self.reconstruction_loss.lpips is not None:
             compile_blocks(self.reconstruction_loss.lpips, compiler)
+        crop, features = run.val_data.crop, run.val_features
+        self.features = None if features is None or crop is None else load_features(features, crop.output[0])
         self.codebook = CodebookUpdater(self.generator, run.seed, run.monitors.usage_window)
         self.monitors = TrainingMonitors(run.monitors)
 
@@ -224,9 +230,11 @@ class VQGANTask:
             ``psnr`` in dB and ``l1``, of maps ``accuracy`` and ``cross_entropy``; every loss of the training by its
             name there, before its weight, and ``nll_loss``, their weighted sum (``lpips_loss`` is LPIPS);
             ``quantizer_loss``; with a discriminator, what it says of them: ``d_loss``, ``logits_real``,
-            ``logits_fake``, ``logits_gap``, ``discriminator_accuracy``; ``codebook/usage``, ``codebook/perplexity``.
+            ``logits_fake``, ``logits_gap``, ``discriminator_accuracy``; ``codebook/usage``, ``codebook/perplexity``;
+            with ``val_features`` ``rfid`` and, of spatial features, ``sfid``, of images at 8 bits.
         """
         sums, counts = MetricSums(), torch.zeros(self.quantizer.codebook_size, device=ranks.device())
+        sets = None if self.features is None else ComparedSets(self.features)
         module = self.generator.module.eval()
         with self.ema.applied(), uncompiled(module), self.reconstruction_loss.uncompiled():
             for batch, counted in equal_length_batches(batches):
@@ -242,9 +250,13 @@ class VQGANTask:
                     for name, value in (losses | {"quantizer_loss": out.quantized.loss} | judged).items():
                         sums.add(name, value.expand(len(real)))  # a mean of equal images, each counted
                     counts += count(out.quantized.indices, len(counts))
+                    if sets is not None:
+                        levels = (to_levels(three_channels(each)).byte() for each in (real, rebuilt))
+                        sets.add(*levels, [str(key) for key in batch["key"]])
         module.train()
         ranks.all_reduce_sum_(counts)
-        return sums.means() | {"codebook/usage": usage(counts).item(), "codebook/perplexity": perplexity(counts).item()}
+        codes = {"codebook/usage": usage(counts).item(), "codebook/perplexity": perplexity(counts).item()}
+        return sums.means() | codes | ({} if sets is None else sets.figures("rfid"))
 
     def arrays(self) -> Mapping[str, Tensor]:
         """How many codes are used how often in training, as far back as the monitors look."""

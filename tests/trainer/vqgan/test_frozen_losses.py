@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from smalti.trainer.distributed import ranks
-from smalti.trainer.vqgan import frozen_losses, pretrained
+from smalti.trainer.frozen_networks import pretrained
+from smalti.trainer.frozen_networks.pretrained import PublishedWeights
+from smalti.trainer.vqgan import frozen_losses
 from smalti.trainer.vqgan.frozen_losses import LogitConfig, PerceptualConfig, load_logit_loss, load_lpips
-from smalti.trainer.vqgan.pretrained import PublishedWeights
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import torch
 from fixtures import feature_networks
 from fixtures.feature_networks import CLASSES, DIMENSIONS, SPATIAL, write_network
 
-from smalti.trainer.evaluation.feature_networks import load_inception, load_torchscript
 from smalti.trainer.files import sha256
-from smalti.trainer.vqgan import pretrained
-from smalti.trainer.vqgan.pretrained import PublishedWeights
+from smalti.trainer.frozen_networks import pretrained
+from smalti.trainer.frozen_networks.feature_networks import load_inception, load_torchscript
+from smalti.trainer.frozen_networks.pretrained import PublishedWeights
 
 IMAGES = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 KEYS = ["a", "b", "c", "d"]
@@ -73,7 +73,7 @@ def test_the_published_inception_is_torch_fidelitys_with_checked_weights(monkeyp
     """A stand-in for the package, with its interface: the real one needs a torchvision that fits torch."""
     torch.save({"weight": torch.ones(1)}, tmp_path / "source.pth")
     weights = PublishedWeights("inception", sha256(tmp_path / "source.pth")[:8], 96)
-    monkeypatch.setattr("smalti.trainer.evaluation.feature_networks.INCEPTION", weights)
+    monkeypatch.setattr("smalti.trainer.frozen_networks.feature_networks.INCEPTION", weights)
 
     class FeatureExtractorInceptionV3(torch.nn.Module):
         def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str) -> None:

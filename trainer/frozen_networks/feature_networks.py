@@ -5,18 +5,34 @@ Shapes: B images of H x W pixels, D features of an image, C classes, S spatial f
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...models.bounds import Name, check_ranges
 from ..distributed import ranks
 from ..files import sha256
-from ..frozen_networks import torchscript
-from ..vqgan.pretrained import INCEPTION
+from . import torchscript
+from .pretrained import INCEPTION
 
 EXTRA = "pip install 'smalti[metrics]'"
+PUBLISHED = "inception"
+
+
+@dataclass(frozen=True)
+class FeatureNetworkConfig:
+    """In whose features images are compared."""
+
+    network: Name = PUBLISHED  # a TorchScript file; inception: the network of published FIDs
+    weights: Path | None = None  # of inception; None looks in torch's cache
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.weights is not None and self.network != PUBLISHED:
+            raise ValueError(f"weights are those of network: {PUBLISHED}, got {self.weights} and {self.network}")
 
 
 class Features(NamedTuple):
@@ -57,6 +73,20 @@ class FeatureNetwork(NamedTuple):
                     "damaged, or the network does not take 8-bit images of this size"
                 )
         return found
+
+
+def load_features(config: FeatureNetworkConfig, side: int) -> FeatureNetwork:
+    """The network that a config names. Every rank must call this.
+
+    Args:
+        side: of the images that it will get, in pixels.
+
+    Raises:
+        AgreedError: it is not to be had, with what to do; on every rank.
+    """
+    if config.network == PUBLISHED:
+        return ranks.agreed(lambda: load_inception(config.weights))
+    return ranks.agreed(lambda: load_torchscript(Path(config.network), side))
 
 
 def load_torchscript(path: Path, side: int) -> FeatureNetwork:
