@@ -1,8 +1,9 @@
 """Evaluate a network on a data set: ``deepspeed --module smalti.launch.evaluate RUN_OR_EXPORT SHARDS``.
 
 A tokenizer by what it rebuilds, a prior by the likelihood of codes and, on shards of images, by what it samples under
-their conditions; a folder of images of any size, as ``smalti sample`` leaves them, by crops and by their seams. Every sample counts exactly once, on any number of ranks. The figures are printed with the protocol
-that they hold under: data, crop, filter, rounding, networks, weights, sampling.
+their conditions; a folder of images of any size, as ``smalti sample`` leaves them, by crops and by
+their seams. Every sample counts exactly once, on any number of ranks. The figures are printed with the protocol that
+they hold under: data, crop, filter, rounding, networks, weights, sampling.
 """
 
 import argparse

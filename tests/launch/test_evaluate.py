@@ -6,16 +6,16 @@ import math
 import numpy as np
 import processes
 import pytest
-import scipy.linalg
 import torch
 from fixtures import feature_networks, runs
-from fixtures.feature_networks import write_network
+from fixtures.feature_networks import frechet, write_network
 from fixtures.shards import encoded, photo, write_images
 from fixtures.tokenizers import CODES, write_tokenizer
 
 from smalti.launch.evaluate import __main__ as evaluate
 from smalti.models.metrics.similarity import ssim
 from smalti.models.pixel_range import from_levels, to_levels
+from smalti.trainer.checkpoint.best import best_checkpoint
 from smalti.trainer.checkpoint.loading import load_tokenizer
 from smalti.trainer.data.config import DataConfig
 from smalti.trainer.data.crops import CropConfig
@@ -80,12 +80,6 @@ def test_figures_are_those_of_the_whole_set_in_plain_numpy(place, tmp_path):
     for name, number in (("rfid", 0), ("sfid", 2)):
         one, other = (part[number].detach().double().numpy() for part in parts)
         assert figures[name] == pytest.approx(frechet(one, other), rel=1e-4)
-
-
-def frechet(one: np.ndarray, other: np.ndarray) -> float:
-    first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
-    root = scipy.linalg.sqrtm(first @ second).real
-    return float(((one.mean(0) - other.mean(0)) ** 2).sum() + np.trace(first + second - 2 * root))
 
 
 def test_one_two_and_four_ranks_find_the_same(place, tmp_path, capsys):
@@ -164,17 +158,23 @@ def test_too_few_samples_for_a_distance_are_said_loudly(place, tmp_path, capsys)
 
 
 def test_a_run_is_evaluated_on_the_crops_that_it_validates_on(tmp_path, capsys):
-    config = runs.write_vqgan(tmp_path, loop__max_steps=2, loop__eval_every=2)
+    network = write_network(tmp_path / "net.pt")
+    best = {"val_features": {"network": str(network)}, "keep_best": {"metric": "rfid"}}
+    config = runs.write_vqgan(tmp_path, loop__max_steps=2, loop__eval_every=2, **best)
     ended = processes.command("smalti.launch.train", [config]).wait()
     assert ended.codes == [0], ended.log
     out = tmp_path / "out.json"
-    common = [str(tmp_path / "run"), str(tmp_path / "images"), "--features", "none", "--lpips", "none"]
-    assert evaluate.main([*common, "--out", str(out)]) == 0
+    common = [str(tmp_path / "run"), str(tmp_path / "images"), "--lpips", "none"]
+    assert evaluate.main([*common, "--features", str(network), "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     assert found["protocol"]["crop"] == "the middle 16x16, 1 to 1 source pixels a pixel"
     validated = runs.lines(tmp_path / "run")[-1]
-    assert found["figures"]["psnr"] == pytest.approx(validated["val/psnr"], rel=1e-4)
-    assert "rfid" not in found["figures"] and "reference" not in found["protocol"]
+    for name in ("psnr", "rfid", "sfid"):
+        assert found["figures"][name] == pytest.approx(validated[f"val/{name}"], rel=1e-3), name
+    assert best_checkpoint(tmp_path / "run").name == "step-00000002"
+    assert evaluate.main([*common, "--features", "none", "--out", str(out)]) == 0
+    bare = json.loads(out.read_text())
+    assert "rfid" not in bare["figures"] and "reference" not in bare["protocol"]
 
 
 def test_tokenizers_of_maps_are_judged_by_their_labels(tmp_path):

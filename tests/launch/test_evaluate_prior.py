@@ -105,6 +105,36 @@ def test_likelihoods_of_codes_and_generation_are_the_same_on_one_and_two_ranks(p
         assert np.allclose(found["details"]["nll_by_position"], alone["details"]["nll_by_position"], rtol=1e-9)
 
 
+def test_known_codes_are_judged_under_what_sampling_draws_from(place, tmp_path):
+    """By numpy from the logits with and without the condition: guided, tempered, and cut where it may not be drawn."""
+    common = [place / "class", place / "codes", "--batch", 4]
+    plain = evaluated(tmp_path / "plain.json", *common)["figures"]
+    assert (plain["drawn_nll"], plain["drawn_kept"]) == (pytest.approx(plain["nll"], rel=1e-6), 1.0)
+    prior = load_prior(place / "class").model
+    nats, steady, ranked = [], [], []
+    for number, grid in enumerate(grids(SAMPLES, (5, 4), CODES)):
+        for window in windows(grid.astype(np.int64)):
+            codes, given = torch.from_numpy(window)[None], {"cls": torch.tensor([number % 5])}
+            one, absent = (
+                prior(codes, given, dropped=torch.tensor([gone])).logits[0].double() for gone in (False, True)
+            )
+            grown = (1 + 2 * torch.arange(9) / 8).view(3, 3, 1)  # of the linear schedule, in raster order
+            for found, scale in ((nats, 3.0), (steady, grown)):
+                shares = ((absent + scale * (one - absent)) / 2).log_softmax(2)
+                found.append(-shares.gather(2, codes[0][..., None]).numpy())
+            ranked.append((one > one.gather(2, codes[0][..., None])).sum(2).numpy())
+    guided = evaluated(tmp_path / "guided.json", *common, "--temperature", 2, "--guidance", 3)
+    assert guided["figures"]["drawn_nll"] == pytest.approx(np.mean(nats), rel=1e-5)
+    assert guided["figures"]["nll"] == plain["nll"] and guided["figures"]["drawn_kept"] == 1
+    assert guided["protocol"]["sampling"] == "temperature 2.0, greedy False, guidance 3 constant"
+    linear = ["--temperature", 2, "--guidance", 3, "--guidance-schedule", "linear"]
+    grown = evaluated(tmp_path / "grown.json", *common, *linear)["figures"]
+    assert grown["drawn_nll"] == pytest.approx(np.mean(steady), rel=1e-5)
+    cut = evaluated(tmp_path / "cut.json", *common, "--top-k", 8)["figures"]
+    assert cut["drawn_nll"] == math.inf and cut["drawn_kept"] == pytest.approx((np.array(ranked) < 8).mean())
+    assert "drawn_nll" not in evaluated(tmp_path / "greedy.json", *common, "--greedy")["figures"]
+
+
 def batches_of(place, *fields):
     crop = CropConfig(size=SIDE, scale=(math.inf, math.inf))
     return Stream(DataConfig(shards=(str(place / "images"),), crop=crop), fields, global_batch=4, micro_batch=4)

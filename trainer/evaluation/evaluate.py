@@ -96,7 +96,7 @@ def _of_images(
             f"{asked.run} is a folder of images, which are compared by crops at their own scale; give --size 256x256, "
             "and no --resize"
         )
-    data = open_data(asked.shards, CropConfig(size=asked.size), ["image"], {}, config, covering=True)
+    data = open_data(asked.shards, CropConfig(size=asked.size, max_upscale=1.0), ["image"], {}, config, covering=True)
     network = load_judges(_networks(asked, "none"), asked.size).features
     files = ReferenceFiles(asked.reference, asked.save_statistics)
     return evaluate_made_images(images, data, asked.size, network, files, say)

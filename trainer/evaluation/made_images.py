@@ -62,7 +62,7 @@ def crops(image: Tensor, side: int) -> Tensor:
     Raises:
         TooSmallError: the image is smaller than a crop.
     """
-    boxes = CropConfig(size=side).grid(*image.shape[1:])
+    boxes = CropConfig(size=side, max_upscale=1.0).grid(*image.shape[1:])
     return torch.stack([image[:, box.top : box.bottom, box.left : box.right] for box in boxes])
 
 
@@ -84,7 +84,7 @@ class CropSums:
         """
         try:
             with open_image(path) as opened:
-                image = torch.from_numpy(np.ascontiguousarray(rgb(opened))).permute(2, 0, 1)
+                image = torch.from_numpy(np.array(rgb(opened))).permute(2, 0, 1)
             if seams is not None:
                 rows, columns = (range(seams, length, seams) for length in image.shape[1:])
                 self.means.add("seam_ratio", torch.tensor([seam(from_levels(image)[None], rows, columns)]))

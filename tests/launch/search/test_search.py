@@ -1,16 +1,19 @@
 """A search evaluates every combination of sampling settings once, and sorts them by a figure."""
 
 import json
+import math
 
 import pytest
 from fixtures import pairs
 from fixtures.feature_networks import write_network
+from fixtures.priors import grids, npy, write_code_shards
 from fixtures.shards import write_images
-from fixtures.tokenizers import FACTOR, write_tokenizer
+from fixtures.tokenizers import CODES, FACTOR, write_tokenizer
 from PIL import Image
 
 from smalti.launch.__main__ import main
 from smalti.launch.search.grid import panel, table
+from smalti.trainer.checkpoint import model_files
 
 WINDOW = (3, 3)
 
@@ -52,6 +55,25 @@ def test_each_combination_is_what_evaluate_says_of_it_and_none_is_done_twice(pla
     said = capsys.readouterr().err
     assert said.count("guidance") == 2 and "5 of 6: guidance 3, temperature 1, top-k all, top-p all" in said
     assert results(out)[:4] == found and len(results(out)) == 6
+
+
+def test_codes_tell_temperatures_apart_and_a_cut_is_infinitely_far(place, tmp_path, capsys):
+    metadata = model_files.read_metadata(place / "tokenizer")
+    members = [
+        {"codes.npy": npy(grid), "cls": b"%d" % (number % 5)} for number, grid in enumerate(grids(9, WINDOW, CODES))
+    ]
+    write_code_shards(tmp_path / "codes", metadata, members)
+    out = tmp_path / "out"
+    asked_for = ["search", str(place / "prior"), str(tmp_path / "codes"), "--out", str(out), "--metric", "drawn_nll"]
+    assert main([*asked_for, "--temperature", "1", "2", "4", "--top-k", "0", "2"]) == 0
+    first = capsys.readouterr().out.splitlines()[2].split("|")
+    best = min(results(out), key=lambda each: each["figures"]["drawn_nll"])
+    assert float(first[2]) == best["temperature"] and first[3].strip() == "all"
+    cut = [each["figures"] for each in results(out) if each["top_k"] == 2]
+    assert all(each["drawn_nll"] == math.inf and 0 < each["drawn_kept"] < 1 for each in cut)
+    assert (out / "plot.png").exists()
+    assert main([*asked_for[:4], str(tmp_path / "cut"), *asked_for[5:], "--top-k", "2"]) == 0
+    assert not (tmp_path / "cut" / "plot.png").exists()  # no point of it is finite
 
 
 def test_the_best_is_first_whether_a_figure_is_to_be_small_or_large():

@@ -1,4 +1,8 @@
-"""Structural similarity is what the paper's definition gives in plain numpy and scipy."""
+"""Similarity is what its paper's definition gives in plain numpy and scipy, and what other libraries give."""
+
+import importlib.util
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +11,10 @@ from fixtures.shards import photo
 from scipy.ndimage import gaussian_filter
 
 from smalti.models.metrics.similarity import ssim
+from smalti.models.pixel_range import from_levels
+from smalti.trainer.training.evaluation import psnr
+
+VECTORS = Path(__file__).parent / "vectors"
 
 
 def by_scipy(real: np.ndarray, rebuilt: np.ndarray) -> float:
@@ -47,3 +55,15 @@ def test_two_flat_images_differ_by_their_brightness_alone():
     one, other = torch.full((1, 3, 12, 12), 50.0), torch.full((1, 3, 12, 12), 100.0)
     c1 = (0.01 * 255) ** 2
     assert ssim(one, other).item() == pytest.approx((2 * 50 * 100 + c1) / (50**2 + 100**2 + c1), rel=1e-9)
+
+
+def test_ssim_and_psnr_are_those_of_scikit_image_and_torchmetrics_in_the_same_convention():
+    described = importlib.util.spec_from_file_location("make_similarity", VECTORS / "make_similarity.py")
+    made = importlib.util.module_from_spec(described)
+    described.loader.exec_module(made)
+    known = json.loads((VECTORS / "similarity.json").read_text())["pairs"]
+    for (real, rebuilt), theirs in zip(made.pairs(), known, strict=True):
+        images = tensor(real), tensor(rebuilt)
+        ours = {"ssim": ssim(*images).item(), "psnr": psnr(*map(from_levels, images)).item()}
+        for name, value in theirs.items():
+            assert ours[name.split()[0]] == pytest.approx(value, rel=1e-6), name
