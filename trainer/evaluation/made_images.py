@@ -93,7 +93,7 @@ class CropSums:
             raise ValueError(f"{path}: {error}") from None
         self.images += 1
         self.crops += len(parts)
-        for part in parts.split(self.batch):
+        for part in torch.split(parts, self.batch):
             if self.sets is not None and self.network is not None:
                 self.sets.made.add(self.network.features(part.to(ranks.device()), [path.name] * len(part)))
 

@@ -251,8 +251,8 @@ class VQGANTask:
                         sums.add(name, value.expand(len(real)))  # a mean of equal images, each counted
                     counts += count(out.quantized.indices, len(counts))
                     if sets is not None:
-                        levels = (to_levels(three_channels(each)).byte() for each in (real, rebuilt))
-                        sets.add(*levels, [str(key) for key in batch["key"]])
+                        levels = [to_levels(three_channels(each)).byte() for each in (real, rebuilt)]
+                        sets.add(levels[0], levels[1], [str(key) for key in batch["key"]])
         module.train()
         ranks.all_reduce_sum_(counts)
         codes = {"codebook/usage": usage(counts).item(), "codebook/perplexity": perplexity(counts).item()}
