@@ -57,7 +57,7 @@ LEGAL: dict[str, frozenset[float]] = {
     **dict.fromkeys(
         [
             "VQGANRun.seed", "PriorRun.seed", "OrderConfig.seed", "EncodeConfig.seed", "PerceptualConfig.seed",
-            "LogitConfig.seed",
+            "LogitConfig.seed", "ValSamplesConfig.seed",
         ],
         SEED,
     ),
