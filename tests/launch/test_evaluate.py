@@ -155,6 +155,9 @@ def test_too_few_samples_for_a_distance_are_said_loudly(place, tmp_path, capsys)
     assert evaluate.main(arguments) == 0
     assert "WARNING: rfid is of 5 samples in 6 dimensions" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "few.json").read_text())["warnings"]) == 1
+    assert evaluate.main([*arguments, "--save-statistics", str(tmp_path / "few.npz")]) == 0
+    against_few = evaluated(place, tmp_path / "out.json", "--reference", tmp_path / "few.npz")
+    assert [line[:40] for line in against_few["warnings"]] == ["the reference is of 5 samples in 6 dimen"]
 
 
 def test_a_run_is_evaluated_on_the_crops_that_it_validates_on(tmp_path, capsys):

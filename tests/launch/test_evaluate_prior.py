@@ -200,6 +200,16 @@ def test_without_features_images_are_encoded_for_their_likelihood(place, tmp_pat
     assert found["protocol"]["codes"] == "encoded from the crops"
 
 
+def test_three_samples_have_no_precision_and_too_few_for_a_distance_which_is_said(place, tmp_path):
+    write_images(tmp_path / "few", 3)
+    arguments = of_images(place, "none")
+    found = evaluated(tmp_path / "out.json", arguments[0], tmp_path / "few", *arguments[2:])
+    assert "fid" in found["figures"] and "precision" not in found["figures"]
+    first, second = found["warnings"]
+    assert first.startswith("fid is of 3 samples in 6 dimensions, too few")
+    assert second == "precision and recall need more than 3 samples, and there are 3: left out"
+
+
 def test_saved_statistics_of_images_serve_tokenizers_and_priors(place, tmp_path):
     saved = tmp_path / "real.npz"
     tokenizer = [place / "tokenizer", place / "images", "--size", f"{SIDE}x{SIDE}", "--features", place / "net.pt"]

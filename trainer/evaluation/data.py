@@ -13,7 +13,7 @@ from ..data.collate import Batch
 from ..data.config import DataConfig
 from ..data.crops import AnyCropConfig, CodeCropConfig, CropConfig, TamingCropConfig
 from ..data.stream import Stream
-from ..data.worker_datasets import Crops
+from ..data.workers.datasets import Crops
 from ..distributed import ranks
 from ..images.known_values import Check
 from ..shards.errors import TooManySampleErrorsError

@@ -19,7 +19,7 @@ from ..data.collate import Batch
 from ..data.inputs import sample_seeds
 from ..distributed import ranks
 from ..frozen_networks.feature_networks import FeatureNetwork
-from ..frozen_networks.image_sets import ComparedSets, distances, few_samples
+from ..frozen_networks.image_sets import ComparedSets, distances
 from ..frozen_networks.segmenters import Segmenter
 from ..keyed_random import text_key
 from ..prior.online_encoder import coded
@@ -28,7 +28,14 @@ from ..sampling.job import check_pair
 from .data import protocol_of_samples
 from .likelihood import LikelihoodSums, likelihood_protocol
 from .prior_data import PriorData
-from .references import ROUNDING, ReferenceFiles, checked_reference, reference_protocol, save_reference
+from .references import (
+    ROUNDING,
+    ReferenceFiles,
+    checked_reference,
+    few_on_either_side,
+    reference_protocol,
+    save_reference,
+)
 from .results import Evaluation
 
 NEIGHBORS = 3  # of precision and recall, as in their paper
@@ -145,7 +152,7 @@ def evaluate_generation(
         )
     real, made = sums.sets.real.moments(), sums.sets.made.moments()
     figures = distances(made, real if reference is None else reference.moments, "fid")
-    warnings = few_samples(samples, network, "fid")
+    warnings = few_on_either_side(samples, reference, network, "fid")
     protocol |= reference_protocol(files.reference, reference)
     if files.save is not None:
         save_reference(files.save, real, protocol)

@@ -19,14 +19,21 @@ from ...models.vqgan.seams import seam
 from ..data.crops import CropConfig
 from ..distributed import ranks
 from ..frozen_networks.feature_networks import FeatureNetwork
-from ..frozen_networks.image_sets import ComparedSets, distances, few_samples
+from ..frozen_networks.image_sets import ComparedSets, distances
 from ..images.decode import open_image
 from ..images.modes import rgb
 from ..sampling.image_files import IMAGES, read_metadata
 from ..sampling.job import SAMPLED
 from ..training.evaluation import MetricSums
 from .data import EvaluationData, protocol_of_samples
-from .references import ROUNDING, ReferenceFiles, checked_reference, reference_protocol, save_reference
+from .references import (
+    ROUNDING,
+    ReferenceFiles,
+    checked_reference,
+    few_on_either_side,
+    reference_protocol,
+    save_reference,
+)
 from .results import Evaluation
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -146,7 +153,7 @@ def evaluate_made_images(
             raise ranks.AgreedError("no real image can be used; the log names what is wrong with each")
         real, sampled = sums.sets.real.moments(), sums.sets.made.moments()
         figures |= distances(sampled, real if reference is None else reference.moments, "crop_fid")
-        warnings += few_samples(min(real.pooled.samples, parts), network, "crop_fid")
+        warnings += few_on_either_side(min(real.pooled.samples, parts), reference, network, "crop_fid")
         protocol |= reference_protocol(files.reference, reference) | {"real_crops": real.pooled.samples}
         if files.save is not None:
             save_reference(files.save, real, protocol)

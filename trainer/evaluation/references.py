@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ..distributed import ranks
 from ..files import check_own
 from ..frozen_networks.feature_networks import FeatureNetwork
-from ..frozen_networks.image_sets import SetMoments
+from ..frozen_networks.image_sets import SetMoments, few_samples
 from . import statistics_file
 from .statistics_file import Statistics
 
@@ -70,6 +70,14 @@ def save_reference(path: Path, real: SetMoments, protocol: Mapping[str, Any]) ->
             statistics_file.write(path, real.pooled, real.spatial, said)
 
     ranks.agreed(write)
+
+
+def few_on_either_side(samples: int, reference: Statistics | None, network: FeatureNetwork, name: str) -> list[str]:
+    """What must be said of a distance of so many samples, and of its reference where that says how many it is of."""
+    said = few_samples(samples, network, name)
+    if reference is not None and reference.pooled.samples:
+        said += few_samples(reference.pooled.samples, network, "the reference")
+    return said
 
 
 def reference_protocol(path: Path | None, reference: Statistics | None) -> dict[str, Any]:

@@ -19,14 +19,21 @@ from ..checkpoint.loading import LoadedTokenizer
 from ..data.collate import Batch
 from ..data.inputs import Field, target
 from ..distributed import ranks
-from ..frozen_networks.image_sets import ComparedSets, distances, few_samples
+from ..frozen_networks.image_sets import ComparedSets, distances
 from ..images.known_values import Check, only_labels
 from ..training.color_maps import three_channels
 from ..training.evaluation import MetricSums
 from ..vqgan.figures import add_figures
 from .data import EvaluationData, protocol_of_samples
 from .judges import Judges
-from .references import ROUNDING, ReferenceFiles, checked_reference, reference_protocol, save_reference
+from .references import (
+    ROUNDING,
+    ReferenceFiles,
+    checked_reference,
+    few_on_either_side,
+    reference_protocol,
+    save_reference,
+)
 from .results import Evaluation
 
 
@@ -120,7 +127,7 @@ def evaluate_tokenizer(
     if network is not None and sums.sets is not None:
         real, rebuilt = sums.sets.real.moments(), sums.sets.made.moments()
         figures |= distances(rebuilt, real if reference is None else reference.moments, "rfid")
-        warnings += few_samples(samples, network, "rfid")
+        warnings += few_on_either_side(samples, reference, network, "rfid")
         protocol |= reference_protocol(files.reference, reference)
         if files.save is not None:
             save_reference(files.save, real, protocol)

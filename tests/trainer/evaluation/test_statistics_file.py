@@ -62,6 +62,8 @@ def wrong(**arrays: np.ndarray) -> bytes:
         (b"years of notes", "not a zip file"),
         (wrong(mu=np.zeros(3)), "sigma"),
         (wrong(mu=np.zeros(3), sigma=np.zeros((2, 2))), r"mu has the shape \(3,\) and sigma \(2, 2\)"),
+        (wrong(mu=np.zeros(0), sigma=np.zeros((0, 0))), r"mu has the shape \(0,\)"),
+        (wrong(arr_0=np.zeros((2, 4, 4, 3), np.uint8)), "mu"),
         (wrong(mu=np.full(2, np.nan), sigma=np.eye(2)), "NaN or infinity"),
         (wrong(mu=np.zeros(2), sigma=np.array([[1.0, 2.0], [0.0, 1.0]])), "not symmetric"),
         (wrong(mu=np.array(["a"]), sigma=np.eye(1)), "no file of statistics"),
