@@ -1,8 +1,11 @@
 """JSON that others may have written, read within limits of size and depth."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from .files import open_regular
 
 MOST_BYTES = 16_000_000  # of a manifest, metadata, an index's notes; a million small objects fit
 DEEPEST = 64  # lists and objects inside each other
@@ -40,10 +43,10 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """The bytes of a small file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no regular file.
         ValueError: there are more than the limit.
     """
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"it has more than the {most} bytes that are read of such a file")

@@ -216,6 +216,15 @@ def open_regular(path: Path | str) -> int:
     return handle
 
 
+def check_regular(path: Path | str) -> None:
+    """Make sure that a library can open a file without waiting for ever.
+
+    Raises:
+        OSError: it is not there, cannot be opened, or is no regular file.
+    """
+    os.close(open_regular(path))
+
+
 def read_regular(path: Path, limit: int) -> bytes:
     """The bytes of a regular file, at most ``limit`` of them, so that reading always ends.
 

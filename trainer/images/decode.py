@@ -1,14 +1,13 @@
 """Images and label maps as bytes and as arrays."""
 
 import io
-import os
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..files import head, open_regular
+from ..files import check_regular, head
 from .geometry import Measured, Region
 from .modes import Pixels as Pixels
 from .modes import depth_numbers, labels, rgb, rgba
@@ -56,7 +55,7 @@ def open_image(source: bytes | Path, header_only: bool = False) -> Image.Image:
     """
     try:
         if not isinstance(source, bytes):
-            os.close(open_regular(source))  # Pillow would wait for the writer of a named pipe
+            check_regular(source)  # Pillow would wait for the writer of a named pipe
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except UnidentifiedImageError:  # whose text has an address in memory
         first = source[:4] if isinstance(source, bytes) else head(source)[:4]

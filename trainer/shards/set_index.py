@@ -168,6 +168,8 @@ def read(folder: Path) -> SetIndex | None:
 def write(folder: Path) -> None:
     """Writes the set's index of a folder after the indexes that lie in it; those that are damaged are left out.
 
+    Where there are none, there is no set's index.
+
     Raises:
         ValueError: another program's file has its name.
     """
@@ -177,6 +179,9 @@ def write(folder: Path) -> None:
     for shard, name in enumerate(listed):
         with suppress(OSError, ValueError):  # whoever opens the shard gets the error
             builder.add(shard, ShardIndex.read(folder / (name + SUFFIX)))
+    if not listed:
+        remove(folder)
+        return
     write_whole(folder / NAME, builder.whole().to_bytes())
 
 

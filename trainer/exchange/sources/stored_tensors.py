@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...checkpoint import shards
+from ...files import check_regular
 from . import pickle_machine
 from .pickle_machine import TensorNote
 
@@ -90,6 +91,7 @@ def _read_folder(folder: Path) -> StoredWeights:
 
 
 def _safetensors(path: Path) -> dict[str, StoredTensor]:
+    check_regular(path)
     with safe_open(path, framework="pt") as file:
         found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
         return {
@@ -106,6 +108,7 @@ def _safe_tensor(path: Path, name: str) -> Tensor:
 
 def _torch_file(path: Path) -> StoredWeights:
     """The tensors of a file that ``torch.save`` wrote."""
+    check_regular(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(
             "it is no zip file, as torch writes them since version 1.6, nor does it end in .safetensors; "

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
+from ...files import open_regular
 from ...shards.folder_walk import Skipped, escaped, walk
 from ..find_images import IMAGE_SUFFIXES
 from ..source_file import ArchiveMember, SourceFile, read_file
@@ -165,7 +166,7 @@ def _in_zip(path: Path, skipped: list[Skipped]) -> Iterator[tuple[str, SourceFil
 
 
 def _in_tar_file(path: Path, skipped: list[Skipped]) -> Iterator[tuple[str, SourceFile]]:
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         yield from _in_tar(file, path, "", 0, os.fstat(file.fileno()).st_size, skipped)
 
 

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from sys import intern
 from typing import Any, TypeVar
 
+from ...files import open_regular
 from ..find_images import SampleListing
 from .boxes import Box, classes_of, with_boxes
 from .maps import coco_images
@@ -97,7 +99,7 @@ def _open_images_part(asked: Asked, part: Part, images: Listing, named: Mapping[
     classes = classes_of(named, asked.objects)
     by_stem = {name.rpartition("/")[2].rpartition(".")[0]: name for name in listing.files}
     boxes: dict[str, list[Box]] = {}
-    with file.open(encoding="utf-8", newline="") as lines:  # of 14 million
+    with os.fdopen(open_regular(file), encoding="utf-8", newline="") as lines:  # of 14 million
         for row in csv.DictReader(lines):
             left, top, right, bottom = (float(row[side]) for side in ("XMin", "YMin", "XMax", "YMax"))
             flags = sum(1 << bit for bit, flag in enumerate(_FLAGS) if row[flag] == "1")
