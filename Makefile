@@ -131,7 +131,7 @@ lint: $(INSTALLED)
 	ruff check .
 
 types: $(INSTALLED)
-	rm -rf build/typecheck
+	rm -rf build/typecheck build/lib
 	pip install --quiet --no-deps --target build/typecheck .
 	cd build/typecheck && mypy --config-file ../../pyproject.toml -p smalti
 

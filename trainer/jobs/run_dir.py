@@ -21,6 +21,7 @@ from .. import config as configs
 from ..checkpoint import storage
 from ..checkpoint.storage import FOLDER, LATEST, list_checkpoints, manifest_of
 from ..distributed import ranks, signals
+from ..distributed.watchdog import heartbeat
 from ..files import kind_of, write_text
 from ..training import profiling
 from . import exit_codes, failures, side_files
@@ -29,7 +30,7 @@ RESOLVED = "config.yaml"
 RESOLVED_BESIDE = "config.resolved.yaml"  # where config.yaml is the user's own
 MARK = "# Written by smalti: the run as it was resolved. Its changes are not read.\n"
 LOCK_PATIENCE_S = 1800.0
-LEFT = "asked to leave"
+LEFT, WAITING = "asked to leave", "waiting"
 IMAGES = "images"
 _PREVIEW = re.compile(r"(reconstructions|samples)-\d{8}\.png")
 
@@ -182,25 +183,27 @@ def _clear(folder: Path) -> None:
 def run_dir_lock(folder: Path) -> Iterator[None]:
     """Rank 0 holds the folder's lock, so that a job that was orphaned and its successor never write into one run.
 
-    The successor waits; the lock falls with the process that held it.
+    The successor waits, and all of its ranks show that they live; the lock falls with the process that held it.
 
     Raises:
         ValueError: the other job did not leave in time, or rank 0 cannot write there; on every rank.
         StopRequestedError: rank 0 was asked to leave while it waited.
     """
     handle: IO[str] | None = None
-    problem = ""
-    if ranks.rank() == 0:
-        try:
-            handle = _opened_lock(folder)
-            problem = _lock(handle, folder)
-        except (OSError, ValueError) as error:  # the other ranks wait for rank 0
-            problem = f"run_dir: {error}"
-    problem = ranks.broadcast_object(problem)
-    if problem == LEFT:
+    began, answer = time.monotonic(), WAITING
+    while answer == WAITING:
+        if ranks.rank() == 0:
+            try:
+                handle = handle or _opened_lock(folder)
+                answer = _lock(handle, folder, time.monotonic() - began)
+            except (OSError, ValueError) as error:  # the other ranks wait for rank 0
+                answer = f"run_dir: {error}"
+        answer = ranks.broadcast_object(answer)
+        heartbeat()
+    if answer == LEFT:
         raise signals.StopRequestedError
-    if problem:
-        raise ValueError(problem)
+    if answer:
+        raise ValueError(answer)
     try:
         yield
     finally:
@@ -224,33 +227,36 @@ def _opened_lock(folder: Path) -> IO[str]:
     return path.open("a+", encoding="utf-8", errors="replace")
 
 
-def _lock(handle: IO[str], folder: Path) -> str:
-    """Wait for the lock; what is wrong when it does not come, else nothing."""
-    waited = 0.0
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                print(
-                    f"{folder} lies on a file system without locks ({error.strerror}); make sure that no other job "
-                    "trains in it",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                return ""
-            handle.seek(0)
-            holder = handle.read().strip()
-            if signals.raised():
-                return LEFT
-            if waited >= LOCK_PATIENCE_S:
-                return f"another job is training in {folder} ({holder}); stop it, or choose another folder"
-            if waited % 30 == 0:
-                print(f"waiting for another job that trains in {folder} ({holder})", file=sys.stderr, flush=True)
-            time.sleep(1.0)
-            waited += 1.0
-        else:
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            handle.flush()
+def _lock(handle: IO[str], folder: Path, waited: float) -> str:
+    """Try to get the lock; nothing where it came, ``WAITING`` a second later where it may yet, else what is wrong.
+
+    Args:
+        waited: the seconds since the first try.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            _say(
+                f"{folder} lies on a file system without locks ({error.strerror}); make sure that no other job "
+                "trains in it"
+            )
             return ""
+        handle.seek(0)
+        holder = handle.read().strip()
+        if signals.raised():
+            return LEFT
+        if waited >= LOCK_PATIENCE_S:
+            return f"another job is training in {folder} ({holder}); stop it, or choose another folder"
+        if waited % 30 < 1:
+            _say(f"waiting for another job that trains in {folder} ({holder})")
+        time.sleep(1.0)
+        return WAITING
+    handle.truncate(0)
+    handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    handle.flush()
+    return ""
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

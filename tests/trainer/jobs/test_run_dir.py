@@ -15,6 +15,7 @@ from fixtures import runs
 from smalti.trainer import config as configs
 from smalti.trainer.checkpoint import sealed
 from smalti.trainer.distributed import signals
+from smalti.trainer.distributed.watchdog import Watchdog
 from smalti.trainer.jobs import run_dir, side_files
 from smalti.trainer.jobs.run_dir import claim_run_dir, run_dir_lock
 from smalti.trainer.prior.config import PriorRun
@@ -272,3 +273,16 @@ def test_a_folder_that_cannot_be_written_is_told_to_every_rank(tmp_path: Path):
     ended = processes.start(hold, 2, "/proc/no-folder-of-a-run").wait()
     assert ended.codes == [3, 3], ended.log
     assert all("/proc/no-folder-of-a-run" in said for said in ended.outputs)
+
+
+def wait_under_a_watchdog(folder: str) -> None:
+    run_dir.LOCK_PATIENCE_S = 5.0
+    with Watchdog(3.0, launched=False):
+        hold(folder)
+
+
+def test_who_waits_for_another_job_is_not_taken_for_stalled_on_any_rank(tmp_path: Path):
+    with run_dir_lock(tmp_path):
+        ended = processes.start(wait_under_a_watchdog, 2, str(tmp_path)).wait()
+    assert ended.codes == [3, 3], ended.log
+    assert all("another job is training in" in said for said in ended.outputs)
