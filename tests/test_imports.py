@@ -44,7 +44,7 @@ ROOMS: dict[str, set[str]] = {
     "trainer/__init__": set(),
     "trainer/files": set(),
     "trainer/keyed_random": set(),
-    "trainer/bounded_json": set(),
+    "trainer/bounded_json": {"trainer/files"},
     "trainer/schema": set(),
     "trainer/exit_code": set(),
     "trainer/distributed": {"trainer/schema", "trainer/exit_code"},

@@ -142,5 +142,9 @@ def test_json_that_is_too_deep_or_too_large_is_a_value_error(text: str):
 def test_json_of_usual_size_is_read_and_an_endless_file_is_not(tmp_path: Path):
     assert bounded_json.parsed("[" * 64 + "]" * 64) is not None
     assert bounded_json.parsed(json.dumps([{"a": [1]}] * 100)) == [{"a": [1]}] * 100
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(bounded_json.MOST_BYTES + 1)
     with pytest.raises(ValueError, match="more than the"):
+        bounded_json.read(tmp_path / "large")
+    with pytest.raises(OSError, match="not a regular file but a device"):
         bounded_json.read(Path("/dev/zero"))
