@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.conditions import CodeMapConfig, Fields
 from ...models.priors.decoders.edit_decoder import EditDecoder
-from ...models.priors.decoding import DecodingRequest
+from ...models.priors.decoding import DecodingRequest, Schedule
 from ...models.priors.editor import Editor, EditorConfig
 from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, sample, sample_steps
 from ...models.transformer.block_sparse import BlockPattern, block_attention, dense_attention
@@ -200,7 +202,10 @@ def _computed_anew(prior: Editor, fields: Fields, codes: Tensor) -> Iterator[int
     """One candidate without a cache of its block's rows; a code at every turn."""
     decoder = EditDecoder(prior, DecodingRequest(fields, (SIDE, SIDE), (0,), SamplingConfig(lanes=1)))
     first = next(cell for cell, (block, _) in decoder.steps.items() if block == KNOWN_BLOCKS)
-    decoder.logits(codes, [first])
+    drawn = np.zeros((1, SIDE, SIDE), dtype=bool)
+    schedule = Schedule([np.array([first])], drawn[0], drawn)
+    for _ in decoder.run(F.pad(codes.flatten(), (0, 1)), schedule, lambda logits, places: None):
+        pass
     group, run = decoder.groups[0], slice(KNOWN_BLOCKS, KNOWN_BLOCKS + 1)
     read = prior.reads(decoder.grid.to_blocks(codes))[:, run]
     while True:

@@ -1,9 +1,10 @@
 """What logging costs of a training step.
 
 Steps of both stages are trained in this process on the networks of ``smalti bench launches``. Turns with and without
-logging alternate; a turn has as many steps as a run does between two lines. Logging is all that a run does besides the
-step itself: adding up its scalars on the device and, at the last step of a turn, their mean over ranks, the state of
-the engines, throughput, the line in files and on the console and, with --wandb, in wandb's offline files.
+logging alternate; one with it has as many steps as a run does between two lines, one without a quarter of them, as it
+only shows what a step takes. Logging is all that a run does besides the step itself: adding up its scalars on the
+device and, at the last step of a turn, their mean over ranks, the state of the engines, throughput, the line in files
+and on the console and, with --wandb, in wandb's offline files.
 """
 
 import argparse
@@ -28,17 +29,17 @@ from .timing import wait
 
 
 class Spent(NamedTuple):
-    """Seconds of a stage's turns."""
+    """Seconds of a stage's step."""
 
     logging: float  # in logging alone
-    logged: float  # of steps with logging
-    plain: float  # of steps without
+    logged: float  # with logging
+    plain: float  # without
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
     parser.add_argument("--every", type=count, default=20, metavar="N", help="steps of a turn, from line to line (20)")
-    parser.add_argument("--rounds", type=count, default=3, metavar="N", help="turns with and without logging (3)")
+    parser.add_argument("--rounds", type=count, default=2, metavar="N", help="turns with and without logging (2)")
     parser.add_argument("--layers", type=count, default=4, help="of the prior (4)")
     parser.add_argument("--wandb", action="store_true", help="log to wandb too, offline")
 
@@ -57,12 +58,11 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
         rows = []
         for name, (step, engines) in stages.items():
             spent = _turns(arguments, Path(folder, name), step, engines)
-            steps = arguments.every * arguments.rounds
             figures[f"logging_share_{name}"] = spent.logging / spent.logged
-            figures[f"seconds_per_logged_step_{name}"] = spent.logged / steps
-            figures[f"seconds_per_plain_step_{name}"] = spent.plain / steps
+            figures[f"seconds_per_logged_step_{name}"] = spent.logged
+            figures[f"seconds_per_plain_step_{name}"] = spent.plain
             rows.append(
-                f"| {name} | {spent.plain / steps:.4f} | {spent.logged / steps:.4f} | {spent.logging / steps:.5f} | "
+                f"| {name} | {spent.plain:.4f} | {spent.logged:.4f} | {spent.logging:.5f} | "
                 f"{spent.logging / spent.logged:.3%} |"
             )
     print("\n| step | seconds without | with logging | of logging alone | share |\n|---|---|---|---|---|")
@@ -79,15 +79,16 @@ def _turns(
 ) -> Spent:
     """Alternate turns of a stage, after two steps that fill the optimizer's state."""
     watched = WandbConfig() if arguments.wandb else None
-    metrics = Metrics(folder, 2 + 2 * arguments.every * arguments.rounds, watched, {}, Workload("images", 1))
+    turns = {True: arguments.every, False: -(-arguments.every // 4)}  # steps, by whether they are logged
+    metrics = Metrics(folder, 2 + arguments.rounds * sum(turns.values()), watched, {}, Workload("images", 1))
     metrics.rewind(0)
     for number in range(2):
         step(number)
     device, number = ranks.device(), 2
     logging = logged = plain = 0.0
     for _ in range(arguments.rounds):
-        for is_logged in (True, False):
-            for place in range(arguments.every):
+        for is_logged, steps in turns.items():
+            for place in range(steps):
                 began = _now(device)
                 scalars = step(number)
                 number += 1
@@ -96,13 +97,14 @@ def _turns(
                     plain += stepped - began
                     continue
                 metrics.add(scalars)
-                if place == arguments.every - 1:
+                if place == steps - 1:
                     metrics.write(number, state_of(engines))
                 ended = _now(device)
                 logging += ended - stepped
                 logged += ended - began
     metrics.close()
-    return Spent(logging, logged, plain)
+    steps_logged, steps_plain = (arguments.rounds * steps for steps in turns.values())
+    return Spent(logging / steps_logged, logged / steps_logged, plain / steps_plain)
 
 
 def _now(device: torch.device) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .base import WHOLE_IMAGE, Condition, CropLocation, Fields
+from .base import WHOLE_IMAGE, Condition, CropLocation, Fields, WindowLocations
 from .caption import CaptionConfig
 from .code_map import CodeMapConfig
 from .composite import Composite
@@ -63,4 +63,5 @@ __all__ = [
     "SingleConditionConfig",
     "TextConfig",
     "UnconditionalConfig",
+    "WindowLocations",
 ]

@@ -25,6 +25,21 @@ class CropLocation(NamedTuple):
     size: tuple[int, int]  # (H, W): rows and columns of the whole grid
 
 
+class WindowLocations(NamedTuple):
+    """Windows of whole images; where each lies is known to the device alone."""
+
+    images: Tensor  # (n,) int64, the image's row in the batch
+    tops: Tensor  # (n,) int64, in codes
+    lefts: Tensor  # (n,) int64
+    size: tuple[int, int]  # (H, W) codes of every whole grid
+
+    def pixels(self, window: tuple[int, int], scale: int = 1) -> tuple[Tensor, Tensor]:
+        """Rows (n, h * scale, 1) and columns (n, 1, w * scale) of the windows, in ``scale`` pixels a code."""
+        device = self.tops.device
+        down, across = (torch.arange(side * scale, device=device) for side in window)
+        return (self.tops[:, None] * scale + down)[:, :, None], (self.lefts[:, None] * scale + across)[:, None]
+
+
 class Condition(nn.Module):
     """A prefix of ``length`` tokens for windows of ``window`` codes; subclasses say from which ``fields``.
 
@@ -59,8 +74,22 @@ class Condition(nn.Module):
         raise NotImplementedError
 
     def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:
-        """The window's share of fields that describe whole images. What holds for the whole passes unchanged."""
-        return {name: self.field(fields, name) for name in self.fields}
+        """One window's share of fields that describe whole images, a row for each image; see ``windows``."""
+        if not self.fields:
+            return {}
+        images = torch.arange(len(self.field(fields, self.fields[0])), device=fields[self.fields[0]].device)
+        tops, lefts = torch.full_like(images, place.top), torch.full_like(images, place.left)
+        return self.windows(fields, WindowLocations(images, tops, lefts, place.size))
+
+    def windows(self, fields: Fields, places: WindowLocations) -> dict[str, Tensor]:
+        """The share of n windows, a row for each, of fields that describe B whole images; the host waits for nothing.
+
+        What holds for a whole image passes unchanged.
+
+        Raises:
+            KeyError, ValueError: a field is missing, or not of the images' size.
+        """
+        return {name: self.field(fields, name).index_select(0, places.images) for name in self.fields}
 
     def for_training(self, fields: Fields, seeds: Sequence[int]) -> Fields:
         """A training batch as the condition reads it where it tells the same thing otherwise at every visit.

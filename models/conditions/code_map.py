@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..bounds import Count, Name, check_ranges
-from .base import CropLocation, Fields, SingleCondition, window_cells
+from .base import Fields, SingleCondition, WindowLocations, window_cells
 
 LABELS = 256  # values of an 8-bit map
 
@@ -57,17 +57,17 @@ class CodeMap(SingleCondition):
         tokens: Tensor = self.table(rearrange(codes, "b h w -> b (h w)"))
         return tokens
 
-    def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:
-        """The window's codes out of those of a whole image."""
+    def windows(self, fields: Fields, places: WindowLocations) -> dict[str, Tensor]:
+        """The windows' codes out of those of whole images."""
         codes = self.field(fields, self.fields[0])
-        if codes.shape[1:] != place.size:
+        if codes.shape[1:] != places.size:
             raise ValueError(
-                f"the field {self.fields[0]!r} must have the image's {place.size} codes, "
+                f"the field {self.fields[0]!r} must have the image's {places.size} codes, "
                 f"got {tuple(codes.shape[1:])}; "
                 "encode the condition at the size of the image"
             )
-        rows, columns = self.window
-        return {self.fields[0]: codes[:, place.top : place.top + rows, place.left : place.left + columns]}
+        rows, columns = places.pixels(self.window)
+        return {self.fields[0]: codes[places.images[:, None, None], rows, columns]}
 
     def cells(self) -> Tensor:
         """Each token stands at the cell that it describes."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import Condition, CropLocation, Fields
+from .base import Condition, Fields, WindowLocations
 
 
 class Composite(Condition):
@@ -34,11 +34,11 @@ class Composite(Condition):
             dim=1,
         )
 
-    def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:
-        """The window's share of every part's fields."""
+    def windows(self, fields: Fields, places: WindowLocations) -> dict[str, Tensor]:
+        """The windows' share of every part's fields."""
         cut: dict[str, Tensor] = {}
         for part in self._each():
-            cut |= part.cut(fields, place)
+            cut |= part.windows(fields, places)
         return cut
 
     def for_training(self, fields: Fields, seeds: Sequence[int]) -> Fields:

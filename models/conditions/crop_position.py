@@ -12,7 +12,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ..bounds import Count, Width, check_ranges
-from .base import CropLocation, Fields, SingleCondition, window_cells
+from .base import Fields, SingleCondition, WindowLocations, window_cells
 
 
 class Located(SingleCondition):
@@ -24,21 +24,21 @@ class Located(SingleCondition):
 
     fields: tuple[str, ...] = ("box", "source_size", "flip")
 
-    def cut(self, fields: Fields, place: CropLocation) -> dict[str, torch.Tensor]:
-        """The window's box out of that of a whole image, mirrored images included."""
-        left, top, right, bottom = self.field(fields, "box").float().unbind(1)
-        flip = self.field(fields, "flip").bool()
+    def windows(self, fields: Fields, places: WindowLocations) -> dict[str, torch.Tensor]:
+        """The windows' boxes out of those of whole images, mirrored images included."""
+        cut = super().windows(fields, places)
+        left, top, right, bottom = cut["box"].float().unbind(1)
         rows, columns = self.window
-        height, width = place.size
-        first = torch.where(flip, float(width - place.left - columns), float(place.left))
+        height, width = places.size
+        column = torch.where(cut["flip"].bool(), width - places.lefts - columns, places.lefts)
         across, down = (right - left) / width, (bottom - top) / height
         box = (
-            left + across * first,
-            top + down * place.top,
-            left + across * (first + columns),
-            top + down * (place.top + rows),
+            left + across * column,
+            top + down * places.tops,
+            left + across * (column + columns),
+            top + down * (places.tops + rows),
         )
-        return super().cut(fields, place) | {"box": torch.stack(box, dim=1)}
+        return cut | {"box": torch.stack(box, dim=1)}
 
 
 class LocatedCells(Located):
@@ -49,8 +49,8 @@ class LocatedCells(Located):
         rows, columns = self.window
         left, top, right, bottom = self.field(fields, "box").float().unbind(1)
         height, width = self.field(fields, "source_size").float().unbind(1)
-        cells = (window_cells(self.window).to(left.device) + 0.5) / torch.tensor([rows, columns], device=left.device)
-        down, across = cells.unbind(1)
+        down, across = ((torch.arange(side, device=left.device) + 0.5) / side for side in (rows, columns))
+        down, across = down.repeat_interleave(columns), across.repeat(rows)
         across = torch.where(self.field(fields, "flip").bool()[:, None], 1 - across, across)
         y = (top[:, None] + (bottom - top)[:, None] * down) / height[:, None]
         x = (left[:, None] + (right - left)[:, None] * across) / width[:, None]

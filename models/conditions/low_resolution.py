@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..bounds import Name, Width, check_ranges
-from .base import CropLocation, Fields, SingleCondition, window_cells
+from .base import Fields, SingleCondition, WindowLocations, window_cells
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class LowResolution(SingleCondition):
         tokens: Tensor = self.project(cells.to(self.project.weight.dtype))
         return tokens
 
-    def cut(self, fields: Fields, place: CropLocation) -> dict[str, Tensor]:
-        """The window's pixels out of those of a whole image."""
+    def windows(self, fields: Fields, places: WindowLocations) -> dict[str, Tensor]:
+        """The windows' pixels out of those of whole images."""
         small = self.field(fields, self.fields[0])
-        self._check(small, place.size)
-        top, left = place.top * self.pixels, place.left * self.pixels
-        rows, columns = (side * self.pixels for side in self.window)
-        return {self.fields[0]: small[:, :, top : top + rows, left : left + columns]}
+        self._check(small, places.size)
+        rows, columns = places.pixels(self.window, self.pixels)
+        cut = small[places.images[:, None, None], :, rows, columns]
+        return {self.fields[0]: rearrange(cut, "n h w c -> n c h w")}
 
     def cells(self) -> Tensor:
         """Each token stands at the cell that it describes."""

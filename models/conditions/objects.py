@@ -101,7 +101,7 @@ class Objects(Located):
         missing = kinds == ABSENT
         places = self._numbers(boxes, fields)
         if self.config.representation == "center":
-            places = self._numbers((boxes + boxes[..., [2, 3, 0, 1]]) / 2, fields)[..., :1]
+            places = self._numbers((boxes + boxes.roll(2, dims=-1)) / 2, fields)[..., :1]
         places = places.masked_fill(missing[..., None], self.config.grid**2)
         names = self.classes(kinds.masked_fill(missing, self.config.classes))
         objects = torch.cat((names[:, :, None], self.places(places)), dim=2)

@@ -27,7 +27,7 @@ def segmentation_loss(kind: SegmentationLoss, maps: Tensor, logits: Tensor) -> T
     """
     logits, labels = logits.float(), logits.shape[1]
     known = (maps >= 0) & (maps < labels)
-    targets = torch.where(known, maps.long(), 0)
+    targets = maps.long().masked_fill(~known, 0)
     if kind == "cross_entropy":
         each = F.cross_entropy(logits, targets, reduction="none")
     else:

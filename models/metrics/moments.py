@@ -63,5 +63,5 @@ def _root(covariance: Tensor) -> Tensor:
     """The symmetric root; eigenvalues that are nothing but rounding are 0."""
     values, vectors = torch.linalg.eigh(covariance)
     noise = values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
-    root: Tensor = (vectors * torch.where(values > noise, values, 0).sqrt()) @ vectors.t()
+    root: Tensor = (vectors * values.masked_fill(values <= noise, 0).sqrt()) @ vectors.t()
     return root

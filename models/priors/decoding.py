@@ -1,9 +1,11 @@
-"""What a sampler asks of a prior: the logits of some cells, given everything sampled before them."""
+"""What a sampler asks of a prior: the logits of cells, step by step, given everything sampled before them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from ..conditions import Fields
@@ -63,11 +65,26 @@ class DecodingRequest:
         return self.config.guidance.scale != 1
 
 
-class Logits(NamedTuple):
-    """The logits of some cells of all images: cell by cell, and image by image in a cell."""
+Cells = npt.NDArray[np.int64]
+"""(n, 2) rows and columns of n cells."""
 
-    conditioned: Tensor  # (n, K) float32
-    unconditional: Tensor | None  # (n, K) float32 without the condition; None where nothing is guided
+
+class Schedule(NamedTuple):
+    """All that will be sampled of B grids, known before the first step."""
+
+    steps: Sequence[Cells]  # the cells of each step, which depend on none of the same step
+    passed: npt.NDArray[np.bool_]  # (H, W) cells that were sampled before the sample was stopped
+    drawn: npt.NDArray[np.bool_]  # (B, H, W) codes to be drawn; all others are there
+
+    def addresses(self) -> npt.NDArray[np.int64]:
+        """(B, H, W): where a code is written among all B * H * W, or behind them for those that are not drawn."""
+        numbers = np.arange(self.drawn.size).reshape(self.drawn.shape)
+        return np.where(self.drawn & ~self.passed, numbers, self.drawn.size)
+
+
+Draw = Callable[[Tensor, Tensor], None]
+"""Takes the (branches, n, K) logits of n codes, with the condition and, where they are guided, without it; and (n,)
+where the codes are written among all, as ``Schedule.addresses`` has it. It waits for nothing."""
 
 
 class Decoder(Protocol):
@@ -93,18 +110,18 @@ class Decoder(Protocol):
         """The last column of the rows above that a code of this column depends on."""
         ...
 
-    def prepare(self, codes: Tensor, cells: Sequence[Cell]) -> Iterator[None]:
-        """What must be read before ``logits`` of these cells, if anything; yields after each forward."""
-        ...
+    def run(self, codes: Tensor, schedule: Schedule, draw: Draw) -> Iterator[int]:
+        """Predict the cells of every step and let them be drawn; called once.
 
-    def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
-        """The logits of cells of different rows, for (B, H, W) codes that are known wherever these depend on them."""
-        ...
+        Args:
+            codes: (B * H * W + 1,) int64, those of all grids, known wherever the first cells depend on them, and a
+                spare one behind them. ``draw`` writes to it; it stays where it is.
+            schedule: what is to be sampled. Cells that were passed are not predicted once more, and what follows has
+                the same bits as if they had been.
+            draw: takes the logits.
 
-    def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
-        """Take note of cells that were sampled before a sample was stopped.
-
-        What follows has the same bits as if these cells had been asked for.
+        Yields:
+            How many steps are complete, after each of them, and where something was read between them.
         """
         ...
 

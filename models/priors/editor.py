@@ -132,7 +132,7 @@ class Editor(Prior):
         hidden = self._features(indices, fields, dropped, grid, looks)
         if targets is None:
             return Prediction(grid.from_blocks(self.head(hidden)), None)
-        wanted = grid.to_blocks(targets.where(fields[MASKED], IGNORED))
+        wanted = grid.to_blocks(targets.masked_fill(~fields[MASKED], IGNORED))
         loss, ranks = self.head(hidden, wanted, 0.0, self.config.loss_chunk)
         return Prediction(None, grid.from_blocks(loss), None if ranks is None else grid.from_blocks(ranks))
 

@@ -82,5 +82,5 @@ class FiniteScalarQuantizer(Quantizer):
     def _bound(self, rows: Tensor) -> Tensor:
         """(N, C) squashed so that rounding gives each channel's number of integers, around 0 or half a step below."""
         reach = (self.levels - 1) * (1 + MARGIN) / 2
-        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
+        offset = (self.levels % 2 == 0) * 0.5
         return torch.tanh(rows + torch.atanh(offset / reach)) * reach - offset

@@ -60,7 +60,7 @@ class LookupFreeQuantizer(Quantizer, CrossRankStatistics):
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantizes (B, C, h, w); the loss is the commitment and, in training, the entropy terms."""
         rows = flatten_grid(z)
-        signs = torch.where(rows > 0, 1.0, -1.0)
+        signs = (rows > 0) * 2.0 - 1.0
         indices = ((rows > 0).long() << torch.arange(self.config.bits, device=z.device)).sum(1)
         loss = self.config.commitment_weight * F.mse_loss(rows, signs)
         if self.training and self.config.entropy.weight > 0:

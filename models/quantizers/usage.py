@@ -70,4 +70,4 @@ class RollingUse(Float32Buffers):
         alive = self.age < self.window
         relative = self.counts * len(self.counts) / self.counts.sum().clamp(min=1e-30)
         bins = (2 * (relative.clamp(min=1e-30).log2() + USE_OCTAVES)).floor().long().clamp(0, USE_BINS - 1) + 1
-        return torch.where(alive, bins, 0).bincount(minlength=1 + USE_BINS).float()
+        return bins.masked_fill(~alive, 0).bincount(minlength=1 + USE_BINS).float()

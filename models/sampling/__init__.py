@@ -1,6 +1,6 @@
 """Sampling grids of codes with a prior: draws, windows, wavefronts."""
 
-from ..priors.decoding import Cell, Decoder, DecodingRequest, Logits, window_start
+from ..priors.decoding import Cell, Decoder, DecodingRequest, Draw, Schedule, window_start
 from .best_of import Scorer, best_of, class_log_likelihood, classifier_score, likelihood
 from .config import GuidanceConfig, SamplingConfig
 from .sampler import UNFILLED, GridRequest, SamplingState, sample, sample_steps
@@ -11,11 +11,12 @@ __all__ = [
     "Cell",
     "Decoder",
     "DecodingRequest",
+    "Draw",
     "GridRequest",
     "GuidanceConfig",
-    "Logits",
     "SamplingConfig",
     "SamplingState",
+    "Schedule",
     "Scorer",
     "best_of",
     "class_log_likelihood",

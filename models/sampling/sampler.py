@@ -9,18 +9,22 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..conditions import Fields
 from ..priors.base import Prior
-from ..priors.decoding import Cell, Decoder, DecodingRequest, Logits
+from ..priors.decoding import Cells, Decoder, DecodingRequest, Schedule
 from .config import SamplingConfig
 from .gumbel_noise import cell_keys, gumbel
 from .logits import apply_guidance, choose
-from .wavefront import Cells, serial, wavefront
+from .wavefront import serial, wavefront
 
 UNFILLED = -1
 """A code that is still to be sampled."""
+
+LOOK_EVERY = 32
+"""Steps after which the host looks whether a GPU has done those before them."""
 
 
 class SamplingState(NamedTuple):
@@ -129,38 +133,39 @@ def _sample(
     seed: int,
     resume_from: SamplingState | None,
 ) -> Iterator[SamplingState]:
-    fixed = codes != UNFILLED
-    known = fixed.all(dim=0).cpu().numpy() & (not decoder.reads_given)
+    fixed = (codes != UNFILLED).cpu().numpy()
     scores = torch.zeros(codes.shape, device=codes.device)
-    before = _resumed(resume_from, codes, scores).numpy()
-    schedule = steps(decoder, request, config.mode, known)
-    draws = _Draws(decoder, request, config, seed, codes.device)
-    cells = np.concatenate(schedule) if schedule else np.zeros((0, 2), dtype=np.int64)
-    places = torch.from_numpy(cells @ (codes.shape[2], 1)).to(codes.device)  # of all steps: (row, column) as one number
-    flat_codes, flat_scores, flat_fixed = codes.flatten(1), scores.flatten(1), fixed.flatten(1)
-    sampled = 0
-    for step in schedule:
-        fresh = ~before[tuple(step.T)]
-        place = places[sampled : sampled + len(step)]
-        if not fresh.all():
-            decoder.skip(codes, listed(step[~fresh]))
-            place = place[torch.from_numpy(fresh).to(place.device)]
-        if fresh.any():
-            for _ in decoder.prepare(codes, listed(step[fresh])):
-                yield SamplingState(codes, scores, sampled, len(cells))
-            logits = decoder.logits(codes, listed(step[fresh]))
-            chosen = draws(logits, place)
-            likely = logits.conditioned.log_softmax(dim=1).gather(1, chosen[:, None])
-            kept = flat_fixed[:, place]
-            flat_codes[:, place] = flat_codes[:, place].where(kept, chosen.view(len(place), -1).t())
-            flat_scores[:, place] = likely.view(len(place), -1).t().masked_fill(kept, 0.0)
-        sampled += len(step)
-        yield SamplingState(codes, scores, sampled, len(cells))
+    passed = _resumed(resume_from, codes, scores).numpy()
+    known = fixed.all(axis=0) & (not decoder.reads_given)
+    schedule = Schedule(steps(decoder, request, config.mode, known), passed, ~fixed)
+    # One place more takes what is drawn in vain.
+    flat_codes, flat_scores = (F.pad(grids.flatten(), (0, 1)) for grids in (codes, scores))
+    state = SamplingState(*(flat[:-1].view(codes.shape) for flat in (flat_codes, flat_scores)), 0, 0)
+    draw = _Drawing(decoder, request, config, seed, flat_codes, flat_scores)
+    filled = np.cumsum([0, *(len(step) for step in schedule.steps)]).tolist()
+    pace = _Pace()
+    for complete in decoder.run(flat_codes, schedule, draw):
+        if flat_codes.is_cuda:
+            pace.keep()
+        yield state._replace(filled=filled[complete], cells=filled[-1])
 
 
-def listed(cells: Cells) -> list[Cell]:
-    """(n, 2) rows and columns as cells."""
-    return [Cell(row, column) for row, column in cells.tolist()]
+class _Pace:
+    """Keeps the host at most 2 x LOOK_EVERY steps ahead of a GPU, so that what it tells of them is nearly true."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._before: torch.cuda.Event | None = None
+
+    def keep(self) -> None:
+        """After every step; waits where the GPU has not done those up to the look before."""
+        self._steps += 1
+        if self._steps % LOOK_EVERY:
+            return
+        if self._before is not None:
+            self._before.synchronize()
+        self._before = torch.cuda.Event(blocking=True)
+        self._before.record()
 
 
 def _resumed(stopped: SamplingState | None, codes: Tensor, scores: Tensor) -> Tensor:
@@ -182,25 +187,35 @@ def steps(decoder: Decoder, request: DecodingRequest, mode: str, known: npt.NDAr
     return wavefront(known, decoder.rows_at_once, reach, decoder.barriers)
 
 
-class _Draws:
-    """Draws codes from logits; the noise's keys and the scales of guidance are tables over the grid."""
+class _Drawing:
+    """Draws codes from logits and writes them, on the device alone; see ``Draw``.
+
+    Keys of the noise and scales of guidance are tables over all grids.
+    """
 
     def __init__(
-        self, decoder: Decoder, request: DecodingRequest, config: SamplingConfig, seed: int, device: torch.device
+        self,
+        decoder: Decoder,
+        request: DecodingRequest,
+        config: SamplingConfig,
+        seed: int,
+        codes: Tensor,  # (B * H * W + 1,) with a spare one
+        scores: Tensor,  # alike
     ) -> None:
-        self.config = config
+        self.config, self.codes, self.scores = config, codes, scores
         height, width = request.size
-        self.keys = cell_keys(seed, request.image_ids, request.size, device).flatten(1)  # (B, H * W)
+        self.keys = F.pad(cell_keys(seed, request.image_ids, request.size, codes.device).flatten(), (0, 1))
         ranked = torch.tensor([row * width + column for row, column in decoder.order])
         scales = config.guidance.scales(height * width).float()
-        self.scales = torch.zeros(height * width).scatter(0, ranked, scales).to(device)  # (H * W,)
+        scales = torch.zeros(height * width).scatter(0, ranked, scales).repeat(len(request.image_ids))
+        self.scales = F.pad(scales, (0, 1)).to(codes.device)
 
-    def __call__(self, logits: Logits, place: Tensor) -> Tensor:
-        """The (n * B,) codes of a step's cells, cell by cell and image by image in a cell; ``place`` is (n,)."""
-        combined = logits.conditioned
-        if logits.unconditional is not None:
-            scales = self.scales[place].repeat_interleave(len(self.keys), output_size=len(combined))
-            combined = apply_guidance(combined, logits.unconditional, scales)
-        if self.config.greedy:
-            return choose(combined, None, self.config)
-        return choose(combined, gumbel(self.keys[:, place].t().flatten(), combined.shape[1]), self.config)
+    def __call__(self, logits: Tensor, places: Tensor) -> None:
+        combined = conditioned = logits[0].float()
+        if len(logits) > 1:
+            combined = apply_guidance(conditioned, logits[1].float(), self.scales.index_select(0, places))
+        noise = None if self.config.greedy else gumbel(self.keys.index_select(0, places), combined.shape[1])
+        chosen = choose(combined, noise, self.config)
+        self.codes.index_copy_(0, places, chosen)
+        likely = conditioned.log_softmax(dim=1).gather(1, chosen[:, None])
+        self.scores.index_copy_(0, places, likely[:, 0])

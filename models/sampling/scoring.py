@@ -7,10 +7,10 @@ from torch import Tensor
 
 from ..conditions import Fields
 from ..priors.base import Prior
-from ..priors.decoding import DecodingRequest
+from ..priors.decoding import DecodingRequest, Schedule
 from .config import SamplingConfig
 from .logits import apply_guidance, filter_logits
-from .sampler import listed, steps
+from .sampler import steps
 
 
 @torch.no_grad()
@@ -32,15 +32,19 @@ def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -
     """
     request = DecodingRequest(fields, (codes.shape[1], codes.shape[2]), tuple(range(len(codes))), config)
     decoder = prior.decoder(request)
-    scores = torch.zeros(codes.shape, device=codes.device)
-    for step in steps(decoder, request, config.mode, np.zeros(request.size, dtype=bool)):
-        rows, columns = torch.from_numpy(step.T)
-        wanted = codes[:, rows, columns].t().flatten()
-        for _ in decoder.prepare(codes, listed(step)):
-            pass
-        found = decoder.logits(codes, listed(step)).conditioned.log_softmax(dim=1).gather(1, wanted[:, None])
-        scores[:, rows, columns] = found.view(len(step), len(codes)).t()
-    return scores
+    none = np.zeros(request.size, dtype=bool)
+    schedule = Schedule(steps(decoder, request, config.mode, none), none, np.ones(codes.shape, dtype=bool))
+    flat = F.pad(codes.flatten(), (0, 1))
+    scores = torch.zeros(flat.shape, device=codes.device)
+
+    def read(logits: Tensor, places: Tensor) -> None:
+        wanted = flat.index_select(0, places)[:, None]
+        scores.index_copy_(0, places, logits[0].float().log_softmax(dim=1).gather(1, wanted)[:, 0])
+
+    for _ in decoder.run(flat, schedule, read):
+        pass
+    return scores[:-1].view(codes.shape)
+
 
 
 @torch.no_grad()

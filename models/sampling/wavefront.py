@@ -5,8 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
-Cells = npt.NDArray[np.int64]
-"""(n, 2) rows and columns of n cells."""
+from ..priors.decoding import Cells
 
 
 def serial(order: Sequence[tuple[int, int]], known: npt.NDArray[np.bool_]) -> list[Cells]:

@@ -67,7 +67,7 @@ class KeyValueCache:
     def opened(self, live: Tensor) -> "Opened":
         """Where every lane writes its next position and where it may look then; (B,) bool ``live`` lanes take part."""
         every = torch.arange(self.lanes, device=live.device)
-        places = self.lengths[: self.lanes].where(live, self.capacity)
+        places = self.lengths[: self.lanes].masked_fill(~live, self.capacity)
         hidden = torch.arange(self.capacity, device=live.device) > self.lengths[: self.lanes, None]
         if self.hidden is not None:
             hidden = hidden | self.hidden[: self.lanes]

@@ -61,9 +61,9 @@ class RegionNorm(nn.GroupNorm):
         groups = groups.to(torch.promote_types(x.dtype, torch.float32))
         places = known[:, None]  # (B, 1, 1, H, W)
         count = (places.sum(dim=(2, 3, 4), keepdim=True) * groups.shape[2]).clamp(min=1)
-        mean = groups.where(places, 0.0).sum(dim=(2, 3, 4), keepdim=True) / count
+        mean = groups.masked_fill(~places, 0.0).sum(dim=(2, 3, 4), keepdim=True) / count
         centered = groups - mean
-        variance = centered.square().where(places, 0.0).sum(dim=(2, 3, 4), keepdim=True) / count
+        variance = centered.square().masked_fill(~places, 0.0).sum(dim=(2, 3, 4), keepdim=True) / count
         normed = rearrange(centered * (variance + self.eps).rsqrt(), "b g c h w -> b (g c) h w")
         normed = normed * self.weight[:, None, None] + self.bias[:, None, None]
         return torch.where(known, normed.to(whole.dtype), whole)

@@ -12,12 +12,21 @@ from fixtures.simulated_gpu import CPU, GPU, simulated_gpu
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from smalti.models.conditions import ClassConfig, CodeMapConfig
+from smalti.models.conditions import (
+    CaptionConfig,
+    ClassConfig,
+    CodeMapConfig,
+    CompositeConfig,
+    CoordinateFeaturesConfig,
+    CoordinatesConfig,
+    LowResolutionConfig,
+    ObjectsConfig,
+)
 from smalti.models.layers.channels_last_norm import is_channels_last
 from smalti.models.priors.editor import EditorConfig
 from smalti.models.priors.gpt import GPTConfig
 from smalti.models.priors.neighborhood import NeighborhoodConfig
-from smalti.models.sampling import UNFILLED, GridRequest, GuidanceConfig, SamplingConfig, sample_steps
+from smalti.models.sampling import UNFILLED, GridRequest, GuidanceConfig, SamplingConfig, sample_steps, sampler
 from smalti.models.vqgan import tiling
 from smalti.models.vqgan.autoencoder import VQGANConfig
 from smalti.models.vqgan.tiling import Tiling
@@ -82,6 +91,8 @@ def test_an_operator_on_tensors_of_both_devices_is_refused():
     lambda tensor: tensor[0].item(), lambda tensor: tensor.tolist(), lambda tensor: tensor.cpu(),
     lambda tensor: bool(tensor.all()), lambda tensor: tensor.nonzero(), lambda tensor: tensor[tensor > 0],
     lambda tensor: tensor.new_tensor([1.0]), lambda tensor: torch.tensor([1.0], device=tensor.device),
+    lambda tensor: tensor.where(tensor > 0, 0.0), lambda tensor: tensor[..., [2, 0]],
+    lambda tensor: tensor.index_put_((tensor.long(),), torch.tensor(1.0)),
 ])  # fmt: skip
 def test_what_the_host_waits_for_is_counted_and_refused_while_a_graph_is_captured(read):
     with simulated_gpu() as gpu:
@@ -268,6 +279,56 @@ def test_a_captured_sampler_waits_for_nothing_and_samples_what_a_cpu_samples(con
         assert not gpu.waits
         assert captured.codes.is_cuda and captured.scores.is_cuda
         assert torch.equal(captured.codes.cpu(), plain.codes) and torch.equal(captured.scores.cpu(), plain.scores)
+
+
+def test_the_host_runs_only_some_tens_of_steps_ahead(monkeypatch):
+    class Event:
+        """Notes the step at which it is recorded, and what is known to be done once it is waited for."""
+
+        def __init__(self, blocking):
+            assert blocking
+
+        def record(self):
+            self.step = launched
+
+        def synchronize(self):
+            nonlocal done
+            done = self.step
+
+    launched, done, ahead = 1, 0, []
+    with simulated_gpu():
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(sampler, "LOOK_EVERY", 8)
+        for launched, _ in enumerate(sampled(NeighborhoodConfig, 1.0, GPU), start=2):
+            ahead.append(launched - 1 - done)
+    assert len(ahead) > 30 and 8 <= max(ahead) <= 16
+
+
+def test_windows_of_every_kind_of_condition_are_cut_inside_of_a_captured_step():
+    parts = (
+        ClassConfig(classes=3), CodeMapConfig(vocab_size=5), CoordinatesConfig(vocab_size=16),
+        CoordinateFeaturesConfig(frequencies=2), LowResolutionConfig(pixels_per_code=2),
+        CaptionConfig(tokens=3, channels=6), ObjectsConfig(objects=2, classes=4, grid=5),
+        ObjectsConfig(objects=2, classes=4, grid=5, representation="center", only_in_crop=True),
+    )  # fmt: skip
+    size, draws = (6, 8), torch.Generator().manual_seed(0)
+    fields = {
+        "cls": torch.tensor([1, 2]), "segmentation_codes": torch.randint(5, (2, *size), generator=draws),
+        "box": torch.tensor([[8.0, 0.0, 136.0, 96.0]] * 2), "source_size": torch.tensor([[100.0, 140.0]] * 2),
+        "flip": torch.tensor([False, True]), "low": torch.rand(2, 3, 12, 16, generator=draws),
+        "text": torch.randn(2, 3, 6, generator=draws) * torch.tensor([0.0, 1.0, 1.0])[:, None],
+        "object_classes": torch.tensor([[0, -1], [3, 2]]), "object_boxes": torch.rand(2, 2, 4, generator=draws) * 96,
+    }  # fmt: skip
+    found = []
+    for device in (CPU, GPU):
+        with simulated_gpu() if device == GPU else nullcontext(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.manual_seed(0)
+            prior = GPTConfig(layers=1, heads=2, width=16, window=WINDOW).build(16, CompositeConfig(conditions=parts))
+            request = GridRequest(prior.to(device).eval(), fields, size, (0, 1), 1, SamplingConfig(lanes=4, prefill=4))
+            *_, state = sample_steps(request)
+            found.append((state.codes.cpu(), state.scores.cpu()))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
 def edited(device: torch.device, attention: str):

@@ -86,7 +86,7 @@ class GridMeans:
         """
         if counted is None:
             counted = torch.ones_like(values, dtype=torch.bool)
-        pair = torch.stack([torch.where(counted, values, 0).double().sum(0), counted.double().sum(0)])
+        pair = torch.stack([values.masked_fill(~counted, 0).double().sum(0), counted.double().sum(0)])
         self._sums = pair if self._sums is None else self._sums + pair
 
     def means(self) -> Tensor:

@@ -3,7 +3,6 @@
 Shapes: B samples, D channels, H rows, W columns, N labels.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,7 +15,7 @@ def add_figures(sums: MetricSums, field: Field, real: Tensor, rebuilt: Tensor) -
     """Validation figures of a batch: PSNR in dB and mean absolute error; of maps, accuracy and nats a place."""
     if field == "segmentation":
         known = real < rebuilt.shape[1]
-        nats = F.cross_entropy(rebuilt, torch.where(known, real, -100), reduction="none")
+        nats = F.cross_entropy(rebuilt, real.masked_fill(~known, -100), reduction="none")
         sums.add("cross_entropy", nats[known])
         sums.add("accuracy", (rebuilt.argmax(1) == real)[known].float())
         return

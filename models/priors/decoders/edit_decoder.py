@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,9 +24,13 @@ from ...conditions.edit import GUIDE, MASKED
 from ...transformer.block_layers import DecoderLayer
 from ...transformer.block_sparse import BlockGrid
 from ..block_choice import BlockChoice, Looks
-from ..decoding import Cell, DecodingRequest, Logits
+from ..decoding import Cell, DecodingRequest, Draw, Schedule
 from .edit_cache import EditCache, RowPlace
 from .step_graph import StepGraph
+from .step_table import Array, Entries, StepTable
+
+Asked = tuple[int, int, Cell]
+"""A code to be drawn: its block, its row in it, and its cell."""
 
 
 class EditPrior(Protocol):
@@ -89,29 +94,21 @@ class EditDecoder:
         """All of them."""
         return self.request.size[1] - 1
 
-    def prepare(self, codes: Tensor, cells: Sequence[Cell]) -> Iterator[None]:
-        """What the encoder reads, once, before the first cell."""
-        if not self.groups:
-            self.groups = self._groups(codes)
-            yield
+    def run(self, codes: Tensor, schedule: Schedule, draw: Draw) -> Iterator[int]:
+        """See ``Decoder``. What the encoder reads is read first; rows are read when a later one is to be drawn."""
+        cells = [Cell(row, column) for step in schedule.steps for row, column in step.tolist()]
+        asked = [(*self.steps[cell], cell) for cell in cells if not schedule.passed[cell]]
+        self.groups = self._groups(codes, asked, schedule.addresses(), draw)
+        yield 0
+        for number, cell in enumerate(cells):
+            if not schedule.passed[cell]:
+                for group in self.groups:
+                    group.read_to(*self.steps[cell])
+            yield number + 1
 
-    def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
-        """See ``Decoder``; there is one cell."""
-        for _ in self.prepare(codes, cells):
-            pass
-        (cell,) = cells
-        block, row = self.steps[cell]
-        found = codes.new_zeros(len(codes), self.prior.codes, dtype=torch.float32)
-        for group in (each for each in self.groups if each.masked[block][row]):
-            logits = group.logits(codes, block, row).index_select(0, group.in_forward)
-            found.index_copy_(0, group.in_request, logits.float())
-        return Logits(found, None)
-
-    def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
-        """Nothing: rows are read when a later one is asked for, in the same steps."""
-
-    def _groups(self, codes: Tensor) -> list["LaneGroup"]:
-        if bool((codes.masked_fill(self.request.fields[MASKED], 0) < 0).any()):
+    def _groups(self, codes: Tensor, asked: Sequence[Asked], written: Array, draw: Draw) -> list["LaneGroup"]:
+        grids = codes[:-1].view(-1, *self.request.size)
+        if bool((grids.masked_fill(self.request.fields[MASKED], 0) < 0).any()):
             raise ValueError("every code outside the mask must be given; encode the image that is edited")
         size = self.request.config.lanes
         places = [(*divmod(number, size), image) for image, number in enumerate(self.request.image_ids)]
@@ -121,24 +118,35 @@ class EditDecoder:
         groups = []
         for members in together.values():
             lanes, images = zip(*members, strict=True)
-            groups.append(LaneGroup(self, Lanes(list(images), list(lanes)), codes))
+            groups.append(LaneGroup(self, Lanes(list(images), list(lanes)), grids, asked, written, draw))
         return groups
 
 
 class LaneGroup:
-    """Images of one mask in a forward of L lanes, and what is remembered of them; other lanes hold zeros."""
+    """Images of one mask in a forward of L lanes, and what is remembered of them; other lanes hold zeros.
 
-    def __init__(self, decoder: EditDecoder, lanes: Lanes, codes: Tensor) -> None:
-        prior, request = decoder.prior, decoder.request
-        self.prior, self.lanes, self.grid = prior, lanes, decoder.grid
+    Args:
+        decoder: of all images.
+        lanes: which images there are, and where.
+        grids: (B, H, W) codes of all images; they stay where they are.
+        asked: the cells that will be drawn, in their order.
+        written: (B, H, W) where each code is written.
+        draw: takes the logits.
+    """
+
+    def __init__(
+        self, decoder: EditDecoder, lanes: Lanes, grids: Tensor, asked: Sequence[Asked], written: Array, draw: Draw
+    ) -> None:
+        prior, request, device = decoder.prior, decoder.request, grids.device
+        self.prior, self.lanes, self.grid, self.grids, self.draw = prior, lanes, decoder.grid, grids, draw
         self.masked = decoder.masked[lanes.images[0]].tolist()
         self.open = [any(block) for block in self.masked]
         self.size = request.config.lanes
         self.layers = [layer for layer in prior.decoder_layers if isinstance(layer, DecoderLayer)]
-        self.in_request, self.in_forward = (torch.tensor(places, device=codes.device) for places in lanes)
+        self.in_request, self.in_forward = (torch.tensor(places, device=device) for places in lanes)
         fields = {name: field[self.in_request] for name, field in request.fields.items()}
-        memory, self.places = self._read(codes[self.in_request], fields)  # places (L, N, s + 1, C)
-        tables, cells, device = prior.choice.tables(fields, codes.device), self.grid.cells, codes.device
+        memory, self.places = self._read(grids[self.in_request], fields)  # places (L, N, s + 1, C)
+        tables, cells = prior.choice.tables(fields, device), self.grid.cells
         masks = (
             prior.choice.mask(True, cells + 1, cells + 1, device),
             prior.choice.mask(False, cells + 1, cells, device),
@@ -149,7 +157,30 @@ class LaneGroup:
         ]
         self.block, self.row = 0, 0  # the next row to be read
         self.numbers = torch.arange(self.grid.blocks * (cells + 1), device=device)
-        self.graph = StepGraph(self._step)
+        rows = self._rows([each for each in asked if self.masked[each[0]][each[1]]], written)
+        if len(rows.forwards):
+            self.table = StepTable(rows, self.size, np.zeros(4, dtype=np.int64), device)
+        self.graph = StepGraph(self._step, device)
+
+    def _rows(self, asked: Sequence[Asked], written: Array) -> Entries:
+        """Every row that ``read_to`` will read, of every lane: where its code is written, and where the row stands."""
+        cells, found, places = self.grid.cells, [], []
+        idle = np.full(self.size, written.size)
+        done = (0, 0)
+        for block, row, cell in asked:
+            ahead = [before for before in range(done[0], block) if self.open[before]]
+            rows = [(before, each) for before in ahead for each in range(cells + 1)]
+            rows = [place for place in [*rows, *((block, each) for each in range(row + 1))] if place >= done]
+            found += rows
+            places += [idle] * (len(rows) - 1) + [idle.copy()]
+            places[-1][self.lanes.lanes] = written[self.lanes.images, cell.row, cell.column]
+            done = (block, row + 1)
+        block, row = np.array(found, dtype=np.int64).reshape(-1, 2).T[:, :, None]
+        numbers = np.broadcast_arrays(
+            np.array(places, dtype=np.int64).reshape(-1, self.size), block, row, block * (cells + 1) + row
+        )
+        forward, lane = np.indices(numbers[0].shape)
+        return Entries(forward.ravel(), lane.ravel(), np.stack([each.ravel() for each in numbers]))
 
     def _read(self, codes: Tensor, fields: Fields) -> tuple[Tensor, Tensor]:
         """What the encoder makes of the images: once, (1, N, s, C), for images that are alike; and the places."""
@@ -171,51 +202,51 @@ class LaneGroup:
         whole = rows.new_zeros(self.size, *rows.shape[1:])
         return whole.index_copy_(0, self.in_forward, rows)
 
-    def logits(self, codes: Tensor, block: int, row: int) -> Tensor:
-        """(L, K) logits of code ``row`` of a block, after all rows before it have been read."""
-        given = codes.index_select(0, self.in_request)
-        read = self._spread(self.prior.reads(self.grid.to_blocks(given).clamp(min=0)))  # (L, N, s + 1)
+    def read_to(self, block: int, row: int) -> None:
+        """Read all that comes before a code, and let it be drawn; nothing where it is not masked."""
+        if not self.masked[block][row]:
+            return
         while self.block < block:
             end = self.block + 1
             if self.open[self.block]:
-                self._step_to(read, self.grid.cells)
+                self._step_to(self.grid.cells)
             else:
                 while end < block and not self.open[end]:
                     end += 1
-                self._read_blocks(read, slice(self.block, end))
+                self._read_blocks(slice(self.block, end))
             self.block, self.row = end, 0
-        return self._step_to(read, row)
+        self._step_to(row)
 
-    def _read_blocks(self, read: Tensor, run: slice) -> None:
+    def _rows_read(self) -> Tensor:
+        """(L, N, s + 1): what every row reads, as far as it is known."""
+        given = self.grids.index_select(0, self.in_request)
+        return self._spread(self.prior.reads(self.grid.to_blocks(given).clamp(min=0)))
+
+    def _read_blocks(self, run: slice) -> None:
         """Read blocks of known codes at once, image by image."""
+        read = self._rows_read()
         for lane in self.lanes.lanes:
             x = self.prior.embed(read[lane : lane + 1, run], self.places[lane : lane + 1, run], self.numbers[run])
             for layer, cache in zip(self.layers, self.caches, strict=True):
                 attend, look = (partial(each, lane=lane, run=run) for each in (cache.attend_blocks, cache.look_blocks))
                 x = layer.run(x, attend, look)
 
-    def _step_to(self, read: Tensor, last: int) -> Tensor:
-        """Read the rows of the block up to one of them, and give its logits, (L, K)."""
+    def _step_to(self, last: int) -> None:
+        """Read the rows of the block up to one of them."""
         if not self.row:
             for cache in self.caches:
                 cache.enter(self.block)
-        logits = read.new_zeros(0, dtype=torch.float32)
-        for row in range(self.row, last + 1):
-            at, of_all = slice(row, row + 1), self.block * (self.grid.cells + 1) + row
-            logits = self.graph(
-                read[:, self.block, at],
-                self.places[:, self.block, at],
-                self.numbers[self.block : self.block + 1],
-                self.numbers[at],
-                self.numbers[of_all : of_all + 1],
-            )
+        for _ in range(self.row, last + 1):
+            self.graph()
         self.row = last + 1
-        return logits
 
-    def _step(self, read: Tensor, place: Tensor, block: Tensor, row: Tensor, of_all: Tensor) -> Tensor:
-        """Read a row of a block: what it reads (L, 1), its place (L, 1, C), and where it stands, (1,) each."""
-        x, at = self.prior.embed(read[:, None], place[:, None], block), RowPlace(row, of_all)
+    def _step(self) -> None:
+        """Read the next row of a block in all lanes, and let its code be drawn where it is to be."""
+        written, *place = self.table.take()
+        block, row, of_all = (number[:1] for number in place)
+        read, places = (rows.index_select(1, block).index_select(2, row) for rows in (self._rows_read(), self.places))
+        x, at = self.prior.embed(read, places, block), RowPlace(row, of_all)
         for layer, cache in zip(self.layers, self.caches, strict=True):
             x = layer.run(x, partial(cache.attend_row, place=at), partial(cache.look_row, place=at))
         logits: Tensor = self.prior.head(self.prior.decoder_end(x))
-        return logits[:, 0, 0]
+        self.draw(logits[None, :, 0, 0], written)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ...conditions import Condition, CropLocation, Fields
-from ..decoding import Cell, DecodingRequest, Logits, window_start
+from ..decoding import Cell, Cells, DecodingRequest, Draw, Schedule, window_start
 from .rolling_cache import LanePositions, RollingCache
 from .step_graph import StepGraph
+from .step_table import Entries, LaneMap, StepTable
 
 
 class RollingPrior(Protocol):
@@ -57,65 +58,77 @@ class RollingDecoder:
         # Beside the rows being sampled, the one above them is kept for the reading position at its end.
         # Guided images are there twice: the second half of every forward goes without the condition.
         self.branches = 2 if request.guided else 1
+        self.lanes = LaneMap(request.image_ids, self.rows_at_once, request.config.lanes)
         self.cache = prior.cache(self.branches * len(request.image_ids), width, self.rows_at_once + 1)
         local = torch.cat([self._local(branch == 1) for branch in range(self.branches)])
         self.local = torch.cat((local, torch.zeros_like(local[:1])))  # the spare image's
-        cache, table = self.cache, self.local
-        self.graph = StepGraph(lambda left, *aim: prior.step(left, table[aim], LanePositions(*aim), cache))
-        self.numbers = np.array(request.image_ids)
-        self.ended = 0  # rows whose last position, which only reads, has been read
 
     def reach(self, column: int) -> int:
         """The neighborhood's right edge."""
         right: int = min(column + self.prior.config.columns_beside, self.request.size[1] - 1)
         return right
 
-    def prepare(self, codes: Tensor, cells: Sequence[Cell]) -> Iterator[None]:
-        """The last position of a row, which only reads, before the row below looks at it."""
-        width = self.request.size[1]
-        for row, column in sorted(cells):
-            if row > self.ended and column + self.prior.config.columns_beside >= width:
-                self._read(codes, [Cell(row - 1, width)])
-                self.ended = row
-                yield
+    def run(self, codes: Tensor, schedule: Schedule, draw: Draw) -> Iterator[int]:
+        """See ``Decoder``; every cell must be in a step, with all before it known. What was passed is read again."""
+        readings, complete = self._readings(schedule)
+        if not readings:
+            return
+        table = self._table(readings, schedule, codes.device)
+        lanes = self.request.config.lanes
 
-    def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
-        """See ``Decoder``; every cell must be asked for once, with all before it known."""
-        results = self._read(codes, cells)
-        return Logits(results[0], results[1] if self.request.guided else None)
+        def step() -> None:
+            images, rows, columns, left, places = table.take()
+            read = codes.index_select(0, left).clamp(min=0)  # idle lanes may meet a code that is still unknown
+            aim = LanePositions(images, rows, columns)
+            logits = self.prior.step(read, self.local[aim], aim, self.cache)
+            draw(logits.view(self.branches, lanes, -1), places[:lanes])
 
-    def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
-        """Read the cells again: everything that follows may look at them."""
-        for _ in self.prepare(codes, cells):
-            pass
-        self.logits(codes, cells)
+        graph, counts = StepGraph(step, codes.device), np.bincount(table.forwards // self.lanes.forwards)
+        for steps, count in zip(complete, counts.tolist(), strict=True):
+            for _ in range(count):
+                graph()
+            yield steps
 
-    def _read(self, codes: Tensor, cells: Sequence[Cell]) -> Tensor:
-        """Write positions to the cache; their (branches, n, K) logits cell by cell, and image by image in one."""
-        count, lanes = len(self.numbers), self.request.config.lanes
-        rows, columns = np.repeat(np.array(cells).T, count, axis=1)
-        images = np.tile(np.arange(count), len(cells))
-        every_lane = np.tile(self.numbers, len(cells)) * self.rows_at_once + rows % self.rows_at_once
-        forwards, slots = np.divmod(every_lane, lanes)
-        results = codes.new_zeros((self.branches, len(rows), self.prior.codes), dtype=torch.float32)
-        for forward in np.unique(forwards):
-            chosen = (forwards == forward).nonzero()[0]
-            table = np.zeros((3, self.branches, lanes), dtype=np.int64)
-            table[0] = self.cache.spare
-            for branch in range(self.branches):
-                table[:, branch, slots[chosen]] = images[chosen] + branch * count, rows[chosen], columns[chosen]
-            wanted = np.stack((slots[chosen], chosen))
-            self._forward(codes, torch.from_numpy(table), torch.from_numpy(wanted), results)
-        return results
+    def _readings(self, schedule: Schedule) -> tuple[list[Cells], list[int]]:
+        """What is read one after the other, and how many steps are complete then.
 
-    def _forward(self, codes: Tensor, table: Tensor, wanted: Tensor, results: Tensor) -> None:
-        """One position of every lane; those of the spare image read in vain."""
-        aim = LanePositions(*table.flatten(1).to(codes.device, non_blocking=True))
-        slots, rows = wanted.to(codes.device, non_blocking=True)
-        # Idle lanes may meet a code that is still unknown.
-        left = codes[aim.images % len(codes), aim.rows, (aim.columns - 1).clamp(min=0)].clamp(min=0)
-        logits = self.graph(left, *aim)
-        results[:, rows] = logits.view(self.branches, -1, logits.shape[1])[:, slots].float()
+        Before the row below looks at it, the last position of a row, which only reads, is read on its own.
+        """
+        width, beside = self.request.size[1], self.prior.config.columns_beside
+        ended, readings, complete = 0, [], []
+        for number, cells in enumerate(schedule.steps):
+            looking = cells[cells[:, 1] + beside >= width, 0]
+            for row in range(ended + 1, int(looking.max(initial=0)) + 1):
+                readings.append(np.array([[row - 1, width]]))
+                complete.append(number)
+                ended = row
+            readings.append(cells)
+            complete.append(number + 1)
+        return readings, complete
+
+    def _table(self, readings: Sequence[Cells], schedule: Schedule, device: torch.device) -> StepTable:
+        """What every lane of every forward reads: image, row, column, the code to the left; and what it writes."""
+        (height, width), lanes = self.request.size, self.request.config.lanes
+        count = len(self.request.image_ids)
+        reading = np.repeat(np.arange(len(readings)), [len(cells) for cells in readings])[:, None]
+        rows, columns = np.concatenate(readings).T[:, :, None]
+        images, spare = np.arange(count), schedule.drawn.size
+        forwards, slots = self.lanes.of(rows[:, 0] % self.rows_at_once)
+        written = np.pad(schedule.addresses(), ((0, 0), (0, 0), (0, 1)), constant_values=spare)[images, rows, columns]
+        left = np.where(columns > 0, (images * height + rows) * width + columns - 1, spare)
+        entries = [
+            Entries(
+                (reading * self.lanes.forwards + forwards).ravel(),
+                (slots + branch * lanes).ravel(),
+                np.stack([
+                    part.ravel()
+                    for part in np.broadcast_arrays(images + branch * count, rows, columns, left, written)
+                ]),
+            )
+            for branch in range(self.branches)
+        ]  # fmt: skip
+        both = Entries(*(np.concatenate(parts, axis=-1) for parts in zip(*entries, strict=True)))
+        return StepTable(both, self.branches * lanes, np.array([self.cache.spare, 0, 0, spare, spare]), device)
 
     def _local(self, dropped: bool) -> Tensor:
         """(B, H, W + 1, C): what the condition says everywhere, put together from windows that tile the grids."""

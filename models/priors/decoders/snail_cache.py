@@ -107,7 +107,7 @@ class SNAILCache:
     def write(self, number: int, entered: Tensor, before: bool = False) -> None:
         """A convolution's (L, C) input at the next cell, or at the one before."""
         cells = self.cells
-        at = self._padded(cells.read if before else cells.next).where(cells.live, self.outside)
+        at = self._padded(cells.read if before else cells.next).masked_fill(~cells.live, self.outside)
         self.inputs[number, torch.arange(self.lanes, device=at.device), at] = entered
 
     def patches(self, number: int, itself: bool) -> Tensor:
@@ -125,7 +125,7 @@ class SNAILCache:
     def extend(self, number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write the (L, heads, D) key and value of the cell before; give the (L, heads, N + 1, D) that may be seen."""
         every = torch.arange(self.lanes, device=key.device)
-        at = (self.cells.read + 1).where(self.cells.live, self.keys.shape[3] - 1)
+        at = (self.cells.read + 1).masked_fill(~self.cells.live, self.keys.shape[3] - 1)
         for table, fresh in ((self.keys, key), (self.values, value)):
             table[number, every, :, at] = fresh
         return self.keys[number, : self.lanes, :, :-1], self.values[number, : self.lanes, :, :-1]

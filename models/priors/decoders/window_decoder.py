@@ -4,23 +4,23 @@ Every window that is being sampled has a lane. A cell's lane, and so the row of 
 pass through, depends on the image's number and the row alone; forwards have fixed shapes with empty lanes padded.
 So a cell's logits have the same bits whatever is sampled beside it, wherever kernels are deterministic.
 
-Shapes: B images, (H, W) their grids, (h, w) the window, n cells, K codes, L lanes.
+Shapes: B images, (H, W) their grids, (h, w) the window, n windows read anew in one forward, K codes, L lanes.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...conditions import Condition, CropLocation, Fields
-from ..decoding import Cell, DecodingRequest, Logits, strided_start
+from ...conditions import Condition, Fields, WindowLocations
+from ..decoding import Cell, DecodingRequest, Draw, Schedule, strided_start
 from .step_graph import StepGraph
-
-Array = npt.NDArray[np.int64]
+from .step_table import Array, Entries, LaneMap, StepTable
+from .window_plan import Planner, WindowGeometry, WindowPlan
 
 
 class LaneCache(Protocol):
@@ -58,32 +58,19 @@ class WindowPrior(Protocol):
         """Read one more code of every lane and predict the next."""
 
 
-class Job(NamedTuple):
-    """One cell to predict, in every image."""
-
-    number: int  # of the cell among those asked for
-    slot: int  # which of the rows that are sampled at once is the cell's
-    top: int  # of the window
-    left: int
-    codes: int  # how many codes of the window come before it
-
-
-class Held(NamedTuple):
-    """What the lanes of a row have read: the same in every image."""
-
-    top: int  # of the window
-    left: int
-    begun: int  # codes that were read at once when the lanes took the window
-    codes: int  # codes read by now
-    warm: bool = True  # False: the lanes took note of them alone, and their caches are still to be filled
-
-
 class Lanes(NamedTuple):
-    """Rows of one forward, in which some jobs of some images lie."""
+    """The lanes of one forward, in which rows of some images are read; those of guided images are there twice."""
 
-    forward: int
-    chosen: Array  # (m,) numbers of a result: a job's, and an image's in it
-    rows: Array  # (m,) where they lie in the forward
+    cache: LaneCache
+    logits: Tensor  # (branches * L + 1, K) float32: what each lane predicts; the last one is spare
+
+
+class Tables(NamedTuple):
+    """What the lanes of one forward do, in the order in which they do it; see ``WindowPlan``."""
+
+    begun: dict[int, Entries]  # by the padded number of codes
+    read: Entries
+    drawn: Entries
 
 
 class WindowDecoder:
@@ -94,8 +81,8 @@ class WindowDecoder:
     def __init__(self, prior: WindowPrior, request: DecodingRequest) -> None:
         self.prior = prior
         self.request = request
-        self.cells: list[int] = prior.cells.tolist()
-        raster = self.cells == sorted(self.cells)
+        cells: list[int] = prior.cells.tolist()
+        raster = cells == sorted(cells)
         (height, width), (rows, columns) = request.size, prior.window
         if not raster and request.size != prior.window:
             raise ValueError(
@@ -104,176 +91,142 @@ class WindowDecoder:
             )
         # Where the window of every row and column begins; grids below the window are refused.
         stride, late = request.config.stride, request.config.scene_windows
-        self.tops = [strided_start(row, height, rows, 1, late) for row in range(height)]
-        self.lefts = [strided_start(column, width, columns, stride, late) for column in range(width)]
-        self.ranks = prior.cells.argsort().tolist()  # by cell of the window: its number in the order of prediction
+        tops = [strided_start(row, height, rows, 1, late) for row in range(height)]
+        lefts = [strided_start(column, width, columns, stride, late) for column in range(width)]
         self.order: Sequence[Cell] = (
             [Cell(row, column) for row in range(height) for column in range(width)]
             if raster
-            else [Cell(*divmod(cell, columns)) for cell in self.cells]
+            else [Cell(*divmod(cell, columns)) for cell in cells]
         )
         self.rows_at_once = min(prior.rows_at_once(width), request.config.lanes)
-        self.inner = (
-            rows // 2 * columns + (columns - request.config.stride + 1) // 2
-        )  # codes before a cell amid the grid
+        self.geometry = WindowGeometry(request.size, prior.window, tops, lefts, cells, self.rows_at_once)
+        # Codes before a cell amid the grid.
+        self.inner = rows // 2 * columns + (columns - request.config.stride + 1) // 2
         # Below this row windows hold more codes than amid the grid: rows of both kinds would need two forwards a step.
         first = height - rows + rows // 2 + 1
         self.barriers = frozenset([first] if self.rows_at_once > 1 else [])
-        self.numbers = np.array(request.image_ids)
         self.branches = 2 if request.guided else 1
-        self.weights = prior.step_weights()
-        # By forward; the second half of the lanes has no condition.
-        self.caches: dict[int, LaneCache] = {}
-        self.graphs: dict[int, StepGraph] = {}
-        self.held: dict[int, Held] = {}  # by a row's slot
+        self.lane_map = LaneMap(request.image_ids, self.rows_at_once, request.config.lanes)
 
     def reach(self, column: int) -> int:
         """The right edge of the column's window."""
-        return self.lefts[column] + self.prior.window[1] - 1
+        return self.geometry.lefts[column] + self.prior.window[1] - 1
 
-    def prepare(self, codes: Tensor, cells: Sequence[Cell]) -> Iterator[None]:
-        """What lanes took note of alone."""
-        for job in (self._job(0, cell) for cell in cells):
-            if self._reads_on(job) and not self.held[job.slot].warm:
-                self._warm(job.slot, codes)
-                yield
+    def run(self, codes: Tensor, schedule: Schedule, draw: Draw) -> Iterator[int]:
+        """See ``Decoder``. What lanes would have read of passed cells is read when their window is needed once more."""
+        plan = Planner(self.geometry).plan(schedule)
+        weights, written = self.prior.step_weights(), schedule.addresses().reshape(len(schedule.drawn), -1)
+        graphs: dict[int, list[StepGraph]] = defaultdict(list)  # what each action does, in this order
+        for number in range(self.lane_map.forwards):
+            # The second half of the lanes has no condition.
+            count = self.branches * self.request.config.lanes
+            logits = torch.zeros(count + 1, self.prior.codes, device=codes.device)
+            lanes = Lanes(self.prior.cache(count, weights), logits)
+            for table, parts, step in self._steps(lanes, self._tables(number, plan, written), codes, draw):
+                graph = StepGraph(step, codes.device)
+                for action in (table.forwards // parts).tolist():
+                    graphs[action].append(graph)
+        done = 0
+        for end, complete in plan.pauses:
+            for action in range(done, end):
+                for graph in graphs[action]:
+                    graph()
+            done = end
+            yield complete
 
-    def logits(self, codes: Tensor, cells: Sequence[Cell]) -> Logits:
-        """See ``Decoder``."""
-        jobs = [self._job(number, cell) for number, cell in enumerate(cells)]
-        results = self._room(codes, len(cells))
-        self._run(jobs, codes, results)
-        return Logits(results[0], results[1] if self.request.guided else None)
+    def _tables(self, number: int, plan: WindowPlan, written: Array) -> Tables:
+        """What is for the lanes of one forward to do; ``written`` is (B, H * W), where each code is written."""
+        (height, width), lanes, size = self.request.size, self.request.config.lanes, self.request.config.prefill
+        images = np.arange(len(self.request.image_ids))
 
-    def skip(self, codes: Tensor, cells: Sequence[Cell]) -> None:
-        """Note what each lane would have read; it reads that when its window is needed once more."""
-        for job in (self._job(0, cell) for cell in cells):
-            begun = self.held[job.slot].begun if self._reads_on(job) else job.codes
-            self.held[job.slot] = Held(job.top, job.left, begun, job.codes, warm=False)
+        def entries(table: Array, numbers: Callable[..., tuple[Array, ...]]) -> Entries:
+            """For each row of a plan and each image one, if its lane is here."""
+            action, slot, *given = table.T[:, :, None]
+            forwards, places = self.lane_map.of(slot[:, 0])
+            parts = np.broadcast_arrays(action, places, *numbers(places, *given))
+            forward, row, *rest = (part[forwards == number] for part in parts)
+            return Entries(forward, row, np.stack(rest))
 
-    def _room(self, codes: Tensor, cells: int) -> Tensor:
-        """(branches, n, K) for logits."""
-        places = cells * len(self.numbers)
-        return codes.new_zeros(self.branches, places, self.prior.codes, dtype=torch.float32)
+        def begun(_: Array, top: Array, left: Array, held: Array) -> tuple[Array, ...]:
+            return images, top, left, held, (images * height + top) * width + left
 
-    def _job(self, number: int, cell: Cell) -> Job:
-        top, left = self.tops[cell.row], self.lefts[cell.column]
-        inside = (cell.row - top) * self.prior.window[1] + cell.column - left
-        return Job(number, cell.row % self.rows_at_once, top, left, self.ranks[inside])
+        windows = entries(plan.begun, begun)
+        anew = Entries(
+            windows.forwards * (lanes // size) + windows.rows // size,
+            windows.rows % size,
+            np.concatenate((windows.numbers, windows.rows[None])),
+        )
+        lengths = self._padded(windows.numbers[3])
+        return Tables(
+            {length: anew.chosen(lengths == length) for length in np.unique(lengths).tolist()},
+            entries(plan.read, lambda _, place: (images * height * width + place, np.ones_like(place))),
+            entries(plan.drawn, lambda _, place: (written[images, place],)),
+        )
 
-    def _run(self, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
-        """Prefill the lanes whose window is new, let the others read on."""
-        together: dict[int, list[Job]] = defaultdict(list)
-        running = []
-        for job in jobs:
-            if self._reads_on(job):
-                running.append(job)
-            else:
-                together[self._padded(job.codes)].append(job)
-        for length, group in together.items():
-            self._prefill(length, group, codes, results)
-        while running:
-            self._step(running, codes, results)
-            running = [job for job in running if self.held[job.slot].codes < job.codes]
-
-    def _reads_on(self, job: Job) -> bool:
-        """Whether the lanes go on in the window that they hold; else they take the window anew."""
-        held = self.held.get(job.slot)
-        same = held is not None and (held.top, held.left) == (job.top, job.left)
-        return held is not None and same and 0 < job.codes - held.codes <= self.prior.window[1]
-
-    def _padded(self, count: int) -> int:
-        """How many codes are read at once for ``count``: a few lengths, one of them that of cells amid the grid.
+    def _padded(self, counts: Array) -> Array:
+        """How many codes are read at once for each count: a few lengths, one of them that of cells amid the grid.
 
         Rows that are sampled together share one, so that a step has one forward that reads windows anew.
         """
         rows, columns = self.prior.window
         part = max(rows // 4, 1) * columns if self.rows_at_once == 1 else rows * columns
-        return min(self.inner - (self.inner - count) // part * part, rows * columns - 1)
+        return np.minimum(self.inner - (self.inner - counts) // part * part, rows * columns - 1)
 
-    def _warm(self, slot: int, codes: Tensor) -> None:
-        """Read what lanes only took note of, as they would have read it: the first codes at once, then one by one."""
-        top, left, begun, end, _ = self.held.pop(slot)
-        unused = self._room(codes, 1)
-        for count in range(begun, end + 1):
-            self._run([Job(0, slot, top, left, count)], codes, unused)
+    def _steps(
+        self, lanes: Lanes, tables: Tables, codes: Tensor, draw: Draw
+    ) -> Iterator[tuple[StepTable, int, Callable[[], None]]]:
+        """The kinds of steps of a forward's lanes, each with its table, of so many forwards an action."""
+        count, size, device = self.request.config.lanes, self.request.config.prefill, codes.device
+        spare = len(codes) - 1
+        if len(tables.read.forwards):
+            read = StepTable(self._doubled(tables.read, count), self.branches * count, np.array([spare, 0]), device)
+            yield read, 1, partial(self._read_on, lanes, read, codes)
+        for length, entries in tables.begun.items():
+            both = self._doubled(entries, size, ahead=count)
+            idle = np.array([0, 0, 0, 0, 0, lanes.cache.spare])
+            anew = StepTable(both, self.branches * size, idle, device)
+            yield anew, count // size, self._begin(lanes, anew, length, codes)
+        if len(tables.drawn.forwards):
+            drawn = StepTable(tables.drawn, count, np.array([spare]), device)
+            logits = lanes.logits[:-1].view(self.branches, count, -1)
+            yield drawn, 1, lambda: draw(logits, drawn.take()[0])
 
-    def _lanes(self, jobs: Sequence[Job], size: int) -> Iterator[Lanes]:
-        """The forwards of ``size`` rows that the jobs need."""
-        turns = np.array([job.slot for job in jobs])
-        forwards, rows = np.divmod((self.numbers * self.rows_at_once + turns[:, None]).ravel(), size)
-        for forward in np.unique(forwards):
-            chosen = (forwards == forward).nonzero()[0]
-            yield Lanes(int(forward), chosen, rows[chosen])
+    def _doubled(self, entries: Entries, size: int, ahead: int | None = None) -> Entries:
+        """The same once more for the half without the condition, ``size`` rows further.
 
-    def _cache(self, number: int) -> LaneCache:
-        if number not in self.caches:
-            prior, cache = self.prior, self.prior.cache(self.branches * self.request.config.lanes, self.weights)
-            self.caches[number] = cache
-            self.graphs[number] = StepGraph(lambda codes, live: prior.step(codes, cache, live))
-        return self.caches[number]
+        Args:
+            ahead: how much larger the last number is there, a lane.
+        """
+        if self.branches == 1:
+            return entries
+        numbers = entries.numbers.copy()
+        numbers[-1] += ahead or 0
+        return Entries(
+            np.tile(entries.forwards, 2),
+            np.concatenate((entries.rows, entries.rows + size)),
+            np.concatenate((entries.numbers, numbers), axis=1),
+        )
 
-    def _prefill(self, length: int, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
-        """Windows of one padded length; the empty rows of a forward repeat its first window."""
-        images, size, lanes = len(self.numbers), self.request.config.prefill, self.request.config.lanes
-        whole = [
-            self.prior.condition.cut(self.request.fields, CropLocation(job.top, job.left, self.request.size))
-            for job in jobs
-        ]
-        fields = {name: torch.cat([part[name] for part in whole]) for name in whole[0]}
-        windows = np.array([(job.top, job.left, job.codes, job.number) for job in jobs]).repeat(images, axis=0).T
+    def _read_on(self, lanes: Lanes, table: StepTable, codes: Tensor) -> None:
+        """One more code for every lane that takes part."""
+        left, live = table.take()
+        read = codes.index_select(0, left).clamp(min=0)  # idle lanes may meet a code that is still unknown
+        lanes.logits[:-1].copy_(self.prior.step(read, lanes.cache, live > 0))
+
+    def _begin(self, lanes: Lanes, table: StepTable, length: int, codes: Tensor) -> Callable[[], None]:
+        """Reads windows of one padded length anew; the empty rows of a forward read in vain."""
+        device, size = codes.device, self.request.config.prefill
         cells = self.prior.cells[:length]
-        rows, columns = cells // self.prior.window[1], cells % self.prior.window[1]
-        for forward, chosen, place in self._lanes(jobs, size):
-            number, first = divmod(forward * size, lanes)
-            cache = self._cache(number)
-            of_row = np.full(size, chosen[0])
-            of_row[place] = chosen
-            target = np.full((self.branches, size), cache.spare)
-            target[:, place] = first + place + np.arange(self.branches)[:, None] * lanes
-            table = np.stack((of_row, of_row % images, *windows[:3, of_row]))
-            row, image, top, left, held = self._sent(table)
-            seen = codes[image[:, None], top[:, None] + rows, left[:, None] + columns]
-            seen = seen.where(torch.arange(length, device=held.device) < held[:, None], 0)
-            dropped = torch.arange(self.branches, device=held.device).repeat_interleave(size) == 1
-            given = {name: self._twice(field[row]) for name, field in fields.items()}
-            logits = self.prior.prefill(
-                self._twice(seen), self._twice(held), given, dropped, cache, self._sent(target.ravel())
-            )
-            found = windows[3, chosen] * images + chosen % images
-            self._keep(results, logits, np.stack((place, found)))
-        for job in jobs:
-            self.held[job.slot] = Held(job.top, job.left, job.codes, job.codes)
+        offsets = cells // self.prior.window[1] * self.request.size[1] + cells % self.prior.window[1]
+        numbers = torch.arange(length, device=device)
+        without = torch.arange(self.branches * size, device=device) >= size
 
-    def _step(self, jobs: Sequence[Job], codes: Tensor, results: Tensor) -> None:
-        """One more code for every lane of the jobs; the others idle."""
-        images, lanes = len(self.numbers), self.request.config.lanes
-        read = [self.cells[self.held[job.slot].codes] for job in jobs]
-        rows, columns, numbers = np.array([
-            (job.top + cell // self.prior.window[1], job.left + cell % self.prior.window[1], job.number)
-            for job, cell in zip(jobs, read, strict=True)
-        ]).repeat(images, axis=0).T  # fmt: skip
-        for forward, chosen, place in self._lanes(jobs, lanes):
-            table = np.zeros((3, lanes), dtype=np.int64)
-            table[:, place] = chosen % images, rows[chosen], columns[chosen]
-            image, row, column = self._sent(table)
-            live = np.zeros(lanes, dtype=bool)
-            live[place] = True
-            left = codes[image, row, column].clamp(min=0)  # idle lanes may meet a code that is still unknown
-            logits = self.graphs[forward](self._twice(left), self._sent(np.tile(live, self.branches)))
-            self._keep(results, logits, np.stack((place, numbers[chosen] * images + chosen % images)))
-        for job in jobs:
-            held = self.held[job.slot]
-            self.held[job.slot] = held._replace(codes=held.codes + 1)
+        def begin() -> None:
+            images, tops, lefts, held, corners, targets = table.take()
+            seen = codes[corners[:, None] + offsets].masked_fill(numbers >= held[:, None], 0)
+            places = WindowLocations(images, tops, lefts, self.request.size)
+            given = self.prior.condition.windows(self.request.fields, places)
+            logits = self.prior.prefill(seen, held, given, without, lanes.cache, targets)
+            lanes.logits.index_copy_(0, targets, logits.float())
 
-    def _keep(self, results: Tensor, logits: Tensor, rows: Array) -> None:
-        """Write a forward's logits to the results; ``rows`` are (2, m): those of the forward, those of the results."""
-        source, target = self._sent(rows)
-        results[:, target] = logits.view(self.branches, -1, logits.shape[1])[:, source].float()
-
-    def _twice(self, rows: Tensor) -> Tensor:
-        """Once more for the half without the condition."""
-        return torch.cat([rows] * self.branches) if self.branches > 1 else rows
-
-    def _sent(self, numbers: Array | npt.NDArray[np.bool_]) -> Tensor:
-        return torch.from_numpy(numbers).to(self.prior.cells.device, non_blocking=True)
+        return begin

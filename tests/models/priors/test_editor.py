@@ -3,14 +3,16 @@
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from smalti.models.conditions import CodeMapConfig, UnconditionalConfig
 from smalti.models.conditions.edit import GUIDE
 from smalti.models.priors.decoders.edit_decoder import EditDecoder
-from smalti.models.priors.decoding import Cell, DecodingRequest
+from smalti.models.priors.decoding import DecodingRequest, Schedule
 from smalti.models.priors.editor import Editor, EditorConfig
 from smalti.models.sampling import UNFILLED, GridRequest, SamplingConfig, SamplingState, sample, sample_steps
 
@@ -101,13 +103,18 @@ def test_decoding_with_caches_is_teacher_forcing_and_leaves_known_codes(
     assert state.cells == int(fields["masked"][0].sum())
     request = DecodingRequest(fields, size, (0, 1, 2), SamplingConfig(lanes=4))
     decoder, forced = EditDecoder(model, request), model(state.codes, fields).logits
+    drawn = fields["masked"].numpy()
+    cells = [cell for cell in decoder.order if drawn[0, cell.row, cell.column]]
+    flat, found = F.pad(state.codes.flatten(), (0, 1)), torch.zeros(state.codes.numel() + 1, CODES, dtype=forced.dtype)
+
+    def keep(logits: torch.Tensor, places: torch.Tensor) -> None:
+        found[places] = logits[0]
+
     with torch.no_grad():
-        for cell in decoder.order:
-            if fields["masked"][0, cell.row, cell.column]:
-                block, row = decoder.steps[cell]
-                decoder.groups = decoder.groups or decoder._groups(state.codes)
-                found = decoder.groups[0].logits(state.codes, block, row)[:3]
-                torch.testing.assert_close(found, forced[:, cell.row, cell.column], rtol=0, atol=1e-12)
+        for _ in decoder.run(flat, Schedule([np.array([cell]) for cell in cells], ~drawn[0], drawn), keep):
+            pass
+    found = found[:-1].view_as(forced)[fields["masked"]]
+    torch.testing.assert_close(found, forced[fields["masked"]], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("attention", KINDS)
@@ -230,4 +237,6 @@ def test_what_cannot_be_is_refused():
     codes, fields = edit((6, 9), 2)
     request = DecodingRequest(fields, (6, 9), (0, 1), SamplingConfig())
     with pytest.raises(ValueError, match="must be given"):
-        EditDecoder(editor(), request).logits(torch.full_like(codes, UNFILLED), [Cell(2, 2)])
+        nothing, masked = torch.full((codes.numel() + 1,), UNFILLED), fields["masked"].numpy()
+        schedule = Schedule([], np.zeros((6, 9), dtype=bool), masked)
+        list(EditDecoder(editor(), request).run(nothing, schedule, lambda logits, places: None))
