@@ -136,11 +136,11 @@ def _sample(
     fixed = (codes != UNFILLED).cpu().numpy()
     scores = torch.zeros(codes.shape, device=codes.device)
     passed = _resumed(resume_from, codes, scores).numpy()
-    known = fixed.all(axis=0) & (not decoder.reads_given)
+    known = np.zeros(request.size, dtype=bool) if decoder.reads_given else fixed.all(axis=0)
     schedule = Schedule(steps(decoder, request, config.mode, known), passed, ~fixed)
     # One place more takes what is drawn in vain.
     flat_codes, flat_scores = (F.pad(grids.flatten(), (0, 1)) for grids in (codes, scores))
-    state = SamplingState(*(flat[:-1].view(codes.shape) for flat in (flat_codes, flat_scores)), 0, 0)
+    state = SamplingState(flat_codes[:-1].view(codes.shape), flat_scores[:-1].view(codes.shape), 0, 0)
     draw = _Drawing(decoder, request, config, seed, flat_codes, flat_scores)
     filled = np.cumsum([0, *(len(step) for step in schedule.steps)]).tolist()
     pace = _Pace()
@@ -164,7 +164,7 @@ class _Pace:
             return
         if self._before is not None:
             self._before.synchronize()
-        self._before = torch.cuda.Event(blocking=True)
+        self._before = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._before.record()
 
 

@@ -46,7 +46,6 @@ def score(prior: Prior, fields: Fields, codes: Tensor, config: SamplingConfig) -
     return scores[:-1].view(codes.shape)
 
 
-
 @torch.no_grad()
 def drawn_nats(prior: Prior, fields: Fields, codes: Tensor, logits: Tensor, config: SamplingConfig) -> Tensor:
     """The nats of the codes of whole windows under the distributions that sampling draws from.

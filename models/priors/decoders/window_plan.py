@@ -85,11 +85,11 @@ class Planner:
                 self.drawn += [(self.action, job.slot, job.place) for job in fresh]
                 self.action += 1
             pauses.append((self.action, number + 1))
-        tables = (
+        begun, read, drawn = (
             np.array(rows, dtype=np.int64).reshape(-1, width)
             for rows, width in ((self.begun, 5), (self.read, 3), (self.drawn, 3))
         )
-        return WindowPlan(*tables, pauses)
+        return WindowPlan(begun, read, drawn, pauses)
 
     def _job(self, row: int, column: int) -> Job:
         geometry = self.geometry
