@@ -136,7 +136,9 @@ def _sample(
     fixed = (codes != UNFILLED).cpu().numpy()
     scores = torch.zeros(codes.shape, device=codes.device)
     passed = _resumed(resume_from, codes, scores).numpy()
-    known = np.zeros(request.size, dtype=bool) if decoder.reads_given else fixed.all(axis=0)
+    known: npt.NDArray[np.bool_] = np.logical_and.reduce(fixed, axis=0)
+    if decoder.reads_given:
+        known = np.zeros_like(known)
     schedule = Schedule(steps(decoder, request, config.mode, known), passed, ~fixed)
     # One place more takes what is drawn in vain.
     flat_codes, flat_scores = (F.pad(grids.flatten(), (0, 1)) for grids in (codes, scores))

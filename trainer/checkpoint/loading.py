@@ -84,12 +84,14 @@ class LoadedPrior(NamedTuple):
 def resolve_weights(path: Path) -> Path:
     """Where the weights lie: the newest whole checkpoint of a run, else the folder itself if it is an export.
 
+    States of training are not read for it: each of many ranks that sample would read all of them.
+
     Raises:
         ValueError: there are none.
     """
     if not storage.list_checkpoints(path) and (path / model_files.METADATA).is_file():
         return path
-    found = storage.latest_valid(path)
+    found = storage.latest_valid(path, states=False)
     if found is None:
         raise ValueError(
             f"{path} is neither an export (no {model_files.METADATA}) nor a run with a checkpoint; train it first"
@@ -118,7 +120,7 @@ def of_newest(path: Path, read: Callable[[Path], T]) -> T:
 
 
 class TokenizerRef(NamedTuple):
-    """Where a tokenizer's weights lie, and their metadata. Finding them reads every byte of a checkpoint."""
+    """Where a tokenizer's weights lie, and their metadata. Finding them reads every byte of a checkpoint's weights."""
 
     folder: Path
     metadata: dict[str, Any]

@@ -28,6 +28,7 @@ from . import sealed
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 LATEST = "latest.txt"  # in the run's folder: tells a run that never saved from one whose checkpoints are gone
+STATES = ".pt"  # the end of the names of files that only a resume reads
 SAVING, CORRUPT, OLD = ".saving-", "corrupt-", ".old-"
 _NAME = re.compile(r"step-(\d{8})")
 _OURS = re.compile(r"manifest\.json|rank-\d{4}\.pt|\.part-\d{4}\.json|\.writing-\d{4}")
@@ -75,15 +76,17 @@ def is_sealed(folder: Path) -> bool:
     return sealed.opened(folder / MANIFEST).is_sealed
 
 
-def verify(folder: Path, rank: int = 0, world: int = 1) -> str | None:
+def verify(folder: Path, rank: int = 0, world: int = 1, states: bool = True) -> str | None:
     """What is wrong with a checkpoint, naming the file; None when every byte is as its manifest says.
 
     Args:
         rank, world: where several share the work, this one's share of the files.
+        states: whether the states of training count, by far the most bytes, which only a resume reads.
     """
     try:
         manifest = manifest_of(folder)
         files = sorted(manifest["files"].items())
+        files = [(name, about) for name, about in files if states or not name.endswith(STATES)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     named = _NAME.fullmatch(folder.name)
@@ -108,8 +111,11 @@ def _difference(folder: Path, name: str, about: Any) -> str | None:
     return None
 
 
-def latest_valid(run: Path) -> CheckpointInfo | None:
+def latest_valid(run: Path, states: bool = True) -> CheckpointInfo | None:
     """The newest whole checkpoint of a run; damaged ones are named on stderr. None when the run has never saved.
+
+    Args:
+        states: as in ``verify``.
 
     Raises:
         ValueError: there were checkpoints, and none is whole.
@@ -117,7 +123,7 @@ def latest_valid(run: Path) -> CheckpointInfo | None:
     problems: dict[Path, str] = {}
     while untried := [found for found in list_checkpoints(run) if found.folder not in problems]:
         newest = untried[0]
-        problem = verify(newest.folder)
+        problem = verify(newest.folder, states=states)
         if problem is None:
             return newest
         if newest.folder.exists():  # else a run that trains meanwhile has removed it for a newer one

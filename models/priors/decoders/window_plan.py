@@ -85,11 +85,7 @@ class Planner:
                 self.drawn += [(self.action, job.slot, job.place) for job in fresh]
                 self.action += 1
             pauses.append((self.action, number + 1))
-        begun, read, drawn = (
-            np.array(rows, dtype=np.int64).reshape(-1, width)
-            for rows, width in ((self.begun, 5), (self.read, 3), (self.drawn, 3))
-        )
-        return WindowPlan(begun, read, drawn, pauses)
+        return WindowPlan(_table(self.begun, 5), _table(self.read, 3), _table(self.drawn, 3), pauses)
 
     def _job(self, row: int, column: int) -> Job:
         geometry = self.geometry
@@ -130,3 +126,7 @@ class Planner:
         top, left, begun, end, _ = self.held.pop(slot)
         for codes in range(begun, end + 1):
             self._go_to([Job(slot, 0, top, left, codes)])
+
+
+def _table(rows: Sequence[tuple[int, ...]], width: int) -> Array:
+    return np.array(rows, dtype=np.int64).reshape(-1, width)

@@ -50,6 +50,17 @@ def test_a_run_gives_its_newest_whole_checkpoint(tmp_path: Path):
     assert loading.load_tokenizer(run, CPU).metadata == metadata
 
 
+def test_who_reads_weights_alone_does_not_read_the_states_of_training(tmp_path: Path):
+    write_tokenizer(tmp_path / "export")
+    run = write_run(tmp_path / "run", tmp_path / "export")
+    manifest = run / "checkpoints" / "step-00000010" / storage.MANIFEST
+    said = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(said | {"files": said["files"] | {"rank-0000.pt": [1 << 40, ""]}}))  # which is gone
+    assert loading.resolve_weights(run) == manifest.parent
+    with pytest.raises(ValueError, match=r"rank-0000\.pt is missing"):
+        storage.latest_valid(run)
+
+
 def test_a_checkpoint_that_a_training_run_removes_while_it_is_read_costs_another_look(tmp_path: Path):
     metadata = write_tokenizer(tmp_path / "export")
     run = write_run(tmp_path / "run", tmp_path / "export")
