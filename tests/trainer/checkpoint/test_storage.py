@@ -138,11 +138,11 @@ def test_a_reader_follows_a_run_that_removes_its_old_checkpoint_for_a_new_one(
     first = write_checkpoint(tmp_path, 1)
     plain = storage.verify
 
-    def meanwhile(folder: Path, *shares: int) -> str | None:
+    def meanwhile(folder: Path, states: bool) -> str | None:
         if folder == first:
             write_checkpoint(tmp_path, 2)
             storage.remove(first)
-        return plain(folder, *shares)
+        return plain(folder, states=states)
 
     monkeypatch.setattr(storage, "verify", meanwhile)
     assert latest_valid(tmp_path) == CheckpointInfo(2, tmp_path / "checkpoints" / "step-00000002")
