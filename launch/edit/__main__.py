@@ -2,7 +2,7 @@
 
 What differs between the two label maps, and what a mask marks, is made anew in several candidates, ranked by how
 likely the editor finds them. Outside of that, every pixel stays as it is in the photo. The same seed gives the same
-candidates, whatever their number.
+candidates, whatever their number, and an edit that is killed goes on where it was.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from ..sample import run_of
 PRINT_EVERY_S = 5.0
 SEGMENTATION = "segmentation"
 EDITED = "edited"  # of a candidate's metadata: how many pixels were made anew
+CANDIDATES = "candidates"  # of a sheet's metadata: their numbers, the likeliest first
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _edit(asked: argparse.Namespace) -> int:
     from ...trainer.editing.photo import read_photo_edit  # torch is slow to import
     from ...trainer.files import only_command_in
+    from ...trainer.sampling import partial
     from ...trainer.sampling.image_files import check_replaceable
 
     job, check = _job(asked)
@@ -44,7 +46,12 @@ def _edit(asked: argparse.Namespace) -> int:
             check_replaceable(path, EDITED, made)
         for note in edit.notes:
             command.note(note)
-        _write(job, edit, made, paths, sheet)
+        if _finished(made, paths, sheet):
+            command.say(f"{sheet}: there already, and so are its candidates")
+        else:
+            _write(job, edit, made, paths, sheet)
+        for path in paths:
+            partial.remove(path)
     return ExitCode.DONE
 
 
@@ -61,7 +68,7 @@ def _job(asked: argparse.Namespace) -> tuple[Any, Any]:
     from ...trainer.sampling.image_files import DecodeConfig
     from ...trainer.sampling.job import check_pair
 
-    config = EditJobConfig(asked.candidates, asked.feather)
+    config = EditJobConfig(asked.candidates, asked.feather, asked.save_every)
     sampling = SamplingConfig(
         temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, greedy=asked.greedy, lanes=asked.lanes
     )
@@ -88,15 +95,26 @@ def _job(asked: argparse.Namespace) -> tuple[Any, Any]:
     return EditJob(prior, tokenizer, encode, guide, sampling, decode, config), check
 
 
+def _finished(made: dict[str, Any], paths: Sequence[Path], sheet: Path) -> bool:
+    """Whether all files of an edit are there; the sheet is written last."""
+    from ...trainer.sampling.image_files import read_metadata
+
+    notes = read_metadata(sheet)
+    alike = all(notes.get(name) == value for name, value in made.items())
+    return alike and sorted(notes[CANDIDATES]) == list(range(len(paths))) and all(path.exists() for path in paths)
+
+
 def _write(job: Any, edit: Any, made: dict[str, Any], paths: Sequence[Path], sheet: Path) -> None:
     """Sample the candidates and write them, and all of them small in one more."""
     from PIL import Image
 
     from ...trainer.editing.photo import as_image
+    from ...trainer.editing.unfinished import UnfinishedCandidates
     from ...trainer.sampling.image_files import arranged, save
 
     pixels = int(edit.masked.sum())
-    candidates = job.run(edit, made["seed"], _Progress())
+    unfinished = UnfinishedCandidates(paths, made, job.config.save_every_s)
+    candidates = job.run(edit, made["seed"], _Progress(), unfinished)
     if not candidates:
         save(as_image(edit.photo.colors, edit.photo), paths[0], {**made, EDITED: 0})
         command.say(f"{paths[0]}: the edit changes nothing, so this is the photo as it was")
@@ -111,7 +129,7 @@ def _write(job: Any, edit: Any, made: dict[str, Any], paths: Sequence[Path], she
         shown.append(image)
         command.say(f"{path}: rank {rank} of {len(candidates)}, log-likelihood {candidate.likelihood:.1f} nats")
     numbers = [candidate.number for candidate in candidates]
-    save(arranged(shown, 256), sheet, {**made, EDITED: pixels, "candidates": numbers})
+    save(arranged(shown, 256), sheet, {**made, EDITED: pixels, CANDIDATES: numbers})
     command.say(f"{sheet}: the photo, the edited map, and the candidates, the likeliest first")
 
 
@@ -162,6 +180,9 @@ def _parser() -> argparse.ArgumentParser:
         default=8.0,
         metavar="PIXELS",
         help="in which the new appears; 0: a hard border (8)",
+    )
+    parser.add_argument(
+        "--save-every", type=float, default=30.0, metavar="SECONDS", help="seconds of work that a kill may cost (30)"
     )
     group = parser.add_argument_group("how codes are drawn")
     group.add_argument("--temperature", type=float, default=1.0, help="below 1: likelier codes (1)")

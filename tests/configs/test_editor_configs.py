@@ -7,6 +7,7 @@ import pytest
 import smalti.configs
 from smalti.trainer.config import read
 from smalti.trainer.prior.config import PriorRun
+from smalti.trainer.schema import ConfigError
 from smalti.trainer.vqgan.config import VQGANRun
 
 FOLDER = Path(smalti.configs.__file__).parent
@@ -41,3 +42,8 @@ def test_it_starts_from_a_network_of_its_shape_and_its_guide_looks_at_all_blocks
             assert getattr(other.model, field) == getattr(run.model, field)
         assert other.tokenizer == run.tokenizer and other.condition == run.condition
     assert run.guide is None or RUNS[run.guide].model.attention == "dense"
+
+
+def test_an_order_of_codes_other_than_that_of_the_blocks_is_refused():
+    with pytest.raises(ConfigError, match="order"):
+        read(PriorRun, "editor_tiny", ["model.order=waves"])

@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fixtures.editors import write_editors, write_photo
 from fixtures.pairs import write_pair
 from fixtures.priors import write_tokenizer
 from PIL import Image
 
 from smalti.launch.edit.__main__ import main
+from smalti.trainer.editing.job import EditJob
 from smalti.trainer.exit_code import ExitCode
+from smalti.trainer.sampling import partial
 from smalti.trainer.sampling.image_files import read_metadata
 
 
@@ -164,6 +167,49 @@ def test_an_edit_replaces_no_candidate_of_another_edit_or_setting_and_is_made_ag
     assert edit(networks, tmp_path, *asked) == 2
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert edit(networks, tmp_path, *asked, "--seed", 1) == 0  # has names of its own
+
+
+@pytest.mark.parametrize("kind", ["dense", "guided"])
+def test_an_edit_that_is_killed_goes_on_to_the_same_files_and_one_that_is_finished_is_left_alone(
+    networks: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+):
+    _, labels = write_photo(tmp_path)
+    asked = ("--edited", edited_map(tmp_path, labels, REGIONS["a part"]), "--candidates", 3, "--save-every", 0)
+    plain, save = torch.Tensor.argmax, partial.save_all
+    draws, states = [0], []  # of the whole edit, of the killed one, of the one that goes on
+
+    def counting(self: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        draws[-1] += len(self)
+        return plain(self, *arguments, **named)
+
+    def killed(paths: Any, digests: Any, state: Any) -> None:
+        save(paths, digests, state)
+        states.append(state)
+        if len(states) == 20:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "argmax", counting)
+        assert edit(networks, tmp_path, *asked, kind=kind, out="whole") == 0
+        draws.append(0)
+        with pytest.MonkeyPatch.context() as killing:
+            killing.setattr(partial, "save_all", killed)
+            with pytest.raises(KeyboardInterrupt):
+                edit(networks, tmp_path, *asked, kind=kind, out="killed")
+        assert not list((tmp_path / "killed").glob("*.png"))
+        draws.append(0)
+        assert edit(networks, tmp_path, *asked, kind=kind, out="killed") == 0
+    done = 3 * states[-1].filled
+    assert draws[2] == draws[0] - done and 0 < done < draws[2]  # codes that were sampled are not drawn again
+    whole, again = (
+        {path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("whole", "killed")
+    )
+    assert whole == again and len(whole) == 4
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EditJob, "run", None)  # nothing is sampled
+        assert edit(networks, tmp_path, *asked, kind=kind, out="killed") == 0
+    assert "there already" in capsys.readouterr().out
 
 
 def exif(orientation: int) -> Image.Exif:

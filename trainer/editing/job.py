@@ -25,16 +25,18 @@ from ..sampling.job import check_pair
 from .blending import composited
 from .photo import PhotoEdit
 from .scene import Guide, Scene, SceneEncoder
+from .unfinished import UnfinishedCandidates
 
 _OF_GUIDE = 1  # tells its randomness from the editor's
 
 
 @dataclass(frozen=True)
 class EditJobConfig:
-    """How many candidates an edit has, and how they are joined to the photo."""
+    """How many candidates an edit has, how they are joined to the photo, and how often they are kept on the way."""
 
     candidates: Width = 8
     feather: Weight = 8.0  # pixels over which what is made appears inside of the edit; 0 for a hard border
+    save_every_s: Weight = 30.0  # how much work a kill may cost
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -87,16 +89,25 @@ class EditJob:
             "prior": prior.metadata["digest"],
             "tokenizer": tokenizer.metadata["digest"],
             "guide": given,
+            "precision": str(next(self.network.parameters()).dtype).removeprefix("torch."),
             "sampling": repr(sampling),
             "decoded": repr(decode),
             "feather": config.feather,
         }
 
-    def run(self, edit: PhotoEdit, seed: int, progress: Callable[[SamplingState], None]) -> list[Candidate]:
+    def run(
+        self,
+        edit: PhotoEdit,
+        seed: int,
+        progress: Callable[[SamplingState], None],
+        unfinished: UnfinishedCandidates | None = None,
+    ) -> list[Candidate]:
         """All candidates of an edit, the likeliest first; none where nothing is to be made anew.
 
         Args:
             progress: is called after every step of sampling.
+            unfinished: where candidates are kept while they are sampled; those that are kept there go on. What the
+                guide makes, which is small, is made again.
         """
         if not edit.masked.any():
             return []
@@ -105,7 +116,15 @@ class EditJob:
         fields = _repeated(self.encode(scene), len(numbers))
         if self.guide is not None:
             fields |= self._looks(scene, seed, progress)
-        state = _filled(self.network, fields, numbers, seed, self.sampling, progress)
+        size = (fields["codes"].shape[1], fields["codes"].shape[2])
+        before = None if unfinished is None else unfinished.before(size, self.network.codes)
+
+        def look(state: SamplingState) -> None:
+            progress(state)
+            if unfinished is not None:
+                unfinished.look(state)
+
+        state = _filled(self.network, fields, numbers, seed, self.sampling, look, before)
         scores = likelihood(state).tolist()
         height, width = edit.masked.shape
         candidates = []
@@ -165,11 +184,12 @@ def _filled(
     seed: int,
     sampling: SamplingConfig,
     progress: Callable[[SamplingState], None],
+    before: SamplingState | None = None,
 ) -> SamplingState:
     codes = fields["codes"]
     known = codes.masked_fill(fields[MASKED], UNFILLED)
     size = (codes.shape[1], codes.shape[2])
-    return sample(GridRequest(network, fields, size, numbers, seed, sampling, known), progress)
+    return sample(GridRequest(network, fields, size, numbers, seed, sampling, known), progress, before)
 
 
 def _named(digest: str | None) -> str:

@@ -155,17 +155,10 @@ class SamplingJob:
 
     def _before(self, tasks: Sequence[ImageJob]) -> SamplingState | None:
         """What a killed run had sampled of these images."""
-        size, codes = tasks[0].wanted.size, self.prior.model.codes
-        found = [partial.find(task.path, task.made["request"], size, codes) for task in tasks]
-        if not any(found):
-            return None
-        nothing = partial.PartialSample(torch.full(size, UNFILLED, dtype=torch.int64), torch.zeros(size))
-        grids, scores = zip(*[each or nothing for each in found], strict=True)
-        return SamplingState(torch.stack(grids), torch.stack(scores), 0, 0)
+        return partial.find_all(*_places(tasks), tasks[0].wanted.size, self.prior.model.codes)
 
     def _keep(self, state: SamplingState, tasks: Sequence[ImageJob]) -> None:
-        for codes, scores, task in zip(state.codes, state.scores, tasks, strict=True):
-            partial.save(task.path, task.made["request"], partial.PartialSample(codes, scores))
+        partial.save_all(*_places(tasks), state)
 
     def _preview(self, state: SamplingState, tasks: Sequence[ImageJob]) -> None:
         """Show the rows that have been begun; what is unknown in them is gray."""
@@ -217,6 +210,11 @@ def _remove_leftovers(image: Path) -> None:
     if SAMPLED in read_metadata(_preview_of(image)):
         _preview_of(image).unlink()
     part_of(_preview_of(image)).unlink(missing_ok=True)
+
+
+def _places(tasks: Sequence[ImageJob]) -> tuple[list[Path], list[str]]:
+    """Where what is sampled of them is kept, and what it must say."""
+    return [task.path for task in tasks], [task.made["request"] for task in tasks]
 
 
 def _preview_of(path: Path) -> Path:

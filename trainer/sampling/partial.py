@@ -3,6 +3,7 @@
 import io
 import logging
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models.sampling import UNFILLED
+from ...models.sampling import UNFILLED, SamplingState
 from ..files import part_of, read_regular, write_whole
 
 _LOG = logging.getLogger(__name__)
@@ -35,6 +36,24 @@ def save(image: Path, request_digest: str, so_far: PartialSample) -> None:
     codes = so_far.codes.cpu().numpy().astype(np.int32)
     np.savez(packed, request=request_digest, codes=codes, scores=so_far.scores.cpu().numpy())
     write_whole(path_of(image), packed.getvalue())
+
+
+def save_all(images: Sequence[Path], request_digests: Sequence[str], state: SamplingState) -> None:
+    """Write what is sampled of images that are sampled together."""
+    for codes, scores, image, digest in zip(state.codes, state.scores, images, request_digests, strict=True):
+        save(image, digest, PartialSample(codes, scores))
+
+
+def find_all(
+    images: Sequence[Path], request_digests: Sequence[str], size: tuple[int, int], codes: int
+) -> SamplingState | None:
+    """What was sampled of images that are sampled together; nothing where nothing was of any. See ``find``."""
+    found = [find(image, digest, size, codes) for image, digest in zip(images, request_digests, strict=True)]
+    if not any(found):
+        return None
+    nothing = PartialSample(torch.full(size, UNFILLED, dtype=torch.int64), torch.zeros(size))
+    grids, scores = zip(*[each or nothing for each in found], strict=True)
+    return SamplingState(torch.stack(grids), torch.stack(scores), 0, 0)
 
 
 def find(image: Path, request_digest: str, size: tuple[int, int], codes: int) -> PartialSample | None:

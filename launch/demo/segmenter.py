@@ -1,0 +1,162 @@
+"""Trains a network that names every pixel of a landscape: ``python -m smalti.launch.demo.segmenter SHARDS OUT.pt``.
+
+It judges images that were made from a label map, by the share of pixels that are what the map says. It learns from
+landscapes and their maps alone, from nothing that was made: from crops of all scales, half of them shown coarse, as
+what small tokenizers rebuild is.
+
+The file is TorchScript, as ``--segmenter`` of ``smalti evaluate`` takes it: (B, 3, H, W) uint8 to (B, N, H, W) scores
+of N labels, for images of any size.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from ...models.metrics.confusion import confusion, mean_iou, pixel_accuracy
+from ...trainer.data.crops import CropConfig
+from ...trainer.data.stream import DataConfig, Stream
+from ...trainer.exit_code import ExitCode
+from ...trainer.files import whole_file
+from ...trainer.frozen_networks.segmenters import Segmenter, load_segmenter
+from ...trainer.keyed_random import Draws
+from .. import command
+from .scene import LABELS
+
+FIELDS = ("image", "segmentation")
+CHANNELS = (24, 48, 96, 128)
+CROP, BATCH, PEAK_RATE, COARSEST = 128, 16, 4e-3, 8
+OFTEN = 50  # steps between two printed lines
+
+
+class LandscapeSegmenter(nn.Module):
+    """A U-Net (Ronneberger et al. 2015) that brings images to a shorter side of 128 pixels before it looks at them.
+
+    Args:
+        labels: N.
+    """
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        body: nn.Module = _convolutions(CHANNELS[-1], CHANNELS[-1])
+        for outer, inner in reversed(list(pairwise(CHANNELS))):
+            body = _Level(outer, inner, body)
+        self.stem = _convolutions(3, CHANNELS[0], stride=2)
+        self.body = body
+        self.head = nn.Conv2d(CHANNELS[0], labels, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 to (B, N, H, W) scores."""
+        height, width = images.shape[2], images.shape[3]
+        shorter = min(height, width)
+        # in steps of 16 pixels, which the five sizes of the network divide
+        size = [16 * int(8 * height / shorter + 0.5), 16 * int(8 * width / shorter + 0.5)]
+        looked_at = F.interpolate(images.float() / 127.5 - 1, size, mode="bilinear", antialias=True)
+        scores = self.head(self.body(self.stem(looked_at)))
+        return F.interpolate(scores, [height, width], mode="bilinear")
+
+
+class _Level(nn.Module):
+    """Convolutions before and after a network of ``inner`` channels that works at half the size."""
+
+    def __init__(self, outer: int, inner: int, inside: nn.Module) -> None:
+        super().__init__()
+        self.before = _convolutions(outer, outer)
+        self.halve = nn.Conv2d(outer, inner, 2, stride=2)
+        self.inside = inside
+        self.after = _convolutions(outer + inner, outer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, outer, h, w) to the same."""
+        x = self.before(x)
+        deep = F.interpolate(self.inside(self.halve(x)), scale_factor=2.0)
+        merged: Tensor = self.after(torch.cat((x, deep), dim=1))
+        return merged
+
+
+def _convolutions(given: int, made: int, stride: int = 1) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for number in range(2):
+        channels, step = (given, stride) if number == 0 else (made, 1)
+        layers += [nn.Conv2d(channels, made, 3, step, 1, bias=False), nn.BatchNorm2d(made), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def train(shards: Path, steps: int, seed: int, say: Callable[[str], None]) -> LandscapeSegmenter:
+    """A segmenter of the landscapes in shards, on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: the shards have no maps.
+        FileNotFoundError: there are no shards.
+    """
+    crop = CropConfig(size=CROP, scale=(2 / 3, float("inf")))
+    data = Stream(DataConfig((str(shards),), crop=crop), FIELDS, global_batch=BATCH, micro_batch=BATCH, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = LandscapeSegmenter(len(LABELS)).train()
+    optimizer = torch.optim.AdamW(network.parameters(), PEAK_RATE, weight_decay=0.01)
+    schedule = OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
+    for step, (batch,) in zip(range(1, steps + 1), data.train_batches(), strict=False):
+        loss = F.cross_entropy(network(_half_coarse(batch["image"], step)), batch["segmentation"].long())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % OFTEN == 0 or step == steps:
+            say(f"step {step} of {steps}: cross-entropy {loss.item():.3f}")
+    return network.eval()
+
+
+def _half_coarse(images: Tensor, step: int) -> Tensor:
+    """Every second image of (B, 3, S, S) uint8 without its finest detail, of a size that belongs to the step."""
+    side = images.shape[-1] // (2 + Draws(step).below(COARSEST - 1))
+    small = F.interpolate(images[::2].float(), [side, side], mode="area")
+    mixed = images.clone()
+    mixed[::2] = F.interpolate(small, images.shape[2:], mode="bicubic").clamp(0, 255).byte()
+    return mixed
+
+
+def counted(segmenter: Segmenter, shards: Path) -> Tensor:
+    """(N, N) how often each true label was found as each in whole images of shards, see ``confusion``."""
+    data = Stream(DataConfig((str(shards),), crop=None), FIELDS, global_batch=1, micro_batch=1)
+    pairs = ((batch["segmentation"], segmenter.find(batch["image"])) for batch in data.eval_batches(1))
+    return torch.stack([confusion(real, found, segmenter.labels) for real, found in pairs]).sum(0)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, build, call."""
+    asked = _parser().parse_args(arguments)
+    return command.ended(lambda: _train_and_measure(asked))
+
+
+def _train_and_measure(asked: argparse.Namespace) -> int:
+    network = train(asked.shards / "train", asked.steps, asked.seed, command.note)
+    with whole_file(asked.out) as file:
+        torch.jit.save(torch.jit.script(network), file)  # type: ignore[no-untyped-call]
+    counts = counted(load_segmenter(asked.out, CROP), asked.shards / "val")
+    command.say(
+        f"{asked.out}: of the pixels of images that it has not seen {pixel_accuracy(counts):.1%} are named as in "
+        f"their maps, mean IoU {mean_iou(counts):.3f}"
+    )
+    return ExitCode.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser(
+        "demo.segmenter", __doc__, "python -m smalti.launch.demo.segmenter runs/edit/shards runs/edit/segmenter.pt"
+    )
+    parser.add_argument("shards", type=Path, help="folder of train/ and val/ with landscapes and maps, as pack leaves")
+    parser.add_argument("out", type=Path, help="the TorchScript file")
+    parser.add_argument("--steps", type=command.count, default=250, metavar="N", help="of 16 crops (250)")
+    parser.add_argument("--seed", type=command.natural, default=0, metavar="N", help="of the weights and crops (0)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

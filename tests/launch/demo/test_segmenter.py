@@ -1,0 +1,51 @@
+"""The segmenter of landscapes: it learns from shards with maps, and its file is one that the evaluation takes."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from smalti.launch.demo import segmenter
+from smalti.launch.demo.landscapes import LandscapeSet
+from smalti.launch.demo.scene import LABELS
+from smalti.launch.pack import main as pack
+from smalti.trainer.frozen_networks.segmenters import load_segmenter
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 landscapes to learn from and 4 others."""
+    folder = tmp_path_factory.mktemp("landscapes")
+    list(LandscapeSet(count=20, height=64, width=80).render(folder / "images"))
+    assert pack([str(folder / "images"), str(folder / "shards"), "--val", "4", "--processes", "1"]) == 0
+    return folder / "shards"
+
+
+def test_it_learns_what_pixels_are_and_names_them_in_images_of_any_size(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(segmenter, "CROP", 64)
+    assert segmenter.main([str(shards), str(tmp_path / "one.pt"), "--steps", "12"]) == 0
+    said = capsys.readouterr()
+    assert "step 12 of 12: cross-entropy" in said.err
+    found = re.search(r"not seen (\d+\.\d)% are named as in their maps, mean IoU (0\.\d+)", said.out)
+    guessing = max(torch.bincount(counts(shards), minlength=len(LABELS))) / counts(shards).numel()
+    assert float(found[1]) / 100 > guessing + 0.1
+    for side in (33, 64, 200):
+        network = load_segmenter(tmp_path / "one.pt", side)
+        assert network.labels == len(LABELS)
+        images = torch.randint(256, (2, 3, side, side + 30), dtype=torch.uint8)
+        assert network.find(images).shape == (2, side, side + 30)
+
+
+def counts(shards: Path) -> torch.Tensor:
+    """The labels of all pixels of the images that nothing was learnt from."""
+    data = segmenter.Stream(segmenter.DataConfig((str(shards / "val"),), crop=None), ("image", "segmentation"),
+                            global_batch=1, micro_batch=1)  # fmt: skip
+    return torch.cat([batch["segmentation"].flatten() for batch in data.eval_batches(1)]).long()
+
+
+def test_shards_that_are_missing_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert segmenter.main([str(tmp_path / "none"), str(tmp_path / "one.pt")]) == 2
+    assert capsys.readouterr().err.startswith("error: ") and not list(tmp_path.iterdir())
