@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ...models.metrics.confusion import confusion, mean_iou, pixel_accuracy
 from ...trainer.data.crops import CropConfig
-from ...trainer.data.stream import DataConfig, Stream
+from ...trainer.data.stream import Batch, DataConfig, Stream
 from ...trainer.exit_code import ExitCode
 from ...trainer.files import whole_file
 from ...trainer.frozen_networks.segmenters import Segmenter, load_segmenter
@@ -103,14 +103,20 @@ def train(shards: Path, steps: int, seed: int, say: Callable[[str], None]) -> La
     optimizer = torch.optim.AdamW(network.parameters(), PEAK_RATE, weight_decay=0.01)
     schedule = OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
     for step, (batch,) in zip(range(1, steps + 1), data.train_batches(), strict=False):
-        loss = F.cross_entropy(network(_half_coarse(batch["image"], step)), batch["segmentation"].long())
+        images, labels = _images_and_labels(batch)
+        loss = F.cross_entropy(network(_half_coarse(images, step)), labels)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
         if step % OFTEN == 0 or step == steps:
             say(f"step {step} of {steps}: cross-entropy {loss.item():.3f}")
     return network.eval()
+
+
+def _images_and_labels(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) uint8 and (B, H, W) int64."""
+    return torch.as_tensor(batch["image"]), torch.as_tensor(batch["segmentation"]).long()
 
 
 def _half_coarse(images: Tensor, step: int) -> Tensor:
@@ -125,8 +131,8 @@ def _half_coarse(images: Tensor, step: int) -> Tensor:
 def counted(segmenter: Segmenter, shards: Path) -> Tensor:
     """(N, N) how often each true label was found as each in whole images of shards, see ``confusion``."""
     data = Stream(DataConfig((str(shards),), crop=None), FIELDS, global_batch=1, micro_batch=1)
-    pairs = ((batch["segmentation"], segmenter.find(batch["image"])) for batch in data.eval_batches(1))
-    return torch.stack([confusion(real, found, segmenter.labels) for real, found in pairs]).sum(0)
+    pairs = (_images_and_labels(batch) for batch in data.eval_batches(1))
+    return torch.stack([confusion(real, segmenter.find(images), segmenter.labels) for images, real in pairs]).sum(0)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -138,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _train_and_measure(asked: argparse.Namespace) -> int:
     network = train(asked.shards / "train", asked.steps, asked.seed, command.note)
     with whole_file(asked.out) as file:
-        torch.jit.save(torch.jit.script(network), file)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(network), file)
     counts = counted(load_segmenter(asked.out, CROP), asked.shards / "val")
     command.say(
         f"{asked.out}: of the pixels of images that it has not seen {pixel_accuracy(counts):.1%} are named as in "
