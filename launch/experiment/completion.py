@@ -28,7 +28,7 @@ def run(lab: Lab) -> Result:
     config = recipes.prior(size, pixels, palette, size.pixels, model, seed)
     steps = equal_steps(lab, config, latent)
     pixel = lab.train("pixel", {**config, "loop": {**config["loop"], "max_steps": steps}})
-    rows, curves = [], {}
+    rows, curves, distances = [], {}, {}
     strips = [Strip("images", rebuilt(lab, tokenizer.folder, "latent", "originals")[:SHOWN])]
     for name, each, side, shards in (
         ("latent", latent, size.side, codes),
@@ -43,6 +43,7 @@ def run(lab: Lab) -> Result:
             name, f"{side} px", f"{length}", *trained([each]), f"{operations / 1e12:.3g}", f"{nats['nll']:.3f}",
             f"{sampled['fid']:.3g}",
         ])  # fmt: skip
+        distances[name] = sampled["fid"]
         curves[name] = [(step * each.flops / 1e12, value) for step, value in each.curve("val/normalized_nll")]
         strips.append(Strip(f"completed below the middle, {name}", _completed(lab, name, each.folder, side, strips[0])))
     return Result(
@@ -55,7 +56,10 @@ def run(lab: Lab) -> Result:
             f"tokenizer ({_operations(tokenizer) / 1e12:.3g} TFLOP) come on top for the latent one.",
             "Nats a token of the two are of different tokens and do not compare; the distances are of the same network "
             "of features, which sees both at 32 pixels where it is random, each from images of its own size.",
+            f"{'The latent' if distances['latent'] < distances['pixel'] else 'The pixel-level'} transformer has the "
+            "smaller distance.",
         ],
+        [seed],
         [Panel("share of ln K", "TFLOP trained", "val", curves)],
         strips,
     )

@@ -57,8 +57,10 @@ def run(lab: Lab) -> Result:
         ["figure 7 shows samples and distances against the factor as images and curves, without a table of numbers"],
         [
             f"Every transformer sees {size.grid} x {size.grid} codes, so its window covers more of an image the deeper "
-            "the tokenizer; larger grids are sampled with the sliding window.",
+            "the tokenizer; larger grids are sampled with the sliding window. Bits a pixel fall with the depth because "
+            "codes become fewer, and with them what can be rebuilt: the two columns are to be read together.",
         ],
+        size.seeds,
         [
             Panel("reconstruction", "downsampling blocks", "PSNR, dB", {"tokenizer": psnr}),
             Panel("likelihood", "downsampling blocks", "bits a pixel", {"transformer": nats}),

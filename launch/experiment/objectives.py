@@ -1,33 +1,36 @@
 """The same autoencoder under the objective of the VQ-VAE (squared error) and of the VQGAN (LPIPS, discriminator)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...trainer.reporting.line_plot import Panel
 from . import recipes
 from .lab import Lab
+from .recipes import TOKENIZER_SEED
 from .section import TRAINED, Result, Strip, trained
 
 SHOWN = 6
 OBJECTIVES = {"VQ-VAE": False, "VQGAN": True}
+FIGURES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "rfid": "the Frechet distance"}
+LARGER_IS_BETTER = ("psnr", "ssim")
 
 
 def run(lab: Lab) -> Result:
     """Both, on the same images and for the same steps."""
     size = lab.size
-    rows, curves = [], {}
+    rows, curves, found = [], {}, {}
     strips: list[Strip] = []
     for name, adversarial in OBJECTIVES.items():
         stem = name.lower().replace("-", "")
         trained_run = lab.train(stem, recipes.tokenizer(size, lab.images, size.multipliers, adversarial))
-        found = lab.evaluate(stem, trained_run.folder, lab.images / "val", *lab.judges())
-        figures = [found["psnr"], found["ssim"], found["lpips"], found["rfid"]]
-        rows.append([name, *trained([trained_run]), *(f"{value:.4g}" for value in figures)])
+        found[name] = lab.evaluate(stem, trained_run.folder, lab.images / "val", *lab.judges())
+        rows.append([name, *trained([trained_run]), *(f"{found[name][figure]:.4g}" for figure in FIGURES)])
         curves[name] = trained_run.curve("val/psnr")
         if not strips:
             strips.append(Strip("images", rebuilt(lab, trained_run.folder, stem, "originals")[:SHOWN]))
         strips.append(Strip(name, rebuilt(lab, trained_run.folder, stem)[:SHOWN]))
     random = size.trunk == "random"
-    notes = ["The discriminator's own parameters are not counted."]
+    notes = [verdict(found), "The discriminator's own parameters are not counted."]
     if random:
         notes.append(
             "LPIPS has a random trunk here, in training and as a figure, and the distance is of random features: they "
@@ -42,9 +45,21 @@ def run(lab: Lab) -> Result:
             "of DALL-E's, which has no discriminator; their networks and data differ as well",
         ],
         notes,
+        [TOKENIZER_SEED],
         [Panel("reconstruction", "steps", "val PSNR, dB", curves)],
         strips,
     )
+
+
+def verdict(found: Mapping[str, Mapping[str, float]]) -> str:
+    """In which figures the VQGAN is ahead."""
+    signs = {figure: 1 if figure in LARGER_IS_BETTER else -1 for figure in FIGURES}
+    ahead = [
+        name
+        for figure, name in FIGURES.items()
+        if signs[figure] * found["VQGAN"][figure] > signs[figure] * found["VQ-VAE"][figure]
+    ]
+    return f"After these steps the VQGAN is ahead in {', '.join(ahead) or 'none of the figures'}."
 
 
 def rebuilt(lab: Lab, tokenizer: Path, name: str, kind: str = "reconstructions") -> list[Path]:

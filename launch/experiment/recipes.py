@@ -7,6 +7,7 @@ from typing import Any
 from .sizes import Size
 
 Config = dict[str, Any]
+TOKENIZER_SEED = 0
 
 
 def tokenizer(size: Size, shards: Path, multipliers: tuple[int, ...], adversarial: bool) -> Config:
@@ -47,6 +48,7 @@ def tokenizer(size: Size, shards: Path, multipliers: tuple[int, ...], adversaria
         "generator_training": training,
         "discriminator_training": training if adversarial else None,
         "ema_decay": 0.0,
+        "seed": TOKENIZER_SEED,
     }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class Result(NamedTuple):
     rows: Sequence[Sequence[str]]
     published: Sequence[str]  # the paper's figures for the same comparison, a line each
     findings: Sequence[str]  # what this run says, and what it does not
+    seeds: Sequence[int]  # of what was trained and compared
     panels: Sequence[line_plot.Panel] = ()
     strips: Sequence[Strip] = ()
 
@@ -53,7 +54,7 @@ def write(lab: Lab, name: str, size: str, command: str, result: Result) -> list[
         f"## {result.title}",
         "",
         f"`{command}`, {machine()}, {datetime.now(timezone.utc):%Y-%m-%d}, {lab.seconds / 60:.1f} minutes in all, "
-        f"seeds {', '.join(map(str, lab.size.seeds))}, torch {versions()['torch']}, "
+        f"{_plural(len(result.seeds), 'seed')} {', '.join(map(str, result.seeds))}, torch {versions()['torch']}, "
         f"source {versions()['smalti'][:12]}.",
         "",
         "| " + " | ".join(result.header) + " |",
@@ -73,7 +74,8 @@ def machine() -> str:
     """The machine, in words."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} {_plural(threads, 'thread')}"
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
@@ -91,14 +93,23 @@ def trained(runs: Sequence[TrainedRun]) -> list[str]:
 TRAINED = ("parameters", "steps", "hours")
 
 
-def sheet(strips: Sequence[Strip], path: Path, side: int = 128) -> None:
-    """Rows of images as one PNG, all brought to one size without smoothing."""
-    columns = max(len(strip.images) for strip in strips)
-    whole = Image.new("RGB", (columns * side, len(strips) * side), "white")
-    for row, strip in enumerate(strips):
-        for column, file in enumerate(strip.images):
+def sheet(strips: Sequence[Strip], path: Path, most: int = 128) -> None:
+    """Rows of images as one PNG, all as large as the largest, or as ``most`` pixels; smaller ones without smoothing."""
+    opened = []
+    for strip in strips:
+        row = []
+        for file in strip.images:
             with Image.open(file) as image:
-                whole.paste(
-                    image.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (column * side, row * side)
-                )
-    whole.save(path)
+                row.append(image.convert("RGB"))
+        opened.append(row)
+    side = min(most, max(image.width for row in opened for image in row))
+    whole = Image.new("RGB", (max(map(len, opened)) * side, len(opened) * side), "white")
+    for top, row in enumerate(opened):
+        for left, image in enumerate(row):
+            smooth = Image.Resampling.LANCZOS if image.width > side else Image.Resampling.NEAREST
+            whole.paste(image.resize((side, side), smooth), (left * side, top * side))
+    whole.save(path, optimize=True)
+
+
+def _plural(number: int, word: str) -> str:
+    return word if number == 1 else f"{word}s"

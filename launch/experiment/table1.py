@@ -37,8 +37,8 @@ def run(lab: Lab) -> Result:
         for name in models:
             figures = [spread(likelihoods[name]), spread(in_time[name])]
             rows.append([condition, name, *trained(runs[name]), *figures])
-        findings.append(_verdict(condition, likelihoods, "steps"))
-        findings.append(_verdict(condition, in_time, "time"))
+        findings.append(verdict(condition, likelihoods, "steps"))
+        findings.append(verdict(condition, in_time, "time"))
         panels += _panels(condition, {name: each[0] for name, each in runs.items()})
     return Result(
         "Table 1: transformer against PixelSNAIL",
@@ -51,8 +51,10 @@ def run(lab: Lab) -> Result:
         [
             *findings,
             "Equal time is the seconds of training steps of the quicker of the two, evaluations left out; the other's "
-            "figure is that of its last evaluation within them.",
+            "figure is that of its last evaluation within them. Beside other jobs on the machine these "
+            "seconds say little.",
         ],
+        size.seeds,
         panels,
     )
 
@@ -63,10 +65,16 @@ def at_time(run: TrainedRun, seconds: float) -> float:
     return reached[-1]
 
 
-def _verdict(condition: str, nats: dict[str, list[float]], equal: str) -> str:
-    ours, theirs = (fmean(nats[name]) for name in ("transformer", "PixelSNAIL"))
-    ahead = "is ahead" if ours < theirs else "is NOT ahead"
-    return f"{condition}: at equal {equal} the transformer {ahead}, {ours:.3f} against {theirs:.3f} nats a code."
+def verdict(condition: str, nats: dict[str, list[float]], equal: str) -> str:
+    """Which network is ahead, by the means of seeds, and whether the seeds tell them apart."""
+    ours, theirs = nats["transformer"], nats["PixelSNAIL"]
+    ahead = "is ahead" if fmean(ours) < fmean(theirs) else "is NOT ahead"
+    apart = max(ours) < min(theirs) or max(theirs) < min(ours)
+    unsure = "" if apart else "; the seeds of one reach into those of the other"
+    return (
+        f"{condition}: at equal {equal} the transformer {ahead}, {fmean(ours):.3f} against {fmean(theirs):.3f} nats a "
+        f"code{unsure}."
+    )
 
 
 def _panels(condition: str, runs: dict[str, TrainedRun]) -> list[Panel]:

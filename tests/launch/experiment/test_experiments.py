@@ -11,9 +11,10 @@ from PIL import Image
 from smalti.launch.__main__ import main
 from smalti.launch.experiment.__main__ import EXPERIMENTS
 from smalti.launch.experiment.lab import Lab, StepError, TrainedRun
-from smalti.launch.experiment.section import spread
+from smalti.launch.experiment.objectives import verdict as verdict_of_objectives
+from smalti.launch.experiment.section import Strip, sheet, spread
 from smalti.launch.experiment.sizes import SIZES
-from smalti.launch.experiment.table1 import at_time
+from smalti.launch.experiment.table1 import at_time, verdict
 
 
 def smoke(name: str, out: Path) -> int:
@@ -102,6 +103,36 @@ def test_the_likelihood_at_equal_time_is_that_of_the_last_evaluation_within_it()
 
 def test_seeds_are_given_as_their_mean_and_how_far_they_lie_apart():
     assert spread([1.23456]) == "1.235" and spread([1.0, 2.0, 4.5]) == "2.500 (1.000 to 4.500)"
+
+
+def test_who_is_ahead_is_said_plainly_and_so_is_that_seeds_do_not_tell_it():
+    apart = {"transformer": [2.0, 2.2], "PixelSNAIL": [2.3, 2.5]}
+    assert verdict("map", apart, "steps") == (
+        "map: at equal steps the transformer is ahead, 2.100 against 2.400 nats a code."
+    )
+    mixed = {"transformer": [2.0, 2.6], "PixelSNAIL": [2.1, 2.3]}
+    said = verdict("map", mixed, "time")
+    assert "is NOT ahead, 2.300 against 2.200" in said and "the seeds of one reach into those of the other" in said
+    better = {"psnr": 20.0, "ssim": 0.5, "lpips": 0.1, "rfid": 3.0}
+    worse = {"psnr": 21.0, "ssim": 0.6, "lpips": 0.3, "rfid": 2.0}
+    assert verdict_of_objectives({"VQGAN": better, "VQ-VAE": worse}).endswith("is ahead in LPIPS.")
+    assert verdict_of_objectives({"VQGAN": worse, "VQ-VAE": better}).endswith("in PSNR, SSIM, the Frechet distance.")
+    assert verdict_of_objectives({"VQGAN": better, "VQ-VAE": better}).endswith("is ahead in none of the figures.")
+
+
+def test_images_of_a_sheet_are_as_large_as_the_largest_and_colors_stay(tmp_path: Path):
+    files = []
+    for number, (side, color) in enumerate(((8, (250, 0, 0)), (4, (0, 250, 0)), (200, (0, 0, 250)))):
+        files.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (side, side), color).save(files[-1])
+    sheet([Strip("small", files[:2]), Strip("one", files[1:2])], tmp_path / "small.png")
+    sheet([Strip("all", files)], tmp_path / "large.png")
+    with Image.open(tmp_path / "small.png") as small, Image.open(tmp_path / "large.png") as large:
+        assert small.size == (16, 16) and large.size == (3 * 128, 128)
+        assert [small.getpixel(place) for place in ((7, 7), (8, 0), (0, 8), (8, 8))] == [
+            (250, 0, 0), (0, 250, 0), (0, 250, 0), (255, 255, 255),
+        ]  # fmt: skip
+        assert large.getpixel((383, 127)) == (0, 0, 250)
 
 
 def test_the_sizes_fit_the_networks():
