@@ -164,7 +164,10 @@ def _as_row(field: str, pixels: Pixels, crop: Crop) -> Pixels:
     """Pixels as they stand in a batch: channels first, flipped where the crop is."""
     if field == "image":
         pixels = pixels.transpose(2, 0, 1)  # with the flip in one copy: alone, each costs as much as decoding
-    return np.ascontiguousarray(pixels[..., ::-1] if crop.flip else pixels)
+    pixels = pixels[..., ::-1] if crop.flip else pixels
+    # What views no more than itself is copied when the batch is made; a part of a photo would keep all of it.
+    whole = pixels.base if isinstance(pixels.base, np.ndarray) else pixels
+    return pixels if whole.nbytes <= 2 * pixels.nbytes else np.ascontiguousarray(pixels)
 
 
 def _box_inside(part: DecodedRegion, crop: Crop) -> Box | None:
