@@ -171,7 +171,8 @@ def _mixing(axis: Axis) -> _Mixing:
     before = places.astype(np.int64)
     weight = np.rint((middles - places) * np.float32(ONE)).astype(np.int32)
     # OpenCV rounds the other weight by itself; the two add up to ONE wherever sizes are below 4096.
-    return _Mixing(*(np.clip(before + step, 0, axis.source - 1) for step in (0, 1)), weight)
+    near, next_one = (np.clip(before + step, 0, axis.source - 1) for step in (0, 1))
+    return _Mixing(near, next_one, weight)
 
 
 def _words(pixels: Pixels) -> npt.NDArray[np.uint32]:
