@@ -80,7 +80,7 @@ class Objects(Located):
             return fields
         kinds, boxes = self.field(fields, "object_classes"), self.field(fields, "object_boxes")
         orders = [torch.randperm(kinds.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        order = torch.stack(orders).to(kinds.device)
+        order = torch.stack(orders).to(kinds.device, non_blocking=True)
         moved = {
             "object_classes": kinds.gather(1, order),
             "object_boxes": boxes.gather(1, order[..., None].expand_as(boxes)),

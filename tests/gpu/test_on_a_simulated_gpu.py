@@ -31,7 +31,7 @@ from smalti.models.vqgan import tiling
 from smalti.models.vqgan.autoencoder import VQGANConfig
 from smalti.models.vqgan.tiling import Tiling
 from smalti.trainer.checkpoint.loading import LoadedTokenizer
-from smalti.trainer.config import from_mapping
+from smalti.trainer.config import from_mapping, to_mapping
 from smalti.trainer.distributed import engine as engines
 from smalti.trainer.distributed import ranks
 from smalti.trainer.prepare.code_members import CodeMemberEncoder
@@ -173,6 +173,27 @@ def test_a_step_of_a_vqgan_stays_channels_last_from_end_to_end():
     assert not {how for _, how in layouts.convolutions} - {"channels-last", ""}
 
 
+CONDITIONS = CompositeConfig(conditions=(
+    ClassConfig(classes=3), CodeMapConfig(vocab_size=5), CoordinatesConfig(vocab_size=16),
+    CoordinateFeaturesConfig(frequencies=2), LowResolutionConfig(pixels_per_code=2),
+    CaptionConfig(tokens=3, channels=6), ObjectsConfig(objects=2, classes=4, grid=5, shuffle=True),
+    ObjectsConfig(objects=2, classes=4, grid=5, representation="center", only_in_crop=True),
+))  # fmt: skip
+
+
+def fields_of_two_images(size: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """What ``CONDITIONS`` read."""
+    draws = torch.Generator().manual_seed(0)
+    low = torch.rand(2, 3, 2 * size[0], 2 * size[1], generator=draws)
+    return {
+        "cls": torch.tensor([1, 2]), "segmentation_codes": torch.randint(5, (2, *size), generator=draws), "low": low,
+        "box": torch.tensor([[8.0, 0.0, 8.0 + 16 * size[1], 16.0 * size[0]]] * 2), "flip": torch.tensor([False, True]),
+        "source_size": torch.tensor([[100.0, 140.0]] * 2), "object_classes": torch.tensor([[0, -1], [3, 2]]),
+        "text": torch.randn(2, 3, 6, generator=draws) * torch.tensor([0.0, 1.0, 1.0])[:, None],
+        "object_boxes": torch.rand(2, 2, 4, generator=draws) * 96,
+    }  # fmt: skip
+
+
 def prior_task(model: dict, condition: dict, encoder=None) -> PriorTask:
     """A task in bf16 at ZeRO 1."""
     data = {"shards": ["none"], "crop": {"kind": "codes", "window": WINDOW}}
@@ -204,6 +225,15 @@ def test_a_step_of_a_prior_lies_on_the_gpu_and_waits_for_nothing(model):
         assert not gpu.waits
         assert task.evaluate(iter([batch]))["nll"] > 0
         task.load_state_dict(task.state_dict())
+
+
+def test_no_condition_makes_a_step_wait():
+    batch = fields_of_two_images(WINDOW) | {"codes": torch.randint(CODES, (2, *WINDOW)), "key": ["first", "second"]}
+    with simulated_gpu() as gpu:
+        task = prior_task({"kind": "gpt"}, to_mapping(CONDITIONS))
+        gpu.waits.clear()
+        task.step([batch, batch], 0)
+        assert not gpu.waits
 
 
 def tokenizer() -> VQGANConfig:
@@ -305,26 +335,13 @@ def test_the_host_runs_only_some_tens_of_steps_ahead(monkeypatch):
 
 
 def test_windows_of_every_kind_of_condition_are_cut_inside_of_a_captured_step():
-    parts = (
-        ClassConfig(classes=3), CodeMapConfig(vocab_size=5), CoordinatesConfig(vocab_size=16),
-        CoordinateFeaturesConfig(frequencies=2), LowResolutionConfig(pixels_per_code=2),
-        CaptionConfig(tokens=3, channels=6), ObjectsConfig(objects=2, classes=4, grid=5),
-        ObjectsConfig(objects=2, classes=4, grid=5, representation="center", only_in_crop=True),
-    )  # fmt: skip
-    size, draws = (6, 8), torch.Generator().manual_seed(0)
-    fields = {
-        "cls": torch.tensor([1, 2]), "segmentation_codes": torch.randint(5, (2, *size), generator=draws),
-        "box": torch.tensor([[8.0, 0.0, 136.0, 96.0]] * 2), "source_size": torch.tensor([[100.0, 140.0]] * 2),
-        "flip": torch.tensor([False, True]), "low": torch.rand(2, 3, 12, 16, generator=draws),
-        "text": torch.randn(2, 3, 6, generator=draws) * torch.tensor([0.0, 1.0, 1.0])[:, None],
-        "object_classes": torch.tensor([[0, -1], [3, 2]]), "object_boxes": torch.rand(2, 2, 4, generator=draws) * 96,
-    }  # fmt: skip
+    size, fields = (6, 8), fields_of_two_images((6, 8))
     found = []
     for device in (CPU, GPU):
         with simulated_gpu() if device == GPU else nullcontext(), warnings.catch_warnings():
             warnings.simplefilter("error")
             torch.manual_seed(0)
-            prior = GPTConfig(layers=1, heads=2, width=16, window=WINDOW).build(16, CompositeConfig(conditions=parts))
+            prior = GPTConfig(layers=1, heads=2, width=16, window=WINDOW).build(16, CONDITIONS)
             request = GridRequest(prior.to(device).eval(), fields, size, (0, 1), 1, SamplingConfig(lanes=4, prefill=4))
             *_, state = sample_steps(request)
             found.append((state.codes.cpu(), state.scores.cpu()))
