@@ -189,6 +189,13 @@ def steps(decoder: Decoder, request: DecodingRequest, mode: str, known: npt.NDAr
     return wavefront(known, decoder.rows_at_once, reach, decoder.barriers)
 
 
+def guidance_scales(decoder: Decoder, size: tuple[int, int], config: SamplingConfig) -> Tensor:
+    """(H * W,) float32 on the CPU: the scale of guidance for each cell of a grid of (H, W), by its raster number."""
+    ranked = torch.tensor([row * size[1] + column for row, column in decoder.order])
+    scales = config.guidance.scales(len(ranked)).float()
+    return torch.zeros(len(ranked)).scatter(0, ranked, scales)
+
+
 class _Drawing:
     """Draws codes from logits and writes them, on the device alone; see ``Draw``.
 
@@ -205,11 +212,8 @@ class _Drawing:
         scores: Tensor,  # alike
     ) -> None:
         self.config, self.codes, self.scores = config, codes, scores
-        height, width = request.size
         self.keys = F.pad(cell_keys(seed, request.image_ids, request.size, codes.device).flatten(), (0, 1))
-        ranked = torch.tensor([row * width + column for row, column in decoder.order])
-        scales = config.guidance.scales(height * width).float()
-        scales = torch.zeros(height * width).scatter(0, ranked, scales).repeat(len(request.image_ids))
+        scales = guidance_scales(decoder, request.size, config).repeat(len(request.image_ids))
         self.scales = F.pad(scales, (0, 1)).to(codes.device)
 
     def __call__(self, logits: Tensor, places: Tensor) -> None:

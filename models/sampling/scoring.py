@@ -10,7 +10,7 @@ from ..priors.base import Prior
 from ..priors.decoding import DecodingRequest, Schedule
 from .config import SamplingConfig
 from .logits import apply_guidance, filter_logits
-from .sampler import steps
+from .sampler import guidance_scales, steps
 
 
 @torch.no_grad()
@@ -63,14 +63,12 @@ def drawn_nats(prior: Prior, fields: Fields, codes: Tensor, logits: Tensor, conf
     Returns:
         (B, h, w) float64.
     """
-    cells, scales, absent = codes[0].numel(), None, None
+    scales, absent = None, None
     if config.guidance.scale != 1:
         dropped = torch.ones(len(codes), dtype=torch.bool, device=codes.device)
         absent = prior(codes, fields, dropped=dropped).logits
-        scales = torch.zeros(cells, device=codes.device)
-        order = prior.decoder(DecodingRequest(fields, prior.window, tuple(range(len(codes))), config)).order
-        places = torch.tensor([row * codes.shape[2] + column for row, column in order], device=codes.device)
-        scales[places] = config.guidance.scales(cells).to(scales)
+        decoder = prior.decoder(DecodingRequest(fields, prior.window, tuple(range(len(codes))), config))
+        scales = guidance_scales(decoder, prior.window, config).to(codes.device)
     nats = []
     for number, window in enumerate(codes):  # one by one: float64 of all would be large
         drawn = logits[number].flatten(0, 1).float()
