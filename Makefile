@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Threads that wait for each other by spinning crawl as soon as anything else runs: six times slower was measured.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup demo exchange docs test lint types
+.PHONY: setup demo edit exchange docs test lint types
 
 setup: $(INSTALLED)
 
@@ -90,6 +90,32 @@ $(DEMO)/sampled-again.done: $(DEMO)/sampled.done
 	@$(call timed,export,for stage in vqgan prior; do \
 		smalti export $(DEMO)/$$stage $(DEMO)/export/$$stage || exit; done; \
 		$(call SAMPLE,$(DEMO)/export,$(DEMO)/samples-of-export))
+	@touch $@
+
+# Parts of landscapes made anew from edited label maps: an editor, its tokenizer and its guide, trained on landscapes that
+# it renders, edits landscapes that none of them has seen, and a segmenter judges what was made. A step that is finished
+# is not done again, and one that was stopped goes on where it was.
+EDITING := runs/edit
+
+edit: $(INSTALLED)
+	@$(MAKE) --no-print-directory $(EDITING)/trained.done $(EDITING)/segmenter.pt
+	@echo '== editing landscapes that are new to the editor'
+	@python -m smalti.launch.demo.edits $(EDITING)/editor $(EDITING)/segmenter.pt $(EDITING)/edits
+
+$(EDITING)/packed.done:
+	@mkdir -p $(EDITING)
+	@echo '== rendering and packing landscapes to learn from'
+	@python -m smalti.launch.demo.landscapes $(EDITING)/images --count 2000 --size 128x160
+	@smalti pack $(EDITING)/images $(EDITING)/shards --val 64
+	@touch $@
+
+$(EDITING)/segmenter.pt: $(EDITING)/packed.done
+	@echo '== training the segmenter that judges edits'
+	@python -m smalti.launch.demo.segmenter $(EDITING)/shards $@
+
+$(EDITING)/trained.done: $(EDITING)/packed.done
+	@echo '== training the tokenizer, the guide and the editor'
+	@for recipe in vqgan_editor_tiny editor_tiny_guide editor_tiny; do smalti train $$recipe || exit; done
 	@touch $@
 
 # A small VQGAN and a small prior of classes, trained for a minute each and exported to every format that others load.

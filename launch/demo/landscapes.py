@@ -108,7 +108,7 @@ class LandscapeSet:
             files = [folder / "maps" / f"{name}.png", folder / "images" / f"{name}.jpg"][: 1 if self.maps_only else 2]
             if not all(file.exists() for file in files):
                 rendered = landscape(self.seed, index, self.height, self.width)
-                for file, encoded in zip(files, (_png(rendered.labels), _jpeg(rendered.image)), strict=False):
+                for file, encoded in zip(files, (map_png(rendered.labels), _jpeg(rendered.image)), strict=False):
                     write_whole(file, encoded)
             yield name
 
@@ -124,7 +124,8 @@ def _jpeg(image: npt.NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _png(labels: npt.NDArray[np.uint8]) -> bytes:
+def map_png(labels: npt.NDArray[np.uint8]) -> bytes:
+    """The file of a map (H, W), whose palette shows what its labels are called."""
     image = Image.fromarray(labels)
     colors = [channel for label in LABELS for channel in MAP_COLORS[label]]
     image.putpalette(colors + [0] * (3 * 256 - len(colors)))  # all 256, or Pillow would pack the labels into 4 bits
