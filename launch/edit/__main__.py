@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
         "edit",
         __doc__,
-        "smalti edit runs/editor/editor --image photo.jpg --segmentation old.png --edited new.png --seed 1 --out edits",
+        "smalti edit runs/edit/editor --image photo.jpg --segmentation old.png --edited new.png --seed 1 --out edits",
     )
     parser.add_argument("prior", type=Path, help="folder of the editor's run, or of its export")
     parser.add_argument("tokenizer", type=Path, nargs="?", help="folder of the VQGAN's run or export; else the run's")
