@@ -64,8 +64,8 @@ def _edit_all(asked: argparse.Namespace) -> int:
         rendered = landscape(SEED, index, height, width)
         right.append((_named(segmenter, rendered.image) == rendered.labels).mean())
         possible = map_edits(rendered.labels)
-        # begins with another kind for every landscape
-        for number, wanted in enumerate((possible + possible)[index % len(possible) :][: min(EACH, len(possible))]):
+        for number in range(min(EACH, len(possible))):
+            wanted = possible[(index + number) % len(possible)]  # another kind first for every landscape
             one = _edit(asked.editor, segmenter, rendered, wanted, asked.out / f"landscape-{index:04d}-{number}")
             command.note(f"landscape {index}, {one.name}: {np.mean(one.found):.1%}")
             edited.append(one)

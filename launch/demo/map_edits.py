@@ -3,7 +3,6 @@
 Maps are (H, W) uint8, places in LABELS.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +32,7 @@ class MapEdit(NamedTuple):
     labels: Labels
 
 
-def map_edits(labels: Labels) -> Sequence[MapEdit]:
+def map_edits(labels: Labels) -> list[MapEdit]:
     """The edits of a map: all of a label becomes another, or a hill stands before the sky."""
     edits = [
         MapEdit(f"{old} become {new}", np.where(labels == _number(old), _number(new), labels).astype(np.uint8))
