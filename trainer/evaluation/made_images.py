@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...models.pixel_range import from_levels
-from ...models.vqgan.seams import seam
+from ...models.vqgan.seams import Seams
 from ..data.crops import CropConfig
 from ..distributed import ranks
 from ..frozen_networks.feature_networks import FeatureNetwork
@@ -36,6 +36,7 @@ from .references import (
 )
 from .results import Evaluation
 
+BAND = 256  # rows that are looked at for seams at once
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -93,8 +94,7 @@ class CropSums:
             with open_image(path) as opened:
                 image = torch.from_numpy(np.array(rgb(opened))).permute(2, 0, 1)
             if seams is not None:
-                rows, columns = (range(seams, length, seams) for length in image.shape[1:])
-                self.means.add("seam_ratio", torch.tensor([seam(from_levels(image)[None], rows, columns)]))
+                self.means.add("seam_ratio", torch.tensor([_seam_ratio(image, seams)], dtype=torch.float64))
             parts = crops(image, self.side)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
@@ -162,6 +162,15 @@ def evaluate_made_images(
     counted, left_out = protocol_of_samples(data, samples)
     protocol |= counted | {"made_images": images, "made_crops": parts}
     return Evaluation(figures | sums.means.means(), protocol, warnings + left_out)
+
+
+def _seam_ratio(image: Tensor, every: int) -> float:
+    """Of (3, H, W) uint8, band by band."""
+    height, width = image.shape[1:]
+    seams = Seams(height, width, range(every, height, every), range(every, width, every))
+    for band in torch.split(image, BAND, dim=1):
+        seams.add(from_levels(band)[None])
+    return seams.seam_ratio()
 
 
 def _mine(files: tuple[Path, ...]) -> Iterator[Path]:
