@@ -47,6 +47,7 @@ setup(
         "metrics": ["torch-fidelity>=0.4,<0.5"],
         "hub": ["huggingface_hub>=0.24"],
         "tensorboard": ["tensorboard>=2.15,<3"],
+        "serve": ["gradio>=6.20,<7"],
         "docs": ["mkdocs>=1.6,<2"],
         "onnx": ["onnx>=1.16", "onnxscript>=0.2"],
         "dev": [
@@ -57,6 +58,7 @@ setup(
             "simplejpeg>=1.7,<2",
             "tensorboard>=2.15,<3",
             "aiohttp>=3.9,<4",
+            "playwright>=1.50,<2",
         ],
     },
 )

@@ -85,6 +85,7 @@ HOMES = {
     "deepspeed": "trainer/distributed/",
     "wandb": "trainer/training/wandb_logger.py",
     "yaml": "trainer/config.py",
+    "gradio": "launch/edit/page.py",
 }
 MODELS_KNOW_NOTHING_OF = {"os", "io", "pathlib", "time", "json", "socket", "subprocess", "PIL", "torch.distributed"}
 MOST_MODULES, MOST_LINES, MOST_AT_THE_TOP = 14, 350, 6

@@ -2,7 +2,8 @@
 
 What differs between the two label maps, and what a mask marks, is made anew in several candidates, ranked by how
 likely the editor finds them. Outside of that, every pixel stays as it is in the photo. The same seed gives the same
-candidates, whatever their number, and an edit that is killed goes on where it was.
+candidates, whatever their number, and an edit that is killed goes on where it was. With ``--serve`` all of this is
+done on a page in the browser.
 """
 
 import argparse
@@ -25,8 +26,11 @@ CANDIDATES = "candidates"  # of a sheet's metadata: their numbers, the likeliest
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build, call."""
-    asked = _parser().parse_args(arguments)
-    return command.ended(lambda: _edit(asked))
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    if asked.serve is None and (asked.image is None or asked.segmentation is None):
+        parser.error("name the photo with --image and its map with --segmentation, or edit on a page with --serve")
+    return command.ended(lambda: _edit(asked) if asked.serve is None else _serve(asked))
 
 
 def _edit(asked: argparse.Namespace) -> int:
@@ -35,7 +39,7 @@ def _edit(asked: argparse.Namespace) -> int:
     from ...trainer.sampling import partial
     from ...trainer.sampling.image_files import check_replaceable
 
-    job, check = _job(asked)
+    job, check, _ = _job(asked)
     edit = read_photo_edit(asked.image, asked.segmentation, asked.edited, asked.mask, check)
     stem = re.sub(r"[^\w.-]", "_", asked.image.stem)[:60] + f"-seed-{asked.seed}"
     paths = [asked.out / f"{stem}-{number:02d}.png" for number in range(asked.candidates)]
@@ -55,8 +59,26 @@ def _edit(asked: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _job(asked: argparse.Namespace) -> tuple[Any, Any]:
-    """What edits, from all networks; and the check of labels."""
+def _serve(asked: argparse.Namespace) -> int:
+    if (asked.image is None) != (asked.segmentation is None) or asked.edited is not None or asked.mask is not None:
+        raise ValueError(
+            "--serve opens a photo with --image and --segmentation, or lets it be chosen on the page; what is to be "
+            "made anew is drawn there: leave --edited and --mask out"
+        )
+    from .gradio_settings import own_folder
+
+    with own_folder():
+        try:
+            from .page import serve
+        except ModuleNotFoundError as error:
+            raise ValueError(f"the page needs packages of its own ({error}): pip install 'smalti[serve]'") from None
+        job, check, known = _job(asked)
+        serve(job, known, check, asked.image and (asked.image, asked.segmentation), asked.seed, asked.serve)
+    return ExitCode.DONE
+
+
+def _job(asked: argparse.Namespace) -> tuple[Any, Any, int]:
+    """What edits, from all networks; the check of labels, and how many there are."""
     from ...models.sampling import SamplingConfig
     from ...models.vqgan.tiling import Tiling
     from ...trainer.checkpoint.loading import find_guide, find_tokenizer, load_prior, load_tokenizer
@@ -90,9 +112,12 @@ def _job(asked: argparse.Namespace) -> tuple[Any, Any]:
     if place is None and learnt.get("guide") is not None:
         place = find_guide(asked.prior, run_of(asked.prior).guide, learnt["guide"])
     guide = None if place is None else Guide(load_prior(place, device), encode)
-    labels = None if maps is None else maps.model.config.num_labels
-    check = only(prior.model.condition.known["segmentation_codes"]) if labels is None else only_labels(labels)
-    return EditJob(prior, tokenizer, encode, guide, sampling, decode, config), check
+    job = EditJob(prior, tokenizer, encode, guide, sampling, decode, config)
+    if maps is None:
+        known = prior.model.condition.known["segmentation_codes"]
+        return job, only(known), known.stop
+    labels = maps.model.config.num_labels
+    return job, only_labels(labels), labels
 
 
 def _finished(made: dict[str, Any], paths: Sequence[Path], sheet: Path) -> bool:
@@ -157,6 +182,13 @@ class _Progress:
             command.note(f"{state.filled}/{state.cells} codes of each of {len(state.codes)} candidates")
 
 
+def _address(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"([^:\s]+):(\d{1,5})", text)
+    if match is None or int(match[2]) > 65535:
+        raise argparse.ArgumentTypeError(f"an address is HOST:PORT, such as 127.0.0.1:7860, got {text!r}")
+    return match[1], int(match[2])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(
         "edit",
@@ -165,8 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("prior", type=Path, help="folder of the editor's run, or of its export")
     parser.add_argument("tokenizer", type=Path, nargs="?", help="folder of the VQGAN's run or export; else the run's")
-    parser.add_argument("--image", type=Path, required=True, help="the photo, of any size")
-    parser.add_argument("--segmentation", type=Path, required=True, help="its label map, of the same size")
+    parser.add_argument("--image", type=Path, help="the photo, of any size")
+    parser.add_argument("--segmentation", type=Path, help="its label map, of the same size")
     parser.add_argument("--edited", type=Path, help="the map as it is to become; what differs is made anew")
     parser.add_argument("--mask", type=Path, help="what is not black in it is made anew too")
     parser.add_argument("--segmentation-tokenizer", type=Path, metavar="FOLDER", help="of the maps; else the run's")
@@ -183,6 +215,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--save-every", type=float, default=30.0, metavar="SECONDS", help="seconds of work that a kill may cost (30)"
+    )
+    parser.add_argument(
+        "--serve",
+        type=_address,
+        nargs="?",
+        const=_address("127.0.0.1:7860"),
+        metavar="HOST:PORT",
+        help="edit on a page in the browser, for this machine alone if no other address is named (127.0.0.1:7860)",
     )
     group = parser.add_argument_group("how codes are drawn")
     group.add_argument("--temperature", type=float, default=1.0, help="below 1: likelier codes (1)")

@@ -1,5 +1,6 @@
 """``smalti edit``: what lies outside the edit stays bit for bit, the seed decides, and bad input has its sentence."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,25 @@ def exif(orientation: int) -> Image.Exif:
     made = Image.Exif()
     made[0x0112] = orientation
     return made
+
+
+def test_a_page_without_its_packages_says_how_to_get_them_and_an_edit_without_a_photo_what_is_missing(
+    networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    known = [str(networks / "dense"), str(networks / "tokenizer")]
+    assert main([*known, "--serve"]) == ExitCode.WRONG
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("pip install 'smalti[serve]'")
+    write_photo(tmp_path)
+    for given in (["--image", "photo.png"], ["--edited", "new.png"], ["--mask", "mask.png"]):
+        assert main([*known, "--serve", *given]) == ExitCode.WRONG
+        assert "leave --edited and --mask out" in capsys.readouterr().err
+    for given, sentence in ((["--serve", "7860"], "HOST:PORT"), ([], "with --image and its map with --segmentation")):
+        with pytest.raises(SystemExit):
+            main([*known, *given])
+        assert sentence in capsys.readouterr().err
 
 
 def test_bad_input_is_refused_with_a_sentence(networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -22,7 +22,7 @@ from ...models.sampling.gumbel_noise import mix
 from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
 from ..sampling.image_files import DecodeConfig, decode_image
 from ..sampling.job import check_pair
-from .blending import composited
+from .blending import Array, composited
 from .photo import PhotoEdit
 from .scene import Guide, Scene, SceneEncoder
 from .unfinished import UnfinishedCandidates
@@ -84,6 +84,7 @@ class EditJob:
                 f"{'name that with --guide' if learnt else 'leave --guide out'}"
             )
         self.tokenizer, self.encode, self.guide = tokenizer, encode, guide
+        self._small = Guide(prior, encode) if guide is None and self.network.config.attention == "dense" else guide
         self.sampling, self.decode, self.config = sampling, decode, config
         self.made = {  # how the candidates are made, for their metadata
             "prior": prior.metadata["digest"],
@@ -140,12 +141,40 @@ class EditJob:
         if guide is None:
             return {}
         small = guide.small(scene)
-        state = _filled(
-            guide.network, _repeated(small, len(numbers)), numbers, mix(seed, _OF_GUIDE), self.sampling, progress
-        )
+        state = self._filled_small(guide, small, numbers, seed, progress)
         # One by one, so that no candidate's numbers depend on how many there are.
         looks = [guide.looks(small, state.codes[number : number + 1]) for number in numbers]
         return {name: torch.cat([each[name] for each in looks]) for name in looks[0]}
+
+    def preview(self, edit: PhotoEdit, seed: int, progress: Callable[[SamplingState], None]) -> Array | None:
+        """The small version of the first candidate, (h, w, 3), which its guide makes before it.
+
+        Without a guide it is what an editor that looks at all blocks makes of a small version of the photo; None where
+        the editor does not, or nothing is to be made anew.
+        """
+        guide = self._small
+        if guide is None or not edit.masked.any():
+            return None
+        scene = padded(edit, self.encode.factor, self.network.config.blocks)
+        seen = guide.resized(scene)
+        state = self._filled_small(guide, guide.encode(seen), range(1), seed, progress)
+        made = np.asarray(decode_image(self.tokenizer, state.codes, self.decode))
+        photo, masked = seen.images[0].permute(1, 2, 0).numpy(), seen.masked[0].numpy()
+        share = [small / whole for small, whole in zip(masked.shape, scene.masked.shape[1:], strict=True)]
+        height, width = (max(round(side * part), 1) for side, part in zip(edit.masked.shape, share, strict=True))
+        return composited(photo, made, masked, self.config.feather * min(share))[:height, :width]
+
+    def _filled_small(
+        self,
+        guide: Guide,
+        small: Mapping[str, Tensor],
+        numbers: range,
+        seed: int,
+        progress: Callable[[SamplingState], None],
+    ) -> SamplingState:
+        """Small versions of some candidates, made by a guide that reads ``small``."""
+        fields = _repeated(small, len(numbers))
+        return _filled(guide.network, fields, numbers, mix(seed, _OF_GUIDE), self.sampling, progress)
 
 
 def editor_of(prior: LoadedPrior) -> Editor:

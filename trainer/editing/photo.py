@@ -60,8 +60,8 @@ def read_photo_edit(image: Path, segmentation: Path, edited: Path | None, mask: 
     if edited is None and mask is None:
         raise ValueError("say what is to be made anew: the edited map with --edited, a mask with --mask, or both")
     photo = read_photo(image)
-    before = _map_of(segmentation, photo, check)
-    after = before if edited is None else _map_of(edited, photo, check)
+    before = read_map(segmentation, photo, check)
+    after = before if edited is None else read_map(edited, photo, check)
     masked, notes = before != after, []
     if mask is not None:
         drawn = _mask_of(mask, photo)
@@ -89,7 +89,12 @@ def read_photo(path: Path) -> Photo:
         raise ValueError(f"the photo {path} cannot be used: {error}") from error
 
 
-def _map_of(path: Path, photo: Photo, check: Check) -> Pixels:
+def read_map(path: Path, photo: Photo, check: Check) -> Pixels:
+    """(H, W) labels of a photo.
+
+    Raises:
+        ValueError: the map cannot be read, has another size than the photo, or a label is unknown.
+    """
     try:
         labels = decode_map(read_regular(path, LARGEST))
         check(labels)

@@ -122,9 +122,13 @@ class Guide:
         self.encode = encode
         self.digest: str = prior.metadata["digest"]
 
+    def resized(self, scene: Scene) -> Scene:
+        """A scene as the guide sees it: its shorter side as in the guide's training."""
+        return scene.resized(self.size((scene.images.shape[2], scene.images.shape[3])))
+
     def small(self, scene: Scene) -> dict[str, Tensor]:
-        """What the guide itself reads of a scene: its shorter side as in the guide's training."""
-        return self.encode(scene.resized(self.size((scene.images.shape[2], scene.images.shape[3]))))
+        """What the guide itself reads of a scene."""
+        return self.encode(self.resized(scene))
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Pixels at which it sees an image of so many; multiples of its blocks."""

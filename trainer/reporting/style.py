@@ -26,15 +26,23 @@ button.zoom:focus-visible { outline: 3px solid #0072b2 }
 table { border-collapse: collapse; font-size: .85rem }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top }
 dialog { width: 96vw; height: 94vh; max-width: none; max-height: none; padding: 0; border: 0; background: var(--paper) }
-dialog .bar { display: flex; gap: 1rem; padding: .5rem; color: var(--ink); align-items: center }
-dialog .view { overflow: auto; height: calc(94vh - 4rem) }
-dialog img { display: block; image-rendering: pixelated }
+dialog[open] { display: flex; flex-direction: column }
+dialog .bar { display: flex; flex-wrap: wrap; gap: .3rem 1rem; padding: .5rem; color: var(--ink); align-items: center }
+dialog .bar label { white-space: nowrap }
+dialog .bar small { color: var(--dim) }
+dialog .view { flex: 1; min-height: 0; overflow: auto; display: grid; place-content: safe center; cursor: grab;
+  touch-action: none }
+dialog .view:focus-visible { outline: 3px solid #0072b2; outline-offset: -3px }
+dialog .view.moved { cursor: grabbing }
+dialog img { display: block; image-rendering: pixelated; max-width: none }
 """
 
 DIALOG = """<dialog id="closeup" aria-label="an image, closely">
 <div class="bar"><button id="close">close</button>
-<label>size <input type="range" id="scale" min="10" max="800" value="100"> <output id="scaled"></output></label></div>
-<div class="view"><img alt=""></div>
+<label>size <input type="range" id="scale" min="5" max="800" value="100"> <output id="scaled"></output></label>
+<small>wheel, pinch or + and &minus;: size; drag or arrows: move; 0: all of it; 1: its own pixels</small></div>
+<div class="view" tabindex="0" role="group" aria-label="the image, which can be moved" autofocus>
+<img alt="" draggable="false"></div>
 </dialog>"""
 
 SCRIPT = """
@@ -49,22 +57,68 @@ for (const box of all(".previews")) {
   });
 }
 
-const closeup = document.getElementById("closeup"), view = closeup.querySelector("img");
+const closeup = document.getElementById("closeup"), view = closeup.querySelector("img"), room = view.parentElement;
 const scale = document.getElementById("scale");
-const resize = () => {
-  view.style.width = `${view.naturalWidth * scale.value / 100}px`;
-  document.getElementById("scaled").textContent = `${scale.value} %`;
+// At so many percent of its own pixels; what lies below a point of the window, by default in its middle, stays there.
+const resize = (percent, x, y) => {
+  const outer = room.getBoundingClientRect(), before = view.getBoundingClientRect();
+  const left = x ?? outer.left + room.clientWidth / 2, top = y ?? outer.top + room.clientHeight / 2;
+  const share = [(left - before.left) / before.width, (top - before.top) / before.height];
+  const size = Math.max(Number(scale.min), Math.min(Number(scale.max), percent));
+  scale.value = size;
+  view.style.width = `${view.naturalWidth * size / 100}px`;
+  document.getElementById("scaled").textContent = `${Math.round(size)} %`;
+  const after = view.getBoundingClientRect();
+  room.scrollLeft += after.left + share[0] * after.width - left;
+  room.scrollTop += after.top + share[1] * after.height - top;
 };
-for (const button of all("button.zoom")) button.addEventListener("click", () => {
+const percent = () => 100 * view.getBoundingClientRect().width / view.naturalWidth;
+const fit = () => resize(100 * Math.min(room.clientWidth / view.naturalWidth, room.clientHeight / view.naturalHeight));
+for (const button of all("button.zoom")) button.addEventListener("click", async () => {
   const image = button.querySelector("img");
   view.src = image.src;
   view.alt = image.alt;
+  await view.decode();
   closeup.showModal();
-  scale.value = Math.max(10, Math.min(800, Math.round(90 * window.innerWidth / image.naturalWidth)));
-  resize();
+  fit();
 });
-scale.addEventListener("input", resize);
+scale.addEventListener("input", () => resize(Number(scale.value)));
 document.getElementById("close").addEventListener("click", () => closeup.close());
+room.addEventListener("wheel", event => {
+  event.preventDefault();
+  resize(percent() * Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), event.clientX, event.clientY);
+}, { passive: false });
+room.addEventListener("keydown", event => {
+  const size = { "+": percent() * 1.25, "=": percent() * 1.25, "-": percent() / 1.25, "1": 100 }[event.key];
+  if (size) resize(size);
+  else if (event.key === "0") fit();
+});
+const held = new Map();  // pointers that are down, and where they are
+const middle = () => {
+  const [one, other = one] = [...held.values()];
+  return [(one.x + other.x) / 2, (one.y + other.y) / 2, Math.hypot(one.x - other.x, one.y - other.y)];
+};
+room.addEventListener("pointerdown", event => {
+  if (event.button !== 0 || held.size === 2) return;
+  event.preventDefault();
+  room.focus();
+  room.setPointerCapture(event.pointerId);
+  held.set(event.pointerId, { x: event.clientX, y: event.clientY });
+  room.classList.add("moved");
+});
+room.addEventListener("pointermove", event => {
+  if (!held.has(event.pointerId)) return;
+  const [left, top, apart] = middle();
+  held.set(event.pointerId, { x: event.clientX, y: event.clientY });
+  const [x, y, wide] = middle();
+  room.scrollLeft += left - x;
+  room.scrollTop += top - y;
+  if (apart && wide) resize(percent() * wide / apart, x, y);
+});
+for (const ended of ["pointerup", "pointercancel"]) room.addEventListener(ended, event => {
+  held.delete(event.pointerId);
+  if (!held.size) room.classList.remove("moved");
+});
 
 const smoothing = document.getElementById("smoothing");
 const smoothed = (values, weight) => {

@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from .arrays import gray_levels
@@ -53,11 +54,24 @@ class TensorBoardRun:
             self._writer.add_image(name, image.cpu().numpy(), step, dataformats="HWC")
 
     def describe(self, step: int, arrays: Mapping[str, Tensor]) -> None:
-        """Small arrays of a step that are grids, as gray levels."""
+        """Small arrays of a step: one axis as a histogram, whose bins are numbered, a grid as gray levels."""
         for name, array in arrays.items():
             if array.dim() == 2:
-                shown = gray_levels(array).numpy()
-                self._writer.add_image(name, shown, step, dataformats="HW")
+                self._writer.add_image(name, gray_levels(array).numpy(), step, dataformats="HW")
+                continue
+            counts, ends = array.double().cpu(), torch.arange(1, len(array) + 1, dtype=torch.float64)
+            middles = ends - 0.5
+            self._writer.add_histogram_raw(
+                name,
+                min=0.0,
+                max=float(len(array)),
+                num=float(counts.sum()),
+                sum=float(counts @ middles),
+                sum_squares=float(counts @ middles.square()),
+                bucket_limits=ends.tolist(),
+                bucket_counts=counts.tolist(),
+                global_step=step,
+            )
 
     def alert(self, step: int, title: str, text: str) -> None:
         """An alert that begins."""
