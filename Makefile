@@ -11,8 +11,10 @@ export OMP_WAIT_POLICY ?= passive
 
 setup: $(INSTALLED)
 
-$(INSTALLED): setup.py pyproject.toml constraints.txt
+$(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): setup.py pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@# PyPI's torchvision is built for CUDA. Beside a torch without it, it does not import, and breaks what tries it.
 	@$(BIN)/python -c 'import torchvision' 2>/dev/null || { \
@@ -28,7 +30,7 @@ DEMO := runs/demo$(if $(PHOTOS),-$(notdir $(abspath $(PHOTOS))))
 MAPS := $(if $(PHOTOS),$(wildcard $(PHOTOS)/maps),yes)
 PRIOR := $(if $(MAPS),demo_prior,demo_prior_coordinates)
 # At most two ranks, with a GPU each; two on a machine without GPUs, on its cores.
-RANKS = deepspeed --num_gpus $(shell python -c 'import torch; print(min(torch.cuda.device_count(), 2) or 2)') --module
+RANKS = deepspeed --num_gpus $(shell python -c 'import torch; print(min(torch.cuda.device_count(), 2) or 2)') --log_level error --module
 RUNS = --set run_dir=$(DEMO)/$(1) --set 'train_data.shards=[$(DEMO)/$(2)/train]' --set 'val_data.shards=[$(DEMO)/$(2)/val]'
 # What a step took goes into a file, also when it is stopped.
 timed = began=$$(date +%s); { $(2); }; code=$$?; echo "$(1) $$(($$(date +%s) - began))" >> $(DEMO)/seconds.txt; exit $$code
@@ -147,11 +149,11 @@ $(EXCHANGE)/exported.done: $(EXCHANGE)/trained.done
 		smalti export $(EXCHANGE)/prior $(EXCHANGE)/export/prior-$$format --format $$format || exit; done
 	@touch $@
 
-# The pages of docs/ as a site in build/site, every link checked.
-docs: $(INSTALLED)
+# The pages of docs/ as a site in build/site, every link checked. Needs nothing else of the project.
+docs: | $(BIN)/pip
 	pip install --quiet --constraint constraints.txt mkdocs
 	mkdocs build --strict --quiet
-	@echo build/site/index.html
+	@echo 'the site: file://$(CURDIR)/build/site/index.html'
 
 lint: $(INSTALLED)
 	ruff check .

@@ -113,10 +113,10 @@ def _job(asked: argparse.Namespace) -> tuple[Any, Any, int]:
         place = find_guide(asked.prior, run_of(asked.prior).guide, learnt["guide"])
     guide = None if place is None else Guide(load_prior(place, device), encode)
     job = EditJob(prior, tokenizer, encode, guide, sampling, decode, config)
-    if maps is None:
+    labels = None if maps is None else maps.model.config.num_labels
+    if labels is None:
         known = prior.model.condition.known["segmentation_codes"]
         return job, only(known), known.stop
-    labels = maps.model.config.num_labels
     return job, only_labels(labels), labels
 
 
