@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _serve(asked: argparse.Namespace) -> int:
         )
     from .gradio_settings import own_folder
 
-    with own_folder():
+    with own_folder(), suppress(KeyboardInterrupt):  # which is how it ends
         try:
             from .page import serve
         except ModuleNotFoundError as error:

@@ -5,7 +5,6 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -261,8 +260,7 @@ def serve(
     # It would say with a traceback that a visitor left.
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
     command.say(f"http://{host}:{listening.getsockname()[1]}")
-    with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def _hexadecimal(color: Any) -> str:

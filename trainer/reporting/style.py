@@ -34,14 +34,14 @@ dialog .view { flex: 1; min-height: 0; overflow: auto; display: grid; place-cont
   touch-action: none }
 dialog .view:focus-visible { outline: 3px solid #0072b2; outline-offset: -3px }
 dialog .view.moved { cursor: grabbing }
-dialog img { display: block; image-rendering: pixelated; max-width: none }
+dialog img { display: block; max-width: none }
 """
 
 DIALOG = """<dialog id="closeup" aria-label="an image, closely">
 <div class="bar"><button id="close">close</button>
 <label>size <input type="range" id="scale" min="5" max="800" value="100"> <output id="scaled"></output></label>
 <small>wheel, pinch or + and &minus;: size; drag or arrows: move; 0: all of it; 1: its own pixels</small></div>
-<div class="view" tabindex="0" role="group" aria-label="the image, which can be moved" autofocus>
+<div class="view" tabindex="0" role="group" aria-label="an image that can be moved" autofocus>
 <img alt="" draggable="false"></div>
 </dialog>"""
 
@@ -67,6 +67,7 @@ const resize = (percent, x, y) => {
   const size = Math.max(Number(scale.min), Math.min(Number(scale.max), percent));
   scale.value = size;
   view.style.width = `${view.naturalWidth * size / 100}px`;
+  view.style.imageRendering = size < 100 ? "auto" : "pixelated";
   document.getElementById("scaled").textContent = `${Math.round(size)} %`;
   const after = view.getBoundingClientRect();
   room.scrollLeft += after.left + share[0] * after.width - left;
