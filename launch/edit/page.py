@@ -32,7 +32,7 @@ HOW = (
     "Choose a class at the brush and draw on the map. White makes a place anew as what it is. "
     "The preview shows what the low-resolution guide makes of it."
 )
-STROKES = 40  # radii of a new brush across the shorter side of a map
+STROKES = 30  # radii of a new brush across the shorter side of a map
 CSS = """
 .swatch { display: inline-block; white-space: nowrap; margin-right: 1em }
 .swatch i { display: inline-block; width: 1.2em; height: 1.2em; margin-right: .3em; vertical-align: text-bottom;
@@ -131,6 +131,8 @@ class Page:
             if session is None:
                 return {self.preview: None}
             edit = session.edit(self._strokes(session, drawn))
+            if not edit.masked.any():
+                return {self.preview: None}
             preview = self.job.preview(edit, int(seed), lambda _: None)
             return {self.preview: preview, self.said: _said(f"{int(edit.masked.sum())} pixels will be made anew.")}
 

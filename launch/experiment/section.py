@@ -99,8 +99,8 @@ def sheet(strips: Sequence[Strip], path: Path, most: int = 128) -> None:
     for strip in strips:
         row = []
         for file in strip.images:
-            with Image.open(file) as image:
-                row.append(image.convert("RGB"))
+            with Image.open(file) as stored:
+                row.append(stored.convert("RGB"))
         opened.append(row)
     side = min(most, max(image.width for row in opened for image in row))
     whole = Image.new("RGB", (max(map(len, opened)) * side, len(opened) * side), "white")
