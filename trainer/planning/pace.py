@@ -23,8 +23,8 @@ PEAKS = {"bf16": 989.0, "fp16": 989.0, "tf32": 495.0, "fp32": 67.0}
 MFU = {"prior": 0.28, "vqgan": 0.12}
 INSIDE, BETWEEN = 300.0, 40.0  # GB/s a GPU: NVLink of one node, a 400 Gbit/s network of several
 COPY = 4e9  # bytes/s from a rank's state into the host's memory: bench checkpoint, docs/clusters.md
-# CPU ms of a 500 x 375 JPEG or a 16 x 16 grid, read, checked, cut and put into a batch (2-core x86, 2026-11-27).
-READING = {"native": 1.4, "resized": 3.6, "taming": 5.3, "codes": 0.26, "whole": 1.1}
+# CPU ms of a 500 x 375 JPEG or a 16 x 16 grid, read, checked, cut and put into a batch (2-core x86, 2026-11-28).
+READING = {"native": 1.2, "resized": 3.8, "taming": 2.6, "codes": 0.02, "whole": 1.2}
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """Which images a source holds, with the maps, depths and labels that belong to them."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..keyed_random import text_key
 from ..shards.folder_walk import Skipped as Skipped
 from ..shards.folder_walk import Walk, escaped, walk
-from .labels import number_folders, read_labels, text_of
+from .labels import label_keys, number_folders, read_labels, text_of
 from .listing.raw_sample import RawSample as RawSample
-from .listing.raw_sample import key_of, keyed, plain_key
-from .listing.sample_table import SampleTable
+from .listing.raw_sample import keyed
+from .listing.sample_table import Hashes, SampleTable, found_in, hashes_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _SUFFIXES = {
@@ -70,34 +72,30 @@ def _is_aligned(source: Path) -> bool:
     return (source / FOLDERS["image"]).is_dir() and any((source / other).is_dir() for other in others)
 
 
-def _aligned(source: Path) -> tuple[list[RawSample], list[Skipped]]:
+def _aligned(source: Path) -> tuple[SampleTable, list[Skipped]]:
     """Samples whose image, map and depth have equal names in folders of their own."""
     fields = [field for field, folder in FOLDERS.items() if (source / folder).is_dir()]
     walks = {field: walk(source / FOLDERS[field], _SUFFIXES[field]) for field in fields}
-    files = {field: dict(_named(source / FOLDERS[field], walked)) for field, walked in walks.items()}
-    found: list[RawSample] = []
+    tables = {field: SampleTable(walks[field].files, source / FOLDERS[field]) for field in fields}
+    incomplete: dict[str, dict[str, Path]] = defaultdict(dict)
+    for field in fields:
+        for key, file in tables[field].without(tables[other] for other in fields if other != field):
+            incomplete[key][field] = file
     skipped: list[Skipped] = []
-    for key in sorted(set().union(*files.values())):
-        missing = [field for field in fields if key not in files[field]]
-        present = {field: files[field][key] for field in fields if key in files[field]}
-        if missing:
-            some_file = escaped(str(next(iter(present.values()))))
-            reason = f"has no counterpart in {' and '.join(FOLDERS[field] for field in missing)}"
-            hints = [f"; {FOLDERS[field]}/ has {other}" for field in missing for other in _others(walks[field])]
-            skipped.append(Skipped(key, some_file, reason + "".join(hints)))
-        else:
-            found.append(RawSample(key, present))
+    for key, present in sorted(incomplete.items()):
+        missing = [field for field in fields if field not in present]
+        some_file = escaped(str(next(iter(present.values()))))
+        reason = f"has no counterpart in {' and '.join(FOLDERS[field] for field in missing)}"
+        hints = [f"; {FOLDERS[field]}/ has {other}" for field in missing for other in _others(walks[field])]
+        skipped.append(Skipped(key, some_file, reason + "".join(hints)))
+    image, *others = fields
+    found = tables[image].beside({field: tables[field] for field in others})
     return found, skipped + [left for walked in walks.values() for left in walked.skipped]
 
 
 def _others(walked: Walk) -> list[str]:
     """What a walk says of files of other suffixes."""
     return [left.reason for left in walked.skipped if left.key.startswith(".") and left.key != ".*"]
-
-
-def _named(folder: Path, walked: Walk) -> list[tuple[str, Path]]:
-    """The files that were found below a folder with their keys, sorted by key."""
-    return keyed((file.relative_to(folder), file) for file in walked.files)
 
 
 def _listed(file: Path) -> list[RawSample]:
@@ -125,46 +123,34 @@ def _by_folder(found: SampleTable, skipped: list[Skipped], classes: Sequence[str
 
 def _labelled(found: Sequence[RawSample], skipped: list[Skipped], labels: str, classes: Sequence[str]) -> SampleListing:
     """Samples with the number of their class; those without a class are left out."""
+    reasons: dict[str, str] = {}
     if labels == "folders":
         of = {source.key: source.key.split("/")[0] for source in found if "/" in source.key}
-        numbers, names = number_folders(sorted(set(of.values())), classes)
-        labelled = {key: numbers[folder] for key, folder in of.items() if folder in numbers}
+        by_folder, names = number_folders(sorted(set(of.values())), classes)
+        numbers = np.array([by_folder.get(of.get(source.key, ""), -1) for source in found], np.int64)
         reasons = {key: f"its folder {folder!r} is no class" for key, folder in of.items()}
     else:
-        keys = {source.key for source in found}
-        said = read_labels(Path(labels), lambda name: bool(keys & set(_label_keys(name))), classes)
-        labelled, names, reasons = _by_key(found, said.numbers), said.classes, {}
+        own = hashes_of(found)
+        ordered = np.sort(own)
+        said = read_labels(Path(labels), lambda name: _is_there(label_keys(name), ordered), classes)
+        numbers, names = said.named.classes_of(own, _with_suffixes(found)), said.classes
         skipped = skipped + said.skipped
-    kept = [source._replace(label=labelled[source.key]) for source in found if source.key in labelled]
+    unlabelled = (found[number] for number in np.flatnonzero(numbers < 0).tolist())
     skipped = skipped + [
         Skipped(source.key, str(source.files["image"]), reasons.get(source.key, "has no label"))
-        for source in found
-        if source.key not in labelled
+        for source in unlabelled
     ]
+    if isinstance(found, SampleTable):
+        return SampleListing(found.labelled(numbers), skipped, names)
+    kept = [source._replace(label=int(number)) for source, number in zip(found, numbers, strict=True) if number >= 0]
     return SampleListing(kept, skipped, names)
 
 
-def _by_key(found: Sequence[RawSample], numbers: Mapping[str, int]) -> dict[str, int]:
-    """The classes of samples by their keys, from those of files by their names, with or without suffix."""
-    exact: dict[str, int] = {}
-    plain: dict[str, set[int]] = {}
-    for name, number in numbers.items():
-        short, long = _label_keys(name)
-        exact[long] = number
-        plain.setdefault(short, set()).add(number)
-    labelled = {}
-    for source in found:
-        long = f"{source.key}_{source.files['image'].suffix[1:]}"
-        own: int | None = exact.get(long, exact.get(source.key))
-        alike = plain.get(source.key, set())
-        if own is None and len(alike) == 1:  # files that differ in their suffix alone may be of several classes
-            (own,) = alike
-        if own is not None:
-            labelled[source.key] = own
-    return labelled
+def _with_suffixes(found: Sequence[RawSample]) -> Hashes:
+    """(N,) the number of each sample's key as it would be where another file shared it."""
+    longer = (text_key(f"{source.key}_{source.files['image'].suffix[1:]}") for source in found)
+    return np.fromiter(longer, np.uint64, len(found))
 
 
-def _label_keys(name: str) -> tuple[str, str]:
-    """The keys of a file as ``keyed`` makes them: without its suffix, and with it where two would share one."""
-    path = Path(name)
-    return plain_key(name), key_of(path.parts)
+def _is_there(keys: Sequence[int], ordered: Hashes) -> bool:
+    return bool((found_in(ordered, np.array(keys, np.uint64)) >= 0).any())

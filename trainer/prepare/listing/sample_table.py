@@ -1,7 +1,7 @@
 """Many samples in little memory: what a walk found, as columns, and samples made of them when they are asked for."""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -19,7 +19,7 @@ Hashes = npt.NDArray[np.uint64]
 
 
 class SampleTable(Sequence[RawSample]):
-    """Samples of one image each, by the files below a folder; some 80 bytes each.
+    """Samples of one image each, by the files below a folder, and of what lies beside it; some 80 bytes a file.
 
     Args:
         files: that a walk found.
@@ -32,6 +32,7 @@ class SampleTable(Sequence[RawSample]):
         self._above = len(str(folder).rstrip("/")) + 1
         self._keys: dict[int, str] = {}  # of files that would share one
         self._labels: Numbers | None = None
+        self._beside: dict[str, tuple[FileTable, Numbers]] = {}  # by field: its files, and which belongs to each image
         plain = array("Q", (text_key(self._plain_key(number)) for number in range(len(files))))
         self._hashes = np.frombuffer(plain, np.uint64).copy() if len(files) else np.zeros(0, np.uint64)
         self._tell_apart()
@@ -50,12 +51,14 @@ class SampleTable(Sequence[RawSample]):
         if isinstance(number, slice):
             return Selection(self, np.arange(len(self))[number])
         file = int(self._order[number])
-        return RawSample(self._key(file), {"image": self._files[file]}, self._label(file))
+        others = {field: files[int(which[file])] for field, (files, which) in self._beside.items()}
+        return RawSample(self._key(file), {"image": self._files[file], **others}, self._label(file))
 
     def facts(self, number: int) -> Facts:
         """What decides where a sample is packed."""
         file = int(self._order[number])
-        return Facts(self._key(file), self._label(file), {"image": self._files.seen(file)})
+        others = {field: files.seen(int(which[file])) for field, (files, which) in self._beside.items()}
+        return Facts(self._key(file), self._label(file), {"image": self._files.seen(file), **others})
 
     def key(self, number: int) -> str:
         """The key of a sample."""
@@ -71,11 +74,37 @@ class SampleTable(Sequence[RawSample]):
         Args:
             labels: (N,) of each sample; below 0 for none.
         """
-        kept = SampleTable.__new__(SampleTable)
-        kept.__dict__.update(self.__dict__)
+        kept = self._with(self._order[labels >= 0])
         kept._labels = np.zeros(len(self._files), np.int64)
         kept._labels[self._order] = labels
-        kept._order = self._order[labels >= 0]
+        return kept
+
+    def beside(self, others: Mapping[str, "SampleTable"]) -> "SampleTable":
+        """The samples with a file of the same key in every other table, by field; those without one left out."""
+        which = {field: self._same_keys(other) for field, other in others.items()}
+        there = np.all([numbers >= 0 for numbers in which.values()], axis=0)
+        kept = self._with(self._order[there[self._order]])
+        kept._beside = {field: (other._files, which[field]) for field, other in others.items()}
+        return kept
+
+    def without(self, others: Iterable["SampleTable"]) -> list[tuple[str, Path]]:
+        """The keys and the files for which some other table has no file of the same key."""
+        missing = np.zeros(len(self._files), bool)
+        for other in others:
+            missing |= self._same_keys(other) < 0
+        return [(self._key(file), self._files[file]) for file in np.flatnonzero(missing).tolist()]
+
+    def _same_keys(self, other: "SampleTable") -> Numbers:
+        """(N,) for each file, which one of another table has its key; -1 for none."""
+        order = np.argsort(other._hashes, kind="stable")
+        at = found_in(other._hashes[order], self._hashes)
+        return np.asarray(np.append(order, -1)[at])
+
+    def _with(self, order: Numbers) -> "SampleTable":
+        """The same table with some of its samples."""
+        kept = SampleTable.__new__(SampleTable)
+        kept.__dict__.update(self.__dict__)
+        kept._order = order
         return kept
 
     def _label(self, file: int) -> int | None:
@@ -131,6 +160,14 @@ class Selection(Sequence[RawSample]):
 
     def __reduce__(self) -> tuple[type[list[RawSample]], tuple[list[RawSample]]]:
         return list, (list(self),)
+
+
+def found_in(ordered: Hashes, wanted: Hashes) -> Numbers:
+    """(N,) where each number stands last among ordered ones; -1 where it does not."""
+    at = np.searchsorted(ordered, wanted, side="right") - 1
+    there = at >= 0
+    there[there] = ordered[at[there]] == wanted[there]
+    return np.asarray(np.where(there, at, -1))
 
 
 def facts(samples: Sequence[RawSample], number: int) -> Facts:

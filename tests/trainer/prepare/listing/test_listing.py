@@ -5,6 +5,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pytest
 from fixtures.shards import encoded, photo
 
 from smalti.trainer.prepare import pack as packing
@@ -38,6 +39,34 @@ def test_planning_takes_less_than_150_bytes_a_file(tmp_path):
         tracemalloc.stop()
         assert sum(len(task.sources) for task in tasks) == count
     assert (peaks[1] - peaks[0]) / 4000 < 150  # 1e6 files in 150 MB
+
+
+@pytest.mark.parametrize("kind", ["aligned", "labelled by names", "labelled by numbers"])
+def test_maps_and_labels_in_a_file_take_as_little(tmp_path, kind):
+    peaks, counts = [], (4000, 8000)
+    for count in counts:
+        source = tmp_path / str(count)
+        folder = fill(source / "images" if kind == "aligned" else source, count)
+        labels = None
+        if kind == "aligned":
+            for file in sorted(fill(source / "maps", count).rglob("*.jpg")):
+                file.rename(file.with_suffix(".png"))
+        else:
+            labels = str(tmp_path / f"{count}.csv")
+            said = "{}" if kind.endswith("numbers") else "kind {}"
+            rows = (f"class {n % 4}/photo-{n:06d}.jpg,{said.format(n % 7)}\n" for n in range(count))
+            Path(labels).write_text("".join(rows))
+        tracemalloc.start()
+        found = find_samples(source, labels)
+        tasks = plan_shards(folder, in_packing_order(found.sources), PackConfig(shard_samples=500), {})
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert sum(len(task.sources) for task in tasks) == count
+        assert (len(found.sources[7].files), found.sources[7].label is None) == (
+            (2, True) if kind == "aligned" else (1, False)
+        )
+    # Two files a sample, and joining them; the text of the labels and how it is read.
+    assert (peaks[1] - peaks[0]) / 4000 < 2 * 150
 
 
 def test_a_file_is_looked_at_once_before_it_is_read(tmp_path, monkeypatch):
