@@ -6,6 +6,9 @@ arithmetic of fixed width is used: the streams of ``random`` and ``numpy`` may c
 
 import hashlib
 
+import numpy as np
+import numpy.typing as npt
+
 _MASK = (1 << 64) - 1
 
 
@@ -15,6 +18,14 @@ def splitmix64(state: int) -> int:
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
     return state ^ (state >> 31)
+
+
+def splitmix64_of_all(states: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """As ``splitmix64`` of each state."""
+    states = states + np.uint64(0x9E3779B97F4A7C15)
+    states = (states ^ (states >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    states = (states ^ (states >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(states ^ (states >> np.uint64(31)))
 
 
 def mix(*parts: int) -> int:

@@ -6,11 +6,16 @@ A permutation is computed, not stored, so that any position can be had without t
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
-from ..keyed_random import mix, splitmix64, text_key
+import numpy as np
+import numpy.typing as npt
+
+from ..keyed_random import mix, splitmix64, splitmix64_of_all, text_key
 from ..shards.index import SampleLocation
+
+Numbers = npt.NDArray[np.int64]
 
 
 class SampleDraw(NamedTuple):
@@ -24,6 +29,7 @@ class SampleDraw(NamedTuple):
 
 _ROUND_KEYS = ((0, 1 << 56), (2 << 56, 3 << 56), (4 << 56, 5 << 56))  # six rounds, in pairs
 _KEYS = 4096  # of windows and lanes that are kept
+_FEW = 8  # positions up to which one by one is as cheap
 _CYCLE = 1024  # positions in which the sources of a mixture have their exact shares
 
 
@@ -58,6 +64,28 @@ def permute(position: int, length: int, key: int) -> int:
         position = high << low_bits | low
         if position < length:
             return position
+
+
+def permute_all(positions: Numbers, length: int, key: int) -> Numbers:
+    """(N,) as ``permute`` of each position; many at once cost a third."""
+    bits = max((length - 1).bit_length(), 4)
+    low_bits = np.uint64(bits // 2)
+    low_mask, high_mask = (np.uint64((1 << width) - 1) for width in (bits // 2, bits - bits // 2))
+    keys = [tuple(np.uint64(key ^ each) for each in pair) for pair in _ROUND_KEYS]
+    found = positions.astype(np.int64)
+    walking, places = np.arange(len(positions)), positions.astype(np.uint64)
+    while len(walking) > _FEW:
+        high, low = places >> low_bits, places & low_mask
+        for upper, lower in keys:
+            high = high ^ (splitmix64_of_all(low ^ upper) & high_mask)
+            low = low ^ (splitmix64_of_all(high ^ lower) & low_mask)
+        places = high << low_bits | low
+        inside = places < length
+        found[walking[inside]] = places[inside]
+        walking, places = walking[~inside], places[~inside]
+    for place in walking.tolist():
+        found[place] = permute(int(positions[place]), length, key)
+    return found
 
 
 class Lane(NamedTuple):
@@ -109,6 +137,7 @@ class ShardOrder:
         self._window = window or len(counts)
         self._rows = rows
         self._arrange = lru_cache(maxsize=2)(self._arrangement)
+        self._begins = lru_cache(maxsize=2)(lambda epoch: np.array(self._arrange(epoch)[1], np.int64))
         self._key = lru_cache(maxsize=_KEYS)(partial(mix, seed))  # of a window, or of a lane of one
 
     def place(self, epoch: int, position: int) -> SampleLocation:
@@ -127,6 +156,23 @@ class ShardOrder:
             inside = permute(position - begin, length, self._key(epoch, first)) + begin
         slot = bisect_right(starts, inside) - 1
         return SampleLocation(shards[slot], inside - starts[slot])
+
+    def places(self, epoch: int, positions: Sequence[int]) -> list[SampleLocation]:
+        """As ``place`` of each of some ascending positions."""
+        if self._rows:
+            return [self.place(epoch, position) for position in positions]
+        shards, starts = self._arrange(epoch)
+        found: list[SampleLocation] = []
+        while len(found) < len(positions):
+            first = (bisect_right(starts, positions[len(found)]) - 1) // self._window * self._window
+            begin, end = starts[first], starts[min(first + self._window, len(shards))]
+            here = positions[len(found) : bisect_left(positions, end)]
+            inside = permute_all(np.array(here, np.int64) - begin, end - begin, self._key(epoch, first)) + begin
+            slots = np.searchsorted(self._begins(epoch), inside, side="right") - 1
+            numbers = inside - self._begins(epoch)[slots]
+            pairs = zip(slots.tolist(), numbers.tolist(), strict=True)
+            found += [SampleLocation(shards[slot], number) for slot, number in pairs]
+        return found
 
     def read_by(self, epoch: int, rows: range) -> list[list[int]]:
         """The shards of which some neighboring rows read samples in an epoch, window after window; needs lanes."""
@@ -254,6 +300,16 @@ class Schedule:
         """The ``number``-th visit, counted from 0 without end."""
         source, epoch, position = self._mixture.turn(number)
         return SampleDraw(source, epoch, self._orders[source].place(epoch, position))
+
+    def visits(self, numbers: Sequence[int]) -> list[SampleDraw]:
+        """As ``visit`` of each of some ascending numbers; together they cost less."""
+        if len(self._orders) > 1 or len(numbers) <= _FEW:
+            return [self.visit(number) for number in numbers]
+        (order,), found = self._orders, list[SampleDraw]()
+        for epoch, alike in groupby(numbers, lambda number: number // order.length):
+            positions = [number - epoch * order.length for number in alike]
+            found += [SampleDraw(0, epoch, place) for place in order.places(epoch, positions)]
+        return found
 
     def substitute(self, number: int, failed: SampleDraw) -> SampleDraw:
         """The sample to take when that of a visit cannot be used: drawn by arithmetic, so the same on every rank."""

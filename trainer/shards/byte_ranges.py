@@ -38,6 +38,14 @@ class LocalFile:
         """The bytes of each (offset, size), in order; fewer than ``size`` only where the file ends."""
         return [self._read(offset, size) for offset, size in ranges]
 
+    def read_whole(self, offset: int, size: int) -> bytes | None:
+        """The bytes of one stretch, or None where the system does not give all of them at once."""
+        try:
+            data = os.pread(self._handle, size, offset)
+        except OSError:
+            return None
+        return data if len(data) == size else None
+
     def _read(self, offset: int, size: int) -> bytes:
         data = os.pread(self._handle, size, offset)
         while 0 < len(data) < size:  # the system may give less than asked, and at most 2 GiB at once

@@ -267,7 +267,8 @@ class ShardSet:
 
     def _row(self, place: SampleLocation, packed: PackedRows, name: str) -> bytes:
         """The checked bytes of a row of a large column."""
-        (data,) = self.read_ranges(*place, (packed.place(name, place[1]),))
+        wanted = packed.place(name, place[1])
+        data = self.files.read_open(place[0], *wanted) or self.read_ranges(*place, (wanted,))[0]
         if not packed.is_sound(name, place[1], data):
             raise self.sample_error(*place, "damaged member", packed.damage(name, place[1]))
         return data

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from smalti.trainer.data.sampler import Mixture, ShardOrder, permute, shares
+from smalti.trainer.data.sampler import Mixture, Schedule, ShardOrder, permute, permute_all, shares
 from smalti.trainer.shards.index import SampleLocation
 
 
@@ -127,3 +127,23 @@ def test_an_epoch_in_windows_of_64_shards_is_as_random_as_a_permutation_of_each(
             assert abs(serial) < 5 / (length - lag) ** 0.5
     later = [order.place(1, position).shard for position in range(length)]
     assert len({place.shard for place in places[:length]} & set(later)) < window  # another epoch, other windows
+
+
+@pytest.mark.parametrize("length", [1, 2, 9, 16, 17, 1000, 123_457, 10**9])
+def test_many_positions_are_permuted_as_each_alone(length):
+    positions = sorted(set(np.random.default_rng(1).integers(0, length, 100).tolist()))
+    for key in (0, 12345, (1 << 64) - 1):
+        alone = [permute(position, length, key) for position in positions]
+        assert permute_all(np.array(positions), length, key).tolist() == alone
+
+
+@pytest.mark.parametrize(("window", "rows"), [(0, 0), (2, 0), (5, 0), (2, 16)])
+def test_many_visits_are_those_of_each_number(window, rows):
+    schedule = Schedule([[7, 0, 3, 9, 20, 1, 30]], [1.0], 3, window, rows)
+    assert schedule.visits(range(40, 180)) == [schedule.visit(number) for number in range(40, 180)]
+    assert schedule.visits([3]) == [schedule.visit(3)] and schedule.visits([]) == []
+
+
+def test_many_visits_of_a_mixture_are_those_of_each_number():
+    schedule = Schedule([[7, 3], [20]], [1.0, 2.0], 3, 0)
+    assert schedule.visits(range(50)) == [schedule.visit(number) for number in range(50)]

@@ -78,7 +78,7 @@ class TrainDataset(Dataset[LoadedBatch]):
 
     def _at_once(self, numbers: Sequence[int], crop: int) -> Batch | None:
         """A batch that readers make whole; None where one of them cannot, or a sample has a fault."""
-        visits = [self._schedule.visit(number) for number in numbers]
+        visits = self._schedule.visits(numbers)
         parts: list[Batch] = []
         order: list[int] = []
         for source in sorted({visit.source for visit in visits}):

@@ -46,6 +46,14 @@ class ShardFiles:
             return found
         return self._file(shard).read_many(ranges)
 
+    def read_open(self, shard: int, offset: int, size: int) -> bytes | None:
+        """The bytes of one stretch of a local tar that is open; None where it is not, or they are not all there."""
+        file = self._open.get(shard)
+        if not isinstance(file, LocalFile):
+            return None
+        self._open.move_to_end(shard)
+        return file.read_whole(offset, size)
+
     @cached_property
     def are_asked(self) -> bool:
         """Whether there are shards of which each reading is a request, so that many are better made at once."""
