@@ -143,11 +143,11 @@ class WindowDecoder:
             """For each row of a plan and each image one, if its lane is here."""
             action, slot, *given = table.T[:, :, None]
             forwards, places = self.lane_map.of(slot[:, 0])
-            parts = np.broadcast_arrays(action, places, *numbers(places, *given))
+            parts = np.broadcast_arrays(action, places, *numbers(*given))
             forward, row, *rest = (part[forwards == number] for part in parts)
             return Entries(forward, row, np.stack(rest))
 
-        def begun(_: Array, top: Array, left: Array, held: Array) -> tuple[Array, ...]:
+        def begun(top: Array, left: Array, held: Array) -> tuple[Array, ...]:
             return images, top, left, held, (images * height + top) * width + left
 
         windows = entries(plan.begun, begun)
@@ -159,8 +159,8 @@ class WindowDecoder:
         lengths = self._padded(windows.numbers[3])
         return Tables(
             {length: anew.chosen(lengths == length) for length in np.unique(lengths).tolist()},
-            entries(plan.read, lambda _, place: (images * height * width + place, np.ones_like(place))),
-            entries(plan.drawn, lambda _, place: (written[images, place],)),
+            entries(plan.read, lambda place: (images * height * width + place, np.ones_like(place))),
+            entries(plan.drawn, lambda place: (written[images, place],)),
         )
 
     def _padded(self, counts: Array) -> Array:
@@ -191,16 +191,16 @@ class WindowDecoder:
             logits = lanes.logits[:-1].view(self.branches, count, -1)
             yield drawn, 1, lambda: draw(logits, drawn.take()[0])
 
-    def _doubled(self, entries: Entries, size: int, ahead: int | None = None) -> Entries:
-        """The same once more for the half without the condition, ``size`` rows further.
+    def _doubled(self, entries: Entries, size: int, ahead: int = 0) -> Entries:
+        """The same once more for the half without the condition, ``size`` rows further, where the image is guided.
 
         Args:
-            ahead: how much larger the last number is there, a lane.
+            ahead: how much larger the last number is there.
         """
         if self.branches == 1:
             return entries
         numbers = entries.numbers.copy()
-        numbers[-1] += ahead or 0
+        numbers[-1] += ahead
         return Entries(
             np.tile(entries.forwards, 2),
             np.concatenate((entries.rows, entries.rows + size)),
