@@ -73,15 +73,16 @@ class RollingDecoder:
         readings, complete = self._readings(schedule)
         if not readings:
             return
-        table = self._table(readings, schedule, codes.device)
-        lanes = self.request.config.lanes
+        entries, lanes = self._entries(readings, schedule), self.request.config.lanes
+        idle = np.array([self.cache.spare, 0, 0, len(codes) - 1, len(codes) - 1])
+        table, used = StepTable(entries, self.branches * lanes, idle, codes.device), entries.used(lanes)
 
         def step() -> None:
             images, rows, columns, left, places = table.take()
             read = codes.index_select(0, left).clamp(min=0)  # idle lanes may meet a code that is still unknown
             aim = LanePositions(images, rows, columns)
             logits = self.prior.step(read, self.local[aim], aim, self.cache)
-            draw(logits.view(self.branches, lanes, -1), places[:lanes])
+            draw(logits.view(self.branches, lanes, -1)[:, used], places[used])
 
         graph, counts = StepGraph(step, codes.device), np.bincount(table.forwards // self.lanes.forwards)
         for steps, count in zip(complete, counts.tolist(), strict=True):
@@ -106,7 +107,7 @@ class RollingDecoder:
             complete.append(number + 1)
         return readings, complete
 
-    def _table(self, readings: Sequence[Cells], schedule: Schedule, device: torch.device) -> StepTable:
+    def _entries(self, readings: Sequence[Cells], schedule: Schedule) -> Entries:
         """What every lane of every forward reads: image, row, column, the code to the left; and what it writes."""
         (height, width), lanes = self.request.size, self.request.config.lanes
         count = len(self.request.image_ids)
@@ -127,8 +128,7 @@ class RollingDecoder:
             )
             for branch in range(self.branches)
         ]  # fmt: skip
-        both = Entries(*(np.concatenate(parts, axis=-1) for parts in zip(*entries, strict=True)))
-        return StepTable(both, self.branches * lanes, np.array([self.cache.spare, 0, 0, spare, spare]), device)
+        return Entries(*(np.concatenate(parts, axis=-1) for parts in zip(*entries, strict=True)))
 
     def _local(self, dropped: bool) -> Tensor:
         """(B, H, W + 1, C): what the condition says everywhere, put together from windows that tile the grids."""

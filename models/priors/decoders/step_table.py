@@ -28,6 +28,11 @@ class Entries(NamedTuple):
         """Some of them."""
         return Entries(self.forwards[which], self.rows[which], self.numbers[:, which])
 
+    def used(self, lanes: int | None = None) -> slice:
+        """From the first to the last lane that has any; ``lanes`` where the rows are those of several halves."""
+        rows = self.rows if lanes is None else self.rows % lanes
+        return slice(int(rows.min()), int(rows.max()) + 1)
+
 
 class LaneMap:
     """Which lane of which forward every row of every image has: by the image's number and the row alone.

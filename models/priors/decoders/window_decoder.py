@@ -188,8 +188,8 @@ class WindowDecoder:
             yield anew, count // size, self._begin(lanes, anew, length, codes)
         if len(tables.drawn.forwards):
             drawn = StepTable(tables.drawn, count, np.array([spare]), device)
-            logits = lanes.logits[:-1].view(self.branches, count, -1)
-            yield drawn, 1, lambda: draw(logits, drawn.take()[0])
+            used, logits = tables.drawn.used(), lanes.logits[:-1].view(self.branches, count, -1)
+            yield drawn, 1, lambda: draw(logits[:, used], drawn.take()[0, used])
 
     def _doubled(self, entries: Entries, size: int, ahead: int = 0) -> Entries:
         """The same once more for the half without the condition, ``size`` rows further, where the image is guided.
