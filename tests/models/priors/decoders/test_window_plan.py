@@ -19,7 +19,7 @@ def before(cell: tuple[int, int], geometry: WindowGeometry) -> list[int]:
     return [row * geometry.size[1] + column for row, column in window if (row, column) < cell]
 
 
-@pytest.mark.parametrize("trial", range(12))
+@pytest.mark.parametrize("trial", range(20))
 def test_every_cell_is_drawn_after_its_lanes_have_read_what_comes_before_it(trial: int):
     draws = np.random.default_rng(trial)
     size, stride = (int(draws.integers(3, 8)), int(draws.integers(4, 13))), int(draws.integers(1, 4))
