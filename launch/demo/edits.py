@@ -34,7 +34,7 @@ SEED, FIRST = 0, 1000  # of the landscapes
 EACH = 2  # edits of a landscape
 SHOWN = 4  # edits in the sheet, of as many kinds
 CANDIDATES = 4
-SETTINGS = ("--top-p", "0.9", "--feather", "2")  # of smalti edit
+SETTINGS = ("--temperature", "0.5", "--feather", "0")  # of smalti edit
 
 Pixels = npt.NDArray[np.uint8]
 
