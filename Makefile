@@ -32,9 +32,12 @@ PRIOR := $(if $(MAPS),demo_prior,demo_prior_coordinates)
 # At most two ranks, with a GPU each; two on a machine without GPUs, on its cores.
 RANKS = deepspeed --num_gpus $(shell python -c 'import torch; print(min(torch.cuda.device_count(), 2) or 2)') --log_level error --module
 RUNS = --set run_dir=$(DEMO)/$(1) --set 'train_data.shards=[$(DEMO)/$(2)/train]' --set 'val_data.shards=[$(DEMO)/$(2)/val]'
+# Three samples of landscapes, so that it can be said how much of them is what their map says; of photos one.
+COUNT := $(if $(PHOTOS),1,3)
+FIRST = $$(ls $(1)/*.png | head -n 1)
 # What a step took goes into a file, also when it is stopped.
 timed = began=$$(date +%s); { $(2); }; code=$$?; echo "$(1) $$(($$(date +%s) - began))" >> $(DEMO)/seconds.txt; exit $$code
-SAMPLE = smalti sample $(1)/prior $(1)/vqgan --seed 3 --out $(2) \
+SAMPLE = smalti sample $(1)/prior $(1)/vqgan --seed 3 --count $(3) --batch $(3) --out $(2) \
 	--size 1024x1024 --stride 4 --lanes 16 --prefill 4 --top-p 0.95 --guidance 2 --decode whole \
 	$(if $(MAPS),--segmentation "$$(ls $(DEMO)/unseen/maps/* | head -n 1)")
 
@@ -46,10 +49,14 @@ demo: $(INSTALLED)
 	@# Folders of photos with equal names have one folder of runs.
 	@if [ -s $(DEMO)/packed.done ] && [ "$$(cat $(DEMO)/packed.done)" != '$(abspath $(PHOTOS))' ]; then \
 		echo "$(DEMO) holds the demo on $$(cat $(DEMO)/packed.done); move it away, or rename the folder of photos" >&2; exit 2; fi
-	@$(MAKE) --no-print-directory $(DEMO)/sampled-again.done
-	@cmp $(DEMO)/samples/*.png $(DEMO)/samples-of-export/*.png
+	@$(MAKE) --no-print-directory $(DEMO)/sampled-again.done $(if $(PHOTOS),,$(DEMO)/judged.done)
+	@cmp $(call FIRST,$(DEMO)/samples) $(DEMO)/samples-of-export/*.png
+ifeq ($(PHOTOS),)
+	@python -m smalti.launch.demo.accuracy $(DEMO)/segmenter.pt $(DEMO)/images/maps $(DEMO)/rebuilt/reconstructions
+	@python -m smalti.launch.demo.accuracy $(DEMO)/segmenter.pt $(DEMO)/unseen/maps $(DEMO)/samples
+endif
 	@smalti report $(DEMO)/vqgan $(DEMO)/prior --seconds $(DEMO)/seconds.txt \
-		--images $(DEMO)/samples/*.png $(if $(PHOTOS),,$(DEMO)/unseen/maps/*.png) --out $(DEMO)/report.html
+		--images $(call FIRST,$(DEMO)/samples) $(if $(PHOTOS),,$(DEMO)/unseen/maps/*.png) --out $(DEMO)/report.html
 
 $(DEMO)/packed.done:
 	@mkdir -p $(DEMO)
@@ -84,14 +91,21 @@ $(DEMO)/prior.done: $(DEMO)/encoded.done
 
 $(DEMO)/sampled.done: $(DEMO)/prior.done
 	@echo '== sampling with the sliding window'
-	@$(call timed,sampling,$(call SAMPLE,$(DEMO),$(DEMO)/samples))
+	@$(call timed,sampling,$(call SAMPLE,$(DEMO),$(DEMO)/samples,$(COUNT)))
 	@touch $@
 
 $(DEMO)/sampled-again.done: $(DEMO)/sampled.done
 	@echo '== exporting both stages, and sampling the same image from the exports'
 	@$(call timed,export,for stage in vqgan prior; do \
 		smalti export $(DEMO)/$$stage $(DEMO)/export/$$stage || exit; done; \
-		$(call SAMPLE,$(DEMO)/export,$(DEMO)/samples-of-export))
+		$(call SAMPLE,$(DEMO)/export,$(DEMO)/samples-of-export,1))
+	@touch $@
+
+# A network that names the pixels of landscapes says how much of the images is what their maps say.
+$(DEMO)/judged.done: $(DEMO)/sampled.done
+	@echo '== training a segmenter on the landscapes, to judge images by their maps'
+	@$(call timed,judging,python -m smalti.launch.demo.segmenter $(DEMO)/shards $(DEMO)/segmenter.pt && \
+		smalti reconstruct $(DEMO)/vqgan $(DEMO)/shards/val --out $(DEMO)/rebuilt)
 	@touch $@
 
 # Parts of landscapes made anew from edited label maps: an editor, its tokenizer and its guide, trained on landscapes that
