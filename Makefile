@@ -101,10 +101,14 @@ $(DEMO)/sampled-again.done: $(DEMO)/sampled.done
 		$(call SAMPLE,$(DEMO)/export,$(DEMO)/samples-of-export,1))
 	@touch $@
 
-# A network that names the pixels of landscapes says how much of the images is what their maps say.
+# A network that names the pixels of landscapes says how much of the images is what their maps say. It learns from many
+# small ones, of which none is among those of the VQGAN, the prior and the sample.
 $(DEMO)/judged.done: $(DEMO)/sampled.done
-	@echo '== training a segmenter on the landscapes, to judge images by their maps'
-	@$(call timed,judging,python -m smalti.launch.demo.segmenter $(DEMO)/shards $(DEMO)/segmenter.pt && \
+	@echo '== training a segmenter on other landscapes, to judge images by their maps'
+	@$(call timed,judging,\
+		python -m smalti.launch.demo.landscapes $(DEMO)/small/images --first 2000 --count 240 --size 256x320 && \
+		smalti pack $(DEMO)/small/images $(DEMO)/small/shards --val 20 && \
+		python -m smalti.launch.demo.segmenter $(DEMO)/small/shards $(DEMO)/segmenter.pt && \
 		smalti reconstruct $(DEMO)/vqgan $(DEMO)/shards/val --out $(DEMO)/rebuilt)
 	@touch $@
 
