@@ -1,7 +1,8 @@
 """Counts how much of images is what their label maps say: ``... demo.accuracy SEGMENTER MAPS IMAGES``.
 
 A segmenter (``demo.segmenter``) names every pixel of each image of a folder; the share of pixels that it names as the
-map does is printed for each image and for all. An image belongs to the map whose name it has, or begins with.
+map does is printed for each image and for all. An image belongs to the map whose name it has, or begins with; a map of
+another size is stretched to the image's, by the nearest pixels, as it is for sampling.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.metrics.confusion import confusion, pixel_accuracy
@@ -35,12 +37,10 @@ def _count(asked: argparse.Namespace) -> int:
     maps = {path.stem: path for path in asked.maps.iterdir() if path.suffix == ".png"}
     counts: list[Tensor] = []
     for path in sorted(asked.images.glob("*.png")):
-        real, pixels = _decoded(maps[_map_of(path, maps)], decode_map), _decoded(path, decode_image)
-        if pixels.shape[:2] != real.shape:
-            sizes = ["{} x {}".format(*each.shape[:2]) for each in (pixels, real)]
-            raise ValueError(f"{path} has {sizes[0]} pixels, and its map {sizes[1]}")
+        labels, pixels = _decoded(maps[_map_of(path, maps)], decode_map), _decoded(path, decode_image)
+        real = F.interpolate(labels[None, None].float(), pixels.shape[:2], mode="nearest-exact")[0].long()
         found = segmenter.find(pixels.permute(2, 0, 1)[None])
-        counts.append(confusion(real[None].long(), found, segmenter.labels))
+        counts.append(confusion(real, found, segmenter.labels))
     if not counts:
         raise ValueError(f"{asked.images} holds no PNGs")
     share = pixel_accuracy(torch.stack(counts).sum(0))
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("segmenter", type=Path, help="TorchScript of demo.segmenter")
     parser.add_argument("maps", type=Path, help="folder of label maps, PNG")
-    parser.add_argument("images", type=Path, help="folder of images, PNG, of the sizes of their maps")
+    parser.add_argument("images", type=Path, help="folder of images, PNG")
     return parser
 
 

@@ -1,8 +1,8 @@
 """Trains a network that names every pixel of a landscape: ``python -m smalti.launch.demo.segmenter SHARDS OUT.pt``.
 
 It judges images that were made from a label map, by the share of pixels that are what the map says. It learns from
-landscapes and their maps alone, from nothing that was made: from crops of all scales, half of them shown coarse, as
-what small tokenizers rebuild is.
+landscapes and their maps alone, from nothing that was made: from crops of all scales, half of them shown coarse
+and in colors that are a little wrong, as what small tokenizers rebuild is.
 
 The file is TorchScript, as ``--segmenter`` of ``smalti evaluate`` takes it: (B, 3, H, W) uint8 to (B, N, H, W) scores
 of N labels, for images of any size.
@@ -25,13 +25,13 @@ from ...trainer.data.stream import Batch, DataConfig, Stream
 from ...trainer.exit_code import ExitCode
 from ...trainer.files import whole_file
 from ...trainer.frozen_networks.segmenters import Segmenter, load_segmenter
-from ...trainer.keyed_random import Draws
 from .. import command
 from .scene import LABELS
 
 FIELDS = ("image", "segmentation")
 CHANNELS = (24, 48, 96, 128)
 CROP, BATCH, PEAK_RATE, COARSEST = 128, 16, 4e-3, 8
+GAIN, SHIFT, NOISE = 0.08, 8.0, 6.0  # of colors, in levels; a reconstruction of 27 dB is 11 levels off
 OFTEN = 50  # steps between two printed lines
 
 
@@ -104,7 +104,7 @@ def train(shards: Path, steps: int, seed: int, say: Callable[[str], None]) -> La
     schedule = OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
     for step, (batch,) in zip(range(1, steps + 1), data.train_batches(), strict=False):
         images, labels = _images_and_labels(batch)
-        loss = F.cross_entropy(network(_half_coarse(images, step)), labels)
+        loss = F.cross_entropy(network(_half_worse(images, step)), labels)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -119,10 +119,17 @@ def _images_and_labels(batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(batch["image"]), torch.as_tensor(batch["segmentation"]).long()
 
 
-def _half_coarse(images: Tensor, step: int) -> Tensor:
-    """Every second image of (B, 3, S, S) uint8 without its finest detail, of a size that belongs to the step."""
-    side = images.shape[-1] // (2 + Draws(step).below(COARSEST - 1))
+def _half_worse(images: Tensor, step: int) -> Tensor:
+    """Every second image of (B, 3, S, S) uint8 without its finest detail, and with colors that are a little wrong.
+
+    The step decides how coarse they are, and by how much brightness and colors differ, in each image and between its
+    pixels.
+    """
+    generator = torch.Generator().manual_seed(step)
+    side = images.shape[-1] // int(torch.randint(2, COARSEST + 1, (), generator=generator))
     small = F.interpolate(images[::2].float(), [side, side], mode="area")
+    gain, shift = (torch.randn(len(small), 3, 1, 1, generator=generator) for _ in range(2))
+    small = small * (1 + GAIN * gain) + SHIFT * shift + NOISE * torch.randn(small.shape, generator=generator)
     mixed = images.clone()
     mixed[::2] = F.interpolate(small, images.shape[2:], mode="bicubic").clamp(0, 255).byte()
     return mixed
