@@ -1,9 +1,9 @@
 """Edits landscapes by their maps, and counts how much of what was made is what the edited maps say.
 
-``python -m smalti.launch.demo.edits EDITOR SEGMENTER OUT`` renders landscapes that are in no set which begins at 0, has
-``smalti edit`` make two edits of each, and a segmenter name every pixel that was made. A segmenter errs too: beside the
-share stands that of pixels of the landscapes themselves which it names as their maps do, and what it would be if the
-edit had been left undone.
+``python -m smalti.launch.demo.edits EDITOR SEGMENTER OUT`` renders landscapes whose numbers lie far behind those of any
+set, has ``smalti edit`` make two edits of each, and a segmenter name every pixel that was made. A segmenter errs too:
+beside the share stands that of pixels of the landscapes themselves which it names as their maps do, and what it would
+be if the edit had been left undone.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from ..edit import __main__ as edit
 from .landscapes import Landscape, landscape, map_png
 from .map_edits import MapEdit, map_edits
 
-SEED, FIRST = 0, 1000  # of the landscapes
+SEED, FIRST = 0, 1_000_000  # of the landscapes: far behind those that anything is trained on
 EACH = 2  # edits of a landscape
 SHOWN = 4  # edits in the sheet, of as many kinds
 CANDIDATES = 4
