@@ -215,7 +215,11 @@ def _parser() -> argparse.ArgumentParser:
         help="in which the new appears; 0: a hard border (8)",
     )
     parser.add_argument(
-        "--save-every", type=float, default=30.0, metavar="SECONDS", help="seconds of work that a kill may cost (30)"
+        "--save-every",
+        type=command.weight,
+        default=30.0,
+        metavar="SECONDS",
+        help="seconds of work that a kill may cost (30)",
     )
     parser.add_argument(
         "--serve",

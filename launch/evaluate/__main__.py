@@ -78,7 +78,10 @@ def parser() -> argparse.ArgumentParser:
         help="as taming-transformers: the shortest side to N, bilinear, not antialiased, then the middle --size",
     )
     cut.add_argument(
-        "--seams", type=int, metavar="N", help="in a folder of images: how visible borders every N pixels are (none)"
+        "--seams",
+        type=command.count,
+        metavar="N",
+        help="in a folder of images: how visible borders every N pixels are (none)",
     )
     judges = made.add_argument_group("frozen networks that compare images")
     judges.add_argument(

@@ -27,7 +27,7 @@ from ..block_choice import BlockChoice, Looks
 from ..decoding import Cell, DecodingRequest, Draw, Schedule
 from .edit_cache import EditCache, RowPlace
 from .step_graph import StepGraph
-from .step_table import Array, Entries, StepTable
+from .step_table import Array, Entries, StepTable, occurrences
 
 Asked = tuple[int, int, Cell]
 """A code to be drawn: its block, its row in it, and its cell."""
@@ -111,10 +111,11 @@ class EditDecoder:
         if bool((grids.masked_fill(self.request.fields[MASKED], 0) < 0).any()):
             raise ValueError("every code outside the mask must be given; encode the image that is edited")
         size = self.request.config.lanes
-        places = [(*divmod(number, size), image) for image, number in enumerate(self.request.image_ids)]
-        together: dict[tuple[int, bytes], list[tuple[int, int]]] = defaultdict(list)
-        for forward, lane, image in places:
-            together[forward, self.masked[image].cpu().numpy().tobytes()].append((lane, image))
+        together: dict[tuple[int, int, bytes], list[tuple[int, int]]] = defaultdict(list)
+        before = occurrences(self.request.image_ids)
+        for image, number in enumerate(self.request.image_ids):
+            forward, lane = divmod(number, size)
+            together[before[image], forward, self.masked[image].cpu().numpy().tobytes()].append((lane, image))
         groups = []
         for members in together.values():
             lanes, images = zip(*members, strict=True)

@@ -6,6 +6,7 @@ to send or to compute between two steps.
 Shapes: F forwards, n rows of each, m entries.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,8 +35,20 @@ class Entries(NamedTuple):
         return slice(int(rows.min()), int(rows.max()) + 1)
 
 
+def occurrences(image_ids: Sequence[int]) -> list[int]:
+    """How many images of the same number stand before each: images of several classes begin with 0 in each."""
+    before: Counter[int] = Counter()
+    found = []
+    for number in image_ids:
+        found.append(before[number])
+        before[number] += 1
+    return found
+
+
 class LaneMap:
-    """Which lane of which forward every row of every image has: by the image's number and the row alone.
+    """Which lane of which forward every row of every image has: the lane by the image's number and the row alone.
+
+    Images of one number are in different forwards.
 
     Args:
         image_ids: the numbers of the B images.
@@ -49,6 +62,7 @@ class LaneMap:
     def __init__(self, image_ids: Sequence[int], rows_at_once: int, lanes: int) -> None:
         every = np.array(image_ids, dtype=np.int64)[:, None] * rows_at_once + np.arange(rows_at_once)
         forwards, self._lanes = np.divmod(every, lanes)  # (B, rows_at_once)
+        forwards += np.array(occurrences(image_ids), dtype=np.int64)[:, None] * (forwards.max() + 1)
         numbers = np.unique(forwards)
         self._forwards, self.forwards = np.searchsorted(numbers, forwards), len(numbers)
 

@@ -254,6 +254,25 @@ def test_modes_batches_and_ranks_give_the_same_bits(lanes, prefill, size):
 
 
 @pytest.mark.parametrize("make", [tiny, tiny_neighborhood])
+@pytest.mark.parametrize("mode", ["serial", "wavefront"])
+def test_images_of_one_number_are_sampled_beside_each_other_as_each_alone(make, mode):
+    """As those of several classes are, each of which counts from 0."""
+    prior, size, numbers = make(), (5, 9), (0, 1, 0, 0, 1)
+    fields = fields_of(range(5), size)  # with conditions of their own
+
+    def sampled(rows):
+        part = {name: tensor[list(rows)] for name, tensor in fields.items()}
+        chosen = tuple(numbers[row] for row in rows)
+        return sample(GridRequest(prior, part, size, chosen, 9, SamplingConfig(mode=mode, lanes=4)))
+
+    together = sampled(range(5))
+    for row in range(5):
+        alone = sampled([row])
+        assert torch.equal(alone.codes[0], together.codes[row])
+        assert torch.equal(alone.scores[0], together.scores[row])
+
+
+@pytest.mark.parametrize("make", [tiny, tiny_neighborhood])
 def test_even_arithmetic_that_differs_from_lane_to_lane_samples_the_same_codes(make, monkeypatch):
     """As if every row of a matrix product rounded in its own way, a thousandfold coarser than any kernel does."""
     prior, size, images = make(), (5, 11), (0, 1, 2, 5)
