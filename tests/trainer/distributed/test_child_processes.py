@@ -5,6 +5,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,22 +55,25 @@ def _runs(process: int) -> bool:
         return False
 
 
-@pytest.fixture
+@contextmanager
 def no_semaphores() -> Iterator[None]:
-    """Semaphores are files of 32 bytes, for which there is no room."""
+    """Semaphores are files of 32 bytes, for which there is no room; nor is there for what pytest prints."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_workers_that_cannot_have_semaphores_are_refused_before_they_start(no_semaphores):
-    check_semaphores(0)
-    with pytest.raises(ValueError, match=r"^2 worker processes need 14 semaphores in /dev/shm: .*--shm-size"):
-        check_semaphores(2)
-    with pytest.raises(ValueError, match=r"^3 worker processes need .* --processes 1"):
-        list(spread(abs, [1, -2, 3], 3))
-    assert [result for _, result in spread(abs, [1, -2, 3], 1)] == [1, 2, 3]
+def test_workers_that_cannot_have_semaphores_are_refused_before_they_start():
+    with no_semaphores():
+        check_semaphores(0)
+        with pytest.raises(ValueError, match=r"^2 worker processes need 14 semaphores in /dev/shm: .*--shm-size"):
+            check_semaphores(2)
+        with pytest.raises(ValueError, match=r"^3 worker processes need .* --processes 1"):
+            list(spread(abs, [1, -2, 3], 3))
+        assert [result for _, result in spread(abs, [1, -2, 3], 1)] == [1, 2, 3]
 
 
 def test_where_there_is_room_nothing_is_said():
