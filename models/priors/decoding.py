@@ -58,6 +58,12 @@ class DecodingRequest:
     size: tuple[int, int]  # (H, W) codes of each
     image_ids: tuple[int, ...]  # the B images' numbers, which key their randomness
     config: DecodingConfig
+    lane_ids: tuple[int, ...] = ()  # what decides their lanes, where it is not these numbers
+
+    @property
+    def lane_numbers(self) -> tuple[int, ...]:
+        """What decides the lanes of the B images."""
+        return self.lane_ids or self.image_ids
 
     @property
     def guided(self) -> bool:

@@ -46,6 +46,7 @@ class GridRequest(NamedTuple):
     seed: int  # of all images
     config: SamplingConfig  # how to draw and in which manner to go
     known_codes: Tensor | None = None  # (B, H, W) int64, codes to keep; ``UNFILLED`` ones, by default all, are sampled
+    lane_ids: Sequence[int] = ()  # of images of equal numbers: what decides their lanes, best each its own
 
 
 def sample_steps(wanted: GridRequest, resume_from: SamplingState | None = None) -> Iterator[SamplingState]:
@@ -78,7 +79,7 @@ def sample_steps(wanted: GridRequest, resume_from: SamplingState | None = None) 
     if resume_from is not None:
         _check(resume_from.codes, shape, prior.codes, "resumed")
     fields = _whole(prior, wanted.fields, len(wanted.image_ids))
-    request = DecodingRequest(fields, wanted.size, tuple(wanted.image_ids), config)
+    request = DecodingRequest(fields, wanted.size, tuple(wanted.image_ids), config, tuple(wanted.lane_ids))
     if request.guided and prior.condition_dropout == 0:
         raise ValueError(
             "guidance needs a prior that was trained without its condition now and then; "

@@ -95,7 +95,8 @@ class _Group(NamedTuple):
 def _plain(job: SamplingJob, groups: Sequence[_Group], each: int) -> list[Path]:
     """All images of all groups; those that are sampled together are neighbors and fill the lanes of a forward."""
     tasks = [
-        job.image_job(group.wanted, number, group.folder, group.stem.format(number))
+        # Neighboring classes have neighboring lanes, so that images of many classes fill a forward.
+        job.image_job(group.wanted, number, group.folder, group.stem.format(number), lane=number + (group.label or 0))
         for group in groups
         for number in range(each)
     ]

@@ -34,6 +34,7 @@ class ImageJob(NamedTuple):
 
     wanted: SampleRequest
     number: int  # keys its randomness together with the seed
+    lane: int  # decides where in a forward it is
     path: Path
     made: Mapping[str, Any]  # how it is made, for its metadata; "request" names all that decides what it will be
 
@@ -72,12 +73,19 @@ class SamplingJob:
         return str(next(self.prior.model.parameters()).dtype).removeprefix("torch.")
 
     def image_job(
-        self, wanted: SampleRequest, number: int, folder: Path, stem: str, rejection: Mapping[str, Any] | None = None
+        self,
+        wanted: SampleRequest,
+        number: int,
+        folder: Path,
+        stem: str,
+        rejection: Mapping[str, Any] | None = None,
+        lane: int | None = None,
     ) -> ImageJob:
         """An image's file and metadata.
 
         Args:
             rejection: how it is chosen among others, if it is.
+            lane: what decides where in a forward it is, where its number does not.
         """
         factor: int = self.prior.metadata["factor"]
         height, width = (side * factor for side in wanted.size)
@@ -96,7 +104,8 @@ class SamplingJob:
             made[CLASS] = int(wanted.fields["cls"])
         if rejection is not None:
             made["rejection"] = dict(rejection)
-        return ImageJob(wanted, number, folder / (stem + self.decode.suffix(height, width)), made)
+        path = folder / (stem + self.decode.suffix(height, width))
+        return ImageJob(wanted, number, number if lane is None else lane, path, made)
 
     def run(self, tasks: Sequence[ImageJob]) -> None:
         """Sample the images that are not there yet, neighbors of one size together; those that were begun go on.
@@ -135,6 +144,7 @@ class SamplingJob:
     def _run(self, tasks: Sequence[ImageJob]) -> None:
         """Sample some images of one size together, to their files."""
         size, numbers = tasks[0].wanted.size, [task.number for task in tasks]
+        lanes = [task.lane for task in tasks]
         fields = {name: torch.cat([task.wanted.fields[name] for task in tasks]) for name in tasks[0].wanted.fields}
         known = [task.wanted.known_codes for task in tasks if task.wanted.known_codes is not None]
         given = torch.cat(known) if known else None  # a photo to complete is given for all, or for none
@@ -143,7 +153,8 @@ class SamplingJob:
             self.config, 0 if before is None else int((before.codes[0] != UNFILLED).sum()), self.say
         )
         for state in sample_steps(
-            GridRequest(self.prior.model, fields, size, numbers, self.seed, self.sampling_of(size), given), before
+            GridRequest(self.prior.model, fields, size, numbers, self.seed, self.sampling_of(size), given, lanes),
+            before,
         ):
             watch.look(state, lambda now: self._keep(now, tasks), lambda now: self._preview(now, tasks))
         for codes, task in zip(state.codes, tasks, strict=True):

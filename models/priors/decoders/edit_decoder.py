@@ -112,8 +112,8 @@ class EditDecoder:
             raise ValueError("every code outside the mask must be given; encode the image that is edited")
         size = self.request.config.lanes
         together: dict[tuple[int, int, bytes], list[tuple[int, int]]] = defaultdict(list)
-        before = occurrences(self.request.image_ids)
-        for image, number in enumerate(self.request.image_ids):
+        before = occurrences(self.request.lane_numbers)
+        for image, number in enumerate(self.request.lane_numbers):
             forward, lane = divmod(number, size)
             together[before[image], forward, self.masked[image].cpu().numpy().tobytes()].append((lane, image))
         groups = []

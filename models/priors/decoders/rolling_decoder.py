@@ -58,7 +58,7 @@ class RollingDecoder:
         # Beside the rows being sampled, the one above them is kept for the reading position at its end.
         # Guided images are there twice: the second half of every forward goes without the condition.
         self.branches = 2 if request.guided else 1
-        self.lanes = LaneMap(request.image_ids, self.rows_at_once, request.config.lanes)
+        self.lanes = LaneMap(request.lane_numbers, self.rows_at_once, request.config.lanes)
         self.cache = prior.cache(self.branches * len(request.image_ids), width, self.rows_at_once + 1)
         local = torch.cat([self._local(branch == 1) for branch in range(self.branches)])
         self.local = torch.cat((local, torch.zeros_like(local[:1])))  # the spare image's

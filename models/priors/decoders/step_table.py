@@ -35,11 +35,11 @@ class Entries(NamedTuple):
         return slice(int(rows.min()), int(rows.max()) + 1)
 
 
-def occurrences(image_ids: Sequence[int]) -> list[int]:
-    """How many images of the same number stand before each: images of several classes begin with 0 in each."""
+def occurrences(lane_ids: Sequence[int]) -> list[int]:
+    """How many images of the same number stand before each; several may have one."""
     before: Counter[int] = Counter()
     found = []
-    for number in image_ids:
+    for number in lane_ids:
         found.append(before[number])
         before[number] += 1
     return found
@@ -51,7 +51,7 @@ class LaneMap:
     Images of one number are in different forwards.
 
     Args:
-        image_ids: the numbers of the B images.
+        lane_ids: numbers of the B images, ``lane_numbers`` of a request.
         rows_at_once: how many rows of an image are sampled at once.
         lanes: of a forward.
 
@@ -59,10 +59,10 @@ class LaneMap:
         forwards: how many forwards there are.
     """
 
-    def __init__(self, image_ids: Sequence[int], rows_at_once: int, lanes: int) -> None:
-        every = np.array(image_ids, dtype=np.int64)[:, None] * rows_at_once + np.arange(rows_at_once)
+    def __init__(self, lane_ids: Sequence[int], rows_at_once: int, lanes: int) -> None:
+        every = np.array(lane_ids, dtype=np.int64)[:, None] * rows_at_once + np.arange(rows_at_once)
         forwards, self._lanes = np.divmod(every, lanes)  # (B, rows_at_once)
-        forwards += np.array(occurrences(image_ids), dtype=np.int64)[:, None] * (forwards.max() + 1)
+        forwards += np.array(occurrences(lane_ids), dtype=np.int64)[:, None] * (forwards.max() + 1)
         numbers = np.unique(forwards)
         self._forwards, self.forwards = np.searchsorted(numbers, forwards), len(numbers)
 

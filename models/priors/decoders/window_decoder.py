@@ -106,7 +106,7 @@ class WindowDecoder:
         first = height - rows + rows // 2 + 1
         self.barriers = frozenset([first] if self.rows_at_once > 1 else [])
         self.branches = 2 if request.guided else 1
-        self.lane_map = LaneMap(request.image_ids, self.rows_at_once, request.config.lanes)
+        self.lane_map = LaneMap(request.lane_numbers, self.rows_at_once, request.config.lanes)
 
     def reach(self, column: int) -> int:
         """The right edge of the column's window."""

@@ -260,16 +260,18 @@ def test_images_of_one_number_are_sampled_beside_each_other_as_each_alone(make, 
     prior, size, numbers = make(), (5, 9), (0, 1, 0, 0, 1)
     fields = fields_of(range(5), size)  # with conditions of their own
 
-    def sampled(rows):
+    def sampled(rows, lanes):
         part = {name: tensor[list(rows)] for name, tensor in fields.items()}
         chosen = tuple(numbers[row] for row in rows)
-        return sample(GridRequest(prior, part, size, chosen, 9, SamplingConfig(mode=mode, lanes=4)))
+        wanted = GridRequest(prior, part, size, chosen, 9, SamplingConfig(mode=mode, lanes=4))
+        return sample(wanted._replace(lane_ids=[lanes[row] for row in rows]))
 
-    together = sampled(range(5))
-    for row in range(5):
-        alone = sampled([row])
-        assert torch.equal(alone.codes[0], together.codes[row])
-        assert torch.equal(alone.scores[0], together.scores[row])
+    for lanes in (numbers, (0, 1, 2, 3, 4), (0, 1, 1, 2, 3)):
+        together = sampled(range(5), lanes)
+        for row in range(5):
+            alone = sampled([row], lanes)
+            assert torch.equal(alone.codes[0], together.codes[row])
+            assert torch.equal(alone.scores[0], together.scores[row])
 
 
 @pytest.mark.parametrize("make", [tiny, tiny_neighborhood])
