@@ -31,6 +31,7 @@ LEGAL: dict[str, frozenset[float]] = {
             "CropConfig.flip", "TamingCropConfig.flip", "TamingCropConfig.resize", "CodeCropConfig.window",
             "DecodeConfig.halo", "EncodeConfig.halo", "EncodeConfig.low_res", "EncodeConfig.num_workers",
             "EncodeConfig.max_bad_fraction", "DataConfig.shuffle_window", "DataConfig.max_repeats",
+            "DataConfig.shuffle_buffer", "PackConfig.side",
             "DataConfig.num_workers", "DataConfig.max_bad_fraction", "VQGANConfig.dropout", "VQGANConfig.norm_groups",
             "OptimizerConfig.betas", "OptimizerConfig.weight_decay", "OptimizerConfig.min_lr_ratio",
             "OptimizerConfig.warmup_steps", "PackConfig.shard_samples", "PackConfig.val", "PackConfig.processes",

@@ -101,8 +101,8 @@ class DataConfig:
         asked = [name for name, is_asked in needing.items() if is_asked]
         if asked:
             raise ValueError(
-                f"remote.fetch: stream reads shards without indexes, and {', '.join(asked)} needs them; leave "
-                "that out, or index the shards with: smalti index SHARDS"
+                f"remote.fetch: stream reads shards without indexes, and {', '.join(asked)} needs them; omit "
+                "that, or index the shards with: smalti index SHARDS"
             )
 
     @property

@@ -4,7 +4,7 @@ A reader of streams ends quietly at a damaged header, and samples are lost unsee
 """
 
 import os
-import select
+import selectors
 import subprocess
 from typing import BinaryIO, Protocol
 
@@ -188,16 +188,17 @@ class _CommandOutput:
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         parts, missing = [], size
-        while missing:
-            ready, _, _ = select.select([output], [], [], self._seconds)
-            if not ready:
-                raise OSError(f"the command {self._command!r} wrote nothing for {self._seconds:g} s")
-            data = os.read(output, missing)
-            if not data:
-                self._check_status()
-                break
-            parts.append(data)
-            missing -= len(data)
+        with selectors.DefaultSelector() as waiting:  # ``select`` itself takes no descriptor above 1023
+            waiting.register(output, selectors.EVENT_READ)
+            while missing:
+                if not waiting.select(self._seconds):
+                    raise OSError(f"the command {self._command!r} wrote nothing for {self._seconds:g} s")
+                data = os.read(output, missing)
+                if not data:
+                    self._check_status()
+                    break
+                parts.append(data)
+                missing -= len(data)
         return b"".join(parts)
 
     def _check_status(self) -> None:

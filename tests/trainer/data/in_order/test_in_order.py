@@ -261,7 +261,7 @@ def test_commands_are_read_too(folder):
     ],
 )
 def test_what_needs_an_index_is_refused(asked, said):
-    with pytest.raises(ValueError, match=rf"fetch: stream reads shards without indexes, and {said}; leave"):
+    with pytest.raises(ValueError, match=rf"fetch: stream reads shards without indexes, and {said}; omit that"):
         DataConfig(**{"shards": ("a",), "remote": RemoteConfig(fetch="stream")} | asked)
 
 

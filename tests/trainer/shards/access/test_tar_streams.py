@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import os
+import resource
 import tarfile
 from pathlib import Path
 
@@ -49,6 +51,20 @@ def test_a_command_gives_the_same_samples_and_its_failure_is_an_error(shard):
     assert keys(f"pipe:cat {shard}") == keys(shard) == [f"p{number:03d}" for number in range(8)]
     with pytest.raises(OSError, match="ended with status 3"):
         tar_stream(f"pipe:head -c 20000 {shard}; exit 3", HERE).drain()
+
+
+def test_a_command_is_read_in_a_process_with_many_open_files(shard):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2048:
+        pytest.skip("this machine allows no 2048 open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert max(held) > 1024 and len(keys(f"pipe:cat {shard}")) == 8
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_command_that_falls_silent_is_not_waited_for(shard):
