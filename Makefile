@@ -106,9 +106,9 @@ $(DEMO)/sampled-again.done: $(DEMO)/sampled.done
 $(DEMO)/judged.done: $(DEMO)/sampled.done
 	@echo '== training a segmenter on other landscapes, to judge images by their maps'
 	@$(call timed,judging,\
-		python -m smalti.launch.demo.landscapes $(DEMO)/small/images --first 2000 --count 800 --size 128x160 && \
+		python -m smalti.launch.demo.landscapes $(DEMO)/small/images --first 2000 --count 600 --size 128x160 && \
 		smalti pack $(DEMO)/small/images $(DEMO)/small/shards --val 40 && \
-		python -m smalti.launch.demo.segmenter $(DEMO)/small/shards $(DEMO)/segmenter.pt --steps 180 && \
+		python -m smalti.launch.demo.segmenter $(DEMO)/small/shards $(DEMO)/segmenter.pt --steps 120 && \
 		smalti reconstruct $(DEMO)/vqgan $(DEMO)/shards/val --out $(DEMO)/rebuilt)
 	@touch $@
 
