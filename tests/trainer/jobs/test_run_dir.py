@@ -276,8 +276,8 @@ def test_a_folder_that_cannot_be_written_is_told_to_every_rank(tmp_path: Path):
 
 
 def wait_under_a_watchdog(folder: str) -> None:
-    run_dir.LOCK_PATIENCE_S = 5.0
-    with Watchdog(3.0, launched=False):
+    run_dir.LOCK_PATIENCE_S = 7.5
+    with Watchdog(6.0, launched=False):
         hold(folder)
 
 
