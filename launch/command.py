@@ -147,6 +147,34 @@ scale = within(bounds.Scale)
 weight = within(bounds.Weight)
 
 
+def add_drawing_options(group: argparse._ActionsContainer, top_k: int | None = None) -> None:
+    """The options of commands that sample codes: how each is drawn. ``SamplingConfig`` checks their numbers.
+
+    Args:
+        top_k: that is taken where none is asked for.
+    """
+    group.add_argument("--temperature", type=float, default=1.0, metavar="T", help="divides the logits (1)")
+    usual = "all" if top_k is None else top_k
+    group.add_argument("--top-k", type=int, default=top_k, metavar="K", help=f"only the k likeliest codes ({usual})")
+    group.add_argument("--top-p", type=float, metavar="P", help="only the fewest codes that hold this probability")
+    group.add_argument("--greedy", action="store_true", help="always the likeliest code")
+
+
+def add_save_every(group: argparse._ActionsContainer) -> None:
+    """The option of commands that keep what they have sampled of an image."""
+    group.add_argument(
+        "--save-every", type=weight, default=30.0, metavar="SECONDS", help="seconds of work that a kill may cost (30)"
+    )
+
+
+def add_tile_options(group: argparse._ActionsContainer) -> None:
+    """The options of commands whose networks see images in tiles."""
+    group.add_argument("--tile", type=count, default=16, metavar="CODES", help="codes a side seen at once (16)")
+    group.add_argument(
+        "--halo", type=natural, default=2, metavar="CODES", help="codes at a tile's border that others see too (2)"
+    )
+
+
 def add_image_options(parser: argparse.ArgumentParser) -> None:
     """The options of commands that look at every image: which are left out, and how many processes do it."""
     parser.add_argument(

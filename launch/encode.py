@@ -69,20 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("shards", nargs="+", help="folders of image shards, brace patterns or URLs")
     parser.add_argument("destination", type=Path, help="a folder for the code shards; run again, it goes on")
     whole = parser.add_argument_group("whole images (without --size)")
-    whole.add_argument(
-        "--tile",
-        type=command.count,
-        default=16,
-        metavar="CODES",
-        help="codes a side that the network sees at once (16)",
-    )
-    whole.add_argument(
-        "--halo",
-        type=command.natural,
-        default=2,
-        metavar="CODES",
-        help="codes at a tile's border that are seen but not kept (2)",
-    )
+    command.add_tile_options(whole)
     crops = parser.add_argument_group("crops, those that training draws in its first epoch with the same numbers")
     crops.add_argument(
         "--size", type=command.side, default=0, metavar="HEIGHTxWIDTH", help="of a crop, square (whole images)"

@@ -249,10 +249,7 @@ def _add_what(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_drawing(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--temperature", type=float, default=1.0, metavar="T", help="divides the logits (1)")
-    group.add_argument("--top-k", type=int, metavar="K", help="only the k likeliest codes")
-    group.add_argument("--top-p", type=float, metavar="P", help="only the fewest codes that hold this probability")
-    group.add_argument("--greedy", action="store_true", help="always the likeliest code")
+    command.add_drawing_options(group)
     group.add_argument(
         "--classifier",
         type=Path,
@@ -296,13 +293,7 @@ def _add_going(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument("--precision", choices=("fp32", "bf16"), help="of the prior (bf16 on GPUs, fp32 on a CPU)")
     group.add_argument("--batch", type=command.count, default=1, metavar="N", help="images sampled together (1)")
-    group.add_argument(
-        "--save-every",
-        type=command.weight,
-        default=30.0,
-        metavar="SECONDS",
-        help="seconds of work that a kill may cost (30)",
-    )
+    command.add_save_every(group)
     group.add_argument(
         "--preview",
         type=command.weight,
@@ -318,20 +309,7 @@ def _add_decoding(group: "argparse._ArgumentGroup") -> None:
         default="blended",
         help="tiles: none, of shared statistics, or faded into each other (blended)",
     )
-    group.add_argument(
-        "--tile",
-        type=command.count,
-        default=16,
-        metavar="CODES",
-        help="codes a side that the decoder sees at once (16)",
-    )
-    group.add_argument(
-        "--halo",
-        type=command.natural,
-        default=2,
-        metavar="CODES",
-        help="codes at a tile's border that fade into the next one (2)",
-    )
+    command.add_tile_options(group)
     group.add_argument(
         "--format", choices=("auto", "png", "tiff"), default="auto", help="auto: TIFF from 67 megapixels"
     )

@@ -214,13 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="in which the new appears; 0: a hard border (8)",
     )
-    parser.add_argument(
-        "--save-every",
-        type=command.weight,
-        default=30.0,
-        metavar="SECONDS",
-        help="seconds of work that a kill may cost (30)",
-    )
+    command.add_save_every(parser)
     parser.add_argument(
         "--serve",
         type=_address,
@@ -230,20 +224,14 @@ def _parser() -> argparse.ArgumentParser:
         help="edit on a page in the browser, for this machine alone if no other address is named (127.0.0.1:7860)",
     )
     group = parser.add_argument_group("how codes are drawn")
-    group.add_argument("--temperature", type=float, default=1.0, help="below 1: likelier codes (1)")
-    group.add_argument("--top-k", type=int, default=100, metavar="K", help="only the K likeliest codes (100)")
-    group.add_argument("--top-p", type=float, metavar="P", help="only the likeliest codes that hold the share P")
-    group.add_argument("--greedy", action="store_true", help="always the likeliest code")
+    command.add_drawing_options(group, top_k=100)
     group.add_argument("--lanes", type=command.count, default=8, metavar="N", help="candidates in a forward (8)")
     group.add_argument("--precision", choices=("fp32", "bf16"), help="of the editor (bf16 on GPUs, fp32 on a CPU)")
     group = parser.add_argument_group("how codes become pixels")
     group.add_argument(
         "--decode", choices=("whole", "shared", "blended"), default="blended", help="tiles, as of smalti sample"
     )
-    group.add_argument(
-        "--tile", type=command.count, default=16, metavar="CODES", help="codes a side that are seen at once (16)"
-    )
-    group.add_argument("--halo", type=command.natural, default=2, metavar="CODES", help="codes at a tile's border (2)")
+    command.add_tile_options(group)
     return parser
 
 

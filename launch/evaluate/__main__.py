@@ -134,10 +134,7 @@ def _add_priors(group: "argparse._ArgumentGroup") -> None:
         group.add_argument(option, type=Path, metavar="FOLDER", help=f"tokenizer of the {field} (the one of the run)")
     group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the prior (fp32)")
     group.add_argument("--seed", type=command.seed, default=0, metavar="N", help="decides the sampled images (0)")
-    group.add_argument("--temperature", type=float, default=1.0, metavar="T", help="divides the logits (1)")
-    group.add_argument("--top-k", type=int, metavar="K", help="only the k likeliest codes")
-    group.add_argument("--top-p", type=float, metavar="P", help="only the fewest codes that hold this probability")
-    group.add_argument("--greedy", action="store_true", help="always the likeliest code")
+    command.add_drawing_options(group)
     group.add_argument(
         "--guidance", type=float, default=1.0, metavar="SCALE", help="classifier-free guidance; 1 is none"
     )

@@ -60,8 +60,5 @@ def add_options(parser: argparse.ArgumentParser, shards: str, out: str, decode: 
     )
     tiles = parser.add_argument_group("tiles, in which the network sees images and codes")
     tiles.add_argument("--decode", choices=("whole", "shared", "blended"), help=decode)
-    tiles.add_argument(
-        "--tile", type=command.count, default=16, metavar="CODES", help="codes a side that are seen at once (16)"
-    )
-    tiles.add_argument("--halo", type=command.natural, default=2, metavar="CODES", help="codes at a tile's border (2)")
+    command.add_tile_options(tiles)
     command.add_local_rank(parser)

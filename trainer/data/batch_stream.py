@@ -4,7 +4,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..distributed.child_processes import check_semaphores, end_with
+from ..images.known_values import Check
 from ..shards.errors import SampleErrorLog
 from .collate import Batch
 from .config import DataConfig, accumulation_of, usual_workers
@@ -23,6 +24,16 @@ _LOG = logging.getLogger(__name__)
 
 class BatchStream(ABC):
     """Batches of samples for one rank of a job.
+
+    Args:
+        config: where samples come from and how they are cut.
+        fields: what batches hold: "image", "segmentation", "depth", "cls", or "codes", "segmentation_codes", "cls".
+            Always there besides: "key", "box", "source_size", "flip".
+        global_batch: samples of one optimizer step over all ranks, G.
+        micro_batch: samples of one batch, m.
+        rank, world: of this process, R.
+        seed: of the order and of all crops.
+        checks: of the numbers in fields; samples that hold others are errors.
 
     Attributes:
         samples: in the data set; 0 where nobody knows before they are read.
@@ -37,7 +48,16 @@ class BatchStream(ABC):
     _errors: SampleErrorLog
 
     def __init__(
-        self, config: DataConfig, global_batch: int, micro_batch: int, rank: int, world: int, seed: int
+        self,
+        config: DataConfig,
+        fields: Sequence[str] = ("image",),
+        *,
+        global_batch: int,
+        micro_batch: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        checks: Mapping[str, Check] | None = None,
     ) -> None:
         self.accumulation = accumulation_of(global_batch, micro_batch, rank, world)
         self.config = config
@@ -51,6 +71,11 @@ class BatchStream(ABC):
         asked = config.num_workers
         self._workers = usual_workers(config.holds_codes) if asked is None else asked  # processes that read
         check_semaphores(self._workers)
+        self._open(fields, checks or {})
+
+    @abstractmethod
+    def _open(self, fields: Sequence[str], checks: Mapping[str, Check]) -> None:
+        """Looks at the shards, for what must be known before the first batch and for what would be wrong with all."""
 
     @property
     def sample_errors(self) -> Counter[str]:

@@ -41,16 +41,7 @@ class Stream(BatchStream):
 
     All ranks construct it with the same arguments but ``rank``; nothing is exchanged between them.
 
-    Args:
-        config: where samples come from and how they are cut.
-        fields: what batches hold: "image", "segmentation", "depth", "cls", or "codes", "segmentation_codes", "cls".
-            Always there
-            besides: "key", "box", "source_size", "flip".
-        global_batch: samples of one optimizer step over all ranks, G.
-        micro_batch: samples of one batch, m.
-        rank, world: of this process, R.
-        seed: of the order and of all crops.
-        checks: of the numbers in fields; samples that hold others are errors.
+    Arguments as of ``BatchStream``.
 
     Raises:
         ValueError: the config asks for ``fetch: stream`` (then use ``open_stream``), the batches do not divide, a field
@@ -58,30 +49,19 @@ class Stream(BatchStream):
         FileNotFoundError: a shard or its index is missing.
     """
 
-    def __init__(
-        self,
-        config: DataConfig,
-        fields: Sequence[str] = ("image",),
-        *,
-        global_batch: int,
-        micro_batch: int,
-        rank: int = 0,
-        world: int = 1,
-        seed: int = 0,
-        checks: Mapping[str, Check] | None = None,
-    ) -> None:
-        super().__init__(config, global_batch, micro_batch, rank, world, seed)
+    def _open(self, fields: Sequence[str], checks: Mapping[str, Check]) -> None:
+        config = self.config
         if config.in_order:
             raise ValueError("fetch: stream reads shards without indexes; open such a config with open_stream")
         self._sets = [ShardSet.open(source.shards, config.remote) for source in config.sources]
         self.samples = sum(shards.samples for shards in self._sets)
         self.fingerprint = "-".join(shards.fingerprint for shards in self._sets)
         check_fields(fields, config)
-        self._readers = [_reader(shards, fields, config, checks or {}) for shards in self._sets]
+        self._readers = [_reader(shards, fields, config, checks) for shards in self._sets]
         for reader in self._readers:
             reader.check_fields()
             reader.check_sides()
-            if rank == 0:  # whose word holds for all
+            if self._rank == 0:  # whose word holds for all
                 reader.check_values(config.max_bad_fraction)
                 say_unlisted(reader.shards)
         self._shuffle_in(self._usual_window() if config.shuffle_window is None else config.shuffle_window)

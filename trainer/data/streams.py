@@ -20,7 +20,10 @@ def open_stream(
     seed: int = 0,
     checks: Mapping[str, Check] | None = None,
 ) -> BatchStream:
-    """Batches of samples for one rank of a job; arguments and errors as of ``Stream`` and ``InOrderStream``."""
+    """Batches of samples for one rank of a job.
+
+    Arguments as of ``BatchStream``, errors as of ``Stream`` and ``InOrderStream``.
+    """
     made = InOrderStream if config.in_order else Stream
     return made(
         config,

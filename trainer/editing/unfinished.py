@@ -36,8 +36,3 @@ class UnfinishedCandidates:
         if state.filled < state.cells and now - self.kept >= self.every_s:
             partial.save_all(self.paths, self.digests, state)
             self.kept = now
-
-    def remove(self) -> None:
-        """The candidates have their files: what was kept of them goes."""
-        for path in self.paths:
-            partial.remove(path)

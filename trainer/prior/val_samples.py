@@ -141,4 +141,5 @@ def sampled_windows(
     lanes = len(numbers) * prior.rows_at_once(prior.window[1])
     given = {name: fields[name] for name in prior.condition.fields}
     how = replace(config, lanes=lanes, prefill=lanes)
-    return sample(GridRequest(prior, given, prior.window, numbers, seed, how)).codes
+    places = [number % len(numbers) for number in numbers]  # large numbers, as of keys, would share no forward
+    return sample(GridRequest(prior, given, prior.window, numbers, seed, how, lane_ids=places)).codes

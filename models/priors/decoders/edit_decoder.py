@@ -27,7 +27,9 @@ from ..block_choice import BlockChoice, Looks
 from ..decoding import Cell, DecodingRequest, Draw, Schedule
 from .edit_cache import EditCache, RowPlace
 from .step_graph import StepGraph
-from .step_table import Array, Entries, StepTable, occurrences
+from .step_table import Array, Entries, LaneMap, StepTable
+
+_ALONE = np.zeros(1, dtype=np.int64)  # the only row of an image among those that are sampled at once
 
 Asked = tuple[int, int, Cell]
 """A code to be drawn: its block, its row in it, and its cell."""
@@ -110,12 +112,10 @@ class EditDecoder:
         grids = codes[:-1].view(-1, *self.request.size)
         if bool((grids.masked_fill(self.request.fields[MASKED], 0) < 0).any()):
             raise ValueError("every code outside the mask must be given; encode the image that is edited")
-        size = self.request.config.lanes
-        together: dict[tuple[int, int, bytes], list[tuple[int, int]]] = defaultdict(list)
-        before = occurrences(self.request.lane_numbers)
-        for image, number in enumerate(self.request.lane_numbers):
-            forward, lane = divmod(number, size)
-            together[before[image], forward, self.masked[image].cpu().numpy().tobytes()].append((lane, image))
+        forwards, places = LaneMap(self.request.lane_numbers, self.rows_at_once, self.request.config.lanes).of(_ALONE)
+        together: dict[tuple[int, bytes], list[tuple[int, int]]] = defaultdict(list)
+        for image, (forward, lane) in enumerate(zip(forwards[0].tolist(), places[0].tolist(), strict=True)):
+            together[forward, self.masked[image].cpu().numpy().tobytes()].append((lane, image))
         groups = []
         for members in together.values():
             lanes, images = zip(*members, strict=True)

@@ -6,7 +6,6 @@ to send or to compute between two steps.
 Shapes: F forwards, n rows of each, m entries.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,16 +34,6 @@ class Entries(NamedTuple):
         return slice(int(rows.min()), int(rows.max()) + 1)
 
 
-def occurrences(lane_ids: Sequence[int]) -> list[int]:
-    """How many images of the same number stand before each; several may have one."""
-    before: Counter[int] = Counter()
-    found = []
-    for number in lane_ids:
-        found.append(before[number])
-        before[number] += 1
-    return found
-
-
 class LaneMap:
     """Which lane of which forward every row of every image has: the lane by the image's number and the row alone.
 
@@ -62,7 +51,8 @@ class LaneMap:
     def __init__(self, lane_ids: Sequence[int], rows_at_once: int, lanes: int) -> None:
         every = np.array(lane_ids, dtype=np.int64)[:, None] * rows_at_once + np.arange(rows_at_once)
         forwards, self._lanes = np.divmod(every, lanes)  # (B, rows_at_once)
-        forwards += np.array(occurrences(lane_ids), dtype=np.int64)[:, None] * (forwards.max() + 1)
+        before = [list(lane_ids[:place]).count(number) for place, number in enumerate(lane_ids)]
+        forwards += np.array(before, dtype=np.int64)[:, None] * (forwards.max() + 1)
         numbers = np.unique(forwards)
         self._forwards, self.forwards = np.searchsorted(numbers, forwards), len(numbers)
 

@@ -21,7 +21,7 @@ from ...shards.index import SampleLocation
 from ...shards.patterns import expand, without_secrets
 from ..batch_stream import BatchStream
 from ..collate import Batch, rebatched
-from ..config import DataConfig, check_fields
+from ..config import check_fields
 from ..crops import CodeCropConfig
 from ..image_samples import ImageReader
 from ..samples import CHANCE, TRIED, refuse_out_of_range
@@ -36,8 +36,8 @@ _LOG = logging.getLogger(__name__)
 class InOrderStream(BatchStream):
     """Batches of images for one rank of a job, out of shards that are read in order by webdataset.
 
-    Arguments as of ``Stream``. All ranks construct it alike but for ``rank``, which alone reads the beginning of the
-    first shard if it is 0.
+    Arguments as of ``BatchStream``. All ranks construct it alike but for ``rank``, which alone reads the beginning of
+    the first shard if it is 0.
 
     Raises:
         ValueError: the batches do not divide, a field is not an image's or in none of the first samples, or the first
@@ -46,25 +46,14 @@ class InOrderStream(BatchStream):
         OSError: it cannot be reached.
     """
 
-    def __init__(
-        self,
-        config: DataConfig,
-        fields: Sequence[str] = ("image",),
-        *,
-        global_batch: int,
-        micro_batch: int,
-        rank: int = 0,
-        world: int = 1,
-        seed: int = 0,
-        checks: Mapping[str, Check] | None = None,
-    ) -> None:
-        super().__init__(config, global_batch, micro_batch, rank, world, seed)
+    def _open(self, fields: Sequence[str], checks: Mapping[str, Check]) -> None:
+        config = self.config
         check_fields(fields, config)
         names = expand(config.shards)
         at_hand = SampleAtHand(names)
         assert not isinstance(config.crop, CodeCropConfig)  # which the config refuses
-        reader = ImageReader(at_hand, fields, config.crop, config.extensions, checks or {})
-        self._data = InOrder(names, config.remote, at_hand, reader, config.crop, seed, config.shuffle_buffer)
+        reader = ImageReader(at_hand, fields, config.crop, config.extensions, checks)
+        self._data = InOrder(names, config.remote, at_hand, reader, config.crop, self._seed, config.shuffle_buffer)
         self.samples = 0
         self.fingerprint = hashlib.sha256("\n".join(map(_last_part, names)).encode()).hexdigest()[:16]
         self._errors = SampleErrorLog(config.max_bad_fraction, 0)
@@ -73,7 +62,7 @@ class InOrderStream(BatchStream):
         self._going_on = 0  # the step at which this begins
         self._start = self._beginning()  # how far each reader of this rank is then
         self._before = self._after = self._start  # and before and after the images that batches are made of now
-        if rank == 0:  # whose word holds for all
+        if self._rank == 0:  # whose word holds for all
             self._look_at_first_samples()
 
     def _look_at_first_samples(self) -> None:
