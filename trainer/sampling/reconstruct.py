@@ -113,7 +113,7 @@ class _Reconstructor:
         location = self._names.location(place)
         key = self._names.path(place)
         (row,) = self._reader.read(location, self._whole)
-        source = torch.from_numpy(row["codes" if self._codes else "image"])
+        source = torch.from_numpy(row["codes" if self._codes else "image"].copy())  # a row may be read-only
         factor: int = self._tokenizer.metadata["factor"]
         if not self._codes:
             height, width = (side // factor * factor for side in source.shape[1:])
