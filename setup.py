@@ -42,7 +42,7 @@ setup(
         "bokeh>=3.4,<4",
     ],
     extras_require={
-        "fast": ["simplejpeg>=1.7,<2"],
+        "fast": ["simplejpeg>=1.7,<2", "opencv-python-headless>=4.11"],
         "http": ["aiohttp>=3.9,<4"],
         "metrics": ["torch-fidelity>=0.4,<0.5"],
         "hub": ["huggingface_hub>=0.24"],
@@ -56,6 +56,7 @@ setup(
             "mypy>=1.13",
             "types-PyYAML>=6",
             "simplejpeg>=1.7,<2",
+            "opencv-python-headless>=4.11",
             "tensorboard>=2.15,<3",
             "aiohttp>=3.9,<4",
             "playwright>=1.50,<2",

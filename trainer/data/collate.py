@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,8 +30,16 @@ def collate(items: Sequence[LoadedSample]) -> Batch:
                 f"{field!r} has different shapes in one batch: {sorted({array.shape for array in arrays})}; "
                 "set a crop, or use batches of 1"
             )
-        batch[field] = torch.from_numpy(np.stack(arrays))
+        batch[field] = torch.from_numpy(_stacked(arrays))
     return batch
+
+
+def _stacked(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Arrays of one shape under each other, the last dimension densest.
+
+    ``np.stack`` alone would lay them out as they lie, which for views of pixels takes up to eight times as long.
+    """
+    return np.stack(arrays, out=np.empty((len(arrays), *arrays[0].shape), np.result_type(*arrays)))
 
 
 def join(batches: Sequence[Batch]) -> Batch:

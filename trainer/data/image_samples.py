@@ -11,7 +11,7 @@ import numpy as np
 from ..images.decode import Pixels, measure, size_of_numbers
 from ..images.geometry import Crop, Measured, Region
 from ..images.known_values import Check
-from ..images.opencv_resize import needed, resized_depth, resized_image, resized_labels
+from ..images.opencv_resize import is_better_whole, needed, resized_depth, resized_image, resized_labels
 from ..images.resize import Box, antialiased, decoder_shrink, nearest_points, region_of, scaled
 from ..shards.fields import ARRAY_FIELDS, EXTENSIONS, IMAGE_FIELDS
 from ..shards.index import SampleLocation
@@ -148,7 +148,12 @@ def _as_opencv(
 ) -> list[Pixels]:
     """Crops of one field in the arithmetic of OpenCV."""
     axes = [config.axes(crop, source, opened.shape) for crop in crops]
-    parts = opened.parts([needed(*each) for each in axes], [1] * len(crops))
+    regions = [needed(*each) for each in axes]
+    if field == "image" and not opened.is_stored_in_parts:
+        whole = Region(0, 0, opened.shape[1], opened.shape[0])
+        better = [is_better_whole(*each, config.interpolation) for each in axes]
+        regions = [whole if wanted else region for region, wanted in zip(regions, better, strict=True)]
+    parts = opened.parts(regions, [1] * len(crops))
     made = []
     for part, (rows, columns) in zip(parts, axes, strict=True):
         if field == "image":

@@ -32,7 +32,13 @@ class DecodedRegion(NamedTuple):
 
 
 class RegionSource(Protocol):
-    """An image, map or depth of which parts can be had."""
+    """An image, map or depth of which parts can be had.
+
+    Attributes:
+        is_stored_in_parts: whether a part costs less than all of it.
+    """
+
+    is_stored_in_parts: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -47,6 +53,8 @@ class RegionSource(Protocol):
 class _Whole:
     """Decoded at once."""
 
+    is_stored_in_parts = False
+
     def __init__(self, pixels: Pixels) -> None:
         self._pixels = pixels
         self.shape = (pixels.shape[0], pixels.shape[1])
@@ -57,6 +65,8 @@ class _Whole:
 
 class _Image:
     """An image of any kind: decoded once, and a baseline JPEG only down to the last row that is needed."""
+
+    is_stored_in_parts = False
 
     def __init__(self, data: bytes, measured: Measured) -> None:
         self._data = data
@@ -94,6 +104,8 @@ class _Image:
 class _SeekableJpeg:
     """Reads and decodes only the segments that a region touches."""
 
+    is_stored_in_parts = True
+
     def __init__(self, layout: seekable_jpeg.JpegLayout, read_many: geometry.ReadMany, measured: Measured) -> None:
         self._layout = layout
         self._read_many = read_many
@@ -116,6 +128,8 @@ class _SeekableJpeg:
 
 class _Tiled:
     """Reads and unpacks only the tiles that a region touches."""
+
+    is_stored_in_parts = True
 
     def __init__(self, layout: tiled_tiff.TileLayout, read_many: geometry.ReadMany, is_depth: bool) -> None:
         self._layout = layout

@@ -1,7 +1,12 @@
-"""Resizing equals OpenCV 4.11's, by vectors that it made (``vectors/make_opencv.py``), whole and in parts."""
+"""Resizing equals OpenCV 4.11's, by vectors that it made (``vectors/make_opencv.py``), whole and in parts.
+
+By our own arithmetic, and by the OpenCV that is installed where all of the source is at hand.
+"""
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +14,8 @@ from fixtures.shards import encoded
 
 from smalti.trainer.data.crops import TamingCropConfig
 from smalti.trainer.data.image_samples import ImageReader
-from smalti.trainer.images.geometry import Measured
+from smalti.trainer.images import opencv_resize
+from smalti.trainer.images.geometry import Measured, Region
 from smalti.trainer.images.opencv_resize import Axis, needed, resized_depth, resized_image, resized_labels
 from smalti.trainer.shards.index import SampleLocation
 from smalti.trainer.shards.reader import ShardSet
@@ -26,6 +32,17 @@ def opencv() -> dict[str, np.ndarray]:
     with np.load(VECTORS / "opencv_4_11.npz") as made:
         assert made["version"] == "4.11.0"
         return {name: made[name] for name in made.files}
+
+
+@pytest.fixture(params=["own", "OpenCV"])
+def made_by(request, monkeypatch) -> str:
+    """Who makes images that are there whole."""
+    if request.param == "own":
+        monkeypatch.setattr(opencv_resize, "_opencv", lambda: None)
+    else:
+        pytest.importorskip("cv2")
+        assert opencv_resize._opencv() is not None
+    return request.param
 
 
 def parts(source: tuple[int, int], result: tuple[int, int]):
@@ -50,7 +67,7 @@ def in_parts(values: np.ndarray, result: tuple[int, int]):
 
 
 @pytest.mark.parametrize("case", list(make_opencv.cases()), ids=lambda case: f"{case[1]['depth'].shape}-{case[2]}")
-def test_every_part_is_opencvs(opencv, case):
+def test_every_part_is_opencvs(opencv, made_by, case):
     name, inputs, result = case
     for held in in_parts(inputs["image"], result):
         ours = resized_image(*held, "bilinear")
@@ -67,6 +84,34 @@ def test_every_part_is_opencvs(opencv, case):
         assert np.abs(ours - cut(opencv[f"{name}-depth-LINEAR"], *held[2:])).max() < 2e-5  # of 2; IPP's own error
 
 
+@pytest.mark.parametrize("source", [(37, 52), (64, 64), (120, 91), (5, 3)])
+def test_a_part_is_the_same_whoever_makes_it_and_out_of_all_pixels_or_few(made_by, source):
+    stored = np.random.default_rng(3).integers(0, 256, (*source, 3), dtype=np.uint8)
+    for pixels in (stored, stored[:, ::-1], stored[::-1].swapaxes(0, 1)):
+        shape = pixels.shape[:2]
+        whole = Region(0, 0, shape[1], shape[0])
+        for result in ((31, 45), (70, 64), (2 * shape[0], shape[1])):
+            for rows, columns in parts(shape, result):
+                region = needed(rows, columns)
+                few = pixels[region.top : region.bottom, region.left : region.right]
+                made = resized_image(pixels, whole, rows, columns, "bilinear")
+                assert np.array_equal(made, resized_image(few, region, rows, columns, "bilinear"))
+
+
+def test_a_build_of_opencv_that_rounds_otherwise_is_not_used(monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+
+    def other(pixels, size):
+        resized = cv2.resize(pixels, size)
+        resized[-1, -1, -1] ^= 1
+        return resized
+
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(resize=other, setNumThreads=lambda count: None))
+    assert opencv_resize._opencv.__wrapped__() is None
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as where it is not installed
+    assert opencv_resize._opencv.__wrapped__() is None
+
+
 def test_bicubic_images_are_opencvs_but_for_halves_that_float32_rounds_otherwise(opencv):
     values = different = 0
     for name, inputs, result in make_opencv.cases():
@@ -80,7 +125,7 @@ def test_bicubic_images_are_opencvs_but_for_halves_that_float32_rounds_otherwise
 
 
 @pytest.mark.parametrize("random", [True, False])
-def test_crops_of_shards_are_opencvs_image_labels_and_depth_alike(tmp_path, opencv, random):
+def test_crops_of_shards_are_opencvs_image_labels_and_depth_alike(tmp_path, opencv, made_by, random):
     usable = [case for case in make_opencv.cases() if min(case[2]) == 32]  # brought to a shortest side of 32
     with ShardWriter(tmp_path, "x", 99, {}) as writer:
         for name, inputs, _ in usable:
