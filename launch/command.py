@@ -158,6 +158,15 @@ def add_drawing_options(group: argparse._ActionsContainer, top_k: int | None = N
     group.add_argument("--top-k", type=int, default=top_k, metavar="K", help=f"only the k likeliest codes ({usual})")
     group.add_argument("--top-p", type=float, metavar="P", help="only the fewest codes that hold this probability")
     group.add_argument("--greedy", action="store_true", help="always the likeliest code")
+    group.add_argument(
+        "--guidance", type=float, default=1.0, metavar="SCALE", help="scale of classifier-free guidance; 1 is none"
+    )
+    group.add_argument(
+        "--guidance-schedule",
+        choices=("constant", "linear", "cosine"),
+        default="constant",
+        help="how the scale grows from 1 over the codes of an image (constant: it does not)",
+    )
 
 
 def add_save_every(group: argparse._ActionsContainer) -> None:

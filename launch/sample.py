@@ -259,15 +259,6 @@ def _add_drawing(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--keep-share", type=command.share, default=0.05, metavar="SHARE", help="share of them that stays (0.05)"
     )
-    group.add_argument(
-        "--guidance", type=float, default=1.0, metavar="SCALE", help="scale of classifier-free guidance; 1 is none"
-    )
-    group.add_argument(
-        "--guidance-schedule",
-        choices=("constant", "linear", "cosine"),
-        default="constant",
-        help="how the scale grows from 1 over the codes of an image (constant: it does not)",
-    )
 
 
 def _add_going(group: "argparse._ArgumentGroup") -> None:

@@ -80,7 +80,7 @@ def _serve(asked: argparse.Namespace) -> int:
 
 def _job(asked: argparse.Namespace) -> tuple[Any, Any, int]:
     """What edits, from all networks; the check of labels, and how many there are."""
-    from ...models.sampling import SamplingConfig
+    from ...models.sampling import GuidanceConfig, SamplingConfig
     from ...models.vqgan.tiling import Tiling
     from ...trainer.checkpoint.loading import find_guide, find_tokenizer, load_prior, load_tokenizer
     from ...trainer.distributed import ranks
@@ -93,7 +93,12 @@ def _job(asked: argparse.Namespace) -> tuple[Any, Any, int]:
 
     config = EditJobConfig(asked.candidates, asked.feather, asked.save_every)
     sampling = SamplingConfig(
-        temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, greedy=asked.greedy, lanes=asked.lanes
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        greedy=asked.greedy,
+        guidance=GuidanceConfig(asked.guidance, asked.guidance_schedule),
+        lanes=asked.lanes,
     )
     decode = DecodeConfig(asked.decode, asked.tile, asked.halo)
     device = ranks.device()

@@ -136,15 +136,6 @@ def _add_priors(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--seed", type=command.seed, default=0, metavar="N", help="decides the sampled images (0)")
     command.add_drawing_options(group)
     group.add_argument(
-        "--guidance", type=float, default=1.0, metavar="SCALE", help="classifier-free guidance; 1 is none"
-    )
-    group.add_argument(
-        "--guidance-schedule",
-        choices=("constant", "linear", "cosine"),
-        default="constant",
-        help="how the scale grows from 1 over the codes of an image (constant: it does not)",
-    )
-    group.add_argument(
         "--segmenter", type=Path, metavar="FILE", help="TorchScript that labels pixels, for mean IoU with the maps"
     )
 

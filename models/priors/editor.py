@@ -49,6 +49,7 @@ class EditorConfig:
     picks: Natural = 3  # further blocks, of static and guided attention
     norm: NormPlace = "post"  # LayerNorm behind each sum, as published, or before each part
     dropout: Decay = 0.0
+    condition_dropout: Decay = 0.0  # the chance that a sample loses its map; guidance needs some, 0.1 is usual
     activation_checkpointing: bool = False
     loss_chunk: Count = 1024  # positions whose logits are alive at a time
 
@@ -87,7 +88,7 @@ class Editor(Prior):
     places: Tensor
 
     def __init__(self, config: EditorConfig, codes: int, condition: Edit) -> None:
-        super().__init__(codes, config.window, condition, keep=1.0, condition_dropout=0.0)
+        super().__init__(codes, config.window, condition, keep=1.0, condition_dropout=config.condition_dropout)
         self.config = config
         layers = (config.encoder_layers, config.decoder_layers)
         self.choice = BlockChoice(config.attention, config.blocks, config.neighbors, config.picks, layers, config.heads)

@@ -4,6 +4,8 @@ The encoder reads what is known once for all candidates of an edit. Where a bloc
 that it looks at are gathered once for each layer; then each row is one step, on CUDA a captured graph. Runs of blocks
 without masked codes are read at once. Nothing behind the last masked code is computed.
 
+Where an edit is guided, the second half of the lanes reads the same without the map.
+
 Every image has a lane of a forward of fixed size, by its number alone, as in ``window_decoder``: so its codes have the
 same bits whatever is sampled beside it, wherever kernels are deterministic.
 
@@ -142,18 +144,18 @@ class LaneGroup:
         self.prior, self.lanes, self.grid, self.grids, self.draw = prior, lanes, decoder.grid, grids, draw
         self.masked = decoder.masked[lanes.images[0]].tolist()
         self.open = [any(block) for block in self.masked]
-        self.size = request.config.lanes
+        self.size, self.branches = request.config.lanes, 2 if request.guided else 1
         self.layers = [layer for layer in prior.decoder_layers if isinstance(layer, DecoderLayer)]
         self.in_request, self.in_forward = (torch.tensor(places, device=device) for places in lanes)
         fields = {name: field[self.in_request] for name, field in request.fields.items()}
-        memory, self.places = self._read(grids[self.in_request], fields)  # places (L, N, s + 1, C)
+        memory, self.places = self._read(grids[self.in_request], fields)  # places (branches * L, N, s + 1, C)
         tables, cells = prior.choice.tables(fields, device), self.grid.cells
         masks = (
             prior.choice.mask(True, cells + 1, cells + 1, device),
             prior.choice.mask(False, cells + 1, cells, device),
         )
         self.caches = [
-            EditCache(layer.cross.keys_and_values(memory), (self._spread(own), self._spread(cross)), masks, self.size)
+            EditCache(layer.cross.keys_and_values(memory), (self._spread(own), self._spread(cross)), masks, self.branches * self.size)
             for layer, own, cross in zip(self.layers, tables.decoder, tables.cross, strict=True)
         ]
         self.block, self.row = 0, 0  # the next row to be read
@@ -184,20 +186,28 @@ class LaneGroup:
         return Entries(forward.ravel(), lane.ravel(), np.stack([each.ravel() for each in numbers]))
 
     def _read(self, codes: Tensor, fields: Fields) -> tuple[Tensor, Tensor]:
-        """What the encoder makes of the images: once, (1, N, s, C), for images that are alike; and the places."""
+        """What the encoder makes of the images, and the places; (1, N, s, C) where all lanes read the same."""
         deciding = [codes.masked_fill(fields[MASKED], 0)]
         deciding += [field for name, field in fields.items() if name not in GUIDE[1:]]
         alike = all(torch.equal(each, each[:1].expand_as(each)) for each in deciding)
-        found = []
-        for image in range(1 if alike else len(codes)):
-            own = {name: field[image : image + 1] for name, field in fields.items()}
-            looks = self.prior.choice.looks(own, self.grid.cells, codes.device)
-            found.append(self.prior.encode(codes[image : image + 1], own, None, self.grid, looks))
-        read, places = torch.cat([each.codes for each in found]), torch.cat([each.places for each in found])
-        return (read if alike else self._spread(read)), self._spread(places)
+        read, places = [], []
+        for without_map in (False, True)[: self.branches]:
+            dropped, found = torch.tensor([without_map], device=codes.device), []
+            for image in range(1 if alike else len(codes)):
+                own = {name: field[image : image + 1] for name, field in fields.items()}
+                looks = self.prior.choice.looks(own, self.grid.cells, codes.device)
+                found.append(self.prior.encode(codes[image : image + 1], own, dropped, self.grid, looks))
+            read.append(torch.cat([each.codes for each in found]))
+            places.append(torch.cat([each.places for each in found]))
+        shared = alike and self.branches == 1
+        return (read[0] if shared else self._spread(*read)), self._spread(*places)
 
-    def _spread(self, rows: Tensor) -> Tensor:
-        """(images, ...) as (L, ...), or (1, ...) in every lane."""
+    def _spread(self, *branches: Tensor) -> Tensor:
+        """(images, ...), or (1, ...) for every lane, of each branch or of all of them, as (branches * L, ...)."""
+        halves = [self._in_lanes(rows) for rows in branches]
+        return halves[0] if self.branches == 1 else torch.cat(halves * (self.branches // len(halves)))
+
+    def _in_lanes(self, rows: Tensor) -> Tensor:
         if len(rows) == 1:
             return rows.expand(self.size, *rows.shape[1:])
         whole = rows.new_zeros(self.size, *rows.shape[1:])
@@ -219,14 +229,14 @@ class LaneGroup:
         self._step_to(row)
 
     def _rows_read(self) -> Tensor:
-        """(L, N, s + 1): what every row reads, as far as it is known."""
+        """(branches * L, N, s + 1): what every row reads, as far as it is known."""
         given = self.grids.index_select(0, self.in_request)
         return self._spread(self.prior.reads(self.grid.to_blocks(given).clamp(min=0)))
 
     def _read_blocks(self, run: slice) -> None:
         """Read blocks of known codes at once, image by image."""
         read = self._rows_read()
-        for lane in self.lanes.lanes:
+        for lane in [lane + self.size * branch for branch in range(self.branches) for lane in self.lanes.lanes]:
             x = self.prior.embed(read[lane : lane + 1, run], self.places[lane : lane + 1, run], self.numbers[run])
             for layer, cache in zip(self.layers, self.caches, strict=True):
                 attend, look = (partial(each, lane=lane, run=run) for each in (cache.attend_blocks, cache.look_blocks))
@@ -250,4 +260,4 @@ class LaneGroup:
         for layer, cache in zip(self.layers, self.caches, strict=True):
             x = layer.run(x, partial(cache.attend_row, place=at), partial(cache.look_row, place=at))
         logits: Tensor = self.prior.head(self.prior.decoder_end(x))
-        self.draw(logits[None, :, 0, 0], written)
+        self.draw(logits[:, 0, 0].unflatten(0, (self.branches, self.size)), written)

@@ -14,11 +14,13 @@ from smalti.models.conditions.edit import GUIDE
 from smalti.models.priors.decoders.edit_decoder import EditDecoder
 from smalti.models.priors.decoding import DecodingRequest, Schedule
 from smalti.models.priors.editor import Editor, EditorConfig
-from smalti.models.sampling import UNFILLED, GridRequest, SamplingConfig, SamplingState, sample, sample_steps
+from smalti.models.sampling import UNFILLED, GridRequest, GuidanceConfig, SamplingConfig, SamplingState, sample, sample_steps
 
 CODES, LABELS = 20, 5
 KINDS = ["dense", "static", "guided"]
 SIZES = [(6, 9), (3, 6), (9, 6)]
+IN_LANES = SamplingConfig(lanes=4)
+GUIDED = SamplingConfig(lanes=4, greedy=True, guidance=GuidanceConfig(30.0))
 
 
 def editor(attention: str = "static", **settings: Any) -> Editor:
@@ -53,10 +55,12 @@ def edit(size: tuple[int, int], images: int = 1, attention: str = "static", mask
     return codes, fields
 
 
-def sampled(model: Editor, codes: Tensor, fields: Any, ids: list[int], lanes: int = 4, seed: int = 0) -> SamplingState:
+def sampled(
+    model: Editor, codes: Tensor, fields: Any, ids: list[int], seed: int = 0, config: SamplingConfig = IN_LANES
+) -> SamplingState:
     known = codes.masked_fill(fields["masked"], UNFILLED)
     size = (codes.shape[1], codes.shape[2])
-    return sample(GridRequest(model, fields, size, ids, seed, SamplingConfig(lanes=lanes), known))
+    return sample(GridRequest(model, fields, size, ids, seed, config, known))
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
@@ -101,31 +105,50 @@ def test_decoding_with_caches_is_teacher_forcing_and_leaves_known_codes(
     state = sampled(model, codes, fields, [0, 1, 2])
     assert torch.equal(state.codes[~fields["masked"]], codes[~fields["masked"]])
     assert state.cells == int(fields["masked"][0].sum())
-    request = DecodingRequest(fields, size, (0, 1, 2), SamplingConfig(lanes=4))
-    decoder, forced = EditDecoder(model, request), model(state.codes, fields).logits
+    request = DecodingRequest(fields, size, (0, 1, 2), GUIDED)
+    decoder = EditDecoder(model, request)
+    forced = torch.stack(
+        [model(state.codes, fields, dropped=torch.full((3,), dropped)).logits for dropped in (False, True)]
+    )
     drawn = fields["masked"].numpy()
     cells = [cell for cell in decoder.order if drawn[0, cell.row, cell.column]]
-    flat, found = F.pad(state.codes.flatten(), (0, 1)), torch.zeros(state.codes.numel() + 1, CODES, dtype=forced.dtype)
+    flat = F.pad(state.codes.flatten(), (0, 1))
+    found = torch.zeros(2, len(flat), CODES, dtype=forced.dtype)
 
     def keep(logits: torch.Tensor, places: torch.Tensor) -> None:
-        found[places] = logits[0]
+        found[:, places] = logits
 
     with torch.no_grad():
         for _ in decoder.run(flat, Schedule([np.array([cell]) for cell in cells], ~drawn[0], drawn), keep):
             pass
-    found = found[:-1].view_as(forced)[fields["masked"]]
-    torch.testing.assert_close(found, forced[fields["masked"]], rtol=0, atol=1e-12)
+    found = found[:, :-1].view_as(forced)[:, fields["masked"]]
+    torch.testing.assert_close(found, forced[:, fields["masked"]], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("attention", KINDS)
-def test_a_candidate_has_the_same_bits_whatever_is_sampled_beside_it(attention: str):
-    model = editor(attention)
+def test_guidance_leads_away_from_what_is_likely_without_the_map(attention: str, images: int):
+    model = editor(attention, condition_dropout=0.1)
+    codes, fields = edit((6, 9), images, attention)
+    state = sampled(model, codes, fields, list(range(images)), config=GUIDED)
+    with_map, without = (
+        model(state.codes, fields, dropped=torch.full((images,), dropped)).logits for dropped in (False, True)
+    )
+    masked, expected = fields["masked"], (without + 30 * (with_map - without)).argmax(dim=-1)
+    assert torch.equal(state.codes[masked], expected[masked])
+    assert not torch.equal(expected[masked], with_map.argmax(dim=-1)[masked])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("attention", KINDS)
+def test_a_candidate_has_the_same_bits_whatever_is_sampled_beside_it(attention: str, guidance: float):
+    model, config = editor(attention, condition_dropout=0.1), SamplingConfig(lanes=4, guidance=GuidanceConfig(guidance))
     codes, fields = edit((6, 9), 6, attention)
-    together = sampled(model, codes, fields, list(range(6)))
+    together = sampled(model, codes, fields, list(range(6)), config=config)
     assert len(torch.unique(together.codes.flatten(1), dim=0)) == 6
     for image in range(6):
         own = {name: field[image : image + 1] for name, field in fields.items()}
-        alone = sampled(model, codes[image : image + 1], own, [image])
+        alone = sampled(model, codes[image : image + 1], own, [image], config=config)
         assert torch.equal(alone.codes[0], together.codes[image])
         assert torch.equal(alone.scores[0], together.scores[image])
 
