@@ -80,14 +80,23 @@ def sample_steps(wanted: GridRequest, resume_from: SamplingState | None = None) 
         _check(resume_from.codes, shape, prior.codes, "resumed")
     fields = _whole(prior, wanted.fields, len(wanted.image_ids))
     request = DecodingRequest(fields, wanted.size, tuple(wanted.image_ids), config, tuple(wanted.lane_ids))
-    if request.guided and prior.condition_dropout == 0:
+    check_guidance(prior, config)
+    with torch.no_grad():
+        decoder = prior.decoder(request)
+    return _sample(decoder, request, config, codes, wanted.seed, resume_from)
+
+
+def check_guidance(prior: Prior, config: SamplingConfig) -> None:
+    """Refuse guidance of a prior that always had its condition.
+
+    Raises:
+        ValueError: it has never learnt what is likely without one.
+    """
+    if config.guidance.scale != 1 and prior.condition_dropout == 0:
         raise ValueError(
             "guidance needs a prior that was trained without its condition now and then; "
             "train one with condition_dropout above 0 (0.1 is usual), or leave the scale at 1"
         )
-    with torch.no_grad():
-        decoder = prior.decoder(request)
-    return _sample(decoder, request, config, codes, wanted.seed, resume_from)
 
 
 def sample(

@@ -249,6 +249,7 @@ def test_bad_input_is_refused_with_a_sentence(networks: Path, tmp_path: Path, ca
         (["--edited", new, "--out", tmp_path / "taken"], "was not written by this command"),
         (["--edited", new, "--guide", networks / "guide"], "leave --guide out"),
         (["--edited", new, "--guide", gpt], "kind editor"),
+        (["--edited", new, "--guidance", "2"], "trained without its condition now and then"),
     ):
         assert main([str(each) for each in (*known, *change)]) == ExitCode.WRONG
         assert sentence in capsys.readouterr().err

@@ -17,7 +17,15 @@ from torch import Tensor
 from ...models.bounds import Weight, Width, check_ranges
 from ...models.conditions.edit import MASKED
 from ...models.priors.editor import Editor
-from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, SamplingState, likelihood, sample
+from ...models.sampling import (
+    UNFILLED,
+    GridRequest,
+    SamplingConfig,
+    SamplingState,
+    check_guidance,
+    likelihood,
+    sample,
+)
 from ...models.sampling.gumbel_noise import mix
 from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
 from ..sampling.image_files import DecodeConfig, decode_image
@@ -62,7 +70,8 @@ class EditJob:
         config: of the candidates.
 
     Raises:
-        ValueError: the prior is no editor, is not the tokenizer's, or was guided by another guide.
+        ValueError: the prior is no editor, is not the tokenizer's, or was guided by another guide; or guidance is asked
+            of an editor or a guide that always had its map.
     """
 
     def __init__(
@@ -77,6 +86,8 @@ class EditJob:
     ) -> None:
         self.network = editor_of(prior)
         check_pair(prior, tokenizer)
+        for network in (self.network, *(() if guide is None else (guide.network,))):
+            check_guidance(network, sampling)
         learnt, given = prior.metadata.get("guide"), None if guide is None else guide.digest
         if learnt != given:
             raise ValueError(

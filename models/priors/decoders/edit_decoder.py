@@ -155,7 +155,12 @@ class LaneGroup:
             prior.choice.mask(False, cells + 1, cells, device),
         )
         self.caches = [
-            EditCache(layer.cross.keys_and_values(memory), (self._spread(own), self._spread(cross)), masks, self.branches * self.size)
+            EditCache(
+                layer.cross.keys_and_values(memory),
+                (self._spread(own), self._spread(cross)),
+                masks,
+                self.branches * self.size,
+            )
             for layer, own, cross in zip(self.layers, tables.decoder, tables.cross, strict=True)
         ]
         self.block, self.row = 0, 0  # the next row to be read

@@ -14,7 +14,15 @@ from smalti.models.conditions.edit import GUIDE
 from smalti.models.priors.decoders.edit_decoder import EditDecoder
 from smalti.models.priors.decoding import DecodingRequest, Schedule
 from smalti.models.priors.editor import Editor, EditorConfig
-from smalti.models.sampling import UNFILLED, GridRequest, GuidanceConfig, SamplingConfig, SamplingState, sample, sample_steps
+from smalti.models.sampling import (
+    UNFILLED,
+    GridRequest,
+    GuidanceConfig,
+    SamplingConfig,
+    SamplingState,
+    sample,
+    sample_steps,
+)
 
 CODES, LABELS = 20, 5
 KINDS = ["dense", "static", "guided"]
