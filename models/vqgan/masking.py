@@ -35,7 +35,7 @@ def masked_conv(conv: nn.Module, x: Tensor, masked: Tensor | None, masked_out: T
     """
     if masked is None:
         return conv(x)  # type: ignore[no-any-return]
-    whole, known = conv(torch.cat((x, x.masked_fill(masked, 0.0)))).chunk(2)
+    whole, known = conv(x), conv(torch.where(masked, 0.0, x))  # one after the other: a batch of both is a copy of both
     return torch.where(masked if masked_out is None else masked_out, whole, known)
 
 
