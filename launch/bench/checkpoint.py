@@ -70,11 +70,8 @@ def _saved_plainly(task: "_Task", place: Path) -> float:
 def _saved_by_us(task: "_Task", saver: Checkpointer, number: int) -> SaveReport:
     """A save, with steps of training while it is written."""
     saver.save(task, number)
-    while saver.busy:
+    while (report := saver.completed()) is None:
         task.step()
-    report = saver.wait()
-    if report is None:
-        raise RuntimeError("nothing was saved")
     return report
 
 

@@ -249,10 +249,15 @@ class Checkpointer:
     def _name(step: int) -> str:
         return f"the checkpoint of step {step}"
 
-    @property
-    def busy(self) -> bool:
-        """Whether this rank is still writing a save."""
-        return self._writing is not None and self._writing.is_alive()
+    def completed(self) -> SaveReport | None:
+        """What the save that was begun has cost, if all ranks are through with it by now. Every rank must call this.
+
+        Raises:
+            SaveError: some rank could not write its part.
+        """
+        if self._writing is None or any(ranks.all_gather_object(self._writing.is_alive())):
+            return None
+        return self.wait()
 
     def wait(self) -> SaveReport | None:
         """Wait until the save that was begun is whole on the disk; what it has cost. Every rank must call this.

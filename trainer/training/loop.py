@@ -85,6 +85,9 @@ class CheckpointSaver(Protocol):
     def save(self, task: Any, step: int) -> Any:
         """Begin to save; returns what the save before has cost, or None."""
 
+    def completed(self) -> Any:
+        """What the save that was begun has cost, or None while it is under way."""
+
     def wait(self) -> Any:
         """Wait until what was begun is on the disk; returns what it has cost, or None."""
 
@@ -135,6 +138,7 @@ def fit(
             leave = interrupt.stop_requested()
             if last or step % config.log_every == 0:
                 metrics.write(step, state_of(task.engines))
+                metrics.note(checkpoints.completed())
             if last or step % config.eval_every == 0:
                 is_best = _evaluate(task, val_batches, preview_batch, metrics, checkpoints, step)
                 last = last or task.finished()

@@ -265,4 +265,4 @@ class LaneGroup:
         for layer, cache in zip(self.layers, self.caches, strict=True):
             x = layer.run(x, partial(cache.attend_row, place=at), partial(cache.look_row, place=at))
         logits: Tensor = self.prior.head(self.prior.decoder_end(x))
-        self.draw(logits[:, 0, 0].unflatten(0, (self.branches, self.size)), written)
+        self.draw(logits.view(self.branches, self.size, -1), written)

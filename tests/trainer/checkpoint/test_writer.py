@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from smalti.trainer.checkpoint import shards, storage, writer
+from smalti.trainer.checkpoint.checkpointer import Checkpointer
 from smalti.trainer.checkpoint.save_error import SaveError, needed
 from smalti.trainer.checkpoint.writer import Copy, RetentionPolicy, SaveThread, mark_file, part_file
 from smalti.trainer.distributed.engine import File
@@ -40,6 +43,51 @@ def test_a_save_that_ends_well_is_there_whole_with_nothing_else(tmp_path: Path):
     names = {path.name for path in folder.iterdir()}
     assert names == {"rank-0000.pt", "model.safetensors", "config.json", "manifest.json"}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+class Empty:
+    """A task without engines, data without a position, and metrics without sums."""
+
+    engines: Mapping[str, Any] = {}
+
+    def state_dict(self, step: int = 0) -> dict[str, Any]:
+        return {}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {"w": torch.ones(2)}
+
+    def metadata(self) -> dict[str, Any]:
+        return {"task": "vqgan"}
+
+
+@pytest.mark.parametrize("problem", [None, OSError(errno.ENOSPC, "No space left on device")])
+def test_the_end_of_a_save_is_known_before_the_next_one_begins(
+    problem: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    may_write, write = threading.Event(), writer.model_files.write
+
+    def slow(*given: Any) -> None:
+        may_write.wait()
+        if problem is not None:
+            raise problem
+        write(*given)
+
+    monkeypatch.setattr(writer.model_files, "write", slow)
+    saver = Checkpointer(tmp_path, RetentionPolicy(3), Empty(), Empty(), {})
+    assert saver.completed() is None
+    assert saver.save(Empty(), 1) is None
+    assert saver.completed() is None  # it is under way
+    may_write.set()
+    for thread in threading.enumerate():
+        if isinstance(thread, SaveThread):
+            thread.join()
+    if problem is not None:
+        with pytest.raises(SaveError, match=r"step 1 could not be written: .*No space left"):
+            saver.completed()
+        return
+    report = saver.completed()
+    assert report is not None and report.step == 1
+    assert saver.completed() is None and saver.wait() is None  # it is said once
 
 
 ERRORS = [

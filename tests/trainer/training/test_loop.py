@@ -74,6 +74,10 @@ class Recorder:
     def save(self, task: Any, step: int) -> None:
         self.diary.append(("save", step))
 
+    def completed(self) -> None:
+        assert self.diary[-1][0] == "write"
+        self.diary.append(("completed", self.diary[-1][1]))
+
     def wait(self) -> None:
         self.diary.append(("wait", len(self.steps_done)))
 
@@ -90,7 +94,7 @@ def test_everything_happens_at_its_step_and_at_the_last():
     recorder = Recorder()
     assert run(recorder)
     assert recorder.steps_done == list(range(10))
-    assert recorder.at("write") == [2, 4, 6, 8, 10]
+    assert recorder.at("write") == recorder.at("completed") == [2, 4, 6, 8, 10]
     assert recorder.at("val") == [0, 4, 8, 10]
     assert recorder.at("images") == [5, 10]
     assert recorder.at("save") == [3, 6, 9, 10]
