@@ -33,7 +33,11 @@ from typing import Any, NamedTuple
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what tests compare holds on CPUs, where ranks may share a machine
 PATIENCE_S = 300.0
 # What an engine imports when it is built, which takes seconds too.
-LATE = ("deepspeed.ops.op_builder.all_ops", "deepspeed.runtime.zero.muon", "torch._inductor.compile_fx")
+LATE = (
+    "deepspeed.module_inject.auto_ep_layer", "deepspeed.ops.op_builder.all_ops",
+    "deepspeed.runtime.superoffload.superoffload_stage3", "deepspeed.runtime.zero.muon.muon_optimizer",
+    "torch._inductor.compile_fx",
+)  # fmt: skip
 
 
 class Ended(NamedTuple):
@@ -206,6 +210,8 @@ def _serve() -> None:
 
     for module in LATE:
         importlib.import_module(module)
+    # The first engine of a process runs a compiler to find out which operations can be built here.
+    _ = importlib.import_module("deepspeed.ops").__compatible_ops__
     gc.freeze()  # DeepSpeed collects garbage often, and need not walk through all modules each time
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a leader
     for line in sys.stdin:
