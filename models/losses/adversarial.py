@@ -54,12 +54,15 @@ def last_layer_gradient(features: Tensor, image_gradient: Tensor, layer: nn.Conv
     """
     # The weight's shape is conditioned on the layer: a partitioned weight has none.
     shape = (image_gradient.shape[1], layer.in_channels // layer.groups, *layer.kernel_size)
+    padding = layer.padding
+    if layer.padding_mode != "zeros":
+        features, padding = F.pad(features, layer._reversed_padding_repeated_twice, layer.padding_mode), (0, 0)
     gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         features.detach(),
         torch.Size(shape),
         image_gradient.detach().to(features.dtype),
         layer.stride,
-        layer.padding,
+        padding,
         layer.dilation,
         layer.groups,
     )

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from ..bounds import Count, Decay, Natural, Width, check_ranges
 from ..quantizers import Quantizer, QuantizerConfig, QuantizerOutput, VQConfig
-from .blocks import GROUPS, BlockConfig, DownBlock, MidBlock, UpBlock, group_norm, init_variance_preserving
+from .blocks import (
+    GROUPS,
+    BlockConfig,
+    DownBlock,
+    MidBlock,
+    Padding,
+    UpBlock,
+    conv3x3,
+    group_norm,
+    init_variance_preserving,
+)
 from .masking import halved, masked_conv
 
 
@@ -34,9 +44,10 @@ class VQGANConfig:
     dropout: Decay = 0.0
     norm_groups: Natural = GROUPS  # of every GroupNorm; 0: no norms, which hide a crop's color from short trainings
     num_labels: Width | None = None  # of a segmentation map; takes the place of both channel counts
-    # What the first convolution gets of an image, beyond whose border it sees zeros: its numbers in [-1, 1], or in
-    # [0, 1], as in MaskGIT.
+    # What the first convolution gets of an image: its numbers in [-1, 1], or in [0, 1], as in MaskGIT.
     input_range: Literal["signed", "unit"] = "signed"
+    # What convolutions see beyond a border: zeros, as published, or what lies at the border once more.
+    padding: Padding = "zeros"
     mask_aware: bool = False  # the encoder may know which pixels are masked: known codes then depend on known ones
     activation_checkpointing: bool = False  # slower by about a third, for much less memory
     quantizer: QuantizerConfig = field(default_factory=VQConfig)
@@ -82,12 +93,15 @@ class VQGANConfig:
     def block_config(self, level: int) -> BlockConfig:
         """What the blocks of this level have, 0 being the highest resolution."""
         attention = self.resolution // 2**level in self.attention_resolutions
-        return BlockConfig(self.dropout, attention, self.activation_checkpointing, self.norm_groups)
+        return self._blocks(attention)
 
     @property
     def mid_block(self) -> BlockConfig:
         """What the blocks of the middle have."""
-        return BlockConfig(self.dropout, self.mid_attention, self.activation_checkpointing, self.norm_groups)
+        return self._blocks(self.mid_attention)
+
+    def _blocks(self, attention: bool) -> BlockConfig:
+        return BlockConfig(self.dropout, attention, self.activation_checkpointing, self.norm_groups, self.padding)
 
 
 class Reconstruction(NamedTuple):
@@ -115,7 +129,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.labels = config.num_labels
         self.input_range = config.input_range
-        self.conv_in = nn.Conv2d(config.num_labels or config.in_channels, config.channels, 3, padding=1)
+        self.conv_in = conv3x3(config.num_labels or config.in_channels, config.channels, config.padding)
         widths = [config.channels * multiplier for multiplier in (1, *config.channel_multipliers)]
         last = len(config.channel_multipliers) - 1
         self.down = nn.ModuleList(
@@ -124,7 +138,7 @@ class Encoder(nn.Module):
         )
         self.mid = MidBlock(widths[-1], config.mid_block)
         self.norm_out = group_norm(widths[-1], config.norm_groups)
-        self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
+        self.conv_out = conv3x3(widths[-1], config.z_channels, config.padding)
 
     def forward(self, images: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) floats, or (B, H, W) integers for a network of maps, to (B, z_channels, h, w).
@@ -164,14 +178,14 @@ class Decoder(nn.Module):
         widths = [
             config.channels * multiplier for multiplier in (*config.channel_multipliers, config.channel_multipliers[-1])
         ]
-        self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
+        self.conv_in = conv3x3(config.z_channels, widths[-1], config.padding)
         self.mid = MidBlock(widths[-1], config.mid_block)
         self.up = nn.ModuleList(
             UpBlock(widths[i + 1], widths[i], config.num_res_blocks + 1, config.block_config(i), double=i > 0)
             for i in range(len(config.channel_multipliers))
         )
         self.norm_out = group_norm(widths[0], config.norm_groups)
-        self.conv_out = nn.Conv2d(widths[0], config.num_labels or config.out_channels, 3, padding=1)
+        self.conv_out = conv3x3(widths[0], config.num_labels or config.out_channels, config.padding)
 
     def forward(self, z: Tensor) -> Decoded:
         """(B, z_channels, h, w) to images, with the input of the last convolution."""

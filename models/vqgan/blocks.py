@@ -5,7 +5,7 @@ A block of a mask-aware encoder knows which places are masked, see ``masking``: 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -15,6 +15,13 @@ from ..layers.recompute import run_layer
 from .masking import RegionNorm, Unchanged, attention_mask, halved, masked_conv
 
 GROUPS = 32  # of a GroupNorm in the whole family of published networks
+Padding = Literal["zeros", "replicate"]
+"""What a 3x3 convolution sees beyond a border: zeros, as published, or what lies at the border once more."""
+
+
+def conv3x3(channels: int, out_channels: int, padding: Padding = "zeros") -> nn.Conv2d:
+    """A 3x3 convolution that keeps both sides."""
+    return nn.Conv2d(channels, out_channels, 3, padding=1, padding_mode=padding)
 
 
 def group_norm(channels: int, groups: int = GROUPS) -> nn.Module:
@@ -39,17 +46,25 @@ class ResidualBlock(nn.Module):
         out_channels: width of the output; a 1x1 convolution carries the input across where they differ.
         dropout: probability before the second convolution.
         groups: of both norms.
+        padding: of both convolutions.
     """
 
     compiled_alone: ClassVar[bool] = True
 
-    def __init__(self, channels: int, out_channels: int, dropout: float = 0.0, groups: int = GROUPS) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        dropout: float = 0.0,
+        groups: int = GROUPS,
+        padding: Padding = "zeros",
+    ) -> None:
         super().__init__()
         self.norm1 = group_norm(channels, groups)
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.conv1 = conv3x3(channels, out_channels, padding)
         self.norm2 = group_norm(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = conv3x3(out_channels, out_channels, padding)
         self.nin_shortcut = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
@@ -87,16 +102,17 @@ class Downsample(nn.Module):
 
     compiled_alone: ClassVar[bool] = True
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, padding: Padding = "zeros") -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.pad_mode = "constant" if padding == "zeros" else padding
 
     def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, C, H/2, W/2)."""
-        x = F.pad(x, (0, 1, 0, 1))
-        if masked is None:
-            return self.conv(x)  # type: ignore[no-any-return]
-        return masked_conv(self.conv, x, F.pad(masked, (0, 1, 0, 1)), halved(masked))
+        return masked_conv(self._halve, x, masked, None if masked is None else halved(masked))
+
+    def _halve(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1), self.pad_mode))  # type: ignore[no-any-return]
 
 
 class Upsample(nn.Module):
@@ -104,9 +120,9 @@ class Upsample(nn.Module):
 
     compiled_alone: ClassVar[bool] = True
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, padding: Padding = "zeros") -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = conv3x3(channels, channels, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, 2H, 2W)."""
@@ -121,6 +137,11 @@ class BlockConfig:
     attention: bool = False
     checkpointed: bool = False  # activations inside a block are computed again in the backward instead of kept
     groups: int = GROUPS  # of every GroupNorm
+    padding: Padding = "zeros"
+
+    def residual_block(self, channels: int, out_channels: int) -> ResidualBlock:
+        """A block of these."""
+        return ResidualBlock(channels, out_channels, self.dropout, self.groups, self.padding)
 
 
 class MidBlock(nn.Module):
@@ -128,9 +149,9 @@ class MidBlock(nn.Module):
 
     def __init__(self, channels: int, style: BlockConfig) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels, style.dropout, style.groups)
+        self.block_1 = style.residual_block(channels, channels)
         self.attn_1 = SpatialAttention(channels, style.groups) if style.attention else Unchanged()
-        self.block_2 = ResidualBlock(channels, channels, style.dropout, style.groups)
+        self.block_2 = style.residual_block(channels, channels)
         self.checkpointed = style.checkpointed
 
     def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
@@ -147,7 +168,7 @@ class Level(nn.Module):
     def __init__(self, channels: int, out_channels: int, blocks: int, style: BlockConfig) -> None:
         super().__init__()
         widths = [channels] + [out_channels] * (blocks - 1)
-        self.block = nn.ModuleList(ResidualBlock(width, out_channels, style.dropout, style.groups) for width in widths)
+        self.block = nn.ModuleList(style.residual_block(width, out_channels) for width in widths)
         attentions = blocks if style.attention else 0
         self.attn = nn.ModuleList(SpatialAttention(out_channels, style.groups) for _ in range(attentions))
         self.checkpointed = style.checkpointed
@@ -167,7 +188,7 @@ class DownBlock(Level):
 
     def __init__(self, channels: int, out_channels: int, blocks: int, style: BlockConfig, halve: bool) -> None:
         super().__init__(channels, out_channels, blocks, style)
-        self.downsample = Downsample(out_channels) if halve else Unchanged()
+        self.downsample = Downsample(out_channels, style.padding) if halve else Unchanged()
 
     def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, out_channels, H/2, W/2), or the same sides without ``halve``."""
@@ -179,7 +200,7 @@ class UpBlock(Level):
 
     def __init__(self, channels: int, out_channels: int, blocks: int, style: BlockConfig, double: bool) -> None:
         super().__init__(channels, out_channels, blocks, style)
-        self.upsample = Upsample(out_channels) if double else nn.Identity()
+        self.upsample = Upsample(out_channels, style.padding) if double else nn.Identity()
 
     def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, out_channels, 2H, 2W), or the same sides without ``double``; decoders have no mask."""

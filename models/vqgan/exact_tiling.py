@@ -132,7 +132,7 @@ class Tiles:
     ) -> State:
         """What the parts make of one tile of a state of the whole image.
 
-        A tile is seen with as much around it as the parts look. Their convolutions pad with zeros at its border:
+        A tile is seen with as much around it as the parts look. What their convolutions pad it with at its border is
         right where that is the image's border too, and cut off again elsewhere.
         """
         halo = -(-sum((part.reach for part in parts), Fraction()) // 1)

@@ -6,6 +6,8 @@ codes of known pixels do not depend, in any bit, on what lies below the mask.
 Shapes: B images, C channels, H rows, W columns. ``masked`` is (B, 1, H, W) bool, true where pixels are to be made anew.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
@@ -25,16 +27,18 @@ def masked_cells(masked: Tensor, factor: int) -> Tensor:
     return reduce(masked, "... (h fh) (w fw) -> ... h w", torch.amax, fh=factor, fw=factor)
 
 
-def masked_conv(conv: nn.Module, x: Tensor, masked: Tensor | None, masked_out: Tensor | None = None) -> Tensor:
+def masked_conv(
+    conv: Callable[[Tensor], Tensor], x: Tensor, masked: Tensor | None, masked_out: Tensor | None = None
+) -> Tensor:
     """A convolution in two streams: known places see zeros below the mask, masked places see everything.
 
     Args:
-        conv: of (B, C, H, W).
+        conv: of (B, C, H, W), padded by itself: beyond a border lie zeros, or copies of what its stream sees there.
         masked: at the resolution of the input; None for the plain convolution.
         masked_out: at that of the output, by default the same.
     """
     if masked is None:
-        return conv(x)  # type: ignore[no-any-return]
+        return conv(x)
     whole, known = conv(x), conv(torch.where(masked, 0.0, x))  # one after the other: a batch of both is a copy of both
     return torch.where(masked if masked_out is None else masked_out, whole, known)
 

@@ -68,7 +68,14 @@ def test_map_losses_say_nothing_of_unlabelled_places_to_the_logits() -> None:
         assert (logits.grad[0, :, 0, 0].abs() > 0).all()
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(4, 3, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, groups=2)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 3, 3, padding=1),
+        nn.Conv2d(4, 6, 3, stride=2, groups=2),
+        nn.Conv2d(4, 3, (3, 5), padding=(1, 2), padding_mode="replicate"),
+    ],
+)
 def test_the_last_layers_gradient_is_what_autograd_finds_there(layer: nn.Conv2d) -> None:
     features = torch.randn(2, 4, 9, 9)
     image = layer(features)

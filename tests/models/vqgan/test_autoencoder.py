@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from smalti.models.quantizers import FSQConfig, VQConfig
 from smalti.models.vqgan.autoencoder import VQGANConfig
+from smalti.models.vqgan.blocks import Padding
 
 TINY = VQGANConfig(
     channels=32, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(16,), resolution=32,
@@ -104,6 +105,26 @@ def test_a_place_without_a_label_is_a_zero_for_every_label() -> None:
     model(maps)
     assert seen[0].sum() == 16 * 16 - 1
     assert seen[0][0, :, 3, 4].abs().sum() == 0
+
+
+@pytest.mark.parametrize(("padding", "framed"), [("replicate", False), ("zeros", True)])
+@pytest.mark.parametrize("norm_groups", [0, 32])
+def test_an_image_of_one_color_is_rebuilt_without_a_frame(padding: Padding, framed: bool, norm_groups: int) -> None:
+    """As well at the border as inside, encoded and decoded; zeros beyond the border leave a frame."""
+    torch.manual_seed(0)
+    shape = {"channel_multipliers": (1, 2, 2), "norm_groups": norm_groups, "padding": padding}
+    model = replace(TINY, **shape).build().double().eval()
+    for name, parameter in model.named_parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape) * ("quantize" not in name)
+    color = torch.tensor([0.6, -0.3, 0.1], dtype=torch.float64)[None, :, None, None]
+    with torch.no_grad():
+        latents = model.latents(color.expand(1, 3, 32, 40))
+        rebuilt = model.decode_codes(torch.full((1, 8, 10), 3))
+        small = model.decode_codes(torch.full((1, 1, 1), 3))  # of one code, whose every side is a border
+    for grid in (latents, rebuilt):
+        frame = (grid - grid[:, :, 4:5, 4:5]).abs()
+        assert frame.amax() > 1e-3 if framed else frame.amax() < 1e-9
+    assert torch.allclose(small, rebuilt[..., :4, :4]) is not framed
 
 
 def test_attention_sits_where_the_nominal_resolution_says() -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from smalti.models.vqgan.blocks import (
     BlockConfig,
     DownBlock,
     Downsample,
+    Padding,
     ResidualBlock,
     SpatialAttention,
     UpBlock,
@@ -78,6 +80,25 @@ def test_downsampling_pads_on_the_right_and_at_the_bottom_only() -> None:
     torch.testing.assert_close(down(x)[0, 0], torch.tensor([[1.0, 0.0], [0.0, 50.0]]))
 
 
+def test_replicating_convolutions_see_the_border_once_more() -> None:
+    """The same as unpadded convolutions of an image that was made larger beforehand."""
+    block = shaken(ResidualBlock(32, 64, padding="replicate"))
+    x = noise(2, 32, 6, 5)
+
+    def larger(x: Tensor, left: int = 1) -> Tensor:
+        rows, columns = (torch.arange(-left, side + 1).clamp(0, side - 1) for side in x.shape[2:])
+        return x[:, :, rows][:, :, :, columns]
+
+    h = F.conv2d(larger(swish(group_normalized(x, block.norm1))), block.conv1.weight, block.conv1.bias)
+    h = F.conv2d(larger(swish(group_normalized(h, block.norm2))), block.conv2.weight, block.conv2.bias)
+    torch.testing.assert_close(block(x), h + block.nin_shortcut(x))
+    down, up = shaken(Downsample(32, "replicate")), shaken(Upsample(32, "replicate"))
+    x = noise(2, 32, 6, 4)
+    torch.testing.assert_close(down(x), F.conv2d(larger(x, left=0), down.conv.weight, down.conv.bias, stride=2))
+    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(up(x), F.conv2d(larger(doubled), up.conv.weight, up.conv.bias))
+
+
 def test_upsampling_repeats_every_place_twice_each_way() -> None:
     up = Upsample(1)
     nn.init.dirac_(up.conv.weight)
@@ -109,7 +130,9 @@ def test_checkpointed_blocks_give_the_same_gradients_with_dropout_on() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_blocks_keep_the_channels_last_layout() -> None:
-    level = DownBlock(32, 64, 1, BlockConfig(attention=True), halve=True).to(memory_format=torch.channels_last)
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+def test_blocks_keep_the_channels_last_layout(padding: Padding) -> None:
+    style = BlockConfig(attention=True, padding=padding)
+    level = DownBlock(32, 64, 1, style, halve=True).to(memory_format=torch.channels_last)
     x = torch.randn(2, 32, 4, 4).contiguous(memory_format=torch.channels_last)
     assert level(x).is_contiguous(memory_format=torch.channels_last)

@@ -35,15 +35,19 @@ def masks() -> dict[str, Tensor]:
     found["thin"][0, :, 17] = True
     found["blob"] = empty.clone()
     found["blob"][0, 3:19, 10:30] = True
+    found["border"] = empty.clone()
+    found["border"][0, 29:, 44:] = True
     found["all but a cell"] = ~empty
     found["all but a cell"][0, 8:12, 40:44] = False
     return found
 
 
-@pytest.mark.parametrize("norm_groups", [4, 0])
+@pytest.mark.parametrize(("norm_groups", "padding"), [(4, "zeros"), (0, "zeros"), (0, "replicate")])
 @pytest.mark.parametrize("name", list(masks()))
-def test_known_codes_and_latents_do_not_change_in_any_bit_with_masked_pixels(name: str, norm_groups: int):
-    model, masked = network(norm_groups=norm_groups), masks()[name]
+def test_known_codes_and_latents_do_not_change_in_any_bit_with_masked_pixels(
+    name: str, norm_groups: int, padding: str
+):
+    model, masked = network(norm_groups=norm_groups, padding=padding), masks()[name]
     image = torch.randn(1, 3, *SIDES)
     other = torch.where(masked[:, None], torch.randn(1, 3, *SIDES) * 3, image)
     known = ~masked_cells(masked, model.config.factor)

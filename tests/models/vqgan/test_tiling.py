@@ -15,7 +15,7 @@ from smalti.models.vqgan.seams import Seams, seam
 GRIDS = [(5, 7), (12, 3), (4, 4), (9, 11)]
 
 
-def network(attention=(), middle=True, dtype=torch.float32, labels=None, groups=4):
+def network(attention=(), middle=True, dtype=torch.float32, labels=None, groups=4, padding="zeros"):
     torch.manual_seed(0)
     config = VQGANConfig(
         num_labels=labels,
@@ -28,6 +28,7 @@ def network(attention=(), middle=True, dtype=torch.float32, labels=None, groups=
         z_channels=6,
         embed_dim=6,
         norm_groups=groups,
+        padding=padding,
         quantizer=VQConfig(codebook_size=20),
     )
     vqgan = config.build().eval().requires_grad_(False)
@@ -65,6 +66,14 @@ def test_tiles_that_share_statistics_encode_to_the_whole_images_latents(attentio
         images = torch.rand(2, 3, 4 * rows, 4 * columns) * torch.linspace(-1, 1, 4 * columns)
         tiled = exact_tiling.latents(vqgan, images, 3, kept_bytes)
         torch.testing.assert_close(tiled, vqgan.latents(images), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [4, 0])
+def test_tiles_of_a_network_that_replicates_its_borders_are_the_whole_image_too(groups):
+    vqgan, codes, images = network(groups=groups, padding="replicate"), grid((9, 11)), torch.rand(1, 3, 20, 28)
+    tiled = torch.cat(list(exact_tiling.bands(vqgan, codes, 3, 20_000)), dim=2)
+    torch.testing.assert_close(tiled, vqgan.decode_codes(codes), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(exact_tiling.latents(vqgan, images, 3, 20_000), vqgan.latents(images), rtol=0, atol=1e-4)
 
 
 def test_a_network_without_norms_has_nothing_to_measure():

@@ -144,6 +144,8 @@ VQGANS = {
     ("diffusers", "has norms in every block"): {"norm_groups": 0},
     ("diffusers", "takes the code that is nearest"): {"quantizer": CosineConfig(codebook_size=24)},
     ("diffusers", "first level is as wide"): {"channel_multipliers": (2, 2)},
+    ("diffusers", "sees zeros beyond a border"): {"padding": "replicate"},
+    ("taming", "see zeros beyond a border"): {"padding": "replicate"},
     ("taming", "norms of 32 groups, and this one 16"): {"norm_groups": 16},
     ("taming", "attention in the middle"): {"mid_attention": False},
     ("taming", "this one is of kind cosine"): {"quantizer": CosineConfig(codebook_size=24)},

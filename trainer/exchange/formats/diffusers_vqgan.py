@@ -60,6 +60,8 @@ def exported(config: VQGANConfig, weights: Mapping[str, Tensor]) -> ModelFolder:
         )
     if config.input_range != "signed":
         raise FormatError("a VQModel gets images in [-1, 1] as they are, and this network turns them to [0, 1] first")
+    if config.padding != "zeros":
+        raise FormatError(f"a VQModel sees zeros beyond a border, and this network has padding {config.padding}")
     renamed = names(config)
     flat = {renamed[name]: _matrix(name, weights[name]) for name in renamed}
     attention = [config.block_config(level).attention for level in range(len(config.channel_multipliers))]

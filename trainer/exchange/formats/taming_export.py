@@ -55,6 +55,8 @@ def vqgan(config: VQGANConfig, weights: Weights) -> tuple[dict[str, Tensor], Sec
         raise FormatError("the published networks have attention in the middle, and this one has none (mid_attention)")
     if config.input_range != "signed":
         raise FormatError("the published networks get images in [-1, 1], and this one turns them to [0, 1] first")
+    if config.padding != "zeros":
+        raise FormatError(f"the published networks see zeros beyond a border, and this one has padding {config.padding}")
     state = {name: weights[name] for name in network_shapes(config)}
     params: Section = {
         "ddconfig": {
