@@ -32,7 +32,7 @@ class _Collector(logging.Filter):
         return False
 
     def _say(self, level: str, message: str) -> None:
-        if message not in self._said and not message.startswith(_FALSE_ALARM):
+        if message not in self._said:
             self._said.add(message)
             print(f"{level}: DeepSpeed: {message}", file=sys.stderr, flush=True)
 
@@ -65,3 +65,12 @@ def write_to(run: Path) -> None:
         if isinstance(found, _Collector) and found.speaks:
             found.file = run / FILE
             logger.setLevel(logging.INFO)
+
+
+def leave_out_false_alarm() -> None:
+    """From now on DeepSpeed does not say at its import that there is no GPU. Call it before DeepSpeed is imported."""
+    logging.getLogger("DeepSpeed").addFilter(_is_no_false_alarm)
+
+
+def _is_no_false_alarm(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_FALSE_ALARM)

@@ -2,6 +2,8 @@
 
 import io
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +33,20 @@ def test_a_warning_is_one_line_of_rank_0_and_said_once(printed: io.StringIO, cap
     logger = logging.getLogger("DeepSpeed")
     for _ in range(3):
         logger.warning("Unable to find %s,\nwill proceed", "hostfile")
-        logger.warning(ALARM)
     assert capsys.readouterr() == ("", "warning: DeepSpeed: Unable to find hostfile, will proceed\n")
     assert printed.getvalue() == ""
+
+
+def test_whoever_imports_an_engine_does_not_read_that_there_is_no_gpu(tmp_path: Path):
+    """In a program of the user's own too, whose logging is otherwise left as it is."""
+    code = (
+        "import logging, smalti.trainer.distributed.process\n"
+        "logger = logging.getLogger('DeepSpeed')\n"
+        f"logger.warning('{ALARM}')\n"
+        "logger.warning('something else')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "something else\n")
 
 
 def test_other_ranks_say_errors_only(printed: io.StringIO, capsys: pytest.CaptureFixture[str], tmp_path: Path):
