@@ -56,7 +56,7 @@ def vqgan(config: VQGANConfig, weights: Weights) -> tuple[dict[str, Tensor], Sec
     if config.input_range != "signed":
         raise FormatError("the published networks get images in [-1, 1], and this one turns them to [0, 1] first")
     if config.padding != "zeros":
-        raise FormatError(f"the published networks see zeros beyond a border, and this one has padding {config.padding}")
+        raise FormatError(f"the published networks see zeros beyond a border, and here padding is {config.padding}")
     state = {name: weights[name] for name in network_shapes(config)}
     params: Section = {
         "ddconfig": {
