@@ -253,8 +253,9 @@ class ShardSet:
                 return {}
             rows.append(packed)
         found: dict[str, Array] = {}
+        shards = {id(packed): packed for packed in rows}.values()
         for name in names:
-            forms = {packed.forms.get(name) for packed in rows}
+            forms = {packed.forms.get(name) for packed in shards}
             if len(forms) > 1 or None in forms:
                 continue
             if name in rows[0].small:
