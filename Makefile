@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Threads that wait for each other by spinning crawl as soon as anything else runs: six times slower was measured.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup demo edit exchange docs test lint types
+.PHONY: setup demo edit exchange docs test lint types pytest
 
 setup: $(INSTALLED)
 
@@ -183,5 +183,9 @@ types: $(INSTALLED)
 	pip install --quiet --no-deps --target build/typecheck .
 	cd build/typecheck && mypy --config-file ../../pyproject.toml -p smalti
 
-test: lint types
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest
+# The types take a minute of a core, which the tests leave idle about as long: most of them compute in one process.
+test: lint
+	@$(MAKE) --no-print-directory --jobs 2 types pytest
+
+pytest: $(INSTALLED)
+	MAKEFLAGS= CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest

@@ -3,6 +3,8 @@
     processes.run(function, 2, "an argument")        what the function returned on each rank, inside ``ranks.group``
     processes.command("smalti.launch.train", ["run.yaml"], 2).wait()        exit codes and outputs of the ranks
     [*processes.launcher(2), "smalti.launch.train", "run.yaml"]     the same as a command line of its own
+    one, other = processes.start(function, 1), processes.start(another, 1)      at the same time, on two cores
+    processes.finished(one), processes.finished(other)      what ``run`` returns of each
 
 Importing torch and DeepSpeed takes seconds, so one process imports them once for the whole session and every job is
 forked from it: ``python -m`` without the imports. A job is a process group of its own: a leader, which waits for the
@@ -60,6 +62,7 @@ class Job:
 
     def __init__(self, order: Mapping[str, Any], world: int, environment: Mapping[str, str], patience_s: float) -> None:
         self.world = world
+        self.name = order.get("function") or order["module"]
         self._patience_s = patience_s
         self.folder = _ordered(_place().name, {**order, "environment": dict(environment)}, world, patience_s)
         _ancestor().stdin.write(f"{self.folder}\n")
@@ -111,17 +114,20 @@ def run(function: Callable[..., Any], world: int, *arguments: Any, patience_s: f
     Raises:
         AssertionError: a rank failed, or was not done in time; the message has what every rank said.
     """
-    job = start(function, world, *arguments, patience_s=patience_s)
-    ended = job.wait()
-    if any(ended.codes):
-        raise AssertionError(f"{function.__name__} failed on {world} rank(s){ended.log}")
-    return results(job)
+    return finished(start(function, world, *arguments, patience_s=patience_s))
 
 
-def results(job: Job) -> list[Any]:
-    """What the function of a job that has ended returned, by rank."""
+def finished(job: Job) -> list[Any]:
+    """What the function of a job returned on each rank, once all are done.
+
+    Raises:
+        AssertionError: as of ``run``.
+    """
     import torch
 
+    ended = job.wait()
+    if any(ended.codes):
+        raise AssertionError(f"{job.name} failed on {job.world} rank(s){ended.log}")
     return [torch.load(job.folder / f"result-{rank}.pt", weights_only=True) for rank in range(job.world)]
 
 

@@ -78,10 +78,10 @@ def batch(rebuilds: str) -> dict[str, Any]:
     return {rebuilds: fields[rebuilds], "segmentation": fields["segmentation"], "key": ["sample"]}
 
 
-def train_recipes() -> dict[str, Any]:
+def train_recipes(names: list[str]) -> dict[str, Any]:
     """On a rank: two steps of every recipe; the last scalars, and how far the weights went."""
     results = {}
-    for name in RECIPES:
+    for name in names:
         run = shrunk(name)
         torch.manual_seed(run.seed)
         task = VQGANTask(run, accumulation=2)
@@ -97,8 +97,9 @@ def train_recipes() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trained() -> dict[str, Any]:
-    result: dict[str, Any] = processes.run(train_recipes, 1)[0]
-    return result
+    """All recipes, in two jobs at the same time."""
+    jobs = [processes.start(train_recipes, 1, part) for part in (RECIPES[::2], RECIPES[1::2])]
+    return {name: found for job in jobs for name, found in processes.finished(job)[0].items()}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -124,10 +125,11 @@ def write_samples(folder: Path) -> Path:
     return folder
 
 
-def train_tiny(shards: str) -> dict[str, list[dict[str, float]]]:
+def train_tiny(shards: str, names: list[str]) -> dict[str, list[dict[str, float]]]:
     """On a rank: the validation figures of every tiny config before and after its training."""
     results = {}
-    for name, steps in STEPS.items():
+    for name in names:
+        steps = STEPS[name]
         changes = {"train_data.shards": f"[{shards}]", "val_data.shards": f"[{shards}]", "loop.max_steps": steps}
         if name != "segmentation_tiny":
             changes |= {"loss.adversarial.disc_start": steps // 2, "loss.adversarial.disc_only_steps": 5}
@@ -143,7 +145,11 @@ def train_tiny(shards: str) -> dict[str, list[dict[str, float]]]:
 
 
 def test_tiny_configs_learn(tmp_path: Path) -> None:
-    for name, (before, after) in processes.run(train_tiny, 1, write_samples(tmp_path / "shards"))[0].items():
+    shards = write_samples(tmp_path / "shards")
+    jobs = [processes.start(train_tiny, 1, shards, part) for part in (TINY[::2], TINY[1::2])]
+    found = {name: figures for job in jobs for name, figures in processes.finished(job)[0].items()}
+    assert found.keys() == STEPS.keys()
+    for name, (before, after) in found.items():
         if name == "segmentation_tiny":
             assert after["accuracy"] > before["accuracy"] + 0.2 and after["cross_entropy"] < before["cross_entropy"]
         else:

@@ -5,12 +5,11 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import webdataset
 from fixtures.shards import decoded, encoded, photo
@@ -72,8 +71,8 @@ def test_shards_close_at_their_size(tmp_path):
 
 def test_several_processes_write_the_same_bytes(tmp_path):
     write_photos(tmp_path / "in", 12)
-    for processes in (1, 2):
-        arguments = [tmp_path / "in", tmp_path / str(processes), "--shard-count", 3, "--processes", processes]
+    for count in (1, 2):
+        arguments = [tmp_path / "in", tmp_path / str(count), "--shard-count", 3, "--processes", count]
         assert pack.main([str(argument) for argument in arguments]) == 0
     assert files(tmp_path / "1") == files(tmp_path / "2")
 
@@ -83,20 +82,22 @@ def test_packing_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     for number in range(1, 60):
         (source / f"p{number:03d}.jpg").write_bytes((source / "p000.jpg").read_bytes())
     (source / "p011.jpg").write_bytes(b"broken")
-    command = [sys.executable, "-m", "smalti.launch.pack", str(source)]
-    options = ["--shard-count", "2", "--processes", "2"]
+
+    def started(name: str) -> processes.Job:
+        options = ["--shard-count", "2", "--processes", "2"]
+        return processes.command("smalti.launch.pack", [source, tmp_path / name, *options])
+
     draws = random.Random(0)
     kills = 0
     for shards in (0, 1, 4, 8, 14):
-        process = subprocess.Popen([*command, str(tmp_path / "killed"), *options], stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list((tmp_path / "killed").glob("*.idx"))) < shards:
+        job = started("killed")
+        while processes.alive(job.pids[0]) and len(list((tmp_path / "killed").glob("*.idx"))) < shards:
             time.sleep(0.002)
         time.sleep(draws.uniform(0, 0.02))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
+        job.signal(signal.SIGKILL, rank=0)
+        kills += job.wait().codes == [-signal.SIGKILL]
     assert kills >= 4
-    subprocess.run([*command, str(tmp_path / "killed"), *options], check=True, capture_output=True)
-    subprocess.run([*command, str(tmp_path / "whole"), *options], check=True, capture_output=True)
+    assert [job.wait().codes for job in (started("killed"), started("whole"))] == [[0], [0]]
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     assert len(contents(tmp_path / "killed")) == 59
 

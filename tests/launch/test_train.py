@@ -91,11 +91,14 @@ KILLED = [(0, "fp32", 1), (1, "fp32", 2), (2, "bf16", 2), (3, "bf16", 2)]
 @pytest.mark.parametrize("stage", [write_vqgan, write_prior])
 @pytest.mark.parametrize(("zero", "precision", "world"), KILLED)
 def test_a_killed_run_goes_on_bit_for_bit(stage: Any, zero: int, precision: str, world: int, tmp_path: Path):
-    straight = trained(stage(tmp_path, zero, precision, name="straight"), world)
+    straight = tmp_path / "straight"
+    undisturbed = processes.command(TRAIN, [stage(tmp_path, zero, precision, name=straight.name)], world)
     config = stage(tmp_path, zero, precision, name="killed")
     for moment in KILLS:
         killed_in(config, world, moment)
     killed = trained(config, world)
+    ended = undisturbed.wait()
+    assert ended.codes == [0] * world, ended.log
     assert lines(killed) == lines(straight)
     assert not differing(final(killed), final(straight))
 

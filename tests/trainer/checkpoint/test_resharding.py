@@ -53,11 +53,20 @@ def second_half(folder: str, saved_on: int) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """What the first half leaves, by the number of ranks that saved it; it is only read."""
+    found = {}
+    for world in (1, 2, 4):
+        found[world] = tmp_path_factory.mktemp(f"on-{world}")
+        processes.run(first_half, world, found[world])
+    return found
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4), (4, 2)])
-def test_training_goes_on_between_all_stages_and_numbers_of_ranks(before: int, after: int, tmp_path: Path):
-    processes.run(first_half, before, tmp_path)
+def test_training_goes_on_between_all_stages_and_numbers_of_ranks(before: int, after: int, saved: dict[int, Path]):
     expected = plain()
-    for result in processes.run(second_half, after, tmp_path, before):
+    for result in processes.run(second_half, after, saved[before], before):
         assert len(result) == 16
         averages = [averaged for _, averaged, _ in result.values()]
         for case, (weights, averaged, steps) in result.items():
@@ -81,9 +90,8 @@ def states_after_resharding(folder: str, before: int, after: int, saved_on: int)
     }
 
 
-def test_masters_and_moments_are_dealt_out_bit_for_bit(tmp_path: Path):
-    processes.run(first_half, 2, tmp_path)
-    there = {case: processes.run(states_after_resharding, world, tmp_path, *case, 2)
+def test_masters_and_moments_are_dealt_out_bit_for_bit(saved: dict[int, Path]):
+    there = {case: processes.run(states_after_resharding, world, saved[2], *case, 2)
              for case, world in (((1, 3), 1), ((1, 2), 4), ((1, 1), 1))}  # fmt: skip
     expected = there.pop((1, 1))[0]
     for case, results in there.items():
@@ -101,6 +109,5 @@ def another_network(folder: str) -> str:
     return ""
 
 
-def test_the_states_of_another_network_are_refused(tmp_path: Path):
-    processes.run(first_half, 2, tmp_path)
-    assert "holds other parameters: 0.bias" in processes.run(another_network, 1, tmp_path)[0]
+def test_the_states_of_another_network_are_refused(saved: dict[int, Path]):
+    assert "holds other parameters: 0.bias" in processes.run(another_network, 1, saved[2])[0]

@@ -118,7 +118,8 @@ def test_what_is_kept_for_the_backward_is_what_the_networks_really_keep(tmp_path
 @pytest.mark.parametrize("condition", ["unconditional", "code_map"])
 @pytest.mark.parametrize("kind", ["gpt", "neighborhood", "pixelsnail"])
 def test_a_prior_of_every_kind_can_be_laid_out_without_numbers(tmp_path, kind, condition):
-    model = {"kind": kind, "width": 16, "heads": 2, "window": [4, 4]}
+    depth = {"blocks": 2, "residual_blocks": 1} if kind == "pixelsnail" else {"layers": 2}
+    model = {"kind": kind, "width": 16, "heads": 2, "window": [4, 4], **depth}
     maps = {} if condition == "unconditional" else {"field": "segmentation_codes", "vocab_size": 16}
     run = config.read(Run, write_prior(tmp_path, model=model, condition={"kind": condition, **maps}))
     costs = measure(run, {"image": config.read(Run, write_vqgan(tmp_path, name="tokenizer")).model})
@@ -186,10 +187,18 @@ def test_time_and_samples_follow_from_the_config(tmp_path):
         plan(run, costs, Machines(nodes=1, gpus=3))
 
 
+@pytest.fixture(scope="module")
+def usual() -> float:
+    """The operations of a sample of a game without further settings."""
+    return measure(game(), {}).sample.flops
+
+
 @pytest.mark.parametrize(
     ("settings", "costs_more"),
     [({"r1_gamma": 1.0}, True), ({"discriminator_fakes": "updated_generator"}, True), ({"adaptive": False}, False)],
 )
-def test_every_way_of_the_adversarial_loss_is_counted_as_it_is_trained(settings: dict[str, Any], costs_more: bool):
-    usual, other = (measure(game(**each), {}).sample.flops for each in ({}, settings))
+def test_every_way_of_the_adversarial_loss_is_counted_as_it_is_trained(
+    settings: dict[str, Any], costs_more: bool, usual: float
+):
+    other = measure(game(**settings), {}).sample.flops
     assert (other > usual) is costs_more and other != usual

@@ -80,11 +80,13 @@ def check(folder: Path, losses: dict[int, float]) -> None:
 def test_a_run_that_goes_on_is_one_run_in_wandb_rewound_to_the_step_that_was_restored(tmp_path: Path):
     often, early = tmp_path / "often", tmp_path / "early"
     jobs = [Session(0, 6, 1), Session(4, 9, 10, True), Session(7, 8, 100)]
-    assert processes.run(sessions, 1, often, jobs) == [[0, -signal.SIGKILL, 0]]
+    first = processes.start(sessions, 1, often, jobs)
+    # One that is killed before wandb has written a line leaves nothing to rewind.
+    second = processes.start(sessions, 1, early, [Session(0, 2, 1, True), Session(1, 3, 10)])
+    assert processes.finished(first) == [[0, -signal.SIGKILL, 0]]
     # The job that is killed leaves nothing of itself in wandb; the last one logs what it said up to step 7.
     check(often, {step: step * (1 if step <= 4 else 10 if step <= 7 else 100) for step in range(9)})
-    # One that is killed before wandb has written a line leaves nothing to rewind.
-    assert processes.run(sessions, 1, early, [Session(0, 2, 1, True), Session(1, 3, 10)]) == [[-signal.SIGKILL, 0]]
+    assert processes.finished(second) == [[-signal.SIGKILL, 0]]
     check(early, {0: 0, 1: 1, 2: 20, 3: 30})
 
 
