@@ -2,13 +2,12 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 import webdataset
@@ -196,20 +195,11 @@ def test_a_code_that_the_model_does_not_know_is_a_fault_of_its_sample(new, tmp_p
 
 def test_packing_stops_at_any_moment_and_goes_on(tmp_path):
     old = write_old(tmp_path / "old", 400, 10)
-    command = [
-        sys.executable,
-        "-m",
-        "smalti.launch.index",
-        str(old),
-        "--packed",
-        str(tmp_path / "new"),
-        "--processes",
-        "1",
-    ]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
-        while killed.poll() is None and len(list((tmp_path / "new").glob("*.tar"))) < 3:
-            time.sleep(0.005)
-        killed.send_signal(signal.SIGKILL)
+    job = processes.command("smalti.launch.index", [old, "--packed", tmp_path / "new", "--processes", "1"])
+    while processes.alive(job.pids[0]) and len(list((tmp_path / "new").glob("*.tar"))) < 3:
+        time.sleep(0.005)
+    job.signal(signal.SIGKILL, rank=0)
+    job.wait()
     assert index_command.main([str(old), "--packed", str(tmp_path / "new")]) == 0
     assert index_command.main([str(old), "--packed", str(tmp_path / "again"), "--processes", "1"]) == 0
     names = sorted(path.name for path in (tmp_path / "new").iterdir())
