@@ -30,9 +30,10 @@ DEMO := runs/demo$(if $(PHOTOS),-$(notdir $(abspath $(PHOTOS))))
 MAPS := $(if $(PHOTOS),$(wildcard $(PHOTOS)/maps),yes)
 PRIOR := $(if $(MAPS),demo_prior,demo_prior_coordinates)
 # At most two ranks, with a GPU each; two on a machine without GPUs, on its cores, of which the launcher then need not warn.
-RANKS = $(shell python -c 'import torch; gpus = min(torch.cuda.device_count(), 2); \
-	print(f"deepspeed --num_gpus {gpus}" if gpus else "DS_ACCELERATOR=$${DS_ACCELERATOR:-cpu} deepspeed --num_gpus 2")') \
-	--log_level error --module
+# They are counted once, by the first step that asks.
+RANKS = $(eval RANKS := $(shell python -c 'import os, torch; gpus = min(torch.cuda.device_count(), 2); \
+	print("" if gpus else "DS_ACCELERATOR=" + os.environ.get("DS_ACCELERATOR", "cpu"), f"deepspeed --num_gpus {gpus or 2}")') \
+	--log_level error --module)$(RANKS)
 RUNS = --set run_dir=$(DEMO)/$(1) --set 'train_data.shards=[$(DEMO)/$(2)/train]' --set 'val_data.shards=[$(DEMO)/$(2)/val]'
 # Three samples of landscapes, so that it can be said how much of them is what their map says; of photos one.
 COUNT := $(if $(PHOTOS),1,3)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +19,14 @@ from ...models.bounds import Count, Natural, Seed, Width, check_ranges
 from ...trainer import bounded_json
 from ...trainer.exit_code import ExitCode
 from ...trainer.files import write_whole
+from ...trainer.prepare.process_pool import spread
 from .. import command
 from .noise import Array, Color, color, outline, smoothstep
 from .scene import HOURS, LABELS, Scene
 
 __all__ = ["LABELS", "Landscape", "LandscapeSet", "landscape"]
 
+FEW_PIXELS = 4_000_000  # of a set that one process has rendered before others have started
 FIRS = color(0.16, 0.27, 0.17)
 MAP_COLORS = {  # for people who look at a map; its labels are the numbers behind them
     "sky": (124, 172, 222),
@@ -88,10 +91,13 @@ class LandscapeSet:
         check_ranges(self)
         _check_size(self.height, self.width)
 
-    def render(self, folder: Path) -> Iterator[str]:
+    def render(self, folder: Path, processes: int = 1) -> Iterator[str]:
         """Render what the folder does not have yet, and give the name of each image once it is there.
 
         An image is written whole, its map before it: after a kill the same call goes on where it was.
+
+        Args:
+            processes: at once; one renders in order. 0 for one a core, for a set of many pixels.
 
         Raises:
             ValueError: the folder holds a set of another seed or size.
@@ -103,14 +109,22 @@ class LandscapeSet:
                 f"{folder} holds landscapes of {found}, not of {metadata}; name another folder, or delete it"
             )
         write_whole(metadata_file, json.dumps(metadata).encode())
-        for index in range(self.first, self.first + self.count):
-            name = f"landscape-{index:04d}"
-            files = [folder / "maps" / f"{name}.png", folder / "images" / f"{name}.jpg"][: 1 if self.maps_only else 2]
-            if not all(file.exists() for file in files):
-                rendered = landscape(self.seed, index, self.height, self.width)
-                for file, encoded in zip(files, (map_png(rendered.labels), _jpeg(rendered.image)), strict=False):
-                    write_whole(file, encoded)
+        if not processes and self.count * self.height * self.width < FEW_PIXELS:
+            processes = 1
+        indices = range(self.first, self.first + self.count)
+        for _, name in spread(partial(_write, self, folder), indices, processes):
             yield name
+
+
+def _write(landscapes: LandscapeSet, folder: Path, index: int) -> str:
+    """One landscape of a set, as far as it is not there yet; its name."""
+    name = f"landscape-{index:04d}"
+    files = [folder / "maps" / f"{name}.png", folder / "images" / f"{name}.jpg"][: 1 if landscapes.maps_only else 2]
+    if not all(file.exists() for file in files):
+        rendered = landscape(landscapes.seed, index, landscapes.height, landscapes.width)
+        for file, encoded in zip(files, (map_png(rendered.labels), _jpeg(rendered.image)), strict=False):
+            write_whole(file, encoded)
+    return name
 
 
 def _check_size(height: int, width: int) -> None:
@@ -252,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _render(asked: argparse.Namespace) -> int:
     height, width = asked.size
     landscapes = LandscapeSet(asked.count, height, width, asked.seed, asked.first, asked.maps_only)
-    names = landscapes.render(asked.destination)
+    names = landscapes.render(asked.destination, processes=0)
     if sys.stderr.isatty():
         names = tqdm(names, total=asked.count, unit="image", dynamic_ncols=True)
     for number, name in enumerate(names, 1):

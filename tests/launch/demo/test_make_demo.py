@@ -28,9 +28,13 @@ def test_a_folder_whose_path_has_spaces_is_refused_with_a_way_out():
     assert ended.returncode == 2 and 'ln -s "my photos" photos' in ended.stderr
 
 
-@pytest.mark.parametrize(("gpus", "ranks"), [(0, 2), (1, 1), (2, 2), (8, 2)])
-def test_the_demo_has_a_rank_for_each_gpu_and_two_at_most(gpus, ranks, monkeypatch, capsys):
-    asked = re.search(r"^RANKS = deepspeed --num_gpus \$\(shell python -c '(.*)'\)", MAKEFILE.read_text(), re.MULTILINE)
+@pytest.mark.parametrize(
+    ("gpus", "launcher"),
+    [(0, "DS_ACCELERATOR=cpu deepspeed --num_gpus 2"), (1, "deepspeed --num_gpus 1"), (8, "deepspeed --num_gpus 2")],
+)
+def test_the_demo_has_a_rank_for_each_gpu_and_two_at_most(gpus, launcher, monkeypatch, capsys):
+    asked = re.search(r"^RANKS = .*?python -c '(.*?)'\)", MAKEFILE.read_text(), re.MULTILINE | re.DOTALL)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    exec(asked[1])
-    assert int(capsys.readouterr().out) == ranks
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    exec(asked[1].replace("\\\n", ""))
+    assert capsys.readouterr().out.split() == launcher.split()
