@@ -134,7 +134,7 @@ $(EDITING)/packed.done:
 
 $(EDITING)/segmenter.pt: $(EDITING)/packed.done
 	@echo '== training the segmenter that judges edits'
-	@python -m smalti.launch.demo.segmenter $(EDITING)/shards $@
+	@python -m smalti.launch.demo.segmenter $(EDITING)/shards $@ --steps 500 --pasted 0.7
 
 $(EDITING)/trained.done: $(EDITING)/packed.done
 	@echo '== training the tokenizer, the guide and the editor'

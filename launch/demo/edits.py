@@ -34,7 +34,7 @@ SEED, FIRST = 0, 1_000_000  # of the landscapes: far behind those that anything 
 EACH = 2  # edits of a landscape
 SHOWN = 4  # edits in the sheet, of as many kinds
 CANDIDATES = 4
-SETTINGS = ("--temperature", "0.5", "--feather", "0")  # of smalti edit
+SETTINGS = ("--temperature", "0.5", "--guidance", "3", "--feather", "0")  # of smalti edit
 
 Pixels = npt.NDArray[np.uint8]
 

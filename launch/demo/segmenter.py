@@ -2,7 +2,9 @@
 
 It judges images that were made from a label map, by the share of pixels that are what the map says. It learns from
 landscapes and their maps alone, from nothing that was made: from crops of all scales, half of them shown coarse
-and in colors that are a little wrong, as what small tokenizers rebuild is.
+and in colors that are a little wrong, as what small tokenizers rebuild is. Edits make what no landscape has, such as
+sand up to the horizon, which a network that goes by the rest of the image takes for sky: with ``--pasted`` some crops
+hold parts of others, with their labels, so that what a place looks like counts.
 
 The file is TorchScript, as ``--segmenter`` of ``smalti evaluate`` takes it: (B, 3, H, W) uint8 to (B, N, H, W) scores
 of N labels, for images of any size.
@@ -13,6 +15,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +35,7 @@ FIELDS = ("image", "segmentation")
 CHANNELS = (24, 48, 96, 128)
 CROP, BATCH, PEAK_RATE, COARSEST = 128, 16, 4e-3, 8
 GAIN, SHIFT, NOISE = 0.08, 8.0, 6.0  # of colors, in levels; a reconstruction of 27 dB is 11 levels off
+SHIFT_OF_PASTED = 0.5  # largest, as a share of the crop's side
 OFTEN = 50  # steps between two printed lines
 
 
@@ -88,8 +92,11 @@ def _convolutions(given: int, made: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def train(shards: Path, steps: int, seed: int, say: Callable[[str], None]) -> LandscapeSegmenter:
+def train(shards: Path, steps: int, seed: int, share_pasted: float, say: Callable[[str], None]) -> LandscapeSegmenter:
     """A segmenter of the landscapes in shards, on the CPU, in evaluation mode.
+
+    Args:
+        share_pasted: of the crops, those that hold a part of another one.
 
     Raises:
         ValueError: the shards have no maps.
@@ -103,8 +110,8 @@ def train(shards: Path, steps: int, seed: int, say: Callable[[str], None]) -> La
     optimizer = torch.optim.AdamW(network.parameters(), PEAK_RATE, weight_decay=0.01)
     schedule = OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
     for step, (batch,) in zip(range(1, steps + 1), data.train_batches(), strict=False):
-        images, labels = _images_and_labels(batch)
-        loss = F.cross_entropy(network(_half_worse(images, step)), labels)
+        seen = pasted(*_images_and_labels(batch), share_pasted, step)
+        loss = F.cross_entropy(network(_half_worse(seen.images, step)), seen.labels)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -117,6 +124,39 @@ def train(shards: Path, steps: int, seed: int, say: Callable[[str], None]) -> La
 def _images_and_labels(batch: Batch) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) uint8 and (B, H, W) int64."""
     return torch.as_tensor(batch["image"]), torch.as_tensor(batch["segmentation"]).long()
+
+
+class Composed(NamedTuple):
+    """Images into which parts of others are pasted."""
+
+    images: Tensor  # (B, 3, S, S) uint8
+    labels: Tensor  # (B, S, S) int64
+    pasted: Tensor  # (B, S, S) bool
+
+
+def pasted(images: Tensor, labels: Tensor, share: float, step: int) -> Composed:
+    """A share of the images (B, 3, S, S), with labels (B, S, S), get all that has one label in the next one, moved.
+
+    The step decides which images, which label, and how far it is moved.
+    """
+    generator = torch.Generator().manual_seed(step)
+    made = Composed(images.clone(), labels.clone(), torch.zeros_like(labels, dtype=torch.bool))
+    for number in range(len(images)):
+        if torch.rand((), generator=generator) >= share:
+            continue
+        source = (number + 1) % len(images)
+        there = labels[source].unique()
+        label = there[torch.randint(len(there), (), generator=generator)]
+        furthest = int(SHIFT_OF_PASTED * labels.shape[-1])
+        down, right = torch.randint(-furthest, furthest + 1, (2,), generator=generator).tolist()
+        rows, columns = (torch.arange(side) - by for side, by in zip(labels.shape[1:], (down, right), strict=True))
+        inside = ((rows >= 0) & (rows < len(rows)))[:, None] & (columns >= 0) & (columns < len(columns))
+        taken = (slice(None), *torch.meshgrid(rows % len(rows), columns % len(columns), indexing="ij"))
+        part = inside & (labels[source][taken[1:]] == label)
+        made.images[number] = torch.where(part, images[source][taken], images[number])
+        made.labels[number] = torch.where(part, label, labels[number])
+        made.pasted[number] = part
+    return made
 
 
 def _half_worse(images: Tensor, step: int) -> Tensor:
@@ -142,6 +182,17 @@ def counted(segmenter: Segmenter, shards: Path) -> Tensor:
     return torch.stack([confusion(real, segmenter.find(images), segmenter.labels) for images, real in pairs]).sum(0)
 
 
+def counted_pasted(segmenter: Segmenter, shards: Path) -> Tensor:
+    """The same of parts of the images alone, which were pasted into others of them."""
+    crop = CropConfig(size=CROP, scale=(1.0, float("inf")))
+    data = Stream(DataConfig((str(shards),), crop=crop), FIELDS, global_batch=BATCH, micro_batch=BATCH)
+    counts = torch.zeros(segmenter.labels, segmenter.labels, dtype=torch.int64)
+    for step, batch in enumerate(data.eval_batches(BATCH)):
+        seen = pasted(*_images_and_labels(batch), 1.0, step)
+        counts += confusion(seen.labels[seen.pasted], segmenter.find(seen.images)[seen.pasted], segmenter.labels)
+    return counts
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse, build, call."""
     asked = _parser().parse_args(arguments)
@@ -149,13 +200,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train_and_measure(asked: argparse.Namespace) -> int:
-    network = train(asked.shards / "train", asked.steps, asked.seed, command.note)
+    network = train(asked.shards / "train", asked.steps, asked.seed, asked.pasted, command.note)
     with whole_file(asked.out) as file:
         torch.jit.save(torch.jit.script(network), file)
-    counts = counted(load_segmenter(asked.out, CROP), asked.shards / "val")
+    segmenter, val = load_segmenter(asked.out, CROP), asked.shards / "val"
+    counts = counted(segmenter, val)
     command.say(
         f"{asked.out}: of the pixels of images that it has not seen {pixel_accuracy(counts):.1%} are named as in "
-        f"their maps, mean IoU {mean_iou(counts):.3f}"
+        f"their maps, mean IoU {mean_iou(counts):.3f}; of parts of them that were pasted into others "
+        f"{pixel_accuracy(counted_pasted(segmenter, val)):.1%}"
     )
     return ExitCode.DONE
 
@@ -167,6 +220,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("shards", type=Path, help="folder of train/ and val/ with landscapes and maps, as pack leaves")
     parser.add_argument("out", type=Path, help="the TorchScript file")
     parser.add_argument("--steps", type=command.count, default=250, metavar="N", help="of 16 crops (250)")
+    parser.add_argument(
+        "--pasted", type=command.share, default=0.0, metavar="SHARE", help="of the crops, with a part of another (0)"
+    )
     parser.add_argument("--seed", type=command.natural, default=0, metavar="N", help="of the weights and crops (0)")
     return parser
 
