@@ -145,15 +145,15 @@ def pasted(images: Tensor, labels: Tensor, share: float, step: int) -> Composed:
         if torch.rand((), generator=generator) >= share:
             continue
         source = (number + 1) % len(images)
-        there = labels[source].unique()
+        there = torch.unique(labels[source])
         label = there[torch.randint(len(there), (), generator=generator)]
         furthest = int(SHIFT_OF_PASTED * labels.shape[-1])
         down, right = torch.randint(-furthest, furthest + 1, (2,), generator=generator).tolist()
         rows, columns = (torch.arange(side) - by for side, by in zip(labels.shape[1:], (down, right), strict=True))
         inside = ((rows >= 0) & (rows < len(rows)))[:, None] & (columns >= 0) & (columns < len(columns))
-        taken = (slice(None), *torch.meshgrid(rows % len(rows), columns % len(columns), indexing="ij"))
-        part = inside & (labels[source][taken[1:]] == label)
-        made.images[number] = torch.where(part, images[source][taken], images[number])
+        above, beside = rows[:, None] % len(rows), columns % len(columns)
+        part = inside & (labels[source, above, beside] == label)
+        made.images[number] = torch.where(part, images[source][:, above, beside], images[number])
         made.labels[number] = torch.where(part, label, labels[number])
         made.pasted[number] = part
     return made

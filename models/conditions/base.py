@@ -48,6 +48,7 @@ class Condition(nn.Module):
     """
 
     fields: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()  # fields that are read where a batch has them
     hides_tokens: bool = False  # whether ``hidden`` may name tokens that no other one attends to
 
     def __init__(self, length: int, window: tuple[int, int]) -> None:

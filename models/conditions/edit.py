@@ -12,6 +12,9 @@ from .code_map import CodeMapConfig
 MASKED = "masked"
 """(B, h, w) bool: the codes to be made anew."""
 
+BEFORE = "segmentation_codes_before"
+"""(B, h, w) int64: the codes of the map before it was edited, from which guidance leads away."""
+
 GUIDE = ("guide_encoder", "guide_decoder", "guide_cross")
 """(B, layers, heads, N, N) each: how much each block looks at each in a guide's attentions."""
 
@@ -19,12 +22,16 @@ GUIDE = ("guide_encoder", "guide_decoder", "guide_cross")
 class Edit(SingleCondition):
     """A vector for each code of a map on the grid of the image, of any size; no prefix of tokens.
 
+    Samples that are dropped get those of the map before it was edited, where the batch has it.
+
     Args:
         config: of the map's codes.
         width: channels C of the editor.
         window: of the editor, in codes.
         guided: whether a guide says which blocks are looked at.
     """
+
+    optional = (BEFORE,)
 
     def __init__(self, config: CodeMapConfig, width: int, window: tuple[int, int], guided: bool) -> None:
         super().__init__(0, width, window)
@@ -39,5 +46,6 @@ class Edit(SingleCondition):
     def forward(self, fields: Fields, batch: int, dropped: Tensor | None = None) -> Tensor:
         """(B, h, w, C), of grids of any size."""
         vectors: Tensor = self.table(self.field(fields, self.fields[0]))
+        instead = self.table(fields[BEFORE]) if BEFORE in fields else self.absent.to(vectors.dtype)
         gone = torch.zeros(batch, dtype=torch.bool, device=vectors.device) if dropped is None else dropped
-        return torch.where(gone[:, None, None, None], self.absent.to(vectors.dtype), vectors)
+        return torch.where(gone[:, None, None, None], instead, vectors)

@@ -76,6 +76,21 @@ class Prior(nn.Module):
         inputs = torch.where(_sent(kept, indices), indices, _sent(fresh, indices)) if kept else indices
         return TrainingInputs(inputs, _sent(dropped, indices), _sent(drawn, indices) if drawn else None)
 
+    def check_guidance(self, fields: Fields) -> None:
+        """Refuse guidance of a prior that always had its condition.
+
+        Args:
+            fields: what it is conditioned on.
+
+        Raises:
+            ValueError: it has never learnt what is likely without a condition.
+        """
+        if self.condition_dropout == 0:
+            raise ValueError(
+                "guidance needs a prior that was trained without its condition now and then; "
+                "train one with condition_dropout above 0 (0.1 is usual), or leave the scale at 1"
+            )
+
     def draw_order(self, generator: torch.Generator, progress: float) -> Tensor | None:
         """The (N,) order of one training sample on the CPU; None for a prior that has but one."""
         return None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..bounds import Count, Decay, Natural, Width, check_ranges
 from ..conditions import CodeMapConfig, ConditionConfig, Fields
-from ..conditions.edit import GUIDE, MASKED, Edit
+from ..conditions.edit import BEFORE, GUIDE, MASKED, Edit
 from ..layers.recompute import run_layer
 from ..losses.chunked_cross_entropy import IGNORED
 from ..transformer.block import initialize
@@ -49,7 +49,6 @@ class EditorConfig:
     picks: Natural = 3  # further blocks, of static and guided attention
     norm: NormPlace = "post"  # LayerNorm behind each sum, as published, or before each part
     dropout: Decay = 0.0
-    condition_dropout: Decay = 0.0  # the chance that a sample loses its map; guidance needs some, 0.1 is usual
     activation_checkpointing: bool = False
     loss_chunk: Count = 1024  # positions whose logits are alive at a time
 
@@ -88,7 +87,7 @@ class Editor(Prior):
     places: Tensor
 
     def __init__(self, config: EditorConfig, codes: int, condition: Edit) -> None:
-        super().__init__(codes, config.window, condition, keep=1.0, condition_dropout=config.condition_dropout)
+        super().__init__(codes, config.window, condition, keep=1.0, condition_dropout=0.0)
         self.config = config
         layers = (config.encoder_layers, config.decoder_layers)
         self.choice = BlockChoice(config.attention, config.blocks, config.neighbors, config.picks, layers, config.heads)
@@ -122,7 +121,7 @@ class Editor(Prior):
             indices: (B, h, w) int64 codes of the whole image; the encoder does not see those that are masked.
             fields: what ``Edit`` reads.
             targets: (B, h, w) int64, the codes to predict; those outside the mask have no loss. Without them: logits.
-            dropped: (B,) bool, samples that lose their map.
+            dropped: (B,) bool, samples that are read with the map as it was before the edit.
             order: there is but one.
 
         Raises:
@@ -148,6 +147,11 @@ class Editor(Prior):
     def decoder(self, request: DecodingRequest) -> Decoder:
         """See ``EditDecoder``."""
         return EditDecoder(self, request)
+
+    def check_guidance(self, fields: Fields) -> None:
+        """An editor is guided away from what it would make by the map as it was; no training need prepare for that."""
+        if BEFORE not in fields:
+            raise ValueError(f"guidance of an editor needs the map before the edit, the field {BEFORE!r}")
 
     @torch.no_grad()
     def affinities(self, indices: Tensor, fields: Fields) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from ..priors.decoding import Cell, Decoder, DecodingRequest, Draw, Schedule, window_start
 from .best_of import Scorer, best_of, class_log_likelihood, classifier_score, likelihood
 from .config import GuidanceConfig, SamplingConfig
-from .sampler import UNFILLED, GridRequest, SamplingState, check_guidance, sample, sample_steps
+from .sampler import UNFILLED, GridRequest, SamplingState, sample, sample_steps
 from .scoring import score
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "Schedule",
     "Scorer",
     "best_of",
-    "check_guidance",
     "class_log_likelihood",
     "classifier_score",
     "likelihood",

@@ -80,23 +80,11 @@ def sample_steps(wanted: GridRequest, resume_from: SamplingState | None = None) 
         _check(resume_from.codes, shape, prior.codes, "resumed")
     fields = _whole(prior, wanted.fields, len(wanted.image_ids))
     request = DecodingRequest(fields, wanted.size, tuple(wanted.image_ids), config, tuple(wanted.lane_ids))
-    check_guidance(prior, config)
+    if request.guided:
+        prior.check_guidance(fields)
     with torch.no_grad():
         decoder = prior.decoder(request)
     return _sample(decoder, request, config, codes, wanted.seed, resume_from)
-
-
-def check_guidance(prior: Prior, config: SamplingConfig) -> None:
-    """Refuse guidance of a prior that always had its condition.
-
-    Raises:
-        ValueError: it has never learnt what is likely without one.
-    """
-    if config.guidance.scale != 1 and prior.condition_dropout == 0:
-        raise ValueError(
-            "guidance needs a prior that was trained without its condition now and then; "
-            "train one with condition_dropout above 0 (0.1 is usual), or leave the scale at 1"
-        )
 
 
 def sample(
@@ -117,7 +105,8 @@ def sample(
 def _whole(prior: Prior, fields: Fields, batch: int) -> Fields:
     """The fields that the prior's condition reads, on the prior's device."""
     device = next(prior.parameters()).device
-    wanted = {name: prior.condition.field(fields, name).to(device) for name in prior.condition.fields}
+    names = [*prior.condition.fields, *(name for name in prior.condition.optional if name in fields)]
+    wanted = {name: prior.condition.field(fields, name).to(device) for name in names}
     for name, field in wanted.items():
         if len(field) != batch:
             raise ValueError(f"the field {name!r} must have a row for each of {batch} images, got {len(field)}")

@@ -22,7 +22,6 @@ from ...models.sampling import (
     GridRequest,
     SamplingConfig,
     SamplingState,
-    check_guidance,
     likelihood,
     sample,
 )
@@ -70,8 +69,7 @@ class EditJob:
         config: of the candidates.
 
     Raises:
-        ValueError: the prior is no editor, is not the tokenizer's, or was guided by another guide; or guidance is asked
-            of an editor or a guide that always had its map.
+        ValueError: the prior is no editor, is not the tokenizer's, or was guided by another guide.
     """
 
     def __init__(
@@ -86,8 +84,6 @@ class EditJob:
     ) -> None:
         self.network = editor_of(prior)
         check_pair(prior, tokenizer)
-        for network in (self.network, *(() if guide is None else (guide.network,))):
-            check_guidance(network, sampling)
         learnt, given = prior.metadata.get("guide"), None if guide is None else guide.digest
         if learnt != given:
             raise ValueError(
@@ -205,11 +201,12 @@ def padded(edit: PhotoEdit, factor: int, blocks: tuple[int, int]) -> Scene:
     height, width = edit.masked.shape
     more = [(0, -side % (factor * count)) for side, count in zip((height, width), blocks, strict=True)]
     colors = np.pad(edit.photo.colors, (*more, (0, 0)), mode="edge")
-    labels, masked = (np.pad(each, more, mode="edge") for each in (edit.labels, edit.masked))
+    labels, before, masked = (np.pad(each, more, mode="edge") for each in (edit.labels, edit.before, edit.masked))
     return Scene(
         torch.from_numpy(colors).permute(2, 0, 1)[None],
         torch.from_numpy(labels.astype(np.int64))[None],
         torch.from_numpy(masked)[None],
+        torch.from_numpy(before.astype(np.int64))[None],
     )
 
 

@@ -30,14 +30,14 @@ class PhotoEdit(NamedTuple):
 
     photo: Photo
     labels: Pixels  # (H, W), as edited
+    before: Pixels  # (H, W), as they were
     masked: npt.NDArray[np.bool_]  # (H, W), true where pixels are to be made anew
     notes: list[str]  # for the user
 
-
     def digest(self) -> str:
-        """The SHA-256 of all that decides what is made: the photo, the map and what is masked."""
+        """The SHA-256 of all that decides what is made: the photo, the maps and what is masked."""
         found = hashlib.sha256(repr(self.labels.shape).encode())
-        for part in (self.photo.colors, self.labels.astype("<i8"), self.masked):
+        for part in (self.photo.colors, self.labels.astype("<i8"), self.before.astype("<i8"), self.masked):
             found.update(np.ascontiguousarray(part).tobytes())
         if self.photo.alpha is not None:
             found.update(self.photo.alpha.tobytes())
@@ -69,7 +69,7 @@ def read_photo_edit(image: Path, segmentation: Path, edited: Path | None, mask: 
         if gray:
             notes.append(f"{mask}: {gray} pixels are gray; every pixel that is not black is made anew")
         masked = masked | (drawn > 0)
-    return PhotoEdit(photo, after, masked, notes)
+    return PhotoEdit(photo, after, before, masked, notes)
 
 
 def read_photo(path: Path) -> Photo:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.conditions.code_map import majority_label
-from ...models.conditions.edit import MASKED
+from ...models.conditions.edit import BEFORE, MASKED
 from ...models.pixel_range import from_levels
 from ...models.priors.editor import Editor
 from ...models.vqgan import tiling
@@ -27,6 +27,7 @@ class Scene(NamedTuple):
     images: Tensor  # (B, 3, H, W) uint8
     labels: Tensor  # (B, H, W) integers, as edited
     masked: Tensor  # (B, H, W) bool, true where pixels are to be made anew
+    before: Tensor | None = None  # (B, H, W) integers, the labels before the edit, for guidance away from them
 
     def resized(self, size: tuple[int, int]) -> "Scene":
         """At another size in pixels. A pixel that covers a masked one is masked, however small the mask is.
@@ -36,13 +37,17 @@ class Scene(NamedTuple):
         """
         if self.images.shape[2:] == size:
             return self
-        labels = F.interpolate(self.labels[:, None].double(), size, mode="nearest-exact")[:, 0].long()
+        before = None if self.before is None else _points(self.before, size)
         masked = F.adaptive_max_pool2d(self.masked[:, None].float(), size)[:, 0] > 0
         known = ~self.masked[:, None]
         mean = (self.images * known).sum((2, 3), keepdim=True) // known.sum((2, 3), keepdim=True).clamp(min=1)
         filled = torch.where(known, self.images, mean.to(self.images.dtype))
         images = torch.where(masked[:, None], _shrunk(self.images, size), _shrunk(filled, size))
-        return Scene(images, labels, masked)
+        return Scene(images, _points(self.labels, size), masked, before)
+
+
+def _points(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(labels[:, None].double(), size, mode="nearest-exact")[:, 0].long()
 
 
 def _shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -83,18 +88,23 @@ class SceneEncoder:
     def __call__(self, scene: Scene) -> dict[str, Tensor]:
         """``codes`` and ``segmentation_codes`` (B, h, w) int64 and ``masked`` (B, h, w) bool, on the networks' device.
 
+        Where the scene has labels before the edit, their codes too, as ``segmentation_codes_before``.
+
         Masked codes are those of the image below the mask, computed from all of it: what training is to predict.
         """
         device = next(self._tokenizer.model.parameters()).device
         images, masked = from_levels(scene.images.to(device)), scene.masked.to(device)
         codes = self._encode(self._tokenizer, images, masked)
-        labels = scene.labels.to(device).long()
-        if self._maps is None:
-            cells = [majority_label(each.cpu(), *codes.shape[1:]) for each in labels]
-            label_codes = torch.stack(cells).long().to(device)
-        else:
-            label_codes = self._encode(self._maps, labels, None)
-        return {"codes": codes, "segmentation_codes": label_codes, MASKED: masked_cells(masked, self.factor)}
+        fields = {"codes": codes, MASKED: masked_cells(masked, self.factor)}
+        for name, labels in (("segmentation_codes", scene.labels), (BEFORE, scene.before)):
+            if labels is not None:
+                fields[name] = self._map_codes(labels.to(device).long(), (codes.shape[1], codes.shape[2]))
+        return fields
+
+    def _map_codes(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
+        if self._maps is not None:
+            return self._encode(self._maps, labels, None)
+        return torch.stack([majority_label(each.cpu(), *size) for each in labels]).long().to(labels.device)
 
     def _encode(self, tokenizer: LoadedTokenizer, values: Tensor, masked: Tensor | None) -> Tensor:
         if self._tiles is None:

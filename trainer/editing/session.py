@@ -39,7 +39,9 @@ class EditSession:
     def edit(self, strokes: Strokes) -> PhotoEdit:
         """The edit of the current version that some strokes ask for."""
         before = self.current
-        return PhotoEdit(before.photo, strokes.labels, (strokes.labels != before.labels) | strokes.again, [])
+        return PhotoEdit(
+            before.photo, strokes.labels, before.labels, (strokes.labels != before.labels) | strokes.again, []
+        )
 
     def sample(self, job: EditJob, strokes: Strokes, seed: int, progress: Callable[[SamplingState], None]) -> None:
         """Make candidates for what some strokes ask for, in the place of those that are there.

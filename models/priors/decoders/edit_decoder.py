@@ -4,7 +4,7 @@ The encoder reads what is known once for all candidates of an edit. Where a bloc
 that it looks at are gathered once for each layer; then each row is one step, on CUDA a captured graph. Runs of blocks
 without masked codes are read at once. Nothing behind the last masked code is computed.
 
-Where an edit is guided, the second half of the lanes reads the same without the map.
+Where an edit is guided, the second half of the lanes reads the same with the map as it was before the edit.
 
 Every image has a lane of a forward of fixed size, by its number alone, as in ``window_decoder``: so its codes have the
 same bits whatever is sampled beside it, wherever kernels are deterministic.
@@ -196,8 +196,8 @@ class LaneGroup:
         deciding += [field for name, field in fields.items() if name not in GUIDE[1:]]
         alike = all(torch.equal(each, each[:1].expand_as(each)) for each in deciding)
         read, places = [], []
-        for without_map in (False, True)[: self.branches]:
-            dropped, found = torch.tensor([without_map], device=codes.device), []
+        for map_before in (False, True)[: self.branches]:
+            dropped, found = torch.tensor([map_before], device=codes.device), []
             for image in range(1 if alike else len(codes)):
                 own = {name: field[image : image + 1] for name, field in fields.items()}
                 looks = self.prior.choice.looks(own, self.grid.cells, codes.device)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smalti.models.conditions import CodeMapConfig, UnconditionalConfig
-from smalti.models.conditions.edit import GUIDE
+from smalti.models.conditions.edit import BEFORE, GUIDE
 from smalti.models.priors.decoders.edit_decoder import EditDecoder
 from smalti.models.priors.decoding import DecodingRequest, Schedule
 from smalti.models.priors.editor import Editor, EditorConfig
@@ -28,7 +28,7 @@ CODES, LABELS = 20, 5
 KINDS = ["dense", "static", "guided"]
 SIZES = [(6, 9), (3, 6), (9, 6)]
 IN_LANES = SamplingConfig(lanes=4)
-GUIDED = SamplingConfig(lanes=4, greedy=True, guidance=GuidanceConfig(30.0))
+GUIDED = SamplingConfig(lanes=4, greedy=True, guidance=GuidanceConfig(1000.0))
 
 
 def editor(attention: str = "static", **settings: Any) -> Editor:
@@ -56,7 +56,11 @@ def edit(size: tuple[int, int], images: int = 1, attention: str = "static", mask
     whole = torch.randint(CODES, (images, *size), generator=draws)
     codes = torch.where(masked, whole, whole[:1])
     labels = torch.randint(LABELS, (1, *size), generator=draws)
-    fields = {"segmentation_codes": labels.expand(images, -1, -1), "masked": masked.expand(images, -1, -1)}
+    fields = {
+        "segmentation_codes": labels.expand(images, -1, -1),
+        BEFORE: torch.where(masked, (labels + 1) % LABELS, labels).expand(images, -1, -1),
+        "masked": masked.expand(images, -1, -1),
+    }
     if attention == "guided":
         fields |= editor("dense").affinities(whole, fields)
         fields["guide_encoder"] = fields["guide_encoder"][:1].expand(images, -1, -1, -1, -1)
@@ -135,22 +139,28 @@ def test_decoding_with_caches_is_teacher_forcing_and_leaves_known_codes(
 
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("attention", KINDS)
-def test_guidance_leads_away_from_what_is_likely_without_the_map(attention: str, images: int):
-    model = editor(attention, condition_dropout=0.1)
+def test_guidance_leads_away_from_what_is_likely_by_the_map_before(attention: str, images: int):
+    model = editor(attention)
     codes, fields = edit((6, 9), images, attention)
     state = sampled(model, codes, fields, list(range(images)), config=GUIDED)
-    with_map, without = (
-        model(state.codes, fields, dropped=torch.full((images,), dropped)).logits for dropped in (False, True)
+    after, before = (
+        model(state.codes, fields | {"segmentation_codes": fields[name]}).logits
+        for name in ("segmentation_codes", BEFORE)
     )
-    masked, expected = fields["masked"], (without + 30 * (with_map - without)).argmax(dim=-1)
+    masked, expected = fields["masked"], (before + 1000 * (after - before)).argmax(dim=-1)
     assert torch.equal(state.codes[masked], expected[masked])
-    assert not torch.equal(expected[masked], with_map.argmax(dim=-1)[masked])
+    assert not torch.equal(expected[masked], after.argmax(dim=-1)[masked])
+    same = fields | {BEFORE: fields["segmentation_codes"]}
+    plain = sampled(model, codes, same, list(range(images)), config=SamplingConfig(lanes=4, greedy=True))
+    assert torch.equal(sampled(model, codes, same, list(range(images)), config=GUIDED).codes, plain.codes)
+    with pytest.raises(ValueError, match="needs the map before the edit"):
+        sampled(model, codes, {name: fields[name] for name in fields if name != BEFORE}, [0] * images, config=GUIDED)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("attention", KINDS)
 def test_a_candidate_has_the_same_bits_whatever_is_sampled_beside_it(attention: str, guidance: float):
-    model, config = editor(attention, condition_dropout=0.1), SamplingConfig(lanes=4, guidance=GuidanceConfig(guidance))
+    model, config = editor(attention), SamplingConfig(lanes=4, guidance=GuidanceConfig(guidance))
     codes, fields = edit((6, 9), 6, attention)
     together = sampled(model, codes, fields, list(range(6)), config=config)
     assert len(torch.unique(together.codes.flatten(1), dim=0)) == 6
@@ -240,6 +250,7 @@ def test_a_grid_of_any_blocks_learns_one_image_by_heart(blocks: tuple[int, int])
 
 def test_checkpoints_change_no_gradient_and_every_parameter_learns():
     codes, fields = edit((6, 9), 2, "guided")
+    del fields[BEFORE]  # which no training has
     gradients = []
     for checkpointing in (False, True):
         model = editor("guided", activation_checkpointing=checkpointing)

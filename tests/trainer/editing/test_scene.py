@@ -8,6 +8,7 @@ from fixtures.editors import write_editors
 from fixtures.priors import write_tokenizer
 from torch import Tensor
 
+from smalti.models.conditions.edit import BEFORE
 from smalti.models.priors.editor import EditorConfig
 from smalti.models.vqgan.masking import masked_cells
 from smalti.models.vqgan.tiling import Tiling
@@ -29,6 +30,17 @@ def scene(size: tuple[int, int] = (64, 96), seed: int = 0) -> Scene:
     masked = torch.zeros(2, *size, dtype=torch.bool)
     masked[0, 20:41, 30:61], masked[1, 7, 90] = True, True
     return Scene(images, labels, masked)
+
+
+def test_a_scene_is_read_with_the_map_before_the_edit_if_there_is_one(place: Path):
+    encode = SceneEncoder(load_tokenizer(place / "tokenizer", "cpu"), None)
+    of = scene()
+    edited = of._replace(labels=torch.where(of.masked, 5, of.labels), before=of.labels)
+    for now, without in ((edited, of), (edited.resized((32, 48)), of.resized((32, 48)))):
+        fields = encode(now)
+        assert torch.equal(fields[BEFORE], encode(without)["segmentation_codes"])
+        assert not torch.equal(fields[BEFORE], fields["segmentation_codes"])
+    assert BEFORE not in encode(of)
 
 
 def perturbed(of: Scene) -> Scene:
