@@ -85,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
         help="close a shard at this size (default 500; 0: never)",
     )
     parser.add_argument(
-        "--shard-count", type=command.natural, default=0, metavar="N", help="close a shard at so many samples"
+        "--shard-count",
+        type=command.natural,
+        default=50_000,
+        metavar="N",
+        help="or at so many samples (50000; 0: never), as each is remembered until then",
     )
     parser.add_argument(
         "--val",

@@ -43,7 +43,7 @@ class PackConfig:
     """
 
     shard_bytes: Limit = 500_000_000
-    shard_samples: Natural = 0
+    shard_samples: Natural = 50_000  # what writes a shard keeps some 2 KB for each until it is closed
     val: Natural = 0
     minimum_side: Count = 1
     side: Natural = 0
