@@ -138,7 +138,7 @@ $(EDITING)/segmenter.pt: $(EDITING)/packed.done
 
 $(EDITING)/trained.done: $(EDITING)/packed.done
 	@echo '== training the tokenizer, the guide and the editor'
-	@for recipe in vqgan_editor_tiny editor_tiny_guide editor_tiny; do smalti train $$recipe || exit; done
+	@for recipe in vqgan_editor_tiny editor_tiny_guide editor_tiny; do $(RANKS) smalti.launch.train $$recipe || exit; done
 	@touch $@
 
 # A small VQGAN and a small prior of classes, trained for a minute each and exported to every format that others load.

@@ -163,7 +163,8 @@ def test_too_few_samples_for_a_distance_are_said_loudly(place, tmp_path, capsys)
 def test_a_run_is_evaluated_on_the_crops_that_it_validates_on(tmp_path, capsys):
     network = write_network(tmp_path / "net.pt")
     best = {"val_features": {"network": str(network)}, "keep_best": {"metric": "rfid"}}
-    config = runs.write_vqgan(tmp_path, loop__max_steps=2, loop__eval_every=2, **best)
+    images = [str(tmp_path / "images")]
+    config = runs.write_vqgan(tmp_path, loop__max_steps=2, loop__eval_every=2, val_data__shards=images, **best)
     ended = processes.command("smalti.launch.train", [config]).wait()
     assert ended.codes == [0], ended.log
     out = tmp_path / "out.json"
