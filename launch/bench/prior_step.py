@@ -66,7 +66,7 @@ class Taken(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
-    parser.add_argument("--turns", type=count, default=3, help="steps of each kind that are measured (3)")
+    parser.add_argument("--turns", type=count, default=7, help="steps of each kind that are measured (7)")
     parser.add_argument("--threads", type=count, default=2, help="of each process, one of which works at a time (2)")
     parser.add_argument("--layers", type=count, default=24, help="of the prior (24)")
     parser.add_argument("--heads", type=count, default=16, help="of attention (16)")

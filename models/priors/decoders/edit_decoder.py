@@ -260,7 +260,8 @@ class LaneGroup:
         """Read the next row of a block in all lanes, and let its code be drawn where it is to be."""
         written, *place = self.table.take()
         block, row, of_all = (number[:1] for number in place)
-        read, places = (rows.index_select(1, block).index_select(2, row) for rows in (self._rows_read(), self.places))
+        # Not index_select, which first copies all rows where lanes share them.
+        read, places = (rows[:, block, row, None] for rows in (self._rows_read(), self.places))
         x, at = self.prior.embed(read, places, block), RowPlace(row, of_all)
         for layer, cache in zip(self.layers, self.caches, strict=True):
             x = layer.run(x, partial(cache.attend_row, place=at), partial(cache.look_row, place=at))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smalti.launch.bench.editing import peak_bytes
 from smalti.models.conditions import CodeMapConfig, UnconditionalConfig
 from smalti.models.conditions.edit import BEFORE, GUIDE
 from smalti.models.priors.decoders.edit_decoder import EditDecoder
@@ -194,6 +195,17 @@ def test_the_seed_decides_and_a_sample_that_was_stopped_goes_on_with_the_same_bi
         left = SamplingState(state.codes.clone(), state.scores.clone(), 0, 0)
         again = sample(request, resume_from=left)
         assert torch.equal(again.codes, whole.codes) and torch.equal(again.scores, whole.scores)
+
+
+def test_a_step_copies_no_rows_that_candidates_share():
+    model, size, lanes = editor(), (24, 36), 4
+    codes, fields = edit(size, lanes)
+    known = codes.masked_fill(fields["masked"], UNFILLED)
+    steps = sample_steps(GridRequest(model, fields, size, range(lanes), 0, IN_LANES, known))
+    for _ in range(3):  # what is known is read before
+        next(steps)
+    rows = lanes * (codes[0].numel() + 9) * model.config.width * 8  # bytes of a vector for each row of 9 blocks
+    assert peak_bytes(lambda: next(steps), codes.device) < rows / 2
 
 
 def test_nothing_to_do_gives_the_input_back():
