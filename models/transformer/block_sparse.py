@@ -204,10 +204,13 @@ def block_attention(
 
 
 def gather_blocks(blocks: Tensor, table: Tensor) -> Tensor:
-    """(B or 1, heads, N, k, D) by a table (B or 1, heads or 1, n, M) to (B, heads, n, M * k, D)."""
+    """(m, heads, N, k, D) by a table (B or 1, heads or 1, n, M) to (B, heads, n, M * k, D).
+
+    Each of the m serves B / m samples in a row.
+    """
     batch, heads = max(len(table), len(blocks)), blocks.shape[1]
     table = table.expand(batch, heads, -1, -1)
-    first = torch.arange(len(blocks), device=table.device).expand(batch)[:, None, None, None]
+    first = torch.arange(len(blocks), device=table.device).repeat_interleave(batch // len(blocks))[:, None, None, None]
     second = torch.arange(heads, device=table.device)[:, None, None]
     flat = (first * heads + second) * blocks.shape[2] + table  # (B, heads, n, M): rows of all blocks in one list
     rows = rearrange(blocks, "b h n k d -> (b h n) (k d)").index_select(0, flat.flatten())

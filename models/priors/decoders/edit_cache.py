@@ -22,7 +22,7 @@ class EditCache:
     """The keys and values of one layer.
 
     Args:
-        memory: the encoder's for this layer, (L, h, N, s, D) each, or (1, ...) where all lanes share them.
+        memory: the encoder's for this layer, (m, h, N, s, D) each, of which each serves L / m lanes in a row.
         tables: which blocks each block looks at, among its own rows and the encoder's, (L, h or 1, N, M) each.
         masks: (N, s + 1, M * (s + 1)) and (N, s + 1, M * s) bool, where a row may look.
         lanes: L.
@@ -37,7 +37,7 @@ class EditCache:
     ) -> None:
         _, heads, blocks, cells, channels = memory[0].shape
         shape = (lanes, heads, blocks, cells + 1, channels)
-        self.memory, self.tables, self.masks = memory, tables, masks
+        self.memory, self.tables, self.masks, self.served = memory, tables, masks, lanes // len(memory[0])
         self.keys, self.values = memory[0].new_zeros(shape), memory[0].new_zeros(shape)
         # Keys and values of the blocks that are looked at now, its own rows' and the encoder's, (L, h, M * rows, D).
         held = [memory[0].new_zeros(2, lanes, heads, mask.shape[2], channels) for mask in masks]
@@ -52,9 +52,8 @@ class EditCache:
 
     def look_blocks(self, query: Tensor, lane: int, run: slice) -> Tensor:
         """The same run's look at the encoder."""
-        own = slice(lane, lane + 1)
-        keys, values = (part if len(part) == 1 else part[own] for part in self.memory)
-        return block_attention(query, keys, values, self.tables[1][own, :, run], self.masks[1][run])
+        keys, values = (part[lane // self.served, None] for part in self.memory)
+        return block_attention(query, keys, values, self.tables[1][lane : lane + 1, :, run], self.masks[1][run])
 
     def enter(self, block: int) -> None:
         """Gather what a block looks at, in all lanes, to where its rows find it."""

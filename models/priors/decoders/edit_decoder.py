@@ -15,6 +15,7 @@ Shapes: B images, L lanes, N blocks of s codes, C channels, D channels of a head
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -148,7 +149,8 @@ class LaneGroup:
         self.layers = [layer for layer in prior.decoder_layers if isinstance(layer, DecoderLayer)]
         self.in_request, self.in_forward = (torch.tensor(places, device=device) for places in lanes)
         fields = {name: field[self.in_request] for name, field in request.fields.items()}
-        memory, self.places = self._read(grids[self.in_request], fields)  # places (branches * L, N, s + 1, C)
+        memory, self.places = self._read(grids[self.in_request], fields)
+        self.served = self.branches * self.size // len(memory)  # lanes that one of them serves
         tables, cells = prior.choice.tables(fields, device), self.grid.cells
         masks = (
             prior.choice.mask(True, cells + 1, cells + 1, device),
@@ -157,7 +159,7 @@ class LaneGroup:
         self.caches = [
             EditCache(
                 layer.cross.keys_and_values(memory),
-                (self._spread(own), self._spread(cross)),
+                (self._in_branches(own), self._in_branches(cross)),
                 masks,
                 self.branches * self.size,
             )
@@ -190,33 +192,37 @@ class LaneGroup:
         forward, lane = np.indices(numbers[0].shape)
         return Entries(forward.ravel(), lane.ravel(), np.stack([each.ravel() for each in numbers]))
 
-    def _read(self, codes: Tensor, fields: Fields) -> tuple[Tensor, Tensor]:
-        """What the encoder makes of the images, and the places; (1, N, s, C) where all lanes read the same."""
+    def _read(self, codes: Tensor, fields: Fields) -> list[Tensor]:
+        """What the encoder makes of the images, and the places, (m, N, s, C) and (m, N, s + 1, C).
+
+        Each of the m serves as many lanes in a row as any other: all of a branch where the images are alike, else one.
+        """
         deciding = [codes.masked_fill(fields[MASKED], 0)]
         deciding += [field for name, field in fields.items() if name not in GUIDE[1:]]
         alike = all(torch.equal(each, each[:1].expand_as(each)) for each in deciding)
-        read, places = [], []
-        for map_before in (False, True)[: self.branches]:
-            dropped, found = torch.tensor([map_before], device=codes.device), []
-            for image in range(1 if alike else len(codes)):
-                own = {name: field[image : image + 1] for name, field in fields.items()}
-                looks = self.prior.choice.looks(own, self.grid.cells, codes.device)
+        read: list[list[Any]] = [[] for _ in range(self.branches)]
+        for image in range(1 if alike else len(codes)):
+            own = {name: field[image : image + 1] for name, field in fields.items()}
+            looks = self.prior.choice.looks(own, self.grid.cells, codes.device)
+            for found, map_before in zip(read, (False, True), strict=False):
+                dropped = torch.tensor([map_before], device=codes.device)
                 found.append(self.prior.encode(codes[image : image + 1], own, dropped, self.grid, looks))
-            read.append(torch.cat([each.codes for each in found]))
-            places.append(torch.cat([each.places for each in found]))
-        shared = alike and self.branches == 1
-        return (read[0] if shared else self._spread(*read)), self._spread(*places)
-
-    def _spread(self, *branches: Tensor) -> Tensor:
-        """(images, ...), or (1, ...) for every lane, of each branch or of all of them, as (branches * L, ...)."""
-        halves = [self._in_lanes(rows) for rows in branches]
-        return halves[0] if self.branches == 1 else torch.cat(halves * (self.branches // len(halves)))
+        of_branches = [[torch.cat(parts) for parts in zip(*found, strict=True)] for found in read]
+        if not alike:
+            of_branches = [[self._in_lanes(rows) for rows in parts] for parts in of_branches]
+        return [torch.cat(parts) for parts in zip(*of_branches, strict=True)]
 
     def _in_lanes(self, rows: Tensor) -> Tensor:
+        """(images, ...), or (1, ...) for every lane, as (L, ...)."""
         if len(rows) == 1:
             return rows.expand(self.size, *rows.shape[1:])
         whole = rows.new_zeros(self.size, *rows.shape[1:])
         return whole.index_copy_(0, self.in_forward, rows)
+
+    def _in_branches(self, rows: Tensor) -> Tensor:
+        """The same for every branch, as (branches * L, ...)."""
+        lanes = self._in_lanes(rows)
+        return lanes if self.branches == 1 else torch.cat([lanes] * self.branches)
 
     def read_to(self, block: int, row: int) -> None:
         """Read all that comes before a code, and let it be drawn; nothing where it is not masked."""
@@ -234,15 +240,16 @@ class LaneGroup:
         self._step_to(row)
 
     def _rows_read(self) -> Tensor:
-        """(branches * L, N, s + 1): what every row reads, as far as it is known."""
+        """(images, N, s + 1): what every row reads, as far as it is known."""
         given = self.grids.index_select(0, self.in_request)
-        return self._spread(self.prior.reads(self.grid.to_blocks(given).clamp(min=0)))
+        return self.prior.reads(self.grid.to_blocks(given).clamp(min=0))
 
     def _read_blocks(self, run: slice) -> None:
         """Read blocks of known codes at once, image by image."""
         read = self._rows_read()
-        for lane in [lane + self.size * branch for branch in range(self.branches) for lane in self.lanes.lanes]:
-            x = self.prior.embed(read[lane : lane + 1, run], self.places[lane : lane + 1, run], self.numbers[run])
+        for branch, (row, lane) in product(range(self.branches), enumerate(self.lanes.lanes)):
+            lane += self.size * branch
+            x = self.prior.embed(read[row, None, run], self.places[lane // self.served, None, run], self.numbers[run])
             for layer, cache in zip(self.layers, self.caches, strict=True):
                 attend, look = (partial(each, lane=lane, run=run) for each in (cache.attend_blocks, cache.look_blocks))
                 x = layer.run(x, attend, look)
@@ -260,9 +267,9 @@ class LaneGroup:
         """Read the next row of a block in all lanes, and let its code be drawn where it is to be."""
         written, *place = self.table.take()
         block, row, of_all = (number[:1] for number in place)
-        # Not index_select, which first copies all rows where lanes share them.
         read, places = (rows[:, block, row, None] for rows in (self._rows_read(), self.places))
-        x, at = self.prior.embed(read, places, block), RowPlace(row, of_all)
+        places = places.repeat_interleave(self.served, dim=0)
+        x, at = self.prior.embed(self._in_branches(read), places, block), RowPlace(row, of_all)
         for layer, cache in zip(self.layers, self.caches, strict=True):
             x = layer.run(x, partial(cache.attend_row, place=at), partial(cache.look_row, place=at))
         logits: Tensor = self.prior.head(self.prior.decoder_end(x))

@@ -208,6 +208,19 @@ def test_a_step_copies_no_rows_that_candidates_share():
     assert peak_bytes(lambda: next(steps), codes.device) < rows / 2
 
 
+@pytest.mark.parametrize(("config", "read"), [(IN_LANES, 1), (GUIDED, 2)])
+def test_candidates_share_what_the_encoder_read_of_them_once_for_each_map(config: SamplingConfig, read: int):
+    model, size = editor(), (6, 9)
+    codes, fields = edit(size, 4)
+    decoder = EditDecoder(model, DecodingRequest(fields, size, tuple(range(4)), config))
+    drawn = fields["masked"].numpy()
+    with torch.no_grad():
+        next(decoder.run(F.pad(codes.flatten(), (0, 1)), Schedule([], drawn[0], drawn), lambda logits, places: None))
+    (group,) = decoder.groups
+    assert len(group.places) == read
+    assert all(len(part) == read for cache in group.caches for part in cache.memory)
+
+
 def test_nothing_to_do_gives_the_input_back():
     codes, fields = edit((6, 9), mask="none")
     assert torch.equal(sampled(editor(), codes, fields, [0]).codes, codes)
