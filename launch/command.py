@@ -169,6 +169,14 @@ def add_drawing_options(group: argparse._ActionsContainer, top_k: int | None = N
     )
 
 
+def sampling_config(asked: argparse.Namespace, **how: Any) -> Any:
+    """The ``SamplingConfig`` of what ``add_drawing_options`` has read, and of ``how`` a grid is sampled."""
+    from ..models.sampling import GuidanceConfig, SamplingConfig  # torch is slow to import
+
+    guidance = GuidanceConfig(asked.guidance, asked.guidance_schedule)
+    return SamplingConfig(asked.temperature, asked.top_k, asked.top_p, asked.greedy, guidance, **how)
+
+
 def add_save_every(group: argparse._ActionsContainer) -> None:
     """The option of commands that keep what they have sampled of an image."""
     group.add_argument(

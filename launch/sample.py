@@ -49,7 +49,7 @@ def _sample(asked: argparse.Namespace) -> int:
 
 def _sample_here(asked: argparse.Namespace) -> None:
     """This rank's share of the images."""
-    from ..models.sampling import GuidanceConfig, SamplingConfig
+    from ..models.sampling import SamplingConfig
     from ..models.vqgan.tiling import Tiling
     from ..trainer.checkpoint.loading import find_tokenizer, load_prior, load_tokenizer
     from ..trainer.distributed import ranks
@@ -73,15 +73,8 @@ def _sample_here(asked: argparse.Namespace) -> None:
     named_tokenizers = (("segmentation", asked.segmentation_tokenizer), ("depth", asked.depth_tokenizer))
     others = {name: load_tokenizer(folder, device) for name, folder in named_tokenizers if folder is not None}
     decode = DecodeConfig(asked.decode, asked.tile, asked.halo, asked.format)
-    drawn = SamplingConfig(
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        greedy=asked.greedy,
-        guidance=GuidanceConfig(asked.guidance, asked.guidance_schedule),
-        mode=asked.mode,
-        stride=asked.stride,
-        scene_windows=asked.scene_windows,
+    drawn: SamplingConfig = command.sampling_config(
+        asked, mode=asked.mode, stride=asked.stride, scene_windows=asked.scene_windows
     )
 
     def sampling(size: tuple[int, int]) -> SamplingConfig:

@@ -80,7 +80,6 @@ def _serve(asked: argparse.Namespace) -> int:
 
 def _job(asked: argparse.Namespace) -> tuple[Any, Any, int]:
     """What edits, from all networks; the check of labels, and how many there are."""
-    from ...models.sampling import GuidanceConfig, SamplingConfig
     from ...models.vqgan.tiling import Tiling
     from ...trainer.checkpoint.loading import find_guide, find_tokenizer, load_prior, load_tokenizer
     from ...trainer.distributed import ranks
@@ -92,14 +91,7 @@ def _job(asked: argparse.Namespace) -> tuple[Any, Any, int]:
     from ...trainer.sampling.job import check_pair
 
     config = EditJobConfig(asked.candidates, asked.feather, asked.save_every)
-    sampling = SamplingConfig(
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        greedy=asked.greedy,
-        guidance=GuidanceConfig(asked.guidance, asked.guidance_schedule),
-        lanes=asked.lanes,
-    )
+    sampling = command.sampling_config(asked, lanes=asked.lanes)
     decode = DecodeConfig(asked.decode, asked.tile, asked.halo)
     device = ranks.device()
     prior = load_prior(asked.prior, device, asked.precision or ("bf16" if device.type == "cuda" else "fp32"))

@@ -17,14 +17,7 @@ from torch import Tensor
 from ...models.bounds import Weight, Width, check_ranges
 from ...models.conditions.edit import MASKED
 from ...models.priors.editor import Editor
-from ...models.sampling import (
-    UNFILLED,
-    GridRequest,
-    SamplingConfig,
-    SamplingState,
-    likelihood,
-    sample,
-)
+from ...models.sampling import UNFILLED, GridRequest, SamplingConfig, SamplingState, likelihood, sample
 from ...models.sampling.gumbel_noise import mix
 from ..checkpoint.loading import LoadedPrior, LoadedTokenizer
 from ..sampling.image_files import DecodeConfig, decode_image
@@ -119,7 +112,7 @@ class EditJob:
         """
         if not edit.masked.any():
             return []
-        scene = padded(edit, self.encode.factor, self.network.config.blocks)
+        scene = self._scene(edit)
         numbers = range(self.config.candidates)
         fields = _repeated(self.encode(scene), len(numbers))
         if self.guide is not None:
@@ -142,6 +135,11 @@ class EditJob:
             candidates.append(Candidate(number, colors, scores[number]))
         return sorted(candidates, key=lambda candidate: -candidate.likelihood)
 
+    def _scene(self, edit: PhotoEdit) -> Scene:
+        """What the editor sees of an edit; the map before it is encoded for guidance alone."""
+        scene = padded(edit, self.encode.factor, self.network.config.blocks)
+        return scene._replace(before=None) if self.sampling.guidance.scale == 1 else scene
+
     def _looks(self, scene: Scene, seed: int, progress: Callable[[SamplingState], None]) -> dict[str, Tensor]:
         """What the guide looks at in small versions of the candidates, which it makes itself."""
         guide, numbers = self.guide, range(self.config.candidates)
@@ -162,7 +160,7 @@ class EditJob:
         guide = self._small
         if guide is None or not edit.masked.any():
             return None
-        scene = padded(edit, self.encode.factor, self.network.config.blocks)
+        scene = self._scene(edit)
         seen = guide.resized(scene)
         state = self._filled_small(guide, guide.encode(seen), range(1), seed, progress)
         made = np.asarray(decode_image(self.tokenizer, state.codes, self.decode))
